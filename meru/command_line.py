@@ -1,0 +1,91 @@
+"""How scripts talk to people: plain lines for progress, one line and an exit code for a mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from meru.errors import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def report_progress() -> None:
+    """Send the package's messages to standard output, from the main process only."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("meru")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    logger.propagate = False
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a user's mistake, a full disk or Ctrl-C into one line on standard error and an exit code."""
+    try:
+        yield
+    except UserError as error:
+        _leave(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _leave("interrupted", 130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _leave(f"the disk is full ({error.filename or 'while writing'}): make room and start again", 1)
+
+
+def hydra_main(task: Callable, *, config_name: str) -> None:
+    """Run `task(config)` under Hydra, configuration errors as one line.
+
+    Hydra makes no folders and configures no logging: a run folder is the run's own business.
+    """
+    import hydra
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    # Paths in configs/ are written relative to the project, whatever directory the user stands in.
+    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed by Hydra
+    warnings.filterwarnings("ignore", module="hydra")
+
+    @functools.wraps(task)
+    def guarded(config):
+        report_progress()  # here, because Hydra configures logging before it calls the task
+        with one_line_errors():
+            try:
+                task(config)
+            except InstantiationException as error:
+                # It wraps what the constructor raised; a TypeError is a key that the constructor does not take.
+                if error.__cause__ is None or isinstance(error.__cause__, TypeError):
+                    raise UserError(_plain(error)) from error
+                raise error.__cause__ from None
+            except OmegaConfBaseException as error:
+                raise UserError(_plain(error)) from error
+
+    with one_line_errors():
+        try:
+            hydra.main(version_base="1.3", config_path=str(PROJECT / "configs"), config_name=config_name)(guarded)()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_plain(error)) from error
+
+
+def _plain(error: Exception) -> str:
+    """Hydra's message on one line, with the way to see what can be overridden."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "full_key" not in line]
+    return f"configuration: {' '.join(lines)} (all keys: add --cfg job)"
+
+
+def _leave(message: str, exit_code: int) -> None:
+    # Every process of a group meets the same mistake; one of them says it.
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(exit_code)

@@ -1,0 +1,1 @@
+"""Data sets: folders to records to batches."""

@@ -1,0 +1,303 @@
+"""Batches for training and evaluation.
+
+A training sample is a pure function of (seed, epoch, index), and the order of the samples one of (seed,
+epoch): the number of workers changes nothing, a run resumed at any step sees what it would have seen, and W
+processes with B samples each share out exactly the batch that one process with W·B samples has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from meru.data.cub import ImageRecord
+from meru.data.transforms import read_image
+from meru.errors import UserError
+
+Batch = dict[str, Tensor]
+Tokenize = Callable[[str], Tensor]  # caption → int64 (L,), start-of-text … end-of-text
+
+
+class _Images(Dataset):
+    """What both data sets share: records, a transform, and what becomes of an image that does not decode."""
+
+    def __init__(self, records: Sequence[ImageRecord], *, transform: nn.Module, on_error: str):
+        if on_error not in ("raise", "skip"):
+            raise UserError(f"data.on_error={on_error}: it must be raise or skip")
+        self.records = records
+        self.transform = transform
+        self.on_error = on_error
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitems__(self, keys: list) -> list[Batch] | UserError:
+        # Handed on as a value: raised in a worker, it would reach the user wrapped in a traceback.
+        try:
+            return [self[key] for key in keys]
+        except UserError as error:
+            return error
+
+    def _decode(self, index: int) -> Tensor | None:
+        """The picture as uint8 `(3, H, W)`, or None where it is to be skipped."""
+        try:
+            return read_image(self.records[index].path)
+        except UserError:
+            if self.on_error == "raise":
+                raise
+            return None
+
+
+class TrainingPairs(_Images):
+    """Augmented photographs, each with one of its captions drawn at random; the key is `(epoch, index)`.
+
+    Args:
+        records: The training split.
+        transform: uint8 `(3, H, W)` → uint8 `(3, S, S)`, drawing from torch's default generator.
+        tokenize: Caption → int64 `(L,)`.
+        seed: Seed of the captions drawn and of the augmentation.
+        on_error: What to do about an image that does not decode: `raise`, or `skip`, which takes the next
+            record that does, so that batches keep their size.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ImageRecord],
+        *,
+        transform: nn.Module,
+        tokenize: Tokenize,
+        seed: int,
+        on_error: str = "raise",
+    ):
+        super().__init__(records, transform=transform, on_error=on_error)
+        self.tokenize = tokenize
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, index = key
+        for skipped in range(len(self.records)):
+            chosen = (index + skipped) % len(self.records)
+            if (image := self._decode(chosen)) is not None:
+                break
+        else:
+            raise UserError(
+                f"none of the {len(self.records)} training images decodes, {self.records[0].path} the first: "
+                "restore the images",
+                exit_code=1,
+            )
+        record = self.records[chosen]
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would reset the generator of the GPU too when there are no workers.
+            torch.default_generator.manual_seed(derived_seed(self.seed, "sample", epoch, index))
+            caption = record.captions[int(torch.randint(len(record.captions), ()))]
+            image = self.transform(image).contiguous()
+        return {
+            "image": image,
+            "tokens": self.tokenize(caption),
+            "class_index": torch.tensor(record.class_index),
+            "image_index": torch.tensor(chosen),
+            "skipped": torch.tensor(skipped),
+        }
+
+
+class EvaluationImages(_Images):
+    """Photographs in order, without captions; `skip` leaves out those that do not decode."""
+
+    def __init__(self, records: Sequence[ImageRecord], *, transform: nn.Module, on_error: str = "raise"):
+        super().__init__(records, transform=transform, on_error=on_error)
+
+    def __getitem__(self, index: int) -> Batch:
+        image = self._decode(index)
+        skipped = image is None
+        if skipped:
+            image = torch.zeros(3, 1, 1, dtype=torch.uint8)  # a place holder that collate_images takes out
+        return {
+            "image": self.transform(image).contiguous(),
+            "class_index": torch.tensor(self.records[index].class_index),
+            "image_index": torch.tensor(index),
+            "skipped": torch.tensor(skipped),
+        }
+
+
+class RunBatches(Sampler[list[tuple[int, int]]]):
+    """The keys `(epoch, index)` of every batch of one process, from `start_step` to the end of the run.
+
+    One iterator runs over all epochs, so worker processes start once. The samples that do not fill a last
+    batch are left out, other ones in every epoch: a loss over fewer pairs would be on another scale.
+
+    Args:
+        length: Number of training images.
+        batch_size: Samples of one process in one step.
+        seed: Seed of the order.
+        rank, world_size: This process, and how many there are.
+        start_step, total_steps: First step to give and the one to stop before, counted over the whole run.
+    """
+
+    def __init__(
+        self,
+        *,
+        length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+        total_steps: int,
+    ):
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.start_step = start_step
+        self.total_steps = total_steps
+        self.steps_per_epoch = steps_per_epoch(length, batch_size=batch_size, world_size=world_size)
+
+    def __len__(self) -> int:
+        return max(0, self.total_steps - self.start_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step = self.start_step
+        while step < self.total_steps:
+            epoch, first = divmod(step, self.steps_per_epoch)
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
+            order = torch.randperm(self.length, generator=generator).tolist()
+            last = min(self.steps_per_epoch, first + self.total_steps - step)
+            for position in range(first, last):
+                start = (position * self.world_size + self.rank) * self.batch_size
+                yield [(epoch, index) for index in order[start : start + self.batch_size]]
+            step += last - first
+
+
+def steps_per_epoch(length: int, *, batch_size: int, world_size: int = 1) -> int:
+    """Full batches in one pass over `length` images, `batch_size` of them in each of `world_size` processes.
+
+    Raises:
+        UserError: not even one batch is full.
+    """
+    if batch_size < 1:
+        raise UserError(f"data.batch_size={batch_size}: a batch needs at least 1 image")
+    if batch_size * world_size > length:
+        raise UserError(
+            f"a batch of {batch_size * world_size} images ({batch_size} in each of {world_size} processes) is "
+            f"larger than the training set of {length}: set data.batch_size to {length // world_size} or less"
+        )
+    return length // (batch_size * world_size)
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed of 63 bits for one purpose; a hash, so that neighbouring epochs and samples share no stream."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def collate(samples: list[Batch] | UserError) -> Batch | UserError:
+    """Training samples as one batch.
+
+    Returns:
+        `image` uint8 `(B, 3, S, S)`; `tokens` int64 `(B, L)`, padded with 0 to the longest caption;
+        `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the images replaced.
+    """
+    if isinstance(samples, UserError):
+        return samples
+    return {
+        "image": torch.stack([sample["image"] for sample in samples]),
+        "tokens": pad_sequence([sample["tokens"] for sample in samples], batch_first=True),
+        "class_index": torch.stack([sample["class_index"] for sample in samples]),
+        "image_index": torch.stack([sample["image_index"] for sample in samples]),
+        "skipped": torch.stack([sample["skipped"] for sample in samples]).sum(),
+    }
+
+
+def collate_images(samples: list[Batch] | UserError) -> Batch | UserError:
+    """As `collate`, without tokens and without the images that were skipped: B may be smaller, even 0."""
+    if isinstance(samples, UserError):
+        return samples
+    skipped = torch.stack([sample["skipped"] for sample in samples])
+    columns = {
+        name: torch.stack([sample[name] for sample in samples])[~skipped]
+        for name in ("image", "class_index", "image_index")
+    }
+    return {**columns, "skipped": skipped.sum()}
+
+
+class _Loader(DataLoader):
+    """A DataLoader for which a user's mistake met in a worker is still one line."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def training_loader(
+    records: Sequence[ImageRecord],
+    *,
+    transform: nn.Module,
+    tokenize: Tokenize,
+    batch_size: int,
+    seed: int,
+    total_steps: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 2,
+    on_error: str = "raise",
+) -> DataLoader:
+    """Batches (see `collate`) of this process from `start_step` to `total_steps`, through all epochs.
+
+    Steps count batches; `steps_per_epoch` says how many make an epoch. With accumulation several of them make
+    one step of the optimizer. The arguments are those of `TrainingPairs` and `RunBatches`.
+    """
+    data = TrainingPairs(records, transform=transform, tokenize=tokenize, seed=seed, on_error=on_error)
+    batches = RunBatches(
+        length=len(records),
+        batch_size=batch_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        start_step=start_step,
+        total_steps=total_steps,
+    )
+    return _Loader(data, batch_sampler=batches, collate_fn=collate, **_loader_options(workers))
+
+
+def evaluation_loader(
+    records: Sequence[ImageRecord],
+    *,
+    transform: nn.Module,
+    batch_size: int,
+    workers: int = 2,
+    on_error: str = "raise",
+) -> DataLoader:
+    """Every record once and in order (see `collate_images`); `image_index` is the place in `records`."""
+    data = EvaluationImages(records, transform=transform, on_error=on_error)
+    return _Loader(data, batch_size=batch_size, collate_fn=collate_images, **_loader_options(workers))
+
+
+def _loader_options(workers: int) -> dict:
+    return {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": _shield_worker,
+        # Without its own, every pass would draw a number from the default generator, which resuming restores.
+        "generator": torch.Generator(),
+    }
+
+
+def _shield_worker(worker: int) -> None:
+    """Keep a worker alive while the main process, told to stop, saves its checkpoint."""
+    # Ctrl-C, torchrun and batch systems signal the whole process group: leave it. Where every process is
+    # signalled, the first SIGTERM is passed over; the parent, which ends a stuck worker by one, can send two.
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -1,0 +1,78 @@
+"""From an image file to the uint8 tensor that a model takes.
+
+Decoding and augmentation take torchvision's tensor path, about twice as fast as PIL's. Models divide by 255
+and normalise on their own device.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.io import ImageReadMode, decode_image, read_file
+from torchvision.transforms import v2
+
+from meru.errors import UserError
+
+BICUBIC = v2.InterpolationMode.BICUBIC
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Decode a JPEG, PNG, GIF or WebP file; grey, palette, CMYK, transparent and 16-bit ones turn 8-bit RGB.
+
+    Returns:
+        uint8, shape `(3, height, width)`.
+
+    Raises:
+        UserError: the file is missing or does not decode; it is named.
+    """
+    try:
+        image = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        # torchvision puts function, source file and line before the reason.
+        reason = str(error).splitlines()[0].split(", ", 2)[-1]
+        raise _unreadable(path, reason) from None
+    if image.ndim != 3:
+        raise _unreadable(path, "it is an animation")
+    return v2.functional.to_dtype(image, torch.uint8, scale=True)
+
+
+def _unreadable(path: str | Path, reason: str) -> UserError:
+    return UserError(
+        f"image {path} does not decode ({reason}): replace it, or set data.on_error=skip to go on without it",
+        exit_code=1,
+    )
+
+
+def training_transform(
+    image_size: int,
+    *,
+    scale: tuple[float, float] = (0.5, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    flip: bool = True,
+) -> nn.Module:
+    """A random crop resized to a square, and a mirror image half of the time.
+
+    Args:
+        image_size: Side S of the result.
+        scale: Smallest and largest share of the image's area that a crop covers.
+        ratio: Narrowest and widest crop, width over height.
+        flip: Mirror; turn it off where captions tell left from right.
+
+    Returns:
+        A picklable map from uint8 `(3, H, W)` to uint8 `(3, S, S)`; it draws from torch's default generator.
+    """
+    crop = v2.RandomResizedCrop(image_size, scale=tuple(scale), ratio=tuple(ratio), interpolation=BICUBIC)
+    return v2.Compose([crop, v2.RandomHorizontalFlip()] if flip else [crop])
+
+
+def evaluation_transform(image_size: int, *, squash: bool = False) -> nn.Module:
+    """Short side to `image_size` and the centre of the rest; with `squash` both sides, nothing cut off.
+
+    Returns:
+        A picklable map from uint8 `(3, H, W)` to uint8 `(3, S, S)`.
+    """
+    if squash:
+        return v2.Compose([v2.Resize((image_size, image_size), interpolation=BICUBIC)])
+    return v2.Compose([v2.Resize(image_size, interpolation=BICUBIC), v2.CenterCrop(image_size)])

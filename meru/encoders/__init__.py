@@ -1,0 +1,1 @@
+"""Towers: images and captions to Euclidean features. No geometry is known here."""

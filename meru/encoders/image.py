@@ -1,0 +1,171 @@
+"""Image towers from timm: any backbone, its own weights or a local file, parts of it frozen.
+
+The towers keep timm's own parameter names, so a model's `visual.*` is timm's state dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from meru.encoders.weights import load_weights
+from meru.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoder:
+    """An image tower as models take it.
+
+    Attributes:
+        network: The tower; its parameter names are its library's.
+        width: Channels of pooled features and tokens.
+        image_size: Side of the square input, pixels.
+        pixel_mean, pixel_std: Normalisation of RGB values in [0, 1] that the weights expect.
+        projection: Pretrained projection to the shared space, `(embedding, width)`, where there is one.
+    """
+
+    network: nn.Module
+    width: int
+    image_size: int
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    projection: Tensor | None = None
+
+
+def encode_image(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled and token features of a tower, from timm or open_clip.
+
+    Args:
+        network: `ImageEncoder.network`.
+        images: Normalised RGB images, shape `(B, 3, S, S)`.
+
+    Returns:
+        Pooled features `(B, W)` and patch tokens `(B, N, W)`, row by row from the top left, class token left out.
+        A convolutional network's tokens are the positions of its last feature map.
+    """
+    if hasattr(network, "output_tokens"):  # open_clip; output_tokens is set when the tower is built
+        return network(images)
+    features = network.forward_features(images)
+    pooled = network.forward_head(features, pre_logits=True)
+    if features.dim() == 4:
+        return pooled, features.flatten(2).transpose(1, 2)
+    return pooled, features[:, network.num_prefix_tokens :]
+
+
+def timm_image_encoder(
+    *,
+    name: str,
+    image_size: int,
+    pretrained: bool = False,
+    weights: str | None = None,
+    arguments: Mapping | None = None,
+    pixel_mean: tuple[float, float, float] | None = None,
+    pixel_std: tuple[float, float, float] | None = None,
+    norm_epsilon: float | None = None,
+    fixed_positions: bool = False,
+    train_last_blocks: int | None = None,
+    freeze_batch_norm: bool = False,
+    gradient_checkpointing: bool = False,
+    random_weights: bool = False,
+) -> ImageEncoder:
+    """Build a backbone of timm.
+
+    Args:
+        name: timm's model name, a pretrained tag behind a dot if there is one.
+        image_size: Side of the square input, pixels.
+        pretrained: Fetch timm's weights for the name.
+        weights: A local `.safetensors` or `.pth` file with timm's parameter names; instead of `pretrained`.
+        arguments: Passed to `timm.create_model`.
+        pixel_mean, pixel_std: Normalisation; by default the one timm states for the weights.
+        norm_epsilon: Replace the epsilon of every layer norm (published MERU towers: 1e-5).
+        fixed_positions: Fixed 2-D sine–cosine positions in a vision transformer instead of learned ones
+            (Chen et al., "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021).
+        train_last_blocks: Train only so many of the last blocks; 0 freezes all, None trains all.
+        freeze_batch_norm: Keep batch norms in evaluation mode, statistics and affine parameters fixed.
+        gradient_checkpointing: Trade a second forward pass for memory.
+        random_weights: Load nothing, whatever `pretrained` and `weights` say: a checkpoint follows.
+
+    Raises:
+        UserError: for an unknown name, unusable arguments, or weights that cannot be had or do not fit.
+    """
+    if not timm.is_model(name.split(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
+        raise UserError(f"encoder.image.name={name}: timm has no such model; {near} …")
+    arguments = dict(arguments or {})
+    fetch = pretrained and not weights and not random_weights
+    network = _create(name, image_size=image_size, pretrained=fetch, arguments=arguments)
+    if weights and not random_weights:
+        load_weights(network, weights, what="encoder.image.weights")
+    if norm_epsilon is not None:
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = norm_epsilon
+    if fixed_positions:
+        _fix_positions(network)
+    if freeze_batch_norm:
+        network = freeze_batch_norm_2d(network)
+    if gradient_checkpointing:
+        network.set_grad_checkpointing()
+    if train_last_blocks is not None:
+        _freeze_all_but_last(network, train_last_blocks)
+    return ImageEncoder(
+        network=network,
+        width=getattr(network, "head_hidden_size", None) or network.num_features,
+        image_size=image_size,
+        pixel_mean=tuple(pixel_mean or network.pretrained_cfg["mean"]),
+        pixel_std=tuple(pixel_std or network.pretrained_cfg["std"]),
+    )
+
+
+def _create(name: str, *, image_size: int, pretrained: bool, arguments: dict) -> nn.Module:
+    if issubclass(_network_class(name), timm.models.VisionTransformer):
+        arguments = {"img_size": image_size, **arguments}
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+    except TypeError as error:
+        raise UserError(f"encoder.image.arguments={arguments}: {name} of timm does not take them: {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"encoder.image.pretrained: no weights for {name} on the model hub or in its cache; point "
+            "encoder.image.weights to a file, set encoder.image.pretrained=false, or choose another encoder"
+        ) from error
+
+
+def _network_class(name: str) -> type:
+    """The class timm builds for a name, found without allocating its weights."""
+    with torch.device("meta"):
+        return type(timm.create_model(name, num_classes=0))
+
+
+def _fix_positions(network: nn.Module) -> None:
+    if getattr(network, "pos_embed", None) is None:
+        raise UserError("encoder.image.fixed_positions: this backbone has no position embedding; set it to false")
+    height, width = network.patch_embed.grid_size
+    channels = network.pos_embed.shape[-1]
+    if channels % 4:
+        raise UserError(f"encoder.image.fixed_positions: needs a width divisible by 4, got {channels}")
+    frequencies = 10000.0 ** -(torch.arange(channels // 4) / (channels // 4))
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    angles = [axis.flatten()[:, None] * frequencies for axis in (rows, columns)]  # each (N, W/4)
+    positions = torch.cat([function(angle) for angle in angles for function in (torch.sin, torch.cos)], dim=1)
+    with torch.no_grad():
+        network.pos_embed.zero_()
+        network.pos_embed[0, -height * width :] = positions  # prefix tokens keep zeros
+    network.pos_embed.requires_grad_(False)
+
+
+def _freeze_all_but_last(network: nn.Module, blocks: int) -> None:
+    """timm orders the parameters of every backbone by depth; whatever follows the last block counts with it."""
+    layer_of = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+    first_trained = max(layer_of.values()) + 1 - blocks
+    for name, parameter in network.named_parameters():
+        if layer_of[name] < first_trained:
+            parameter.requires_grad_(False)

@@ -1,0 +1,127 @@
+"""Both towers of a CLIP model that open_clip knows, by a pretrained tag or a local file."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from meru.encoders.image import ImageEncoder
+from meru.encoders.text import CaptionTokenizer, QuickGELU, TextEncoder, TextTransformer
+from meru.errors import UserError
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, pretrained: str | None, weights: str | None, random_weights: bool) -> nn.Module:
+    """Image and text tower come from one file: read it once for both."""
+    import open_clip
+
+    # open_clip and the hub client log every retry, and that random weights are random; one line of ours is enough.
+    for chatty in ("huggingface_hub", "root"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
+    if name not in open_clip.list_models():
+        raise UserError(f"encoder.image.name={name}: open_clip has no such model; see open_clip.list_models()")
+    try:
+        # OpenAI's towers were trained with QuickGELU, and a local copy of them needs it as well.
+        return open_clip.create_model(
+            name,
+            pretrained=None if random_weights else weights or pretrained,
+            force_quick_gelu=pretrained == "openai",
+            weights_only=True,
+        )
+    except Exception as error:  # open_clip and the hub raise anything from OSError to RuntimeError here
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(
+            f"encoder: no weights of {name} from {weights or f'the model hub, tag {pretrained!r}'} ({reason}); point "
+            "encoder.image.weights and encoder.text.weights to a local file, or choose another encoder"
+        ) from error
+
+
+def clip_image_encoder(
+    *,
+    name: str = "ViT-B-16",
+    pretrained: str | None = "openai",
+    weights: str | None = None,
+    train_last_blocks: int | None = None,
+    gradient_checkpointing: bool = False,
+    random_weights: bool = False,
+) -> ImageEncoder:
+    """The image tower of an open_clip model.
+
+    Args:
+        name: open_clip's model name.
+        pretrained: open_clip's tag; None for random weights.
+        weights: A local file with the whole model's weights, read in place of the tag's download.
+        train_last_blocks: Train only so many of the last blocks; 0 freezes all, None trains all.
+        gradient_checkpointing: Trade a second forward pass for memory.
+        random_weights: Load nothing, whatever `pretrained` and `weights` say: a checkpoint follows.
+
+    Raises:
+        UserError: for an unknown name, a tower that is no vision transformer, or weights that cannot be had.
+    """
+    model = _load(name, pretrained, weights, random_weights)
+    network = copy.deepcopy(model.visual)  # the cached model may serve again
+    if not hasattr(network, "output_tokens") or network.proj is None:
+        raise UserError(f"encoder.image.name={name}: only open_clip's vision transformers are supported; see timm's")
+    projection = network.proj.detach().t().contiguous()
+    network.proj, network.output_tokens = None, True
+    if train_last_blocks is not None:
+        blocks = [*network.transformer.resblocks, network.ln_post]
+        network.requires_grad_(False)
+        for block in blocks[len(blocks) - 1 - train_last_blocks :] if train_last_blocks else []:
+            block.requires_grad_(True)
+    if gradient_checkpointing:
+        network.set_grad_checkpointing()
+    return ImageEncoder(
+        network=network,
+        width=projection.shape[1],
+        image_size=network.image_size[0],
+        pixel_mean=tuple(network.image_mean),
+        pixel_std=tuple(network.image_std),
+        projection=projection,
+    )
+
+
+def clip_text_encoder(
+    *,
+    name: str = "ViT-B-16",
+    pretrained: str | None = "openai",
+    weights: str | None = None,
+    gradient_checkpointing: bool = False,
+    random_weights: bool = False,
+) -> TextEncoder:
+    """The text tower of an open_clip model as a `TextTransformer`. Arguments as in `clip_image_encoder`.
+
+    Raises:
+        UserError: for an unknown name, a tower of another kind, or weights that cannot be had.
+    """
+    model = _load(name, pretrained, weights, random_weights)
+    if not isinstance(getattr(model, "text_projection", None), nn.Parameter) or model.attn_mask is None:
+        raise UserError(f"encoder.text.name={name}: not a causal CLIP text transformer; choose another encoder")
+    blocks = model.transformer.resblocks
+    context_length, width = model.positional_embedding.shape
+    quick = type(blocks[0].mlp.gelu).__name__ == QuickGELU.__name__
+    network = TextTransformer(
+        architecture=f"L{len(blocks)}_W{width}_A{blocks[0].attn.num_heads}",
+        vocabulary_size=model.token_embedding.num_embeddings,
+        context_length=context_length,
+        activation="quick_gelu" if quick else "gelu",
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    network.load_state_dict(
+        {
+            "token_embed.weight": model.token_embedding.weight,
+            "posit_embed": model.positional_embedding,
+            "attn_mask": network.attn_mask,
+            **{f"resblocks.{key}": value for key, value in blocks.state_dict().items()},
+            **{f"ln_final.{key}": value for key, value in model.ln_final.state_dict().items()},
+        }
+    )
+    return TextEncoder(
+        network=network,
+        tokenizer=CaptionTokenizer(context_length=context_length),
+        projection=torch.clone(model.text_projection.detach().t()),
+    )

@@ -1,0 +1,253 @@
+"""The text tower: CLIP's causal transformer on packed tokens, and CLIP's byte-pair tokenizer.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 2.4.
+Parameter names are those of the published MERU and CLIP checkpoints.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from meru.errors import UserError
+
+
+class CaptionTokenizer:
+    """CLIP's byte-pair encoding of one caption, between a start-of-text and an end-of-text token.
+
+    A caption longer than the context is cut behind the last whole word that fits; the end token stays.
+
+    Args:
+        context_length: Most tokens kept, both special tokens included; at least 3.
+    """
+
+    def __init__(self, *, context_length: int = 77):
+        self.context_length = context_length
+
+    @cached_property
+    def _vocabulary(self):
+        from open_clip.tokenizer import SimpleTokenizer
+
+        return SimpleTokenizer(context_length=self.context_length)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of different tokens; end-of-text is the last of them."""
+        return self._vocabulary.vocab_size
+
+    def __call__(self, caption: str) -> Tensor:
+        """Token ids, int64, shape `(L,)` with `2 <= L <= context_length`."""
+        vocabulary = self._vocabulary
+        words = vocabulary.encode(caption)
+        if len(words) > self.context_length - 2:
+            words = words[: self.context_length - 2]
+            whole = [i for i, word in enumerate(words) if vocabulary.decoder[word].endswith("</w>")]
+            words = words[: whole[-1] + 1] if whole else words
+        start, end = vocabulary.all_special_ids[:2]
+        return torch.tensor([start, *words, end])
+
+    def batch(self, captions: list[str]) -> Tensor:
+        """Token ids of several captions, int64, shape `(B, L)`, padded with 0 to the longest."""
+        return nn.utils.rnn.pad_sequence([self(caption) for caption in captions], batch_first=True)
+
+
+class ResidualBlock(nn.Module):
+    """Pre-norm self-attention and MLP. `nn.MultiheadAttention` only holds the parameters, under CLIP's names."""
+
+    def __init__(self, *, width: int, heads: int, activation: nn.Module):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=activation, c_proj=nn.Linear(4 * width, width))
+        )
+
+    def forward(self, x: Tensor, layout: PackedLayout) -> Tensor:
+        """Every packed token attends to the tokens before it in its own caption: `(T, W)` → `(T, W)`."""
+        projected = F.linear(self.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias)
+        query, key, value = layout.unpack(projected).unflatten(-1, (3, self.attn.num_heads, -1)).unbind(2)
+        # Padding stands to the right of every real token, so the causal mask is mask enough.
+        attended = F.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=True
+        )
+        x = x + self.attn.out_proj(layout.pack(attended.transpose(1, 2).flatten(2)))
+        return x + self.mlp(self.ln_2(x))
+
+    def forward_last(self, x: Tensor, layout: PackedLayout) -> Tensor:
+        """The same for the end-of-text tokens alone, `(T, W)` → `(B, W)`: the rest of this block is read by nobody."""
+        width, heads = x.shape[-1], self.attn.num_heads
+        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
+        normed = self.ln_1(x)
+        query = F.linear(normed[layout.last], weight[:width], bias[:width]).unflatten(-1, (1, heads, -1))
+        key_value = layout.unpack(F.linear(normed, weight[width:], bias[width:]))
+        key, value = key_value.unflatten(-1, (2, heads, -1)).unbind(2)
+        attended = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=layout.real[:, None, None],
+        )
+        x = x[layout.last] + self.attn.out_proj(attended.transpose(1, 2).flatten(1))
+        return x + self.mlp(self.ln_2(x))
+
+
+class PackedLayout:
+    """Where the real tokens of a right-padded batch lie: linear layers run over them only.
+
+    Captions differ in length, so at batch 256 three quarters of a padded batch are padding.
+
+    Args:
+        tokens: Token ids, shape `(B, L)`; the largest id of a row is its end-of-text token.
+    """
+
+    def __init__(self, tokens: Tensor):
+        self.shape = tokens.shape
+        lengths = tokens.argmax(dim=-1) + 1  # the first maximum: end-of-text
+        self.real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]  # (B, L)
+        self.index = self.real.flatten().nonzero().squeeze(1)  # (T,)
+        self.last = lengths.cumsum(0) - 1  # (B,) rows of the end tokens among the packed
+
+    def pack(self, x: Tensor) -> Tensor:
+        """`(B, L, …)` → `(T, …)`."""
+        return x.flatten(0, 1)[self.index]
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """`(T, W)` → `(B, L, W)`, zeros where the batch is padded."""
+        padded = x.new_zeros(self.shape.numel(), x.shape[-1])
+        return padded.index_copy(0, self.index, x).unflatten(0, self.shape)
+
+
+class TextTransformer(nn.Module):
+    """CLIP's causal text transformer; the caption's feature is read at the end-of-text token.
+
+    Args:
+        architecture: Layers, width and heads as `L12_W512_A8`; without `A…` a head is 64 wide.
+        vocabulary_size: Number of token ids.
+        context_length: Number of positions.
+        activation: `gelu`, or `quick_gelu` for the towers that OpenAI released.
+        gradient_checkpointing: Trade a second forward pass for memory.
+
+    Raises:
+        UserError: if the architecture string cannot be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: str = "L12_W512_A8",
+        vocabulary_size: int = 49408,
+        context_length: int = 77,
+        activation: str = "gelu",
+        gradient_checkpointing: bool = False,
+    ):
+        super().__init__()
+        form = re.fullmatch(r"L(\d+)_W(\d+)(?:_A(\d+))?", architecture)
+        layers, self.width, heads = (int(size or 0) for size in form.groups()) if form else (0, 0, 0)
+        heads = heads or self.width // 64
+        if not layers or not heads or self.width % heads:
+            raise UserError(
+                f"encoder.text.architecture={architecture}: expected layers, width and heads like L12_W512_A8, "
+                "the width a multiple of the heads"
+            )
+        self.context_length = context_length
+        self.gradient_checkpointing = gradient_checkpointing
+        self.token_embed = nn.Embedding(vocabulary_size, self.width)
+        self.posit_embed = nn.Parameter(torch.empty(context_length, self.width))
+        self.resblocks = nn.ModuleList(
+            ResidualBlock(width=self.width, heads=heads, activation=_activation(activation)) for _ in range(layers)
+        )
+        self.ln_final = nn.LayerNorm(self.width)
+        # Attention runs with `is_causal`; the mask is kept because published checkpoints carry it.
+        mask = torch.ones(context_length, context_length, dtype=torch.bool).triu(diagonal=1)
+        self.register_buffer("attn_mask", mask)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """CLIP's initialisation: residual branches start small, the smaller the deeper the tower."""
+        nn.init.normal_(self.token_embed.weight, std=0.02)
+        nn.init.normal_(self.posit_embed, std=0.01)
+        branch = (2 * self.width * len(self.resblocks)) ** -0.5
+        for block in self.resblocks:
+            nn.init.normal_(block.attn.in_proj_weight, std=self.width**-0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=branch)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * self.width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=branch)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Features of whole captions: token ids `(B, L)` → `(B, W)`."""
+        layout = PackedLayout(tokens)
+        x = self._run(tokens, layout, self.resblocks[:-1])
+        return self.ln_final(self.resblocks[-1].forward_last(x, layout))
+
+    def forward_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of whole captions `(B, W)` and of every token `(B, L, W)`, zeros where the batch is padded."""
+        layout = PackedLayout(tokens)
+        x = self.ln_final(self._run(tokens, layout, self.resblocks))
+        return x[layout.last], layout.unpack(x)
+
+    def _run(self, tokens: Tensor, layout: PackedLayout, blocks: nn.ModuleList) -> Tensor:
+        positions = layout.index % tokens.shape[1]
+        x = self.token_embed(tokens.flatten()[layout.index]) + self.posit_embed[positions]
+        for block in blocks:
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(block, x, layout, use_reentrant=False)
+            else:
+                x = block(x, layout)
+        return x
+
+
+class QuickGELU(nn.Module):
+    """x · sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def _activation(name: str) -> nn.Module:
+    activations = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
+    if name not in activations:
+        raise UserError(f"encoder.text.activation={name}: choose one of {', '.join(activations)}")
+    return activations[name]()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoder:
+    """A text tower as models take it.
+
+    Attributes:
+        network: The tower, `(B, L)` token ids → `(B, width)`.
+        tokenizer: Caption → token ids.
+        projection: Pretrained projection to the shared space, `(embedding, width)`, where there is one.
+    """
+
+    network: TextTransformer
+    tokenizer: CaptionTokenizer
+    projection: Tensor | None = None
+
+
+def text_transformer(
+    *,
+    architecture: str = "L12_W512_A8",
+    context_length: int = 77,
+    gradient_checkpointing: bool = False,
+    random_weights: bool = True,
+) -> TextEncoder:
+    """A text tower with random weights. Arguments as in `TextTransformer`."""
+    if not random_weights:
+        raise UserError("encoder.text.random_weights=false: this tower has no pretrained weights")
+    tokenizer = CaptionTokenizer(context_length=context_length)
+    network = TextTransformer(
+        architecture=architecture,
+        vocabulary_size=tokenizer.vocabulary_size,
+        context_length=context_length,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    return TextEncoder(network=network, tokenizer=tokenizer)

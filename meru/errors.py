@@ -1,0 +1,14 @@
+"""The one exception that carries a user's mistake: scripts print it as a single line and exit with its code."""
+
+
+class UserError(Exception):
+    """Something the user can put right: it says what is wrong, where, and what to do.
+
+    Args:
+        message: One line, complete in itself; shown without a traceback.
+        exit_code: 2 for wrong usage or configuration (the default), 1 for trouble met while running.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 2):
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,1 @@
+"""Metrics over plain matrices; no model is known here."""

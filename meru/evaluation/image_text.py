@@ -1,0 +1,121 @@
+"""Every figure of an image–text model on one split: embed once, then plain matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from meru.evaluation.retrieval import image_text_retrieval
+from meru.evaluation.zero_shot import PROMPT_TEMPLATES, class_prompts, zero_shot_metrics
+
+BatchTokenizer = Callable[[list[str]], Tensor]  # captions → int64 (B, L), padded with 0
+
+
+@torch.no_grad()
+def embed_images(model: nn.Module, batches: Iterable[dict[str, Tensor]], *, device: torch.device) -> dict[str, Tensor]:
+    """Embeddings of every image, and which records they are.
+
+    Args:
+        model: Offers `embed_image`.
+        batches: With `image`, `class_index` and `image_index`, as an evaluation loader gives them.
+
+    Returns:
+        `embeddings` `(n, D)`, `class_index` and `image_index` `(n,)`, on `device`.
+    """
+    parts: dict[str, list[Tensor]] = {"embeddings": [], "class_index": [], "image_index": []}
+    for batch in batches:
+        if len(batch["image"]):
+            parts["embeddings"].append(model.embed_image(batch["image"].to(device, non_blocking=True)))
+            for name in ("class_index", "image_index"):
+                parts[name].append(batch[name].to(device))
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+@torch.no_grad()
+def embed_captions(
+    model: nn.Module,
+    captions: Sequence[str],
+    *,
+    tokenizer: BatchTokenizer,
+    device: torch.device,
+    batch_size: int = 256,
+) -> Tensor:
+    """Embeddings of captions, `(m, D)`, on `device`. Each different caption is embedded once, like lengths together."""
+    unique = sorted(set(captions), key=lambda caption: (len(caption), caption))
+    parts = [
+        model.embed_text(tokenizer(unique[start : start + batch_size]).to(device))
+        for start in range(0, len(unique), batch_size)
+    ]
+    place = {caption: i for i, caption in enumerate(unique)}
+    return torch.cat(parts)[[place[caption] for caption in captions]]
+
+
+@torch.no_grad()
+def evaluate_image_text(
+    model: nn.Module,
+    batches: Iterable[dict[str, Tensor]],
+    *,
+    captions: Sequence[Sequence[str]],
+    class_names: Sequence[str],
+    tokenizer: BatchTokenizer,
+    device: torch.device,
+    captions_per_image: int | None = None,
+    templates: Sequence[str] = PROMPT_TEMPLATES,
+) -> dict[str, float]:
+    """Retrieval both ways at image and class level, and zero-shot classification over the class names.
+
+    The model is put into evaluation mode for the time, and left in the mode it was in.
+
+    Args:
+        model: Offers `embed_image`, `embed_text`, `similarity` and `average`.
+        batches: The images of the split, as an evaluation loader gives them.
+        captions: Captions of every record of the split, by its `image_index`.
+        class_names: Names by `class_index`, for the prompts.
+        tokenizer: Captions to padded token ids.
+        device: Where the model is.
+        captions_per_image: Use the first so many captions of each image; None for all.
+        templates: Prompt templates, averaged by the model for each class.
+
+    Returns:
+        Figures by the names that `meru.evaluation.report` explains.
+    """
+    was_training = model.training
+    model.eval()
+    images = embed_images(model, batches, device=device)
+    texts, text_image = [], []
+    for row, record in enumerate(images["image_index"].tolist()):
+        chosen = captions[record][:captions_per_image]
+        texts += chosen
+        text_image += [row] * len(chosen)
+    text_embeddings = embed_captions(model, texts, tokenizer=tokenizer, device=device)
+    metrics = image_text_retrieval(
+        images["embeddings"],
+        text_embeddings,
+        text_image_index=torch.tensor(text_image, device=device),
+        image_class_index=images["class_index"],
+        similarity=model.similarity,
+    )
+    classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
+    zero_shot = zero_shot_metrics(
+        images["embeddings"], classes, labels=images["class_index"], similarity=model.similarity
+    )
+    model.train(was_training)
+    return {**metrics, **{f"zero_shot/{name}": figure for name, figure in zero_shot.items()}}
+
+
+@torch.no_grad()
+def embed_classes(
+    model: nn.Module,
+    class_names: Sequence[str],
+    *,
+    tokenizer: BatchTokenizer,
+    device: torch.device,
+    templates: Sequence[str] = PROMPT_TEMPLATES,
+) -> Tensor:
+    """One embedding a class, `(K, D)`: the model's average over the prompts of its name."""
+    prompts = class_prompts(class_names, templates)
+    flat = [prompt for of_class in prompts for prompt in of_class]
+    embeddings = embed_captions(model, flat, tokenizer=tokenizer, device=device)
+    return model.average(embeddings.unflatten(0, (len(prompts), -1)))

@@ -1,0 +1,93 @@
+"""Figures for people (a table) and for programs (a JSON file).
+
+A figure is a float under a name `<row>/<metric>`; its chance level, the expectation under a random order, is
+`<row>/chance_<metric>`. Shares lie in 0 … 1.
+
+    text_to_image/image/recall@1          R@1 where the one right image is the text's own
+    text_to_image/class/recall@1          R@1 where every image of the class is right
+    text_to_image/class/chance_recall@1   its chance level
+    image_to_text/…/mean_average_precision, …/mean_inverse_negative_penalty
+    …/queries, …/queries_without_match    counts; a query without match scores 0, in the chance level too
+    zero_shot/accuracy@1                  top-1 over all images
+    zero_shot/class_mean/accuracy@1       top-1 of each class, averaged over the classes
+
+`zero_shot_metrics` and `retrieval_metrics` give bare metrics; the caller puts the row before them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from meru.errors import UserError
+
+ROWS = {
+    "text_to_image/image": "text → image, same image",
+    "text_to_image/class": "text → image, same class",
+    "image_to_text/image": "image → text, same image",
+    "image_to_text/class": "image → text, same class",
+    "zero_shot": "zero-shot (top-1, top-5)",
+    "zero_shot/class_mean": "zero-shot, mean of classes",
+}
+COLUMNS = {
+    "R@1": ("recall@1", "accuracy@1"),
+    "R@5": ("recall@5", "accuracy@5"),
+    "R@10": ("recall@10",),
+    "mAP": ("mean_average_precision",),
+}
+
+
+def format_table(metrics: Mapping[str, float], title: str) -> str:
+    """A plain table in percent, the chance level of each figure in brackets beside it.
+
+    Args:
+        metrics: Figures by name. The rows of `ROWS` come first, in that order; others follow under their own
+            name. A metric without a column is left to the JSON file.
+        title: First line.
+    """
+    columns = {metric: column for column, names in COLUMNS.items() for metric in names}
+    cells: dict[str, dict[str, str]] = {}
+    for name, figure in metrics.items():
+        row, _, metric = name.rpartition("/")
+        if metric in columns:
+            chance = metrics.get(f"{row}/chance_{metric}" if row else f"chance_{metric}")
+            beside = "" if chance is None else f"({_percent(chance)})"
+            cells.setdefault(row, {})[columns[metric]] = f"{_percent(figure):>6} {beside:<7}"
+
+    rows = [row for row in ROWS if row in cells] + [row for row in cells if row not in ROWS]
+    width = max(len(ROWS.get(row, row)) for row in ["", *rows])
+    lines = [" " * width + "".join(f"{column:>6}{'':8}" for column in COLUMNS)]
+    for row in rows:
+        lines.append(ROWS.get(row, row).ljust(width) + "".join(cells[row].get(c, " " * 14) for c in COLUMNS))
+    return "\n".join([f"{title}: percent (chance level)", *(line.rstrip() for line in lines)])
+
+
+def write_json(path: str | Path, metrics: Mapping[str, float]) -> None:
+    """Write figures to `path`, all or nothing: whatever happens, the old file or the new one stands there.
+
+    Raises:
+        ValueError: if a figure is NaN or infinite.
+        UserError: if the file cannot be written; what stood there before is untouched.
+    """
+    path = Path(path)
+    text = json.dumps(dict(metrics), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        message = f"cannot write the figures to {path}: {error.strerror}; free space or choose another folder"
+        raise UserError(message, exit_code=1) from error
+
+
+def _percent(share: float) -> str:
+    return "<0.1" if 0 < share < 0.0005 else f"{100 * share:.1f}"

@@ -1,0 +1,1 @@
+"""Losses: pure functions, points in, scalar out; one idea a file."""

@@ -1,0 +1,42 @@
+"""Contrastive loss with one or several positives a row.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 2.3;
+several positives as normalised targets: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def contrastive_targets(rows: Tensor, columns: Tensor) -> Tensor:
+    """Target distribution of every row over the columns: uniform over those with an equal label.
+
+    Args:
+        rows: Labels, int64, shape `(B1,)`.
+        columns: Labels, shape `(B2,)`; every row's label is among them.
+
+    Returns:
+        float32, shape `(B1, B2)`; rows sum to 1.
+    """
+    positive = (rows[:, None] == columns).float()
+    return positive / positive.sum(dim=1, keepdim=True)
+
+
+def contrastive_loss(row_logits: Tensor, column_logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of both directions, image → text and text → image.
+
+        ½ mean_i [ −Σ_j Y_ij log softmax_j(z_i) − Σ_j Y_ij log softmax_j(z'_i) ]
+
+    Args:
+        row_logits: This process's images against all texts, shape `(B1, B2)`, scaled.
+        column_logits: This process's texts against all images, shape `(B1, B2)`, scaled.
+        targets: Y of `contrastive_targets`, the same for both directions.
+
+    Returns:
+        Scalar ≥ 0, float32.
+    """
+    with torch.autocast(row_logits.device.type, enabled=False):
+        return 0.5 * (F.cross_entropy(row_logits.float(), targets) + F.cross_entropy(column_logits.float(), targets))

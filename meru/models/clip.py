@@ -1,0 +1,161 @@
+"""CLIP: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from meru import distributed
+from meru.encoders.image import ImageEncoder, encode_image
+from meru.encoders.text import TextEncoder
+from meru.errors import UserError
+from meru.losses.contrastive import contrastive_loss, contrastive_targets
+from meru.models import Output
+
+POSITIVES = ("pair", "image", "class")
+
+
+class CLIP(nn.Module):
+    """Images and captions on the unit sphere, compared by cosine.
+
+    Args:
+        image: Image tower.
+        text: Text tower.
+        embedding_dimension: Dimension D of the shared space.
+        loss: `contrastive.weight`, and `contrastive.positives`: which captions of a batch are right for an image —
+            its own (`pair`), all of the same photograph (`image`) or of the same class (`class`).
+        logit_scale: Initial inverse temperature.
+        maximum_logit_scale: Its upper bound.
+
+    Raises:
+        UserError: if the dimension differs from that of pretrained projections, or for unknown `positives`.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: ImageEncoder,
+        text: TextEncoder,
+        loss: Mapping[str, Mapping],
+        embedding_dimension: int = 512,
+        logit_scale: float = 1 / 0.07,
+        maximum_logit_scale: float = 100.0,
+    ):
+        super().__init__()
+        if loss["contrastive"]["positives"] not in POSITIVES:
+            raise UserError(
+                f"loss.contrastive.positives={loss['contrastive']['positives']}: choose one of {', '.join(POSITIVES)}"
+            )
+        self.loss = loss
+        self.visual = image.network
+        self.textual = text.network
+        self.visual_proj = _projection(image.width, embedding_dimension, image.projection)
+        self.textual_proj = _projection(text.network.width, embedding_dimension, text.projection)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+        self.maximum_logit_scale = maximum_logit_scale
+        self.register_buffer("pixel_mean", torch.tensor(image.pixel_mean).view(3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(image.pixel_std).view(3, 1, 1))
+
+    # ---------------------------------------------------------------------------------------------- embedding
+    def embed_image(self, images: Tensor) -> Tensor:
+        """Unit vectors `(B, D)` of RGB images `(B, 3, S, S)`: uint8, or floating point in [0, 1]."""
+        return F.normalize(self.image_features(images), dim=-1)
+
+    def embed_text(self, tokens: Tensor) -> Tensor:
+        """Unit vectors `(B, D)` of token ids `(B, L)`, padded with 0."""
+        return F.normalize(self.text_features(tokens), dim=-1)
+
+    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """Cosine of every query with every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
+        with torch.autocast(queries.device.type, enabled=False):
+            return queries @ gallery.t()
+
+    def average(self, embeddings: Tensor) -> Tensor:
+        """One embedding for several of the same thing, say of one class: `(…, P, D)` → `(…, D)`."""
+        return F.normalize(embeddings.mean(dim=-2), dim=-1)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Projected features `(B, D)`, float32, before they are placed in the shared space."""
+        pooled, _ = encode_image(self.visual, self.normalise(images))
+        return self.visual_proj(pooled).float()
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Projected features `(B, D)`, float32, before they are placed in the shared space."""
+        return self.textual_proj(self.textual(tokens)).float()
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 or [0, 1] RGB → what the image tower expects."""
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        return (images - self.pixel_mean) / self.pixel_std
+
+    # ---------------------------------------------------------------------------------------------- training
+    def forward(self, batch: Mapping[str, Tensor]) -> Output:
+        """The loss of a batch with `image`, `tokens`, `image_index` and `class_index`."""
+        image, text = self.embed_image(batch["image"]), self.embed_text(batch["tokens"])
+        return self.combine(self.terms(image, text, batch), self.logs(image, text))
+
+    def terms(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every loss term whose weight is not 0, unweighted, from embeddings `(B, D)`."""
+        return {"contrastive": self.contrastive(image, text, batch)} if self.weight("contrastive") else {}
+
+    def contrastive(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Contrastive loss against the images and texts of all processes."""
+        scale = self.logit_scale.exp()
+        image_logits = scale * self.similarity(image, distributed.gather(text))
+        if distributed.world_size() == 1:
+            text_logits = image_logits.t()
+        else:
+            text_logits = scale * self.similarity(text, distributed.gather(image))
+        labels = self.positive_labels(batch)
+        return contrastive_loss(image_logits, text_logits, contrastive_targets(labels, distributed.gather(labels)))
+
+    def positive_labels(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Labels `(B,)`: equal for an image and the captions that count as right for it."""
+        positives = self.loss["contrastive"]["positives"]
+        if positives == "pair":
+            size = len(batch["image"])
+            return torch.arange(size, device=batch["image"].device) + distributed.rank() * size
+        return batch[f"{positives}_index"]
+
+    def weight(self, term: str) -> float:
+        """The configured weight of a loss term; 0 means that it is not computed."""
+        return self.loss[term]["weight"]
+
+    def combine(self, terms: dict[str, Tensor], logs: dict[str, Tensor]) -> Output:
+        """The weighted sum of the terms, and everything worth logging."""
+        loss = sum(self.weight(name) * value for name, value in terms.items())
+        return Output(loss=loss, logs={**{f"loss/{k}": v.detach() for k, v in terms.items()}, **logs})
+
+    @torch.no_grad()
+    def logs(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """Figures beside the loss: see `Output.logs`."""
+        return {
+            "logit_scale": self.logit_scale.exp(),
+            "clamped/logit_scale": (self.logit_scale >= self._maximum).float(),
+        }
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Bring learnable scalars back into their bounds; called after every optimizer step."""
+        self.logit_scale.clamp_(max=self._maximum)
+
+    @property
+    def _maximum(self) -> float:
+        return math.log(self.maximum_logit_scale)
+
+
+def _projection(width: int, dimension: int, pretrained: Tensor | None) -> nn.Linear:
+    if pretrained is not None and len(pretrained) != dimension:
+        raise UserError(f"model.embedding_dimension={dimension}: the pretrained towers have {len(pretrained)}")
+    projection = nn.Linear(width, dimension, bias=False)
+    with torch.no_grad():
+        if pretrained is None:
+            nn.init.normal_(projection.weight, std=width**-0.5)
+        else:
+            projection.weight.copy_(pretrained)
+    return projection

@@ -1,0 +1,103 @@
+"""MERU: Desai et al., "Hyperbolic Image-Text Representations", ICML 2023."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from meru import lorentz
+from meru.losses.entailment import entailment_excess
+from meru.models.clip import CLIP
+
+
+class MERU(CLIP):
+    """CLIP on the hyperboloid: lifted features, distance for cosine, and texts whose cones hold their images.
+
+    Args:
+        loss: Besides CLIP's: `entailment.weight` and `entailment.minimum_radius`, K of the cones.
+        curvature: Initial c; the space has curvature −c. c stays within a factor of 10 of it.
+        learn_curvature: Whether c is trained.
+        **clip: Arguments of `CLIP`.
+    """
+
+    def __init__(self, *, curvature: float = 1.0, learn_curvature: bool = True, **clip):
+        super().__init__(**clip)
+        if curvature <= 0:
+            raise ValueError(f"curvature must be positive, got {curvature}")
+        self.curv = nn.Parameter(torch.tensor(math.log(curvature)), requires_grad=learn_curvature)
+        self.curvature_bounds = (math.log(curvature / 10), math.log(curvature * 10))
+        # Features of D independent unit-variance channels start with norm 1 in the tangent space.
+        alpha = -0.5 * math.log(self.visual_proj.out_features)
+        self.visual_alpha = nn.Parameter(torch.tensor(alpha))
+        self.textual_alpha = nn.Parameter(torch.tensor(alpha))
+
+    @property
+    def curvature(self) -> Tensor:
+        """c > 0, a scalar with gradient."""
+        return self.curv.exp()
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        """Points (space components) `(B, D)`, float32, of RGB images `(B, 3, S, S)`: uint8, or in [0, 1]."""
+        return self.lift(self.image_features(images), self.visual_alpha)
+
+    def embed_text(self, tokens: Tensor) -> Tensor:
+        """Points (space components) `(B, D)`, float32, of token ids `(B, L)`, padded with 0."""
+        return self.lift(self.text_features(tokens), self.textual_alpha)
+
+    def lift(self, features: Tensor, alpha: Tensor) -> Tensor:
+        """Scale features and map them from the tangent space at the origin onto the hyperboloid."""
+        with torch.autocast(features.device.type, enabled=False):
+            return lorentz.exp_map0(features.float() * alpha.exp(), self.curvature)
+
+    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """Negative geodesic distance, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
+        return -lorentz.pairwise_distance(queries, gallery, self.curvature)
+
+    def average(self, embeddings: Tensor) -> Tensor:
+        """Mean in the tangent space at the origin, lifted again: `(…, P, D)` → `(…, D)`."""
+        mean = lorentz.log_map0(embeddings, self.curvature).mean(dim=-2)
+        return lorentz.exp_map0(mean, self.curvature)
+
+    def terms(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """CLIP's terms and the entailment of each image by its own caption."""
+        terms = super().terms(image, text, batch)
+        if self.weight("entailment"):
+            terms["entailment"] = self.excess(text, image).mean()
+        return terms
+
+    def excess(self, general: Tensor, specific: Tensor) -> Tensor:
+        """Angles by which points lie outside the cones of more general ones, `(B,)`, radians."""
+        radius = self.loss["entailment"]["minimum_radius"]
+        return entailment_excess(general, specific, self.curvature, minimum_radius=radius)
+
+    @torch.no_grad()
+    def logs(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """CLIP's figures, and how the hyperboloid is used: users of MERU ask for them first."""
+        curvature = self.curvature
+        norms = {"image": image.norm(dim=-1), "text": text.norm(dim=-1)}
+        apex_clamped = curvature.sqrt() * norms["text"] < 2 * self.loss["entailment"]["minimum_radius"]
+        low, high = self.curvature_bounds
+        return {
+            **super().logs(image, text),
+            "curvature": curvature,
+            "alpha/image": self.visual_alpha.exp(),
+            "alpha/text": self.textual_alpha.exp(),
+            "norm/image": norms["image"],
+            "norm/text": norms["text"],
+            "share_in_cone": (self.excess(text, image) == 0).float().mean(),
+            "clamped/curvature": ((self.curv <= low) | (self.curv >= high)).float(),
+            "clamped/lift_image": lorentz.clamped_share(image, curvature),
+            "clamped/lift_text": lorentz.clamped_share(text, curvature),
+            "clamped/half_aperture": apex_clamped.float().mean(),
+        }
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """CLIP's bounds; curvature within a factor of 10 of its start; scales at most 1."""
+        super().constrain_()
+        self.curv.clamp_(*self.curvature_bounds)
+        self.visual_alpha.clamp_(max=0.0)
+        self.textual_alpha.clamp_(max=0.0)

@@ -1,0 +1,92 @@
+"""Models from configurations, run folders and published files."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor, nn
+
+from meru.data.transforms import evaluation_transform
+from meru.encoders.text import CaptionTokenizer
+from meru.encoders.weights import load_weights
+from meru.errors import UserError
+
+
+class Pretrained(NamedTuple):
+    """A model and what turns photographs and sentences into its input.
+
+    Attributes:
+        model: Offers `embed_image`, `embed_text` and `similarity`.
+        tokenizer: `tokenizer.batch(captions)` gives the token ids `(B, L)` that `embed_text` takes.
+        transform: uint8 RGB `(3, H, W)` → uint8 `(3, S, S)`, to be stacked for `embed_image`.
+        image_size: S, pixels.
+    """
+
+    model: nn.Module
+    tokenizer: CaptionTokenizer
+    transform: Callable[[Tensor], Tensor]
+    image_size: int
+
+
+def build(config: DictConfig) -> Pretrained:
+    """The model that a configuration describes, with its towers' pretrained weights or `encoder.init` loaded.
+
+    Args:
+        config: With the sections `encoder`, `model`, `loss` and `data`.
+
+    Raises:
+        UserError: if weights cannot be had or do not fit.
+    """
+    image = instantiate(config.encoder.image, _convert_="all")
+    text = instantiate(config.encoder.text, _convert_="all")
+    # Partly, because Hydra would take the encoders, which are dataclasses, for configurations.
+    model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, text=text)
+    if config.encoder.init:
+        load_weights(model, config.encoder.init, what="encoder.init")
+    transform = evaluation_transform(image.image_size, squash=config.data.squash)
+    return Pretrained(model, text.tokenizer, transform, image.image_size)
+
+
+def load(run: str | Path) -> Pretrained:
+    """The finished model of a run folder, in evaluation mode.
+
+    Args:
+        run: The folder, with `config.yaml` and `model.safetensors`.
+
+    Raises:
+        UserError: if one of the files is missing, broken, or does not fit the other.
+    """
+    run = Path(run).expanduser()
+    if not (run / "model.safetensors").is_file():
+        raise UserError(f"{run} holds no finished run (model.safetensors is missing); finish it with resume={run}")
+    pretrained = build(without_pretrained_weights(read_config(run)))
+    load_weights(pretrained.model, run / "model.safetensors", what="run")
+    pretrained.model.eval()
+    return pretrained
+
+
+def read_config(run: str | Path) -> DictConfig:
+    """The configuration of a run folder.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = Path(run).expanduser() / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} is no run folder: {path} is missing")
+    return OmegaConf.load(path)
+
+
+def without_pretrained_weights(config: DictConfig) -> DictConfig:
+    """A copy whose towers start empty: their weights come with the run, the files they came from may be gone."""
+    config = copy.deepcopy(config)
+    config.encoder.init = None
+    for tower in (config.encoder.image, config.encoder.text):
+        with open_dict(tower):
+            tower.random_weights = True
+    return config

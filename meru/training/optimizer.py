@@ -1,0 +1,73 @@
+"""Parameter groups and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from meru.errors import UserError
+
+
+def parameter_groups(
+    model: nn.Module, *, learning_rate: float, weight_decay: float, multipliers: Mapping[str, float] | None = None
+) -> list[dict]:
+    """Trainable parameters by weight decay and learning rate.
+
+    Gains, biases and learnable scalars (everything of fewer than two dimensions) are not decayed.
+
+    Args:
+        model: Its parameters that do not require a gradient are left out.
+        learning_rate: Of every parameter without a multiplier.
+        weight_decay: Of matrices and larger.
+        multipliers: Name prefix → factor on the learning rate; the longest prefix that fits counts.
+
+    Raises:
+        UserError: if a prefix fits no parameter, or nothing is left to train.
+    """
+    multipliers = dict(multipliers or {})
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in multipliers:
+        if not any(name.startswith(prefix) for name in names):
+            raise UserError(f"optim.multipliers: no parameter's name starts with {prefix!r}; {names[0]!r} is one")
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        fitting = [prefix for prefix in multipliers if name.startswith(prefix)]
+        factor = multipliers[max(fitting, key=len)] if fitting else 1.0
+        decay = weight_decay if parameter.dim() >= 2 else 0.0
+        group = groups.setdefault(
+            (factor, decay), {"params": [], "lr": learning_rate * factor, "weight_decay": decay}
+        )
+        group["params"].append(parameter)
+    if not groups:
+        raise UserError("nothing to train: every parameter is frozen")
+    return list(groups.values())
+
+
+def build_optimizer(
+    model: nn.Module,
+    optimizer: Callable[..., torch.optim.Optimizer],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    multipliers: Mapping[str, float] | None = None,
+) -> torch.optim.Optimizer:
+    """An optimizer over `parameter_groups`. `optimizer` takes the groups: a class of torch.optim, partly applied."""
+    return optimizer(
+        parameter_groups(model, learning_rate=learning_rate, weight_decay=weight_decay, multipliers=multipliers)
+    )
+
+
+def warmup_cosine(step: int, *, total_steps: int, warmup_steps: int, final: float = 0.0) -> float:
+    """Factor on the learning rate: linear up to 1 over the warm-up, then half a cosine down to `final`.
+
+    A pure function of the step, so a resumed run needs no state for it.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,343 @@
+"""The training loop, read from top to bottom: evaluate → save → forward and backward → step → log.
+
+It knows no model: a model's `forward(batch)` gives an object with `loss` and `logs`, and `constrain_()` brings
+learnable scalars back into their bounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from meru import distributed
+from meru.encoders.weights import fit
+from meru.errors import UserError
+from meru.training.checkpoint import (
+    MetricsFile,
+    load_checkpoint,
+    random_states,
+    restore_random_states,
+    save_checkpoint,
+    save_weights,
+)
+from meru.training.optimizer import warmup_cosine
+
+log = logging.getLogger("meru")
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """The `trainer` section of the configuration.
+
+    Attributes:
+        epochs: Passes over the training images.
+        accumulate: Batches whose gradients make one step. Negatives come from within each batch.
+        warmup_epochs: Linear warm-up; fractions are fine.
+        final_learning_rate: Learning rate at the end, as a share of the highest.
+        clip_gradient_norm: Upper bound on the gradient's norm; null for none.
+        precision: `bf16` (autocast; geometry stays float32), `fp32`, or `auto`: bf16 on a GPU that has it.
+        ema_decay: Decay of an exponential moving average of the weights, evaluated and exported in their place; 0: none.
+        compile: Compile the model by torch.compile.
+        evaluate_every: Validate every so many epochs, and after the last.
+        monitor: The validation figure, higher is better, that chooses the model.
+        log_every: Steps between logged lines.
+        checkpoint_every: Steps between checkpoints besides those at validations; 0: none.
+    """
+
+    epochs: int
+    accumulate: int = 1
+    warmup_epochs: float = 1.0
+    final_learning_rate: float = 0.0
+    clip_gradient_norm: float | None = 1.0
+    precision: str = "auto"
+    ema_decay: float = 0.0
+    compile: bool = False
+    evaluate_every: int = 1
+    monitor: str = "text_to_image/class/recall@1"
+    log_every: int = 10
+    checkpoint_every: int = 0
+
+    def __post_init__(self):
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise UserError(f"trainer.precision={self.precision}: choose auto, bf16 or fp32")
+        for name in ("epochs", "accumulate", "evaluate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Trains a model and leaves its best weights in the run folder.
+
+    Attributes:
+        model: On its device already.
+        optimizer: Over the model's parameters.
+        batches: From a first batch on, the batches of this process to the end of the run.
+        batches_per_epoch: How many of them make an epoch.
+        evaluate: The figures of a model on the validation split; None where there is none.
+        logger: Offers `log(figures, step=…)`.
+        folder: The run folder.
+        device: The model's.
+        settings: See `TrainerSettings`.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: Callable[[int], Iterable[Batch]]
+    batches_per_epoch: int
+    evaluate: Callable[[nn.Module], dict[str, float]] | None
+    logger: object
+    folder: Path
+    device: torch.device
+    settings: TrainerSettings
+
+    step: int = field(default=0, init=False)
+    best: dict[str, float] = field(default_factory=lambda: {"figure": -math.inf, "step": -1}, init=False)
+    stop_requested: bool = field(default=False, init=False)
+
+    def __post_init__(self):
+        self.steps_per_epoch = max(1, self.batches_per_epoch // self.settings.accumulate)
+        self.total_steps = self.settings.epochs * self.steps_per_epoch
+        self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.average = None
+        if self.settings.ema_decay:
+            average = get_ema_multi_avg_fn(self.settings.ema_decay)
+            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=False)
+        bf16_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.bf16 = self.settings.precision == "bf16" or (self.settings.precision == "auto" and bf16_gpu)
+
+    # ------------------------------------------------------------------------------------------- the loop
+    def run(self) -> bool:
+        """Train to the end. Returns False if a signal stopped it; the run folder then holds what is needed to go on."""
+        states = self._resume()
+        metrics = MetricsFile(self.folder / "metrics.jsonl", step=self.step) if distributed.is_main() else None
+        stream = self._on_device(self.batches(self.step * self.settings.accumulate))
+        first = next(stream, None)  # starts the workers; only then does nothing else draw random numbers
+        stream = iter(()) if first is None else _chain(first, stream)
+        if states:
+            restore_random_states(states)
+        forward = self._wrapped()
+        self.model.train()
+        progress = tqdm(
+            total=self.total_steps, initial=self.step, unit="step", disable=None if distributed.is_main() else True
+        )
+        clock, images = time.perf_counter(), 0
+        with self._signals():
+            while self.step < self.total_steps:
+                figures, size = self._step(forward, stream)
+                images += size
+                progress.update()
+                if self.step % self.settings.log_every == 0 or self.step == self.total_steps:
+                    seconds = time.perf_counter() - clock
+                    self._log_step(metrics, progress, figures, images=images, seconds=seconds)
+                    clock, images = time.perf_counter(), 0
+                if validating := self._validation_due():
+                    self._validate(metrics, progress)
+                    clock, images = time.perf_counter(), 0
+                stopping = self._agreed(self.stop_requested)
+                if validating or stopping or self._checkpoint_due():
+                    self._save()
+                if stopping:
+                    break
+        progress.close()
+        return self.step == self.total_steps
+
+    def _step(self, forward: nn.Module, stream: Iterator[Batch]) -> tuple[dict[str, Tensor], int]:
+        """One step of the optimizer over `accumulate` batches."""
+        totals: dict[str, Tensor] = {}
+        size = 0
+        for micro in range(self.settings.accumulate):
+            batch = next(stream)
+            last = micro == self.settings.accumulate - 1
+            with self._synchronised(forward, last), self._autocast():
+                output = forward(batch)
+                (output.loss / self.settings.accumulate).backward()
+            size += len(batch["image"])
+            for name, value in {"loss": output.loss.detach(), **output.logs}.items():
+                if value.dim():
+                    totals[name] = value  # a histogram of the last batch is enough
+                else:
+                    totals[name] = totals.get(name, 0.0) + value / self.settings.accumulate
+        limit = self.settings.clip_gradient_norm or math.inf
+        totals["gradient_norm"] = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self._check_finite(totals)
+        factor = warmup_cosine(
+            self.step,
+            total_steps=self.total_steps,
+            warmup_steps=round(self.settings.warmup_epochs * self.steps_per_epoch),
+            final=self.settings.final_learning_rate,
+        )
+        for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
+            group["lr"] = rate * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.model.constrain_()
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        totals["learning_rate"] = torch.tensor(self.optimizer.param_groups[0]["lr"])
+        return totals, size
+
+    def _check_finite(self, figures: dict[str, Tensor]) -> None:
+        """Stop before a step that would spoil the weights, and say which term did it."""
+        if not self._agreed(not bool(torch.isfinite(figures["loss"] + figures["gradient_norm"]))):
+            return
+        bad = [name for name, value in figures.items() if name.startswith("loss/") and not value.isfinite()]
+        if not bad:
+            bad = [
+                f"the gradient of {name}"
+                for name, parameter in self.model.named_parameters()
+                if parameter.grad is not None and not parameter.grad.isfinite().all()
+            ]
+        last = self.folder / "last.pt"
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
+        raise UserError(
+            f"step {self.step}: {bad[0] if bad else 'the loss of another process'} is not finite; {kept}. "
+            "Try a lower learning rate or trainer.precision=fp32",
+            exit_code=1,
+        )
+
+    # ------------------------------------------------------------------------------------------- figures
+    def _log_step(self, metrics: MetricsFile | None, progress: tqdm, figures: dict, *, images: int, seconds: float):
+        scalars = {name: value.item() for name, value in figures.items() if not value.dim()}
+        everyone = distributed.collect(scalars)
+        if metrics is None:
+            return
+        scalars = {name: sum(each[name] for each in everyone) / len(everyone) for name in scalars}
+        speed = images * distributed.world_size() / max(seconds, 1e-9)
+        line = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **scalars}
+        metrics.write({**line, "images_per_second": speed})
+        histograms = {name: value for name, value in figures.items() if value.dim()}
+        self.logger.log({**line, **histograms, "images_per_second": speed}, step=self.step)
+        progress.set_postfix({"loss": f"{scalars['loss']:.3f}", "images/s": f"{speed:.0f}"})
+
+    def _validate(self, metrics: MetricsFile | None, progress: tqdm) -> None:
+        """Figures on the validation split, by the main process; the best weights so far are kept."""
+        if self.evaluate is None:
+            return
+        if metrics is not None:
+            with self._autocast():
+                figures = self.evaluate(self.evaluated)
+            if self.settings.monitor not in figures:
+                raise UserError(f"trainer.monitor={self.settings.monitor}: choose one of {', '.join(sorted(figures))}")
+            figure = figures[self.settings.monitor]
+            better = figure > self.best["figure"]
+            if better:
+                self.best = {"figure": figure, "step": self.step}
+                save_weights(self.folder / "best.safetensors", self.evaluated.state_dict())
+            line = {f"validation/{name}": value for name, value in figures.items()}
+            metrics.write({"step": self.step, **line})
+            self.logger.log(line, step=self.step)
+            epoch = self.step // self.steps_per_epoch
+            progress.write(
+                f"epoch {epoch}/{self.settings.epochs}  {self.settings.monitor} "
+                f"{100 * figure:.1f} %{'  best so far' if better else ''}"
+            )
+        distributed.barrier()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is validated and exported: the moving average if there is one."""
+        return self.average.module if self.average else self.model
+
+    # ------------------------------------------------------------------------------------------- state
+    def _save(self) -> None:
+        states = random_states()
+        if distributed.is_main():
+            save_checkpoint(
+                self.folder / "last.pt",
+                {
+                    "step": self.step,
+                    "best": self.best,
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "average": self.average.state_dict() if self.average else None,
+                    "random_states": states,
+                },
+            )
+        distributed.barrier()
+
+    def _resume(self) -> list[dict[str, Tensor]] | None:
+        """Take up the checkpoint of the run folder, if there is one; returns the random states to restore."""
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return None
+        state = load_checkpoint(path)
+        fit(self.model, state["model"], source=str(path), what="resume")
+        if bool(self.average) != bool(state["average"]):
+            raise UserError("resume: trainer.ema_decay was switched on or off since this run began")
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best = state["step"], state["best"]
+        if distributed.is_main():
+            log.info("resumed at step %d of %d", self.step, self.total_steps)
+        return state["random_states"]
+
+    # ------------------------------------------------------------------------------------------- small things
+    def _wrapped(self) -> nn.Module:
+        forward = torch.compile(self.model) if self.settings.compile else self.model
+        if distributed.world_size() == 1:
+            return forward
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(forward, device_ids=devices)
+
+    def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            yield {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def _synchronised(self, forward: nn.Module, last: bool):
+        """Gradients of accumulated batches are averaged over the processes once, with the last of them."""
+        return contextlib.nullcontext() if last or distributed.world_size() == 1 else forward.no_sync()
+
+    def _validation_due(self) -> bool:
+        every = self.settings.evaluate_every * self.steps_per_epoch
+        return self.step % every == 0 or self.step == self.total_steps
+
+    def _checkpoint_due(self) -> bool:
+        return self.settings.checkpoint_every > 0 and self.step % self.settings.checkpoint_every == 0
+
+    def _agreed(self, flag: bool) -> bool:
+        """True in every process if it is in one."""
+        if distributed.world_size() == 1:
+            return flag
+        box = torch.tensor(float(flag), device=self.device)
+        torch.distributed.all_reduce(box)
+        return bool(box)
+
+    @contextlib.contextmanager
+    def _signals(self):
+        """SIGTERM and Ctrl-C ask for a checkpoint and a clean end; a second Ctrl-C ends at once."""
+
+        def request(number, frame):
+            self.stop_requested = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
+    yield first
+    yield from rest

@@ -1,0 +1,23 @@
+"""Evaluate a finished run again: `python scripts/evaluate.py run=runs/birds_meru/<date> split=validation`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works from a checkout that is not installed too
+
+from meru.command_line import hydra_main  # noqa: E402
+
+
+def main(config: DictConfig) -> None:
+    """Load a run, evaluate it on a split, print the table and write the figures beside the model."""
+    from meru.running import evaluate_run
+
+    evaluate_run(config)
+
+
+if __name__ == "__main__":
+    hydra_main(main, config_name="evaluate")

@@ -1,0 +1,74 @@
+# Sourced by the train_*.sh commands, each of which defines `usage`.
+# Checks the overrides, chooses the recipe, counts the GPUs, starts the training.
+
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+wrong_usage() { # MESSAGE
+    say "$1"
+    usage >&2
+    exit 2
+}
+
+check_overrides() { # OVERRIDE...
+    local override
+    for override in "$@"; do
+        case $override in
+            -h | --help)
+                usage
+                exit 0
+                ;;
+            *=* | '~'?* | -m | --multirun) ;;
+            *) wrong_usage "'$override' is no Hydra override (key=value)." ;;
+        esac
+    done
+    case ${NGPU:-} in
+        *[!0-9]*) wrong_usage "NGPU=$NGPU is no number of processes: 0 (CPU), 1, 2, ... or leave it out." ;;
+    esac
+}
+
+train() { # MODEL OVERRIDE...
+    local model=$1 data=cub recipe="" override
+    shift
+    check_overrides "$@"
+    for override in "$@"; do
+        case $override in
+            experiment=*) recipe=$override ;;
+            data=*) data=${override#data=} ;;
+        esac
+    done
+    if [ -z "$recipe" ]; then
+        if [ ! -f "$project/configs/experiment/${data}_$model.yaml" ]; then data=cub; fi
+        set -- "experiment=${data}_$model" "$@"
+    fi
+    prepare_python
+    launch "$project/scripts/train.py" "$@"
+}
+
+launch() { # SCRIPT ARGUMENT...
+    local gpus=0 processes=${NGPU:-}
+    if [ -n "$processes" ] && [ "$processes" -eq 0 ]; then
+        export CUDA_VISIBLE_DEVICES=""
+    elif command -v nvidia-smi >/dev/null; then # torch takes seconds to ask: only where it may find one
+        gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
+    fi
+    processes=${processes:-$gpus}
+    if [ "$gpus" -eq 0 ]; then
+        say "No GPU${NGPU:+ (NGPU=$NGPU)}: training on the CPU."
+        # By default glibc hands big tensors back to the kernel after every use; the page faults then
+        # cost more than the arithmetic.
+        export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_-0}"
+        export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_-17179869184}"
+    elif [ "$processes" -gt "$gpus" ]; then
+        fail "NGPU=$NGPU, but only $gpus GPU(s) can be used here: give at most $gpus, or 0 for the CPU." 2
+    fi
+
+    # exec: signals reach Python, and its exit code is ours. The directory stays the user's: relative paths
+    # in overrides start there.
+    if [ "$processes" -gt 1 ]; then
+        local cores
+        cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}"
+        exec "$PYTHON" "$project/scripts/torchrun.py" --standalone --nproc-per-node="$processes" "$@"
+    fi
+    exec "$PYTHON" "$@"
+}

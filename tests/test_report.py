@@ -1,0 +1,65 @@
+"""The printed table and the JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from meru.errors import UserError
+from meru.evaluation.report import format_table, write_json
+
+METRICS = {
+    "zero_shot/accuracy@1": 0.456,
+    "zero_shot/chance_accuracy@1": 0.01,
+    "text_to_image/class/recall@1": 0.2149,
+    "text_to_image/class/chance_recall@1": 0.01,
+    "text_to_image/class/recall@10": 1.0,
+    "text_to_image/class/chance_recall@10": 0.0954,
+    "text_to_image/image/mean_average_precision": 0.1,
+    "text_to_image/image/chance_mean_average_precision": 0.0003,
+    "text_to_image/image/queries": 2903.0,
+    "parts/recall@5": 0.5,
+}
+
+
+def test_table_puts_each_chance_level_beside_its_figure():
+    assert format_table(METRICS, "test split").splitlines() == [
+        "test split: percent (chance level)",
+        "                           R@1           R@5          R@10           mAP",
+        "text → image, same image                                            10.0 (<0.1)",
+        "text → image, same class  21.5 (1.0)                 100.0 (9.5)",
+        "zero-shot (top-1, top-5)  45.6 (1.0)",
+        "parts                                   50.0",
+    ]
+
+
+def test_json_comes_back_and_replaces_the_old_file(tmp_path):
+    path = tmp_path / "new" / "metrics.json"
+    write_json(path, {"old": 1.0})
+    write_json(str(path), METRICS)
+    assert json.loads(path.read_text(encoding="utf-8")) == METRICS
+    assert os.listdir(path.parent) == ["metrics.json"]
+
+
+def test_failure_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"old": 1.0})
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"metrics\.json: No space left on device"):
+        write_json(path, METRICS)
+    with pytest.raises(ValueError):
+        write_json(path, {"broken": float("nan")})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"old": 1.0}
+    assert os.listdir(tmp_path) == ["metrics.json"]
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write the figures to"):
+        write_json(tmp_path / "file" / "metrics.json", METRICS)
