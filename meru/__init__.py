@@ -1,3 +1,18 @@
 """Image–text models and category discovery in hyperbolic space."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meru.pretrained import Pretrained
+
 __version__ = "0.1.0"
+
+
+def load(run: str | Path) -> Pretrained:
+    """The finished model of a run folder with its tokenizer and image transform: see `meru.pretrained.load`."""
+    from meru.pretrained import load  # `import meru` alone stays quick
+
+    return load(run)

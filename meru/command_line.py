@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import logging
@@ -42,6 +43,17 @@ def one_line_errors() -> Iterator[None]:
         _leave(f"the disk is full ({error.filename or 'while writing'}): make room and start again", 1)
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of freed tensors instead of handing it back to the kernel after every use.
+
+    The page faults of taking it again cost a CPU run more than half of its time. Elsewhere than on glibc: nothing.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        allocator = ctypes.CDLL("libc.so.6")
+        allocator.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too
+        allocator.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and the heap does not shrink
+
+
 def hydra_main(task: Callable, *, config_name: str) -> None:
     """Run `task(config)` under Hydra, configuration errors as one line.
 
@@ -54,6 +66,7 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
 
     # Paths in configs/ are written relative to the project, whatever directory the user stands in.
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+    keep_freed_memory()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed by Hydra
     warnings.filterwarnings("ignore", module="hydra")
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import platform
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from meru import distributed
-from meru.command_line import PROJECT
 from meru.data.cub import ImageRecord, ImageTextData
 from meru.data.loading import evaluation_loader, steps_per_epoch, training_loader
 from meru.data.transforms import training_transform
@@ -25,8 +21,9 @@ from meru.errors import UserError
 from meru.evaluation.image_text import evaluate_image_text
 from meru.evaluation.report import format_table, write_json
 from meru.evaluation.zero_shot import PROMPT_TEMPLATES
-from meru.pretrained import Pretrained, build, read_config, without_pretrained_weights
-from meru.training.checkpoint import save_weights, write_atomically
+from meru.pretrained import Pretrained, build, load, read_config, without_pretrained_weights
+from meru.run_folder import environment, make_run_folder
+from meru.training.checkpoint import save_weights
 from meru.training.loggers import NoLogger, WandbLogger
 from meru.training.optimizer import build_optimizer
 from meru.training.trainer import Trainer, TrainerSettings
@@ -129,59 +126,35 @@ def make_logger(config: DictConfig, folder: Path) -> NoLogger | WandbLogger:
     return start(folder=folder, config=facts, name=f"{config.name}/{folder.name}", identity=folder.name)
 
 
-def make_run_folder(config: DictConfig) -> Path:
-    """A new folder with `config.yaml` in it; the main process decides its name for all.
+def evaluate_run(config: DictConfig) -> dict[str, float]:
+    """Evaluate a finished run again, print its table, and write the figures.
+
+    Args:
+        config: As `configs/evaluate.yaml` describes it.
 
     Raises:
-        UserError: if the folder named by `folder` holds something already.
+        UserError: if the run is not finished, or its data are not where they were.
     """
-    folder = None
-    if distributed.is_main():
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        folder = Path(config.folder or Path(config.output) / config.name / stamp).expanduser().absolute()
-        if not config.folder:
-            folder = next(name for name in _numbered(folder) if not name.exists())
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"folder={folder} is not empty: choose another, or go on with resume={folder}")
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(folder, config)
-    return distributed.broadcast(folder)
-
-
-def _numbered(folder: Path) -> Iterator[Path]:
-    """The name itself, then with -2, -3, …: two runs may start in the same second."""
-    yield folder
-    for number in range(2, 10_000):
-        yield folder.with_name(f"{folder.name}-{number}")
-
-
-def save_config(folder: Path, config: DictConfig) -> None:
-    """Write `config.yaml`, everything resolved, so that the run can be read without this checkout's configs/."""
-    text = OmegaConf.to_yaml(config, resolve=True)
-    write_atomically(folder / "config.yaml", lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of the run to be resumed, with the command line's `key=value` overrides on top.
-
-    Choices of groups on the command line (`experiment=cub_meru`, `data=birds`) must be those of the run.
-
-    Raises:
-        UserError: if `resume` names no run folder, or a group or key differs from the run's.
-    """
-    folder = Path(config.resume).expanduser().absolute()
-    resumed = read_config(folder)
-    if resumed.name != config.name:
-        raise UserError(f"resume={folder} is a run of {resumed.name}, not of {config.name}: start it by the same command")
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key in ("resume", "experiment") or (PROJECT / "configs" / key).is_dir():
-            continue
-        if OmegaConf.select(resumed, key, default=override) is override:
-            raise UserError(f"{override}: the resumed run's configuration has no key {key}")
-        OmegaConf.update(resumed, key, OmegaConf.from_dotlist([f"x={value}"]).x)
-    resumed.folder = str(folder)
-    return resumed
+    run = Path(config.run).expanduser()
+    pretrained = load(run)
+    trained = read_config(run)
+    if config.root:
+        trained.data.root = str(Path(config.root).expanduser().absolute())
+    for key in ("captions_per_image", "templates", "batch_size"):
+        trained.evaluation[key] = config[key]
+    trained.data.workers = config.workers
+    data = load_data(trained)
+    splits = {"test": data.test, "validation": data.validation, "train": data.train}
+    if not splits.get(config.split):
+        raise UserError(f"split={config.split}: choose one of {', '.join(name for name in splits if splits[name])}")
+    device = distributed.start()
+    pretrained.model.to(device)
+    figures = evaluate_split(trained, splits[config.split], data.class_names, pretrained, device=device)
+    log.info("%s", format_table(figures, f"{config.split} split of {run.name}"))
+    if config.output:
+        write_json(config.output, figures)
+        log.info("figures: %s", config.output)
+    return figures
 
 
 def load_data(config: DictConfig) -> ImageTextData:
@@ -221,15 +194,3 @@ def evaluate_split(
     )
 
 
-def environment(device: torch.device) -> dict[str, str]:
-    """Where and by which code a run was made: what makes its figures repeatable."""
-    commit = subprocess.run(
-        ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {
-        "commit": commit.stdout.strip() or "unknown",
-        "device": f"{distributed.world_size()} × {name}",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }

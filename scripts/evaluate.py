@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from omegaconf import DictConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works from a checkout that is not installed too
-
-from meru.command_line import hydra_main  # noqa: E402
+from meru.command_line import hydra_main
 
 
 def main(config: DictConfig) -> None:

@@ -54,10 +54,6 @@ launch() { # SCRIPT ARGUMENT...
     processes=${processes:-$gpus}
     if [ "$gpus" -eq 0 ]; then
         say "No GPU${NGPU:+ (NGPU=$NGPU)}: training on the CPU."
-        # By default glibc hands big tensors back to the kernel after every use; the page faults then
-        # cost more than the arithmetic.
-        export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_-0}"
-        export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_-17179869184}"
     elif [ "$processes" -gt "$gpus" ]; then
         fail "NGPU=$NGPU, but only $gpus GPU(s) can be used here: give at most $gpus, or 0 for the CPU." 2
     fi

@@ -5,14 +5,9 @@ All keys: `python scripts/train.py --cfg job`; recipes: configs/experiment/.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from omegaconf import DictConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works from a checkout that is not installed too
-
-from meru.command_line import hydra_main  # noqa: E402
+from meru.command_line import hydra_main
 
 
 def main(config: DictConfig) -> None:
@@ -20,13 +15,15 @@ def main(config: DictConfig) -> None:
     # Imported here, so that --help and a mistyped key do not wait for PyTorch.
     from hydra.core.hydra_config import HydraConfig
 
-    from meru import distributed, running
+    from meru import distributed
+    from meru.run_folder import resumed_config
+    from meru.running import train
 
     device = distributed.start()
     try:
         if config.resume:
-            config = running.resumed_config(config, HydraConfig.get().overrides.task)
-        running.train(config, device=device)
+            config = resumed_config(config, HydraConfig.get().overrides.task)
+        train(config, device=device)
     finally:
         distributed.stop()
 

@@ -1,4 +1,4 @@
-"""What decides whether an environment will do: scripts/check_environment.py, and the pins in constraints.txt."""
+"""What decides whether an environment will do: scripts/check_environment.py and the pins in constraints.txt."""
 
 import os
 import re

@@ -29,7 +29,7 @@ case "$*" in
         touch "$here/ready"
         ;;
     *device_count*) echo "${{GPUS:-0}}" ;;
-    -) exec {sys.executable} - ;;
+    -) exec "{sys.executable}" - ;;
     --version) echo "Python 3.12.0" ;;
     *train.py* | "-m pytest"*)
         echo "pid=$$ malloc=${{MALLOC_MMAP_MAX_-}} hidden=${{CUDA_VISIBLE_DEVICES-unset}}" >>"$CALLS"

@@ -1,0 +1,237 @@
+"""What models of hyperbolic space are computed with: their float32 island, functions smooth at 0, all-pairs distances.
+
+Float32 stores points well enough, but the textbook formulas subtract nearly equal numbers, near the diagonal and
+far out, and lose every digit. Two rules keep relative errors small at any radius:
+
+- Points are compared row by row through their difference, in float64. That is O(B·D), invisible beside a matmul.
+- All pairs are compared by one matmul in float32; pairs too near for it are compared again row by row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+TINY = 1e-15  # a length to divide by instead of 0; its square is still an ordinary float32
+# A matmul's rounding error in ‖x‖‖y‖ − x·y is a few ulp of ‖x‖‖y‖; below these multiples of it a pair is near.
+NEARNESS = {torch.float32: 4e-3, torch.float64: 1e-8}
+# Elements worked on at a time: what stays in a core's cache, and on a GPU what fills it.
+BLOCK = {"cpu": 2**18, "cuda": 2**26}
+
+
+@contextmanager
+def full_precision(curvature: Tensor | float, *points: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Inside, autocast is off: `with full_precision(curvature, x, y) as (c, x, y):`.
+
+    Args:
+        curvature: c > 0, a number or a tensor with one element.
+        *points: Tensors with the same last dimension.
+
+    Yields:
+        The curvature as a 0-dimensional tensor, then the points, all of one dtype: float32, or float64 where an
+        input was float64.
+
+    Raises:
+        ValueError: if the curvature is no positive number (a tensor's value is not read: that would make a GPU
+            wait) or the last dimensions differ.
+    """
+    if len({tensor.shape[-1:] for tensor in points}) != 1 or points[0].ndim == 0:
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in points)
+        raise ValueError(f"points need one last dimension D, got shapes {shapes}")
+    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in points) else torch.float32
+    with torch.autocast(points[0].device.type, enabled=False):
+        points = tuple(tensor.to(dtype) for tensor in points)
+        yield _curvature(curvature, points[0]), *points
+
+
+def _curvature(curvature: Tensor | float, like: Tensor) -> Tensor:
+    if isinstance(curvature, Tensor):
+        if curvature.numel() != 1:
+            raise ValueError(f"curvature needs one element, got shape {tuple(curvature.shape)}")
+        return curvature.reshape(()).to(like)
+    if not 0 < curvature < math.inf:
+        raise ValueError(f"curvature must be a positive number c (the space has curvature −c), got {curvature}")
+    return like.new_full((), curvature)
+
+
+@contextmanager
+def exact_matmul() -> Iterator[None]:
+    """Inside, float32 matmuls are float32, even if the process chose TF32 or bfloat16 for them."""
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+        before = [backend.fp32_precision for backend in backends]
+        try:
+            for backend in backends:
+                backend.fp32_precision = "ieee"
+            yield
+        finally:
+            for backend, precision in zip(backends, before, strict=True):
+                backend.fp32_precision = precision
+    else:  # torch < 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def root(square: Tensor) -> Tensor:
+    """√square; 0, with gradient 0 instead of infinity, where `square` ≤ 0."""
+    flat = square <= 0
+    return torch.where(flat, 0, torch.where(flat, 1, square).sqrt())
+
+
+def length(x: Tensor, *, keepdim: bool = False) -> Tensor:
+    """‖x‖ over the last dimension, with gradient 0 at x = 0."""
+    return root((x * x).sum(-1, keepdim=keepdim))
+
+
+def sinhc(square: Tensor) -> Tensor:
+    """sinh(z)/z as a function of z² ≥ 0, in which it is smooth; 1 at 0."""
+    small = square < 1e-2
+    series = 1 + square / 6 * (1 + square / 20 * (1 + square / 42 * (1 + square / 72)))
+    z = torch.where(small, 1, square).sqrt()
+    return torch.where(small, series, torch.sinh(z) / z)
+
+
+def hyperboloid_time(x: Tensor, c: Tensor, *, keepdim: bool = False) -> Tensor:
+    """Time component √(1/c + ‖x‖²) of the points with space components `x`."""
+    return (1 / c + (x * x).sum(-1, keepdim=keepdim)).sqrt()
+
+
+def chord_square(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    """‖x − y‖²_L = ‖x − y‖² − (x_t − y_t)² ≥ 0 of points on the hyperboloid, row by row.
+
+    In float64 the relative error is about 1e-16·e^(2ρ) at radius ρ: 1e-9 at 8 and 1e-6 at 11.
+    """
+    dtype, x, y, c = x.dtype, x.double(), y.double(), c.double()
+    difference = x - y
+    # x_t² − y_t² = ‖x‖² − ‖y‖² = (x − y)·(x + y): the difference of times, without subtracting times
+    times = hyperboloid_time(x, c) + hyperboloid_time(y, c)
+    time_difference = (difference * (x + y)).sum(-1) / times
+    return ((difference * difference).sum(-1) - time_difference.square()).clamp_min(0).to(dtype)
+
+
+def hyperboloid_distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    """d = 2/√c · asinh(√c/2 · ‖x − y‖_L), row by row; `x` and `y` broadcast."""
+    return 2 / c.sqrt() * torch.asinh(c.sqrt() / 2 * root(chord_square(x, y, c)))
+
+
+class AllPairsDistance(torch.autograd.Function):
+    """Distances `(B1, B2)` between points `x` `(B1, D)` and `y` `(B2, D)` of the hyperboloid of curvature −c.
+
+    For its backward it keeps the result and nothing else of that size. With ρ, σ the radii of x and y, in units
+    of 1/√c, and all terms ≥ 0, so that nothing cancels at the origin or far out:
+
+        cosh(√c d) − 1 = 2 sinh²((ρ − σ)/2) + c (‖x‖‖y‖ − x·y)
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        ctx.dtype = x.dtype
+        distances = x.new_empty(len(x), len(y))
+        near = _fill(distances, x, y, c)
+        if x.dtype == torch.float32 and 64 * near.shape[1] > distances.numel():
+            # The points crowd together, as those of an untrained tower do: a float64 matmul tells them apart.
+            x, y = x.double(), y.double()
+            near = _fill(distances, x, y, c.double())
+        for i, j in _pieces(near, x):
+            distances[i, j] = hyperboloid_distance(x[i], y[j], c.to(x)).to(ctx.dtype)
+        ctx.save_for_backward(x, y, c, distances, near)
+        return distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, y, c, distances, near = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False), exact_matmul():
+            c = c.to(x)
+            gradient_x, gradient_y = _far_gradients(gradient, x, y, c, distances, near)
+            for i, j in _pieces(near, x):
+                with torch.enable_grad():
+                    pair = x[i].requires_grad_(), y[j].requires_grad_()
+                    distance = hyperboloid_distance(*pair, c)
+                towards_x, towards_y = torch.autograd.grad(distance, pair, gradient[i, j].to(x))
+                gradient_x.index_add_(0, i, towards_x)
+                gradient_y.index_add_(0, j, towards_y)
+            # d = F(√c x, √c y)/√c, so the derivative by c follows from those by x and y (Euler).
+            by_scale = (gradient_x * x).sum() + (gradient_y * y).sum() - (gradient * distances).sum()
+            return tuple(g.to(ctx.dtype) for g in (gradient_x, gradient_y, by_scale / (2 * c)))
+
+
+def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    """Write the distances of all pairs by matmul; returns the indices `(2, n)` of the pairs too near for that."""
+    x, y = c.sqrt() * x, c.sqrt() * y
+    length_x, length_y = length(x), length(y)
+    (sinh_x, cosh_x), (sinh_y, cosh_y) = _half_radius(length_x[:, None]), _half_radius(length_y)
+    near = [torch.empty(2, 0, dtype=torch.long, device=x.device)]
+    with exact_matmul():
+        for block in _blocks(distances):
+            excess = torch.outer(length_x[block], length_y).addmm_(x[block], y.T, alpha=-1).clamp_(min=0)
+            gap = (sinh_x[block] * cosh_y).addcmul_(cosh_x[block], sinh_y, value=-1)  # sinh((ρ − σ)/2)
+            excess.addcmul_(gap, gap, value=2)
+            near.append(_near(excess, length_x[block], length_y, first_row=block.start))
+            distances[block] = _arcosh1p_(excess).div_(c.sqrt())
+    return torch.cat(near, 1)
+
+
+def _half_radius(sinh: Tensor) -> tuple[Tensor, Tensor]:
+    """sinh(ρ/2), cosh(ρ/2) from sinh(ρ) ≥ 0, without cancellation at 0."""
+    cosh_half = ((1 + (1 + sinh * sinh).sqrt()) / 2).sqrt()
+    return sinh / (2 * cosh_half), cosh_half
+
+
+def _near(excess: Tensor, length_x: Tensor, length_y: Tensor, *, first_row: int) -> Tensor:
+    """Indices `(2, n)` of the pairs whose cosh(√c d) − 1 is within the rounding error of a matmul."""
+    floor = NEARNESS[excess.dtype] * length_x
+    rows = (excess.amin(1) <= floor * length_y.max()).nonzero()[:, 0]  # one pass; mostly there are none
+    close = (excess[rows] <= floor[rows, None] * length_y).nonzero().T
+    return torch.stack([rows[close[0]] + first_row, close[1]])
+
+
+def _arcosh1p_(t: Tensor) -> Tensor:
+    """arcosh(1 + t) in place, for t ≥ 0; vectorised where torch.acosh is a scalar loop (CPUs)."""
+    return t.add_((t + 2).mul_(t).sqrt_()).log1p_()
+
+
+def _far_gradients(
+    gradient: Tensor, x: Tensor, y: Tensor, c: Tensor, distances: Tensor, near: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients by `x` and `y` through all pairs but the near ones: two matmuls with the weights g/sinh(√c d)."""
+    if near.shape[1]:
+        gradient = gradient.index_put(tuple(near), gradient.new_zeros(()))
+    time_x, time_y = hyperboloid_time(x, c), hyperboloid_time(y, c)
+    gradient_x = torch.empty_like(x)
+    sum_x, sum_time_x = torch.zeros_like(y), torch.zeros_like(time_y)
+    for block in _blocks(distances):
+        e = (distances[block].to(x.dtype) * c.sqrt()).expm1_()
+        sinh = e.addcdiv_(e, e + 1).div_(2)
+        weights = gradient[block] / F.threshold_(sinh, 0, math.inf)  # 0 at distance 0
+        radial = (weights @ time_y) / time_x[block]
+        gradient_x[block] = x[block] * radial[:, None] - weights @ y
+        sum_x.addmm_(weights.T, x[block])
+        sum_time_x.addmv_(weights.T, time_x[block])
+    gradient_y = y * (sum_time_x / time_y)[:, None] - sum_x
+    return gradient_x.mul_(c.sqrt()), gradient_y.mul_(c.sqrt())
+
+
+def _blocks(matrix: Tensor) -> Iterator[slice]:
+    """Slices of the rows of a `(B1, B2)` matrix; none where it is empty."""
+    rows, columns = matrix.shape
+    step = max(1, BLOCK.get(matrix.device.type, BLOCK["cuda"]) // max(1, columns))
+    for start in range(0, rows if columns else 0, step):
+        yield slice(start, min(start + step, rows))
+
+
+def _pieces(near: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The indices of near pairs, so many at a time that their points fill a block."""
+    size = max(1, BLOCK.get(x.device.type, BLOCK["cuda"]) // max(1, x.shape[1]))
+    for piece in near.split(size, 1) if near.shape[1] else ():
+        yield piece[0], piece[1]

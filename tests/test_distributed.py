@@ -1,0 +1,119 @@
+"""Two processes are one: the same loss and the same gradients, over gloo."""
+
+import os
+import tempfile
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from meru import distributed
+from meru.encoders.image import timm_image_encoder
+from meru.encoders.text import text_transformer
+from meru.models.clip import CLIP
+from meru.models.meru import MERU
+
+WORLD, BATCH = 2, 6
+
+
+def build(kind, positives):
+    torch.manual_seed(0)
+    return kind(
+        image=timm_image_encoder(
+            name="vit_tiny_patch16_224",
+            image_size=32,
+            arguments={"patch_size": 16, "embed_dim": 64, "depth": 1, "num_heads": 4},
+        ),
+        text=text_transformer(architecture="L1_W64_A4", context_length=8),
+        embedding_dimension=16,
+        loss={
+            "contrastive": {"weight": 1.0, "positives": positives},
+            "entailment": {"weight": 0.2, "minimum_radius": 0.1},
+        },
+    )
+
+
+def whole_batch():
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, 1000, (BATCH, 8), generator=generator)
+    tokens[torch.arange(BATCH), torch.tensor([7, 3, 5, 2, 6, 4])] = 49407  # captions of different lengths
+    return {
+        "image": torch.randint(0, 256, (BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8),
+        "tokens": tokens,
+        "image_index": torch.tensor([0, 1, 2, 0, 4, 5]),
+        "class_index": torch.tensor([0, 1, 1, 0, 1, 2]),
+    }
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def in_group(rank, folder, task, *arguments):
+    """Run `task` in one of `WORLD` processes and save what it gives."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(WORLD))
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    torch.save(task(rank, *arguments), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def results_of(task, *arguments):
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(in_group, (folder, task, *arguments), nprocs=WORLD)
+        return [torch.load(f"{folder}/{rank}.pt") for rank in range(WORLD)]
+
+
+def one_step(rank, kind, positives):
+    share = BATCH // WORLD
+    batch = {name: value[rank * share :][:share] for name, value in whole_batch().items()}
+    model = build(kind, positives)
+    parallel = DistributedDataParallel(model)  # must outlive the backward pass
+    output = parallel(batch)
+    output.loss.backward()
+    return output.loss.detach(), gradients(model)
+
+
+@pytest.mark.parametrize(("kind", "positives"), [(CLIP, "pair"), (MERU, "class")])
+def test_two_processes_give_the_loss_and_gradients_of_one(kind, positives):
+    model = build(kind, positives)
+    expected = model(whole_batch())
+    expected.loss.backward()
+    (first_loss, first), (second_loss, second) = results_of(one_step, kind, positives)
+    torch.testing.assert_close((first_loss + second_loss) / 2, expected.loss.detach())
+    for name, gradient in gradients(model).items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], gradient, atol=2e-6, rtol=1e-4, msg=lambda text, name=name: name + text)
+
+
+def small_things(rank):
+    x = torch.full((2,), float(rank), requires_grad=True)
+    gathered = distributed.gather(x)
+    (gathered * torch.arange(4.0) * (rank + 1)).sum().backward()
+    return {
+        "rank": (distributed.rank(), distributed.world_size(), distributed.is_main()),
+        "gathered": gathered.tolist(),
+        "gradient": x.grad.tolist(),
+        "broadcast": distributed.broadcast(f"from {rank}"),
+        "collect": distributed.collect(10 + rank),
+    }
+
+
+def test_gather_broadcast_and_collect():
+    first, second = results_of(small_things)
+    assert first["rank"] == (0, 2, True) and second["rank"] == (1, 2, False)
+    assert first["gathered"] == second["gathered"] == [0, 0, 1, 1]
+    # each process's loss weighs row j by j·(rank + 1); the gradients add up over the processes
+    assert first["gradient"] == [0, 3] and second["gradient"] == [6, 9]
+    assert first["broadcast"] == second["broadcast"] == "from 0"
+    assert first["collect"] == second["collect"] == [10, 11]
+
+
+def test_one_process_needs_no_group():
+    x = torch.ones(2)
+    assert distributed.gather(x) is x
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.broadcast("a") == "a" and distributed.collect("a") == ["a"]
+    distributed.barrier()

@@ -1,0 +1,131 @@
+"""Image towers: features and tokens, files, freezing, and the mistakes users make."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from meru.encoders.image import encode_image, timm_image_encoder
+from meru.errors import UserError
+
+TINY_VIT = {"patch_size": 16, "embed_dim": 64, "depth": 3, "num_heads": 4}
+
+
+def tiny_vit(**arguments):
+    return timm_image_encoder(name="vit_tiny_patch16_224", image_size=32, arguments=TINY_VIT, **arguments)
+
+
+def tiny_cnn(**arguments):
+    return timm_image_encoder(name="test_resnet", image_size=64, **arguments)
+
+
+def test_vision_transformer_gives_pooled_features_and_patch_tokens():
+    encoder = tiny_vit()
+    images = torch.randn(2, 3, 32, 32)
+    pooled, tokens = encode_image(encoder.network, images)
+    assert pooled.shape == (2, encoder.width) and tokens.shape == (2, 4, encoder.width)
+    torch.testing.assert_close(pooled, encoder.network(images))
+    torch.testing.assert_close(tokens, encoder.network.forward_features(images)[:, 1:])
+
+
+def test_tokens_of_a_convolutional_network_are_its_feature_map_row_by_row():
+    encoder = tiny_cnn()
+    encoder.network.eval()
+    images = torch.randn(1, 3, 64, 64)
+    pooled, tokens = encode_image(encoder.network, images)
+    features = encoder.network.forward_features(images)
+    assert tokens.shape == (1, features.shape[2] * features.shape[3], encoder.width)
+    torch.testing.assert_close(tokens[0, 1], features[0, :, 0, 1])
+    torch.testing.assert_close(pooled, encoder.network(images))
+
+
+def test_channels_last_changes_no_feature():
+    torch.manual_seed(0)
+    encoder = tiny_cnn()
+    plain = timm.create_model("test_resnet", num_classes=0).eval()
+    plain.load_state_dict(encoder.network.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(encoder.network.eval()(images), plain(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_weights_come_from_a_local_file(tmp_path, suffix):
+    weights = {name: tensor.contiguous() for name, tensor in tiny_vit().network.state_dict().items()}
+    path = tmp_path / f"tower.{suffix}"
+    save_file(weights, path) if suffix == "safetensors" else torch.save({"model": weights}, path)
+    loaded = tiny_vit(weights=str(path)).network.state_dict()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+    ignored = tiny_vit(weights=str(path), random_weights=True).network.state_dict()
+    assert not torch.equal(ignored["blocks.0.attn.qkv.weight"], weights["blocks.0.attn.qkv.weight"])
+
+
+def test_fixed_positions_are_the_sines_and_cosines_of_row_and_column():
+    network = tiny_vit(fixed_positions=True).network
+    assert not network.pos_embed.requires_grad
+    assert not network.pos_embed[0, 0].any()  # the class token has no place
+    row, column, frequency = 1, 0, 3
+    angle = torch.tensor(10000.0 ** (-frequency / 16))
+    token = network.pos_embed[0, 1 + row * 2 + column]
+    torch.testing.assert_close(token[frequency], torch.sin(row * angle))
+    torch.testing.assert_close(token[16 + frequency], torch.cos(row * angle))
+    torch.testing.assert_close(token[32 + frequency], torch.sin(column * angle))
+    torch.testing.assert_close(token[48 + frequency], torch.cos(column * angle))
+
+
+def test_only_the_last_blocks_are_trained():
+    def trained(blocks):
+        return {name for name, p in tiny_vit(train_last_blocks=blocks).network.named_parameters() if p.requires_grad}
+
+    assert trained(0) == set()
+    assert {name.split(".")[1] for name in trained(1) if name.startswith("blocks")} == {"2"}
+    assert "norm.weight" in trained(1) and "pos_embed" not in trained(2)
+    assert trained(None) >= trained(3) > trained(2) > trained(1)
+
+
+def test_frozen_batch_norm_stays_as_it_is_in_training():
+    encoder = tiny_cnn(freeze_batch_norm=True)
+    before = {name: tensor.clone() for name, tensor in encoder.network.state_dict().items()}
+    encoder.network.train()
+    images = torch.randn(4, 3, 64, 64)
+    alone = encoder.network(images[:1])
+    torch.testing.assert_close(encoder.network(images)[:1], alone, atol=1e-5, rtol=1e-4)  # no batch statistics
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.network.state_dict().items())
+
+
+def test_norm_epsilon_reaches_every_layer_norm():
+    norms = [m for m in tiny_vit(norm_epsilon=1e-3).network.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert norms and all(norm.eps == 1e-3 for norm in norms)
+
+
+def test_normalisation_is_the_one_timm_states_unless_given():
+    assert tiny_vit().pixel_mean == (0.5, 0.5, 0.5)  # what timm states for this model
+    assert tiny_vit(pixel_mean=[0.1, 0.2, 0.3]).pixel_mean == (0.1, 0.2, 0.3)
+
+
+def broken(tmp_path, content):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda t: {"name": "resnet_eighteen"}, "timm has no such model"),
+        (lambda t: {"name": "test_resnet", "arguments": {"colour": 3}}, "does not take"),
+        (lambda t: {"name": "test_resnet", "weights": str(t / "none.pth")}, "no file"),
+        (lambda t: {"name": "test_resnet", "weights": broken(t, b"\x10\0\0\0\0\0\0\0{")}, "truncated"),
+        (lambda t: {"name": "test_resnet", "fixed_positions": True}, "no position embedding"),
+    ],
+)
+def test_mistakes_are_one_clear_line(tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        timm_image_encoder(image_size=64, **arguments(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_architecture_name_what_differs(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save(tiny_cnn().network.state_dict(), path)
+    with pytest.raises(UserError, match="another architecture: it lacks"):
+        tiny_vit(weights=str(path))

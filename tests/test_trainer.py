@@ -1,0 +1,261 @@
+"""The training loop on a model small enough to see through."""
+
+import errno
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from meru.errors import UserError
+from meru.models import Output
+from meru.training import trainer as trainer_module
+from meru.training.loggers import NoLogger
+from meru.training.trainer import Trainer, TrainerSettings
+
+PER_EPOCH, SIZE = 4, 3
+
+
+class Regression(nn.Module):
+    """y = w·x with dropout, so that the state of the random generator matters."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(2, 1)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, batch):
+        error = (self.scale * self.layer(nn.functional.dropout(batch["image"], 0.3, self.training))).square()
+        return Output(loss=error.mean(), logs={"loss/square": error.mean().detach(), "error": error.detach()[:, 0]})
+
+    def constrain_(self):
+        with torch.no_grad():
+            self.scale.clamp_(max=1.0)
+
+
+def batch_number(number):
+    generator = torch.Generator().manual_seed(number)
+    return {"image": torch.randn(SIZE, 2, generator=generator)}
+
+
+def make(folder, *, evaluate=None, on_batch=lambda number: None, batch=batch_number, model=None, **settings):
+    def batches(start):
+        for number in range(start, 1000):
+            on_batch(number)
+            yield batch(number)
+
+    model = model or Regression()
+    return Trainer(
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=0.05),
+        batches=batches,
+        batches_per_epoch=PER_EPOCH,
+        evaluate=evaluate,
+        logger=NoLogger(),
+        folder=folder,
+        device=torch.device("cpu"),
+        settings=TrainerSettings(**{"epochs": 3, "log_every": 1, "monitor": "score", **settings}),
+    )
+
+
+def lines(folder):
+    """Metrics without the figures that a clock decides."""
+    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in read]
+
+
+def folder(tmp_path, name):
+    path = tmp_path / name
+    path.mkdir()
+    return path
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it and nothing is tidied up."""
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize("killed_at", [1, 3, 5, 8, 11])
+def test_killed_anywhere_and_resumed_is_bit_identical(tmp_path, killed_at, ema_decay):
+    settings = {"checkpoint_every": 1, "ema_decay": ema_decay, "evaluate": lambda m: {"score": -m.scale.item()}}
+    straight = make(folder(tmp_path, "straight"), **settings)
+    assert straight.run()
+
+    def kill(number):
+        if number == killed_at:
+            raise Killed
+
+    broken = folder(tmp_path, "broken")
+    with pytest.raises(Killed):
+        make(broken, on_batch=kill, **settings).run()
+    torch.manual_seed(99)  # whatever the new process has drawn before
+    resumed = make(broken, **settings)
+    assert resumed.run()
+    assert lines(broken) == lines(tmp_path / "straight")
+    for name, tensor in straight.evaluated.state_dict().items():
+        assert torch.equal(tensor, resumed.evaluated.state_dict()[name]), name
+    assert resumed.best == straight.best
+
+
+def test_a_half_written_line_of_metrics_is_dropped(tmp_path):
+    make(tmp_path, epochs=1, checkpoint_every=1).run()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    make(tmp_path, epochs=2).run()
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends(tmp_path, number):
+    before = signal.getsignal(number)
+    interrupted = make(tmp_path, on_batch=lambda n: signal.raise_signal(number) if n == 2 else None)
+    assert not interrupted.run()
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == interrupted.step == 3
+    assert signal.getsignal(number) is before
+    assert make(tmp_path).run()
+
+
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(tmp_path):
+    def halves(number):
+        return {"image": batch_number(number // 2)["image"].repeat(2, 1)[(number % 2) * SIZE :][:SIZE]}
+
+    def whole(number):
+        return {"image": batch_number(number)["image"].repeat(2, 1)}
+
+    models = []
+    for name, batch, accumulate, epochs in (("halves", halves, 2, 2), ("whole", whole, 1, 1)):
+        model = Regression()
+        model.eval = model.train = lambda mode=True: model  # no dropout: the two draw different masks
+        model.training = False
+        make(folder(tmp_path, name), batch=batch, model=model, accumulate=accumulate, epochs=epochs, warmup_epochs=0).run()
+        models.append(model)
+    torch.testing.assert_close(models[0].layer.weight, models[1].layer.weight)
+
+
+def test_the_model_is_constrained_after_every_step(tmp_path):
+    trainer = make(tmp_path)
+    trainer.run()
+    assert trainer.model.scale <= 1.0
+
+
+def test_the_best_figure_on_validation_chooses_the_weights(tmp_path):
+    scores = iter([0.2, 0.7, 0.7, 0.1])
+    kept = []
+
+    def evaluate(model):
+        kept.append(model.layer.weight.detach().clone())
+        return {"score": next(scores)}
+
+    trainer = make(tmp_path, epochs=4, evaluate=evaluate)
+    trainer.run()
+    assert trainer.best == {"figure": 0.7, "step": 2 * PER_EPOCH}
+    from safetensors.torch import load_file
+
+    assert torch.equal(load_file(tmp_path / "best.safetensors")["layer.weight"], kept[1])
+
+
+def test_learning_rate_warms_up_and_falls_along_a_cosine(tmp_path):
+    make(tmp_path, warmup_epochs=0.5, final_learning_rate=0.1).run()
+    rates = [line["learning_rate"] for line in lines(tmp_path)]
+    assert rates[:2] == pytest.approx([0.025, 0.05])
+    expected = [0.05 * (0.1 + 0.9 * (1 + math.cos(math.pi * k / 10)) / 2) for k in range(10)]
+    assert rates[2:] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(tmp_path):
+    def poisoned(number):
+        return {"image": batch_number(number)["image"] * (float("nan") if number == 6 else 1)}
+
+    trainer = make(tmp_path, batch=poisoned)
+    with pytest.raises(UserError, match=r"step 6: loss/square is not finite; the last good checkpoint is .*last.pt"):
+        trainer.run()
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 4
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_a_gradient_that_is_not_finite_names_the_parameter(tmp_path):
+    model = Regression()
+    model.scale.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(UserError, match="step 0: the gradient of scale is not finite; no checkpoint was written yet"):
+        make(tmp_path, model=model).run()
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    make(tmp_path, epochs=1).run()
+    good = (tmp_path / "last.pt").read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="No space left on device.*make room and go on with resume="):
+        make(tmp_path, epochs=2).run()
+    assert (tmp_path / "last.pt").read_bytes() == good
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 truncated", b"not a checkpoint"])
+def test_a_broken_checkpoint_is_one_clear_line(tmp_path, content):
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(UserError, match="truncated or no checkpoint"):
+        make(tmp_path).run()
+
+
+def test_a_foreign_checkpoint_is_one_clear_line(tmp_path):
+    torch.save({"model": {}}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="no checkpoint of this version"):
+        make(tmp_path).run()
+
+
+def test_a_checkpoint_of_another_architecture_is_one_clear_line(tmp_path):
+    make(tmp_path, epochs=1).run()
+    other = Regression()
+    other.layer = nn.Linear(3, 1)
+    with pytest.raises(UserError, match="another architecture"):
+        make(tmp_path, model=other).run()
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    torch.save({"format": 1, "step": Trap()}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="truncated or no checkpoint"):
+        make(tmp_path).run()
+
+
+def test_unknown_monitor_names_the_choices(tmp_path):
+    with pytest.raises(UserError, match="trainer.monitor=score: choose one of accuracy"):
+        make(tmp_path, evaluate=lambda model: {"accuracy": 0.0}).run()
+
+
+@pytest.mark.parametrize(("setting", "value"), [("precision", "fp8"), ("accumulate", 0), ("log_every", 0)])
+def test_unusable_settings_are_one_clear_line(setting, value):
+    with pytest.raises(UserError, match=f"trainer.{setting}={value}"):
+        TrainerSettings(**{"epochs": 1, setting: value})
+
+
+def test_precision_bf16_autocasts_the_forward_pass(tmp_path):
+    seen = []
+
+    class Watched(Regression):
+        def forward(self, batch):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(batch)
+
+    make(tmp_path, model=Watched(), epochs=1, precision="bf16").run()
+    make(folder(tmp_path, "fp32"), model=Watched(), epochs=1, precision="fp32").run()
+    assert seen == [True] * PER_EPOCH + [False] * PER_EPOCH
+
+
+def test_compiled_model_trains(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(trainer_module.torch, "compile", lambda model: compiled.append(model) or model)
+    trainer = make(tmp_path, epochs=1, compile=True)
+    assert trainer.run() and compiled == [trainer.model]
