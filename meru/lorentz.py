@@ -25,7 +25,7 @@ from torch import Tensor
 from meru.hyperbolic_functions import (
     TINY,
     AllPairsDistance,
-    chord_square,
+    distance_excess,
     exact_matmul,
     full_precision,
     hyperboloid_distance,
@@ -33,6 +33,7 @@ from meru.hyperbolic_functions import (
     length,
     root,
     sinhc,
+    unit_curvature,
 )
 
 # Largest radius, in units of 1/√c, to which `exp_map0` maps: MERU's, so that published weights give the same points.
@@ -96,7 +97,7 @@ def time(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 def inner(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Lorentz inner product ⟨x, y⟩_L = x·y − x_t y_t of points, row by row; ≤ −1/c, and −1/c where x = y.
 
-    Computed as −1/c − ½‖x − y‖²_L, which keeps what distinguishes near points.
+    Computed as −cosh(√c d(x, y))/c, which keeps what distinguishes near points.
 
     Args:
         x: Space components, shape `(…, D)`.
@@ -107,7 +108,8 @@ def inner(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
         Shape `(…)`.
     """
     with full_precision(curvature, *_paired(x, y)) as (c, x, y):
-        return -1 / c - chord_square(x, y, c) / 2
+        excess = distance_excess(unit_curvature(x, c), unit_curvature(y, c))
+        return -(1 + excess).to(x.dtype) / c
 
 
 def pairwise_inner(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
@@ -130,7 +132,7 @@ def pairwise_inner(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Ten
 def distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Geodesic distance, row by row.
 
-        d(x, y) = 2/√c · asinh(√c/2 · ‖x − y‖_L)
+        d(x, y) = 2/√c · asinh(√c/2 · ‖x − y‖_L),   ‖x − y‖²_L = ‖x − y‖² − (x_t − y_t)²
 
     Equal to arccosh(−c⟨x, y⟩_L)/√c, the form MERU prints, but exact, and with a gradient, where x ≈ y.
 
@@ -199,7 +201,7 @@ def exterior_angle(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Ten
     That is π minus the angle at x of the hyperbolic triangle O x y; 0 where y lies straight beyond x. With
     orthogonal coordinates at x, and for c = 1:
 
-        θ(x, y) = atan2(‖x‖‖y‖ sin ∠xOy, y_t − x_t − x_t · ½‖x − y‖²_L)
+        θ(x, y) = atan2(‖x‖‖y‖ sin ∠xOy, y_t − x_t cosh d(x, y))
 
     Desai et al., section 3.2, print acos of the same ratio, which loses small angles and their gradients.
 
@@ -213,17 +215,15 @@ def exterior_angle(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Ten
         0: such a point counts as inside the cone.
     """
     with full_precision(curvature, *_paired(x, y)) as (c, x, y):
-        dtype, root_c = x.dtype, c.double().sqrt()
-        x, y = root_c * x.double(), root_c * y.double()
-        one = torch.ones_like(root_c)
+        dtype, x, y = x.dtype, unit_curvature(x, c), unit_curvature(y, c)
         difference = y - x
-        time_x, time_y = hyperboloid_time(x, one), hyperboloid_time(y, one)
-        later = (difference * (x + y)).sum(-1) / (time_x + time_y)  # y_t − x_t
-        along = later - time_x * chord_square(x, y, one) / 2
+        time_x = hyperboloid_time(x)
+        later = (difference * (x + y)).sum(-1) / (time_x + hyperboloid_time(y))  # y_t − x_t
+        along = later - time_x * distance_excess(x, y)
         length_x = length(x, keepdim=True)
         direction = x / length_x.clamp_min(TINY)
-        across = length_x * (difference - (difference * direction).sum(-1, keepdim=True) * direction)
-        across = length(across)
+        sideways = difference - (difference * direction).sum(-1, keepdim=True) * direction
+        across = length(length_x * sideways)
         undefined = (length_x[..., 0] == 0) | ((across == 0) & (along == 0))
         return torch.atan2(across, torch.where(undefined, 1, along)).to(dtype)
 
@@ -271,11 +271,11 @@ def centroid(x: Tensor, weights: Tensor | None = None, curvature: Tensor | float
     elif weights.shape[-1:] != x.shape[-2:-1]:
         raise ValueError(f"weights of shape {tuple(weights.shape)} do not fit points {tuple(x.shape)}")
     with full_precision(curvature, x) as (c, x):
-        dtype, x, c, weights = x.dtype, x.double(), c.double(), weights.double()
-        space = (weights[..., None] * x).sum(-2)
-        time = (weights * hyperboloid_time(x, c)).sum(-1)
-        mass = root(c * (time.square() - (space * space).sum(-1)))[..., None]
-        return (space / torch.where(mass == 0, 1, mass)).to(dtype)
+        points, weights = unit_curvature(x, c), weights.double()
+        space = (weights[..., None] * points).sum(-2)
+        total_time = (weights * hyperboloid_time(points)).sum(-1)
+        mass = root(total_time.square() - (space * space).sum(-1))[..., None]
+        return (space / torch.where(mass == 0, 1, mass)).to(x.dtype) / c.sqrt()
 
 
 def to_poincare(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
@@ -288,12 +288,11 @@ def from_poincare(p: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Space components 2p/(1 − c‖p‖²) of points of the Poincaré ball of radius 1/√c, shape `(…, D)`.
 
     The ball crowds what is far out at its edge: a float32 point at radius ρ (units of 1/√c) is known to about
-    1e-7·e^ρ. Points on or beyond the edge have no place on the hyperboloid; they are put at a radius of about 21.
+    1e-7·e^ρ. Points on or beyond the edge have no place on the hyperboloid; they are put at a radius of about 22.
     """
     with full_precision(curvature, p) as (c, p):
-        wide = p.double()
-        edge = 1 - c.double() * (wide * wide).sum(-1, keepdim=True)
-        return (2 * wide / edge.clamp_min(1e-9)).to(p.dtype)
+        edge = 1 - unit_curvature(p, c).square().sum(-1, keepdim=True)
+        return p * (2 / edge.clamp_min(1e-9)).to(p.dtype)
 
 
 def _paired(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,8 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     folder = Path(config.resume).expanduser().absolute()
     resumed = read_config(folder)
     if resumed.name != config.name:
-        raise UserError(f"resume={folder} is a run of {resumed.name}, not of {config.name}: start it by the same command")
+        mismatch = f"resume={folder} is a run of {resumed.name}, not of {config.name}"
+        raise UserError(f"{mismatch}: use the command that began it")
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("resume", "experiment") or (PROJECT / "configs" / key).is_dir():
@@ -69,7 +70,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if OmegaConf.select(resumed, key, default=override) is override:
             raise UserError(f"{override}: the resumed run's configuration has no key {key}")
         OmegaConf.update(resumed, key, OmegaConf.from_dotlist([f"x={value}"]).x)
-    resumed.folder = str(folder)
+    resumed.resume = str(folder)
     return resumed
 
 

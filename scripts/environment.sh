@@ -79,14 +79,18 @@ fill_venv() { # BASE_PYTHON
     if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
         say "The active environment is left as it is; it lacks: ${lacking:-Python >= 3.10}."
     fi
-    say "Setting up $venv, once: downloading PyTorch and all else, some 3 GB; this takes minutes ..."
     SECONDS=0
     if [ "$(cat "$stamp" 2>/dev/null)" = unfinished ] || ! "$PYTHON" -c '' 2>/dev/null; then
         rm -rf "$venv"
     fi
     mkdir -p "$venv"
     echo unfinished >"$stamp"
-    if [ ! -x "$PYTHON" ]; then logged "$1" -m venv "$venv"; fi
+    if [ -x "$PYTHON" ]; then
+        say "Bringing $venv up to date ..."
+    else
+        say "Setting up $venv, once: downloading PyTorch and all else, some 3 GB; this takes minutes ..."
+        logged "$1" -m venv "$venv"
+    fi
     logged "$PYTHON" -m pip install --no-input -c "$project/constraints.txt" -e "$project[test]"
     fingerprint >"$stamp.new"
     mv "$stamp.new" "$stamp"

@@ -85,7 +85,7 @@ def test_two_processes_give_the_loss_and_gradients_of_one(kind, positives):
     torch.testing.assert_close((first_loss + second_loss) / 2, expected.loss.detach())
     for name, gradient in gradients(model).items():
         assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], gradient, atol=2e-6, rtol=1e-4, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(first[name], gradient, atol=3e-5, rtol=1e-3, msg=lambda text, name=name: name + text)
 
 
 def small_things(rank):

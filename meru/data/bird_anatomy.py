@@ -51,20 +51,19 @@ class Bird:
 
     def layers(self) -> tuple[list[Layer], np.ndarray]:
         """All layers, the farthest first, and the point between the feet."""
-        spread = self.rng.uniform(-12, 12)
         far_leg, far_foot = self.leg("far leg", 0.09)
         near_leg, near_foot = self.leg("near leg", -0.04)
-        layers = [self.wing("far wing", 80 + spread)] if self.wings_raised else []
+        near_angle, far_angle = self.wing_angles()
+        layers = [self.wing("far wing", far_angle)] if self.wings_raised else []
         layers += [] if self.flying else [far_leg, near_leg]
         layers += [self.tail(), *self.crest(), self.body(), self.beak(), *self.eyes()]
-        layers += [self.wing("near wing", 122 + spread if self.wings_raised else self.folded_angle())]
-        return layers, (far_foot + near_foot) / 2
+        return [*layers, self.wing("near wing", near_angle)], (far_foot + near_foot) / 2
 
     # Places and colours
 
     def at(self, along, across) -> np.ndarray:
         """Places on the body (N, 2): `along` the spine (rump 0, head 5) and `across` it (belly -1, back 1)."""
-        along, across = np.broadcast_arrays(np.atleast_1d(along), across)
+        along = np.atleast_1d(along)
         weights, slopes = _spline(tuple(along.tolist()))
         direction = slopes @ self.spine[:, :2]
         normal = direction[:, ::-1] * (-1, 1) / np.hypot(*direction.T)[:, None]
@@ -142,11 +141,16 @@ class Bird:
         return []
 
     def shoulder(self) -> np.ndarray:
-        return self.at(2.4, 0.1)[0]
+        return self.at(2.25, 0.3)[0] if self.wings_raised else self.at(2.4, 0.1)[0]
 
-    def folded_angle(self) -> float:
-        x, y = self.at(0.1, 0.15)[0] - self.shoulder()
-        return np.degrees(np.arctan2(y, x)) + self.rng.uniform(-4, 4)
+    def wing_angles(self) -> tuple[float, float]:
+        """Directions of the near and the far wing in degrees; raised ones lean back where the bird sits upright."""
+        x, y = self.shoulder() - self.at(0.1, 0.15)[0]
+        torso = np.degrees(np.arctan2(y, x))
+        if self.wings_raised:
+            spread = self.rng.uniform(-12, 12)
+            return 112 + 0.6 * torso + spread, 70 + 0.6 * torso + spread
+        return (torso + 180 + self.rng.uniform(-4, 4),) * 2
 
     def wing(self, name: str, angle: float) -> Layer:
         length, depth, pointed = self.family.wing
@@ -154,11 +158,11 @@ class Bird:
             length, depth = 1.05 * length, 1.55 * depth
         outline = np.array(_RAISED_WING if self.wings_raised else _FOLDED_WING)
         outline[:, 1] *= 1 - 0.55 * pointed * np.clip(outline[:, 0], 0, 1) ** 2
-        outline = smooth(outline)
+        outline, shoulder = smooth(outline), self.shoulder()
 
         def place(points):
             # y > 0 is the upper edge of a folded wing, the leading edge of a raised one.
-            return self.shoulder() + turned(np.atleast_2d(points) * (length, -depth), np.radians(angle))
+            return shoulder + turned(np.atleast_2d(points) * (length, -depth), np.radians(angle))
 
         colour, marking, pattern = self.shade("wing"), self.markings("wing"), self.species.pattern("wing")
         patches = [(place([(0.42, -1), (1.2, -1), (1.2, 0.12), (0.5, 0.05)]), darker(colour, 0.84), 255)]
@@ -176,10 +180,10 @@ class Bird:
 
     def tail(self) -> Layer:
         shape, length, width, direction, _ = self.family.tail
-        angle = np.radians(180 - direction + self.rng.uniform(-7, 7))
+        angle, rump = np.radians(180 - direction + self.rng.uniform(-7, 7)), self.at(0.25, 0)[0]
 
         def place(points):
-            return self.at(0.25, 0)[0] + turned(np.atleast_2d(points) * (length, width), angle)
+            return rump + turned(np.atleast_2d(points) * (length, width), angle)
 
         colour = self.shade("tail")
         quills = (place([(0.1, y / 3), (0.95, y)]) for y in (-0.3, 0, 0.3))
@@ -320,7 +324,7 @@ def turned(points, angle: float) -> np.ndarray:
 
 
 def rgb(values) -> Colour:
-    return tuple(np.clip(np.round(values), 0, 255).astype(int).tolist())
+    return tuple(min(max(round(float(value)), 0), 255) for value in values)
 
 
 def darker(colour: Colour, factor: float) -> Colour:

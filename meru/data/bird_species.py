@@ -95,10 +95,10 @@ FAMILIES = {
     ),
     "swallow": Family(
         spine=(
-            (-.44, -.10, .06), (-.14, -.01, .16), (.13, .06, .19), (.28, .13, .16), (.34, .17, .155), (.40, .21, .16),
+            (-.42, -.12, .07), (-.14, -.02, .20), (.13, .07, .23), (.27, .17, .19), (.32, .22, .18), (.37, .27, .19),
         ),
-        beak=("all-purpose", .09, .07, "tiny"), tail=("forked_tail", .72, .34, -10, "forked"),
-        wing=(.98, .22, 1.), leg=(.10, "short"), size="very_small_(3_-_5_in)", shape="swallow-like",
+        beak=("all-purpose", .09, .07, "tiny"), tail=("forked_tail", .64, .36, -10, "forked"),
+        wing=(.94, .24, 1.), leg=(.10, "short"), size="very_small_(3_-_5_in)", shape="swallow-like",
     ),
     "woodpecker": Family(
         spine=(

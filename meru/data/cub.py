@@ -91,7 +91,7 @@ def load_cub(
         texts = {image_id: read_captions(caption_folder, name) for image_id, name in files.items()}
     else:
         log.warning("no captions (text_c10) in or beside %s: prompts from class names and attributes", folder)
-        attributes = _class_attributes(folder, classes)
+        attributes = class_attributes(folder)
         prompts = {key: class_prompts(name, attributes.get(key, {})) for key, name in class_names.items()}
         texts = {image_id: prompts[labels[image_id]] for image_id in files}
 
@@ -143,6 +143,37 @@ def read_captions(caption_folder: Path, image: str) -> tuple[str, ...]:
     if not captions:
         raise UserError(f"caption file {path} is empty: write one caption a line, or restore the file")
     return captions
+
+
+def class_attributes(folder: Path) -> dict[int, dict[str, str]]:
+    """Class id → part → the colour that most annotators saw there, for the parts where most of them agree.
+
+    Empty where the folder has no attributes.
+    """
+    percentages = folder / "attributes" / "class_attribute_labels_continuous.txt"
+    # The official archive puts the list of attributes beside the folder, not into it.
+    listings = (folder / "attributes" / "attributes.txt", folder.parent / "attributes.txt")
+    listing = next((path for path in listings if path.is_file()), None)
+    if listing is None or not percentages.is_file():
+        return {}
+    names = list(_table(listing, "<attribute id> has_<what>::<value>", int, str).values())
+    rows = list(_rows(percentages, "<a percentage for each attribute>", *[float] * len(names)))
+    classes = _table(folder / "classes.txt", "<class id> <class folder>", int, str)
+    # One row a class of classes.txt; a subset may have kept the rows of all 200 classes.
+    row_of = {class_id: position for position, class_id in enumerate(classes)}
+    if len(rows) != len(classes):
+        row_of = {class_id: class_id - 1 for class_id in classes if 1 <= class_id <= len(rows)}
+    colours = [re.fullmatch(r"has_(.+)_color::(.+)", name) for name in names]
+    attributes: dict[int, dict[str, str]] = {}
+    for class_id, row in row_of.items():
+        certain = [pair for pair in zip(rows[row], colours, strict=True) if pair[0] > CERTAIN_PERCENTAGE]
+        # The surest colour of a part comes first, and only that one is kept.
+        attributes[class_id] = {}
+        for _, match in sorted(certain, key=lambda pair: -pair[0]):
+            if match:
+                part, colour = (words.replace("_", " ") for words in match.groups())
+                attributes[class_id].setdefault(part, colour)
+    return attributes
 
 
 def class_prompts(name: str, attributes: dict[str, str]) -> tuple[str, ...]:
@@ -268,33 +299,6 @@ def _visible_parts(folder: Path) -> dict[int, dict[str, tuple[float, float]]]:
         if visible:
             parts[image_id][names[part_id]] = (x, y)
     return parts
-
-
-def _class_attributes(folder: Path, classes: dict[int, str]) -> dict[int, dict[str, str]]:
-    """Class id → part → the colour that most annotators saw there, for the parts where most of them agree."""
-    percentages = folder / "attributes" / "class_attribute_labels_continuous.txt"
-    # The official archive puts the list of attributes beside the folder, not into it.
-    listings = (folder / "attributes" / "attributes.txt", folder.parent / "attributes.txt")
-    listing = next((path for path in listings if path.is_file()), None)
-    if listing is None or not percentages.is_file():
-        return {}
-    names = list(_table(listing, "<attribute id> has_<what>::<value>", int, str).values())
-    rows = list(_rows(percentages, "<a percentage for each attribute>", *[float] * len(names)))
-    # One row a class of classes.txt; a subset may have kept the rows of all 200 classes.
-    row_of = {class_id: position for position, class_id in enumerate(classes)}
-    if len(rows) != len(classes):
-        row_of = {class_id: class_id - 1 for class_id in classes if 1 <= class_id <= len(rows)}
-    colours = [re.fullmatch(r"has_(.+)_color::(.+)", name) for name in names]
-    attributes: dict[int, dict[str, str]] = {}
-    for class_id, row in row_of.items():
-        certain = [pair for pair in zip(rows[row], colours, strict=True) if pair[0] > CERTAIN_PERCENTAGE]
-        # The surest colour of a part comes first, and only that one is kept.
-        attributes[class_id] = {}
-        for _, match in sorted(certain, key=lambda pair: -pair[0]):
-            if match:
-                part, colour = (words.replace("_", " ") for words in match.groups())
-                attributes[class_id].setdefault(part, colour)
-    return attributes
 
 
 def _table(path: Path, layout: str, *types: Callable) -> dict:

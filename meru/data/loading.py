@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -20,6 +22,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from meru.data.cub import ImageRecord
 from meru.data.transforms import read_image
 from meru.errors import UserError
+
+_ON_LINUX = sys.platform == "linux"
 
 Batch = dict[str, Tensor]
 Tokenize = Callable[[str], Tensor]  # caption → int64 (L,), start-of-text … end-of-text
@@ -184,12 +188,13 @@ def steps_per_epoch(length: int, *, batch_size: int, world_size: int = 1) -> int
     """
     if batch_size < 1:
         raise UserError(f"data.batch_size={batch_size}: a batch needs at least 1 image")
-    if batch_size * world_size > length:
+    global_batch = batch_size * world_size
+    if global_batch > length:
         raise UserError(
-            f"a batch of {batch_size * world_size} images ({batch_size} in each of {world_size} processes) is "
-            f"larger than the training set of {length}: set data.batch_size to {length // world_size} or less"
+            f"a batch of {global_batch} images ({batch_size} in each of {world_size} processes) is larger than "
+            f"the training set of {length}: set data.batch_size to {length // world_size} or less"
         )
-    return length // (batch_size * world_size)
+    return length // global_batch
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -286,18 +291,27 @@ def evaluation_loader(
 def _loader_options(workers: int) -> dict:
     return {
         "num_workers": workers,
-        "persistent_workers": workers > 0,
+        # Python 3.14 would start every worker from nothing, seconds of imports each, beyond _shield_worker's reach.
+        "multiprocessing_context": "fork" if workers and _ON_LINUX else None,
+        "worker_init_fn": _shield_worker if _ON_LINUX else None,
         "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": _shield_worker,
         # Without its own, every pass would draw a number from the default generator, which resuming restores.
         "generator": torch.Generator(),
     }
 
 
 def _shield_worker(worker: int) -> None:
-    """Keep a worker alive while the main process, told to stop, saves its checkpoint."""
-    # Ctrl-C, torchrun and batch systems signal the whole process group: leave it. Where every process is
-    # signalled, the first SIGTERM is passed over; the parent, which ends a stuck worker by one, can send two.
-    os.setpgrp()
+    """Keep a worker alive while the main process, told to stop, saves its checkpoint.
+
+    Terminals, torchrun and batch systems signal the workers too; only the main process's word counts, which ends
+    its workers by SIGTERM where it has to. Linux alone tells who sent a signal.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_main_process, daemon=True).start()
+
+
+def _obey_main_process() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

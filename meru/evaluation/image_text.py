@@ -64,7 +64,10 @@ def evaluate_image_text(
     captions_per_image: int | None = None,
     templates: Sequence[str] = PROMPT_TEMPLATES,
 ) -> dict[str, float]:
-    """Retrieval both ways at image and class level, and zero-shot classification over the class names.
+    """Retrieval both ways at image and class level, and classification without training a classifier.
+
+    Classes are given once by prompts with their names (`zero_shot`), once by the average of all captions in this
+    split of their images (`class_captions`; Reed et al., CVPR 2016, section 5): captions rarely name a species.
 
     The model is put into evaluation mode for the time, and left in the mode it was in.
 
@@ -98,11 +101,14 @@ def evaluate_image_text(
         similarity=model.similarity,
     )
     classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
-    zero_shot = zero_shot_metrics(
-        images["embeddings"], classes, labels=images["class_index"], similarity=model.similarity
-    )
+    present, labels = images["class_index"].unique(return_inverse=True)
+    text_labels = labels[torch.tensor(text_image, device=device)]
+    described = torch.stack([model.average(text_embeddings[text_labels == k]) for k in range(len(present))])
+    for row, candidates, right in (("zero_shot", classes, images["class_index"]), ("class_captions", described, labels)):
+        figures = zero_shot_metrics(images["embeddings"], candidates, labels=right, similarity=model.similarity)
+        metrics |= {f"{row}/{name}": figure for name, figure in figures.items()}
     model.train(was_training)
-    return {**metrics, **{f"zero_shot/{name}": figure for name, figure in zero_shot.items()}}
+    return metrics
 
 
 @torch.no_grad()

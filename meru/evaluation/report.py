@@ -10,6 +10,7 @@ A figure is a float under a name `<row>/<metric>`; its chance level, the expecta
     …/queries, …/queries_without_match    counts; a query without match scores 0, in the chance level too
     zero_shot/accuracy@1                  top-1 over all images
     zero_shot/class_mean/accuracy@1       top-1 of each class, averaged over the classes
+    class_captions/accuracy@1             top-1 where a class is the average of its images' captions
 
 `zero_shot_metrics` and `retrieval_metrics` give bare metrics; the caller puts the row before them.
 """
@@ -30,6 +31,7 @@ ROWS = {
     "image_to_text/class": "image → text, same class",
     "zero_shot": "zero-shot (top-1, top-5)",
     "zero_shot/class_mean": "zero-shot, mean of classes",
+    "class_captions": "class by its captions (top-1, -5)",
 }
 COLUMNS = {
     "R@1": ("recall@1", "accuracy@1"),

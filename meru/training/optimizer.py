@@ -22,21 +22,20 @@ def parameter_groups(
         model: Its parameters that do not require a gradient are left out.
         learning_rate: Of every parameter without a multiplier.
         weight_decay: Of matrices and larger.
-        multipliers: Name prefix → factor on the learning rate; the longest prefix that fits counts.
+        multipliers: Module, `visual` or `visual.blocks.11` → factor on its learning rate; the innermost counts.
 
     Raises:
-        UserError: if a prefix fits no parameter, or nothing is left to train.
+        UserError: if the model has no such module, or nothing is left to train.
     """
     multipliers = dict(multipliers or {})
-    names = [name for name, _ in model.named_parameters()]
-    for prefix in multipliers:
-        if not any(name.startswith(prefix) for name in names):
-            raise UserError(f"optim.multipliers: no parameter's name starts with {prefix!r}; {names[0]!r} is one")
+    for module in multipliers.keys() - {name for name, _ in model.named_modules()}:
+        children = ", ".join(name for name, _ in model.named_children())
+        raise UserError(f"optim.multipliers.{module}: the model has no module of that name; it has {children}")
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        fitting = [prefix for prefix in multipliers if name.startswith(prefix)]
+        fitting = [module for module in multipliers if name.startswith(f"{module}.")]
         factor = multipliers[max(fitting, key=len)] if fitting else 1.0
         decay = weight_decay if parameter.dim() >= 2 else 0.0
         group = groups.setdefault(

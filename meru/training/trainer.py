@@ -50,7 +50,7 @@ class TrainerSettings:
         final_learning_rate: Learning rate at the end, as a share of the highest.
         clip_gradient_norm: Upper bound on the gradient's norm; null for none.
         precision: `bf16` (autocast; geometry stays float32), `fp32`, or `auto`: bf16 on a GPU that has it.
-        ema_decay: Decay of an exponential moving average of the weights, evaluated and exported in their place; 0: none.
+        ema_decay: Of a moving average of the weights, which is evaluated and exported in their place; 0: none.
         compile: Compile the model by torch.compile.
         evaluate_every: Validate every so many epochs, and after the last.
         monitor: The validation figure, higher is better, that chooses the model.
@@ -167,6 +167,8 @@ class Trainer:
                 output = forward(batch)
                 (output.loss / self.settings.accumulate).backward()
             size += len(batch["image"])
+            if "skipped" in batch:
+                totals["skipped_images"] = totals.get("skipped_images", 0) + batch["skipped"].float()
             for name, value in {"loss": output.loss.detach(), **output.logs}.items():
                 if value.dim():
                     totals[name] = value  # a histogram of the last batch is enough

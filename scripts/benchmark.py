@@ -1,0 +1,104 @@
+"""Measure, and print Markdown: `python scripts/benchmark.py geometry [--batch 4096] [--output FILE]`.
+
+geometry    accuracy and speed of hyperbolic distances beside the published form and geoopt's
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+# glibc hands big tensors back to the kernel, and page faults then take longer than the mathematics.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.device == "cpu" and sys.platform == "linux" and "MALLOC_MMAP_MAX_" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **KEEP_MEMORY})
+    report = arguments.run(arguments)
+    print(report)
+    if arguments.output:
+        temporary = arguments.output.with_name(arguments.output.name + ".part")
+        temporary.write_text(report + "\n", encoding="utf-8")
+        temporary.replace(arguments.output)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="geometry")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
+    common.add_argument("--repeats", type=positive, default=7, help="rounds, of which the median counts (default 7)")
+    common.add_argument("--output", type=Path, help="write the Markdown here, too")
+
+    geometry = commands.add_parser("geometry", parents=[common], help="distances: accuracy and speed")
+    geometry.add_argument("--batch", type=positive, default=4096, help="points on each side (default 4096)")
+    geometry.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
+    geometry.set_defaults(run=geometry_report)
+    return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def geometry_report(arguments: argparse.Namespace) -> str:
+    """Both tables of `benchmark_geometry`, under a line that says where they were measured."""
+    machine = machine_line(arguments)
+    from benchmark_geometry import accuracy_table, speed_table  # torch, mpmath and geoopt: not for --help
+
+    sections = [
+        "## Geometry",
+        machine,
+        "### Accuracy",
+        accuracy_table(),
+        "### Speed of all-pairs distances",
+        speed_table(arguments.batch, arguments.dimension, arguments.repeats, arguments.device),
+    ]
+    return "\n\n".join(sections)
+
+
+def machine_line(arguments: argparse.Namespace) -> str:
+    """Versions, device, threads and commit; sets the threads."""
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    if arguments.device == "cuda":
+        if not torch.cuda.is_available():
+            sys.exit("no CUDA device here: leave out --device cuda")
+        device = torch.cuda.get_device_name()
+    else:
+        device = cpu_name()
+    settings = " ".join(f"{name}={os.environ[name]}" for name in KEEP_MEMORY if name in os.environ)
+    parts = [f"torch {torch.__version__}", device, f"threads: {arguments.threads}", f"commit {commit()}", settings]
+    return ", ".join(part for part in parts if part)
+
+
+def cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """Short hash of the checkout, "unknown" outside git."""
+    command = ["git", "-C", str(PROJECT), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Fetch, draw and check the data sets.
+
+    python scripts/prepare_data.py cub                 check data/CUB_200_2011: files, counts, every image
+    python scripts/prepare_data.py cub --download      fetch it first (1.1 GB)
+    python scripts/prepare_data.py birds               draw the birds of data=birds into data/birds
+
+Exit code 0: ready to train; 1: something is missing or broken, as said; 2: wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from meru.command_line import PROJECT, one_line_errors, report_progress
+from meru.errors import UserError
+
+CUB_ROOT = PROJECT / "data" / "CUB_200_2011"
+BIRDS_ROOT = PROJECT / "data" / "birds"
+ARCHIVE = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1"
+ARCHIVE_MD5 = "97eceeb196236b17998738112f37df78"
+CAPTIONS_PAGE = "https://github.com/reedscot/cvpr2016"
+FULL_COPY = {"classes": 200, "training": 5994, "test": 5794}
+UNREADABLE_SHOWN = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data_sets = parser.add_subparsers(dest="data_set", required=True)
+    cub = data_sets.add_parser("cub", help="CUB-200-2011 with captions: check, and fetch with --download")
+    cub.add_argument("--root", type=Path, default=CUB_ROOT, help="default: %(default)s")
+    cub.add_argument("--download", action="store_true", help="fetch and unpack the images if root has none")
+    cub.set_defaults(prepare=prepare_cub)
+    birds = data_sets.add_parser("birds", help="birds drawn by code: draw")
+    birds.add_argument("--root", type=Path, default=BIRDS_ROOT, help="default: %(default)s")
+    birds.add_argument(
+        "--seed", type=int, default=0, help="another seed, other pictures (default: %(default)s)"
+    )
+    birds.set_defaults(prepare=prepare_birds)
+    options = parser.parse_args(arguments)
+    report_progress()
+    with one_line_errors():
+        options.prepare(options)
+
+
+def prepare_birds(options: argparse.Namespace) -> None:
+    from meru.data.birds import draw_birds
+
+    root = draw_birds(options.root, seed=options.seed)
+    override = "" if root == BIRDS_ROOT else f" data.root={root.absolute()}"
+    print(f"birds in {root}, ready; train with: bash train_cub.sh meru data=birds{override}")
+
+
+def prepare_cub(options: argparse.Namespace) -> None:
+    if options.download:
+        download_cub(options.root)
+    try:
+        check_cub(options.root)
+    except UserError as error:
+        raise UserError(str(error), exit_code=1) from error
+
+
+def download_cub(root: Path) -> None:
+    """Fetch the official archive, compare its checksum and unpack it to `root`, which appears when complete."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    if (root / "images.txt").is_file():
+        print(f"{root} is there already, nothing to download")
+        return
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise UserError(
+            f"{root} exists and is no CUB folder: move it away, or choose another --root", exit_code=1
+        )
+    socket.setdefaulttimeout(60)  # a dead connection is an error, not an endless wait
+    print(f"fetching {ARCHIVE} (1.1 GB)", flush=True)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+            download_and_extract_archive(ARCHIVE, scratch, filename="CUB_200_2011.tgz", md5=ARCHIVE_MD5)
+            folder = Path(scratch) / "CUB_200_2011"
+            names = Path(scratch) / "attributes.txt"  # beside the folder whose attributes it names
+            if names.is_file():
+                names.rename(folder / "attributes" / names.name)
+            folder.rename(root)
+    except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+        raise UserError(
+            f"download of {ARCHIVE} failed ({error}): nothing was kept; try again, or unpack the archive of "
+            f"https://www.vision.caltech.edu/datasets/cub_200_2011/ to {root} yourself",
+            exit_code=1,
+        ) from error
+
+
+def check_cub(root: Path) -> None:
+    """Print what the folder holds.
+
+    Raises:
+        UserError: a file is missing or malformed, or an image does not decode.
+    """
+    from meru.data.cub import class_attributes, find_captions, find_cub, load_cub
+
+    folder = find_cub(root)
+    print(f"CUB-200-2011 in {folder}")
+    data = load_cub(root=folder, validation_fraction=0)
+    records = data.train + data.test
+    found = {"classes": len(data.class_names), "training": len(data.train), "test": len(data.test)}
+    extent = (
+        "complete" if found == FULL_COPY else "a subset: the full copy has 200 classes, 5994 and 5794 images"
+    )
+    line("classes", f"{found['classes']}")
+    line("images", f"{found['training']} for training, {found['test']} for the test ({extent})")
+
+    if find_captions(folder):
+        counts = Counter(len(record.captions) for record in records)
+        line("captions", ", ".join(f"{each} for {images} images" for each, images in sorted(counts.items())))
+        if set(counts) != {10}:
+            line("", "the full set has 10 for every image")
+    else:
+        line("captions", "none")
+        line(
+            "",
+            f"{CAPTIONS_PAGE} links to those of Reed et al. (2016), an archive on the authors' Google Drive:",
+        )
+        line("", f"unpack it and move its folder text_c10 to {folder / 'text_c10'}")
+        line("", "so that text_c10/<class folder>/<image>.txt has the ten captions of an image, one a line")
+    line("boxes", f"of {sum(record.box is not None for record in records)} images")
+    line("parts", f"of {sum(bool(record.parts) for record in records)} images")
+    described = sum(bool(attributes) for attributes in class_attributes(folder).values())
+    line(
+        "attributes",
+        f"of {described} classes" if described else "none (used for prompts where captions are missing)",
+    )
+
+    if unreadable := unreadable_images([record.path for record in records]):
+        for reason in unreadable[:UNREADABLE_SHOWN]:
+            line("unreadable", reason)
+        raise UserError(
+            f"{len(unreadable)} of {len(records)} images do not decode, {unreadable[0]} the first: replace them, "
+            "or train with data.on_error=skip"
+        )
+    line("decoding", "every image decodes")
+    override = "" if folder == CUB_ROOT else f" data.root={folder}"
+    print(f"ready; train with: bash train_cub.sh meru{override}")
+
+
+def line(what: str, text: str) -> None:
+    print(f"  {what:<11} {text}")
+
+
+def unreadable_images(paths: Sequence[Path]) -> list[str]:
+    """Those that do not decode, in order."""
+    import torch
+
+    from meru.data.transforms import read_image
+
+    def decodes(path: Path) -> bool:
+        try:
+            read_image(path)
+        except UserError:
+            return False
+        return True
+
+    torch.set_num_threads(1)  # the threads of the pool are enough
+    with ThreadPoolExecutor() as pool:
+        return [str(path) for path, good in zip(paths, pool.map(decodes, paths), strict=True) if not good]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""A tiny data set in the layout of CUB_200_2011 for every test that needs pictures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from meru.command_line import PROJECT
+
+torch.set_num_threads(1)
+
+PARTS = (
+    "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye",
+    "right leg", "right wing", "tail", "throat",
+)  # fmt: skip
+COLOURS = {"red": (200, 40, 40), "green": (40, 180, 40), "blue": (40, 40, 200), "yellow": (210, 200, 40)}
+
+
+@pytest.fixture(scope="session")
+def cub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes with four training and two test images each; shared by all tests, to be read only."""
+    return write_cub_folder(tmp_path_factory.mktemp("cub") / "CUB_200_2011")
+
+
+@pytest.fixture
+def compose() -> Callable[..., DictConfig]:
+    """`compose("experiment=birds_meru", "trainer.epochs=1")`: the configuration as `scripts/train.py` would see it."""
+    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+
+    def compose(*overrides: str, name: str = "train") -> DictConfig:
+        with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
+            config = hydra.compose(name, list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        OmegaConf.resolve(config)
+        return config
+
+    return compose
+
+
+@pytest.fixture
+def make_cub_folder(tmp_path: Path) -> Callable[..., Path]:
+    """`make_cub_folder(classes=5, train=8, …)`: a folder of the test's own, to be damaged at will."""
+
+    def make(name: str = "CUB_200_2011", **arguments) -> Path:
+        return write_cub_folder(tmp_path / name, **arguments)
+
+    return make
+
+
+def write_cub_folder(
+    root: Path, *, classes: int = 3, train: int = 4, test: int = 2, size: int = 48, captions: bool = True
+) -> Path:
+    """Write `classes` × (`train` + `test`) noisy JPEGs, `size` + 16 pixels wide and `size` high, with all that CUB has.
+
+    A class has one colour, so there is something to learn. Class ids are 2, 5, 8, … and image ids 3, 10, 17, …:
+    neither starts at 1 nor is without gaps. The last part is visible nowhere.
+    """
+    generator = np.random.default_rng(0)
+    colours = [(name, value) for name, value in COLOURS.items()]
+    rows: dict[str, list[str]] = {
+        name: []
+        for name in ("images", "image_class_labels", "train_test_split", "bounding_boxes", "classes", "locations")
+    }
+    image_id = 3
+    for number in range(classes):
+        class_id = 3 * number + 2
+        colour, value = colours[number % len(colours)]
+        folder = f"{class_id:03d}.{colour.title()}_bird_{number}"
+        rows["classes"].append(f"{class_id} {folder}")
+        (root / "images" / folder).mkdir(parents=True)
+        (root / "text_c10" / folder).mkdir(parents=True)
+        for position in range(train + test):
+            file = f"{colour.title()}_Bird_{position:04d}_{image_id}"
+            noise = generator.integers(-40, 40, (size, size + 16, 3))
+            picture = np.clip(np.array(value) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(picture).save(root / "images" / folder / f"{file}.jpg", quality=80)
+            sentences = [f"a {colour} bird number {position}", *(f"bird {k} is {colour}" for k in range(9))]
+            (root / "text_c10" / folder / f"{file}.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
+            rows["images"].append(f"{image_id} {folder}/{file}.jpg")
+            rows["image_class_labels"].append(f"{image_id} {class_id}")
+            rows["train_test_split"].append(f"{image_id} {int(position < train)}")
+            rows["bounding_boxes"].append(f"{image_id} 4.0 6.5 30.0 20.0")
+            for part_id in range(1, len(PARTS) + 1):
+                visible = int(part_id < len(PARTS))
+                rows["locations"].append(f"{image_id} {part_id} {10.5 * visible} {2.0 * visible} {visible}")
+            image_id += 7
+    if not captions:
+        shutil.rmtree(root / "text_c10")
+    (root / "parts").mkdir()
+    (root / "attributes").mkdir()
+    rows["parts/part_locs"] = rows.pop("locations")
+    rows["parts/parts"] = [f"{number} {name}" for number, name in enumerate(PARTS, start=1)]
+    attributes = [f"has_{part}_color::{colour}" for part in ("primary", "wing", "upper_tail") for colour in COLOURS]
+    rows["attributes/attributes"] = [f"{number} {name}" for number, name in enumerate(attributes, start=1)]
+    rows["attributes/class_attribute_labels_continuous"] = [
+        " ".join("90.0" if position % 4 == number % 4 else "10.0" for position in range(len(attributes)))
+        for number in range(classes)
+    ]
+    for name, lines in rows.items():
+        (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return root

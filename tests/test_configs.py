@@ -1,0 +1,82 @@
+"""Every recipe composes and takes two steps; the sections mean what their comments say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from meru.command_line import PROJECT
+from meru.pretrained import build
+from meru.running import train
+
+EXPERIMENTS = sorted(path.stem for path in (PROJECT / "configs" / "experiment").glob("*.yaml"))
+# Small enough for a test: the recipes' towers by other sizes.
+SMALL_CLIP = [
+    "encoder.image.name=ViT-S-32-alt",
+    "+encoder.image.random_weights=true",
+    "+encoder.text.random_weights=true",
+    "encoder.embedding_dimension=256",
+]
+SMALL = ["encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2"]
+
+
+def test_there_are_recipes():
+    assert {"birds_meru", "birds_clip", "cub_meru", "cub_clip"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_recipe_takes_two_steps(experiment, compose, cub_folder, tmp_path):
+    target = compose(f"experiment={experiment}").encoder.image._target_
+    towers = SMALL_CLIP if target.endswith("clip_image_encoder") else SMALL
+    config = compose(
+        f"experiment={experiment}",
+        *towers,
+        f"data.root={cub_folder}",
+        "data.load._target_=meru.data.cub.load_cub",
+        "data.batch_size=4",
+        "data.workers=0",
+        "trainer.epochs=1",
+        "trainer.log_every=1",
+        "logger=none",
+        f"folder={tmp_path / 'run'}",
+    )
+    figures = train(config, device=torch.device("cpu"))
+    assert 0 <= figures["zero_shot/accuracy@1"] <= 1
+    steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+    assert len(steps) == 2
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PROJECT / "configs" / "encoder").glob("*.yaml")))
+def test_every_encoder_builds(name, compose):
+    empty = ["+encoder.image.random_weights=true", "+encoder.text.random_weights=true"]
+    config = compose("model=meru", f"encoder={name}", *empty)
+    pretrained = build(config)
+    assert pretrained.image_size in (96, 160, 224)
+    assert pretrained.model.visual_proj.out_features == config.encoder.embedding_dimension
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_every_optimizer_builds(name, compose):
+    section = instantiate(compose(f"optim={name}").optim, _convert_="all")
+    optimizer = section["optimizer"]([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+
+
+def test_names_of_runs_follow_data_and_model(compose):
+    assert compose("experiment=cub_clip").name == "cub_clip"
+    assert compose("experiment=cub_meru", "data=birds").name == "birds_meru"
+
+
+def test_a_recipe_overrides_the_defaults_and_the_command_line_overrides_the_recipe(compose):
+    recipe = compose("experiment=cub_mobilenetv2_meru")
+    assert recipe.trainer.evaluate_every == 3
+    assert compose("experiment=cub_mobilenetv2_meru", "trainer.evaluate_every=5").trainer.evaluate_every == 5
+
+
+def test_configuration_is_plain_data(compose):
+    text = OmegaConf.to_yaml(compose("experiment=birds_meru"), resolve=True)
+    assert "${" not in text
+    assert str(Path(PROJECT / "data" / "birds")) in text
