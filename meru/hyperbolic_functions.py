@@ -1,9 +1,11 @@
-"""What models of hyperbolic space are computed with: their float32 island, functions smooth at 0, all-pairs distances.
+"""What models of hyperbolic space are computed with: their float32 island, functions smooth at 0, all-pairs
+distances.
 
-Float32 stores points well enough, but the textbook formulas subtract nearly equal numbers, near the diagonal and
-far out, and lose every digit. Two rules keep relative errors small at any radius:
+Float32 stores points well enough, but the textbook formulas subtract nearly equal numbers, near the diagonal
+and far out, and lose every digit. Two rules keep relative errors small at any radius:
 
-- Points are compared row by row through their difference, in float64. That is O(B·D), invisible beside a matmul.
+- Points are compared row by row through their difference, in float64. That is O(B·D), invisible beside a
+  matmul.
 - All pairs are compared by one matmul in float32; pairs too near for it are compared again row by row.
 """
 
@@ -19,7 +21,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 TINY = 1e-15  # a length to divide by instead of 0; its square is still an ordinary float32 number
-# A matmul's rounding error in ‖x‖‖y‖ − x·y is a few ulp of ‖x‖‖y‖; below these multiples of it a pair is near.
+# A matmul's rounding error in ‖x‖‖y‖ − x·y is a few ulp of ‖x‖‖y‖; below these multiples of it a pair is
+# near.
 NEARNESS = {torch.float32: 1e-2, torch.float64: 1e-8}
 # Elements worked on at a time: what stays in a core's cache, and on a GPU what fills it.
 BLOCK = {"cpu": 2**19, "cuda": 2**26}
@@ -34,12 +37,12 @@ def full_precision(curvature: Tensor | float, *points: Tensor) -> Iterator[tuple
         *points: Tensors with the same last dimension.
 
     Yields:
-        The curvature as a 0-dimensional tensor, then the points, all of one dtype: float32, or float64 where an
-        input was float64.
+        The curvature as a 0-dimensional tensor, then the points, all of one dtype: float32, or float64 where
+        an input was float64.
 
     Raises:
-        ValueError: if the curvature is no positive number (a tensor's value is not read: that would make a GPU
-            wait) or the last dimensions differ.
+        ValueError: if the curvature is no positive number (a tensor's value is not read: that would make a
+            GPU wait) or the last dimensions differ.
     """
     if len({tensor.shape[-1:] for tensor in points}) != 1 or points[0].ndim == 0:
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in points)
@@ -120,7 +123,8 @@ def distance_excess(x: Tensor, y: Tensor) -> Tensor:
 
         cosh(ρ − σ) − 1 + (‖x‖‖y‖ − x·y),   sinh(ρ − σ) = (‖x‖² − ‖y‖²)/(‖x‖ y_t + ‖y‖ x_t)
 
-    Both terms are ≥ 0, and both come from x − y: the relative error is about 1e-16·e^ρ, however near the points.
+    Both terms are ≥ 0, and both come from x − y: the relative error is about 1e-16·e^ρ, however near the
+    points.
     """
     time_x, time_y = hyperboloid_time(x), hyperboloid_time(y)
     # A length of 0 is replaced, not masked: the terms' gradients at the origin then add up to the right one.
@@ -146,8 +150,8 @@ def hyperboloid_distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 class AllPairsDistance(torch.autograd.Function):
     """Distances `(B1, B2)` between points `x` `(B1, D)` and `y` `(B2, D)` of the hyperboloid of curvature −c.
 
-    For its backward it keeps the result and nothing else of that size. With ρ, σ the radii of x and y, in units
-    of 1/√c, and all terms ≥ 0, so that nothing cancels at the origin or far out:
+    For its backward it keeps the result and nothing else of that size. With ρ, σ the radii of x and y, in
+    units of 1/√c, and all terms ≥ 0, so that nothing cancels at the origin or far out:
 
         cosh(√c d) − 1 = 2 sinh²((ρ − σ)/2) + c (‖x‖‖y‖ − x·y)
     """

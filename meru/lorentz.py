@@ -1,9 +1,9 @@
 """Lorentz model of hyperbolic space: pure functions on the space components of points on the hyperboloid.
 
 The space of curvature −c is the sheet ⟨x, x⟩_L = ‖x‖² − x_t² = −1/c, x_t > 0. A point is given by its D space
-components x, as in MERU (Desai et al., "Hyperbolic Image-Text Representations", ICML 2023); its time component
-x_t = √(1/c + ‖x‖²) follows from them. The origin is x = 0. Distances are in units in which the radius of curvature
-is 1/√c, angles in radians.
+components x, as in MERU (Desai et al., "Hyperbolic Image-Text Representations", ICML 2023); its time
+component x_t = √(1/c + ‖x‖²) follows from them. The origin is x = 0. Distances are in units in which the
+radius of curvature is 1/√c, angles in radians.
 
 All functions here
 - compute in float32 whatever autocast says; half-precision inputs are widened, float64 stays float64;
@@ -36,8 +36,8 @@ from meru.hyperbolic_functions import (
     unit_curvature,
 )
 
-# Largest radius, in units of 1/√c, to which `exp_map0` maps: MERU's, so that published weights give the same points.
-# There √c‖x‖ = 2^15, far from float32's limits and within reach of the formulas below.
+# Largest radius, in units of 1/√c, to which `exp_map0` maps: MERU's, so that published weights give the same
+# points. There √c‖x‖ = 2^15, far from float32's limits and within reach of the formulas below.
 MAXIMUM_RADIUS = math.asinh(2.0**15)
 
 
@@ -49,8 +49,8 @@ def exp_map0(v: Tensor, curvature: Tensor | float = 1.0, *, maximum_radius: floa
     Args:
         v: Tangent vectors (their time component is 0), shape `(…, D)`.
         curvature: c > 0; the space has curvature −c.
-        maximum_radius: Longer vectors, √c‖v‖ above this, are shortened to it; they keep the gradient across, and
-            lose the one along their direction. `clamped_share` counts them.
+        maximum_radius: Longer vectors, √c‖v‖ above this, are shortened to it; they keep the gradient across,
+            and lose the one along their direction. `clamped_share` counts them.
 
     Returns:
         Space components, shape `(…, D)`, at distance min(‖v‖, maximum_radius/√c) from the origin.
@@ -151,9 +151,9 @@ def distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 def pairwise_distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Geodesic distance between every point of `x` and every point of `y`.
 
-    By one matmul, about as fast as a matrix of cosines, and never with B1·B2·D numbers in memory. Pairs too near
-    for a matmul are found and computed as `distance` does: equal points are at distance 0, with gradient 0.
-    Differentiable once.
+    By one matmul, about as fast as a matrix of cosines, and never with B1·B2·D numbers in memory. Pairs too
+    near for a matmul are found and computed as `distance` does: equal points are at distance 0, with gradient
+    0. Differentiable once.
 
     Args:
         x: Space components, shape `(B1, D)`.
@@ -178,9 +178,9 @@ def half_aperture(x: Tensor, curvature: Tensor | float = 1.0, minimum_radius: fl
 
         ω(x) = asin(2K/(√c‖x‖))
 
-    From Desai et al., section 3.2. The argument is clamped to at most 1 − 1e-4: nearer the origin than √c‖x‖ ≈ 2K
-    the cone has its greatest half aperture, 1.557, and gradient 0. Without the clamp the gradient is infinite
-    at the edge.
+    From Desai et al., section 3.2. The argument is clamped to at most 1 − 1e-4: nearer the origin than √c‖x‖
+    ≈ 2K the cone has its greatest half aperture, 1.557, and gradient 0. Without the clamp the gradient is
+    infinite at the edge.
 
     Args:
         x: Space components of the apexes, shape `(…, D)`.
@@ -211,8 +211,8 @@ def exterior_angle(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Ten
         curvature: c > 0; the space has curvature −c.
 
     Returns:
-        Angles in radians, shape `(…)`, in [0, π]. Where there is none, at x = 0 and x = y, it is 0 with gradient
-        0: such a point counts as inside the cone.
+        Angles in radians, shape `(…)`, in [0, π]. Where there is none, at x = 0 and x = y, it is 0 with
+        gradient 0: such a point counts as inside the cone.
     """
     with full_precision(curvature, *_paired(x, y)) as (c, x, y):
         dtype, x, y = x.dtype, unit_curvature(x, c), unit_curvature(y, c)
@@ -251,7 +251,8 @@ def geodesic(x: Tensor, y: Tensor, t: Tensor | float, curvature: Tensor | float 
 
 
 def centroid(x: Tensor, weights: Tensor | None = None, curvature: Tensor | float = 1.0) -> Tensor:
-    """Lorentz centroid of N points: their weighted sum in the ambient space, scaled back onto the hyperboloid.
+    """Lorentz centroid of N points: their weighted sum in the ambient space, scaled back onto the
+    hyperboloid.
 
     It minimises the weighted sum of ‖x_n − μ‖²_L (Law et al., "Lorentzian Distance Learning for Hyperbolic
     Representations", ICML 2019); of two points it is the midpoint of their geodesic.
@@ -288,7 +289,8 @@ def from_poincare(p: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Space components 2p/(1 − c‖p‖²) of points of the Poincaré ball of radius 1/√c, shape `(…, D)`.
 
     The ball crowds what is far out at its edge: a float32 point at radius ρ (units of 1/√c) is known to about
-    1e-7·e^ρ. Points on or beyond the edge have no place on the hyperboloid; they are put at a radius of about 22.
+    1e-7·e^ρ. Points on or beyond the edge have no place on the hyperboloid; they are put at a radius of about
+    22.
     """
     with full_precision(curvature, p) as (c, p):
         edge = 1 - unit_curvature(p, c).square().sum(-1, keepdim=True)

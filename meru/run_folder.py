@@ -53,16 +53,17 @@ def save_config(folder: Path, config: DictConfig) -> None:
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of the run to be resumed, with the command line's `key=value` overrides on top.
 
-    Choices of groups on the command line (`experiment=cub_meru`, `data=birds`) must be those of the run.
+    Choices of groups on the command line (`experiment=cub_meru`, `data=birds`) were made when the run began, and
+    count for nothing now; only the model must be the same.
 
     Raises:
-        UserError: if `resume` names no run folder, or a group or key differs from the run's.
+        UserError: if `resume` names no run folder, a run of another model, or a key is not in its configuration.
     """
     folder = Path(config.resume).expanduser().absolute()
     resumed = read_config(folder)
-    if resumed.name != config.name:
-        mismatch = f"resume={folder} is a run of {resumed.name}, not of {config.name}"
-        raise UserError(f"{mismatch}: use the command that began it")
+    model = resumed.model._target_.rpartition(".")[2]
+    if resumed.model._target_ != config.model._target_:
+        raise UserError(f"resume={folder} is a run of {model}: use the command that began it")
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("resume", "experiment") or (PROJECT / "configs" / key).is_dir():

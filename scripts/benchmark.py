@@ -35,8 +35,8 @@ def parse_arguments() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
-    common.add_argument("--repeats", type=positive, default=7, help="rounds, of which the median counts (default 7)")
-    common.add_argument("--output", type=Path, help="write the Markdown here, too")
+    common.add_argument("--repeats", type=positive, default=7, help="rounds, of which the median counts
+    (default 7)") common.add_argument("--output", type=Path, help="write the Markdown here, too")
 
     geometry = commands.add_parser("geometry", parents=[common], help="distances: accuracy and speed")
     geometry.add_argument("--batch", type=positive, default=4096, help="points on each side (default 4096)")

@@ -96,20 +96,21 @@ def accuracy_table(*, dimension: int = 64, pairs: int = 8) -> str:
 
 
 def sample_pairs(radius: float, c: float, dimension: int, pairs: int, generator) -> tuple[Tensor, Tensor]:
-    """Float32 points at a radius (units of 1/√c) and, for every decade, points at about that distance from them.
+    """Float32 points at a radius (units of 1/√c) and, for every decade, points at about that distance from
+    them.
 
-    Half of the first points lie on the axes: there even steps that are tiny beside the point survive rounding.
+    Half of the first points lie on the axes: there even steps that are tiny beside the point survive
+    rounding.
     """
     distances = 10.0 ** torch.tensor([decade for decade in DECADES for _ in range(2 * pairs)], dtype=torch.float64)
     scaled = math.sqrt(c) * distances[:, None]
     x, step = torch.randn(2, len(distances), dimension, generator=generator, dtype=torch.float64)
-    x[::2] = torch.eye(dimension, dtype=torch.float64)[torch.randperm(len(x) // 2, generator=generator) % dimension]
-    x = x / x.norm(dim=-1, keepdim=True) * math.sinh(radius)
-    product = (x * step).sum(-1, keepdim=True)
-    step, step_time = step + product * x, product * math.cosh(radius)  # projected to the tangent space at x
-    step = step / (step.square().sum(-1, keepdim=True) - step_time.square()).sqrt()
-    y = torch.cosh(scaled) * x + torch.sinh(scaled) * step
-    return (x / math.sqrt(c)).float(), (y / math.sqrt(c)).float()
+    x[::2] = torch.eye(dimension, dtype=torch.float64)[torch.randperm(len(x) // 2, generator=generator) %
+    dimension] x = x / x.norm(dim=-1, keepdim=True) * math.sinh(radius) product = (x * step).sum(-1,
+    keepdim=True) step, step_time = step + product * x, product * math.cosh(radius)  # projected to the
+    tangent space at x step = step / (step.square().sum(-1, keepdim=True) - step_time.square()).sqrt() y =
+    torch.cosh(scaled) * x + torch.sinh(scaled) * step return (x / math.sqrt(c)).float(), (y /
+    math.sqrt(c)).float()
 
 
 def exact_distance(x: Tensor, y: Tensor, c: float) -> float:
@@ -168,8 +169,8 @@ def speed_rows(methods: dict[str, Callable], batch: int, dimension: int, repeats
     rows = []
     for name, method in methods.items():
         ratios = [
-            statistics.median(own[i] / base[i] for own, base in zip(times[name][1:], times["cosine"][1:], strict=True))
-            for i in (0, 1)
+            statistics.median(own[i] / base[i] for own, base in zip(times[name][1:], times["cosine"][1:],
+            strict=True)) for i in (0, 1)
         ]
         columns = [f"{ratio:.2f}×" for ratio in ratios]
         if name == "cosine":

@@ -139,8 +139,8 @@ def check_cub(root: Path) -> None:
     )
 
     if unreadable := unreadable_images([record.path for record in records]):
-        for reason in unreadable[:UNREADABLE_SHOWN]:
-            line("unreadable", reason)
+        for path in unreadable[:UNREADABLE_SHOWN]:
+            line("unreadable", path)
         raise UserError(
             f"{len(unreadable)} of {len(records)} images do not decode, {unreadable[0]} the first: replace them, "
             "or train with data.on_error=skip"

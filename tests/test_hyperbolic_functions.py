@@ -11,9 +11,9 @@ from meru.hyperbolic_functions import exact_matmul, length, root, sinhc
 def batch(*, rows=48, columns=80, dimension=16, spread=1.0, seed=0):
     """Float32 points about radius 1, crowded where `spread` is small, a curvature, and weights for the distances."""
     generator = torch.Generator().manual_seed(seed)
-    centre, x, y = (torch.randn(n, dimension, generator=generator) / dimension**0.5 for n in (1, rows, columns))
-    x, y = (centre + spread * (p - centre) for p in (x, y))
-    return x, y, torch.tensor(0.7), torch.randn(rows, columns, generator=generator)
+    centre, x, y = (torch.randn(n, dimension, generator=generator) / dimension**0.5 for n in (1, rows,
+    columns)) x, y = (centre + spread * (p - centre) for p in (x, y)) return x, y, torch.tensor(0.7),
+    torch.randn(rows, columns, generator=generator)
 
 
 def value_and_gradients(function, x, y, c, weights):

@@ -104,7 +104,8 @@ def evaluate_image_text(
     present, labels = images["class_index"].unique(return_inverse=True)
     text_labels = labels[torch.tensor(text_image, device=device)]
     described = torch.stack([model.average(text_embeddings[text_labels == k]) for k in range(len(present))])
-    for row, candidates, right in (("zero_shot", classes, images["class_index"]), ("class_captions", described, labels)):
+    choices = {"zero_shot": (classes, images["class_index"]), "class_captions": (described, labels)}
+    for row, (candidates, right) in choices.items():
         figures = zero_shot_metrics(images["embeddings"], candidates, labels=right, similarity=model.similarity)
         metrics |= {f"{row}/{name}": figure for name, figure in figures.items()}
     model.train(was_training)

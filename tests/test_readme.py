@@ -1,0 +1,118 @@
+"""The commands and the Python of both READMEs, run as they stand there, only on less data and smaller towers."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meru.command_line import PROJECT
+
+READMES = ("README.md", "README.zh-CN.md")
+QUICK = ["trainer.epochs=1", "data.batch_size=8", "data.workers=0", "encoder.text.architecture=L1_W64_A2"]
+TINY_TOWERS = [
+    "encoder.image.name=ViT-S-32-alt", "+encoder.image.random_weights=true", "+encoder.text.random_weights=true",
+    "encoder.embedding_dimension=256", "trainer.epochs=1", "data.batch_size=4", "data.workers=0",
+]  # fmt: skip
+
+
+def blocks(readme, language):
+    return re.findall(rf"```{language}\n(.*?)```", (PROJECT / readme).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(readme):
+    """Commands of the bash blocks, comments taken off."""
+    lines = "\n".join(blocks(readme, "bash")).replace("\\\n", " ").splitlines()
+    return [re.sub(r"\s+", " ", line.split(" #")[0]).strip() for line in lines if line and not line.startswith("#")]
+
+
+def execute(command, *more, cwd):
+    """Run a line of the README from another directory, in the environment of the tests."""
+    words = [*command.split(), *more]
+    words[0] = sys.executable if words[0] == "python" else words[0]
+    words[1] = str(PROJECT / words[1])
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "NGPU": "0"}
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def birds_run(tmp_path_factory):
+    """The first command of the README, on three pictures a species; returns the run folder and the pictures."""
+    folder = tmp_path_factory.mktemp("readme")
+    data = folder / "birds"
+    more = [*QUICK, "+data.load.images_per_species=4", f"data.root={data}", f"folder={folder / 'run'}"]
+    output = execute("bash train_cub.sh meru data=birds", *more, cwd=folder)
+    assert "test split" in output and str(folder / "run") in output
+    return folder / "run", data
+
+
+def test_both_languages_give_the_same_commands_and_code():
+    first, second = (
+        (commands(name), [re.sub(r"#.*", "", block) for block in blocks(name, "python")]) for name in READMES
+    )
+    assert first == second
+
+
+def test_both_languages_give_the_same_figures():
+    """Every row of figures stands in both; words differ."""
+    first, second = (
+        [re.findall(r"\d[\d.,±]*", line) for line in (PROJECT / name).read_text("utf-8").splitlines() if "±" in line]
+        for name in READMES
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("command", sorted(set(commands(READMES[0]))))
+def test_command(command, birds_run, cub_folder, tmp_path):
+    run, _ = birds_run
+    in_a_run = command.replace("<run folder>", str(run))
+    if command == "bash train_cub.sh meru data=birds":
+        return  # that is how `birds_run` came to be
+    if command == "bash scripts/test.sh":
+        assert "pytest" in execute(command, "--version", cwd=tmp_path)
+    elif command in ("bash train_cub.sh meru", "bash train_cub.sh clip"):
+        execute(command, *TINY_TOWERS, f"data.root={cub_folder}", f"folder={tmp_path / 'run'}", cwd=tmp_path)
+        assert (tmp_path / "run" / "test.json").exists()
+    elif "experiment=cub_mobilenetv2" in command:
+        # The weights, the data and the seed are the reader's; everything else is the command's own.
+        mine = ("encoder.image.weights=", "data.root=", "seed=")
+        kept = " ".join(word for word in command.split() if not word.startswith(mine))
+        small = [*QUICK, "data.batch_size=4", "encoder.image.image_size=64", f"data.root={cub_folder}"]
+        execute(kept, *small, f"folder={tmp_path / 'run'}", cwd=tmp_path)
+    elif command.startswith("python scripts/evaluate.py"):
+        assert "zero-shot" in execute(in_a_run, "workers=0", cwd=tmp_path)
+    elif command.startswith("python scripts/benchmark.py geometry"):
+        assert "|" in execute(command, "--batch", "64", "--dimension", "8", cwd=tmp_path)
+    elif command.startswith("python scripts/prepare_data.py cub"):
+        execute("python scripts/prepare_data.py cub", "--root", str(cub_folder), cwd=tmp_path)
+    else:
+        pytest.fail(f"no test runs {command!r}")
+
+
+def test_python(birds_run, capsys):
+    run, data = birds_run
+    picture = next((data / "images").rglob("*.jpg"))
+    for block in blocks(READMES[0], "python"):
+        exec(block.replace("<run folder>", str(run)).replace("bird.jpg", str(picture)), {})
+    assert "tensor" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_links_lead_somewhere(readme):
+    text = (PROJECT / readme).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", text):
+        assert (PROJECT / Path(target)).exists(), target
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_every_key_in_the_table_exists(readme, compose):
+    text = (PROJECT / readme).read_text(encoding="utf-8")
+    for key, value in re.findall(r"`([a-z_.]+)=([^`<>]+?)`", text):
+        if (PROJECT / "configs" / key).is_dir():
+            compose(f"{key}={value}")
+        elif key not in ("run", "split", "resume"):
+            compose("encoder=clip_vit_b16" if key.startswith("encoder.image.t") else "encoder=small", f"{key}=0")
