@@ -1,5 +1,4 @@
-"""What models of hyperbolic space are computed with: their float32 island, functions smooth at 0, all-pairs
-distances.
+"""What hyperbolic space is computed with: a float32 island, functions smooth at 0, all-pairs distances.
 
 Float32 stores points well enough, but the textbook formulas subtract nearly equal numbers, near the diagonal
 and far out, and lose every digit. Two rules keep relative errors small at any radius:
@@ -21,8 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 TINY = 1e-15  # a length to divide by instead of 0; its square is still an ordinary float32 number
-# A matmul's rounding error in ‖x‖‖y‖ − x·y is a few ulp of ‖x‖‖y‖; below these multiples of it a pair is
-# near.
+# The rounding error of ‖x‖‖y‖ − x·y by matmul is a few ulp of ‖x‖‖y‖; pairs below this share of it are near.
 NEARNESS = {torch.float32: 1e-2, torch.float64: 1e-8}
 # Elements worked on at a time: what stays in a core's cache, and on a GPU what fills it.
 BLOCK = {"cpu": 2**19, "cuda": 2**26}
@@ -59,7 +57,7 @@ def _curvature(curvature: Tensor | float, like: Tensor) -> Tensor:
             raise ValueError(f"curvature needs one element, got shape {tuple(curvature.shape)}")
         return curvature.reshape(()).to(like)
     if not 0 < curvature < math.inf:
-        raise ValueError(f"curvature must be a positive number c (the space has curvature −c), got {curvature}")
+        raise ValueError(f"curvature c must be positive (the space has curvature −c), got {curvature}")
     return like.new_full((), curvature)
 
 
@@ -107,7 +105,7 @@ def sinhc(square: Tensor) -> Tensor:
 
 
 def unit_curvature(x: Tensor, c: Tensor) -> Tensor:
-    """The point √c·x of the space of curvature −1, in float64, so that differences of float32 points stay exact."""
+    """The point √c·x of the space of curvature −1; in float64, so that differences of points stay exact."""
     return c.double().sqrt() * x.double()
 
 
@@ -123,8 +121,7 @@ def distance_excess(x: Tensor, y: Tensor) -> Tensor:
 
         cosh(ρ − σ) − 1 + (‖x‖‖y‖ − x·y),   sinh(ρ − σ) = (‖x‖² − ‖y‖²)/(‖x‖ y_t + ‖y‖ x_t)
 
-    Both terms are ≥ 0, and both come from x − y: the relative error is about 1e-16·e^ρ, however near the
-    points.
+    Both terms are ≥ 0 and come from x − y: the relative error is about 1e-16·e^ρ, however near the points.
     """
     time_x, time_y = hyperboloid_time(x), hyperboloid_time(y)
     # A length of 0 is replaced, not masked: the terms' gradients at the origin then add up to the right one.
@@ -190,7 +187,7 @@ class AllPairsDistance(torch.autograd.Function):
 
 
 def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """Write the distances of all pairs by matmul; returns the indices `(2, n)` of the pairs too near for that."""
+    """Write the distances of all pairs by matmul; returns the indices `(2, n)` of those too near for that."""
     x, y = c.sqrt() * x, c.sqrt() * y
     length_x, length_y = length(x), length(y)
     (sinh_x, cosh_x), (sinh_y, cosh_y) = _half_radius(length_x[:, None]), _half_radius(length_y)
@@ -227,7 +224,7 @@ def _arcosh1p_(t: Tensor) -> Tensor:
 def _far_gradients(
     gradient: Tensor, x: Tensor, y: Tensor, c: Tensor, distances: Tensor, near: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients by `x` and `y` through all pairs but the near ones: two matmuls with the weights g/sinh(√c d)."""
+    """Gradients by `x` and `y` through all but the near pairs: two matmuls with the weights g/sinh(√c d)."""
     if near.shape[1]:
         gradient = gradient.index_put(tuple(near), gradient.new_zeros(()))
     time_x, time_y = hyperboloid_time(x, c), hyperboloid_time(y, c)

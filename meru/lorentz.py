@@ -11,8 +11,8 @@ All functions here
 - have finite gradients everywhere, also at the origin and where points meet;
 - raise ValueError if a number c is not positive or the shapes do not fit.
 
-"Row by row" means that the last dimension is D and the dimensions before it broadcast. The forms of the formulas
-are chosen for float32: see `meru.hyperbolic_functions`.
+"Row by row" means that the last dimension is D and the dimensions before it broadcast. The forms of the
+formulas are chosen for float32: see `meru.hyperbolic_functions`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def exp_map0(v: Tensor, curvature: Tensor | float = 1.0, *, maximum_radius: floa
 def clamped_share(
     x: Tensor, curvature: Tensor | float = 1.0, *, maximum_radius: float = MAXIMUM_RADIUS
 ) -> Tensor:
-    """Share of points, shape `(…, D)`, that `exp_map0` has put at its `maximum_radius`: a scalar in [0, 1]."""
+    """Share of points `(…, D)` that `exp_map0` has put at its `maximum_radius`: a scalar in [0, 1]."""
     with full_precision(curvature, x) as (c, x):
         clamped = torch.asinh(c.sqrt() * length(x)) > maximum_radius * (1 - 1e-5)
         return clamped.to(x).sum() / max(1, clamped.numel())
@@ -152,8 +152,8 @@ def pairwise_distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> 
     """Geodesic distance between every point of `x` and every point of `y`.
 
     By one matmul, about as fast as a matrix of cosines, and never with B1·B2·D numbers in memory. Pairs too
-    near for a matmul are found and computed as `distance` does: equal points are at distance 0, with gradient
-    0. Differentiable once.
+    near for a matmul are found and computed as `distance` does: equal points are at distance 0, with
+    gradient 0. Differentiable once.
 
     Args:
         x: Space components, shape `(B1, D)`.
@@ -178,9 +178,9 @@ def half_aperture(x: Tensor, curvature: Tensor | float = 1.0, minimum_radius: fl
 
         ω(x) = asin(2K/(√c‖x‖))
 
-    From Desai et al., section 3.2. The argument is clamped to at most 1 − 1e-4: nearer the origin than √c‖x‖
-    ≈ 2K the cone has its greatest half aperture, 1.557, and gradient 0. Without the clamp the gradient is
-    infinite at the edge.
+    From Desai et al., section 3.2. The argument is clamped to at most 1 − 1e-4: nearer the origin than
+    √c‖x‖ ≈ 2K the cone has its greatest half aperture, 1.557, and gradient 0. Without the clamp the gradient
+    is infinite at the edge.
 
     Args:
         x: Space components of the apexes, shape `(…, D)`.
@@ -251,8 +251,7 @@ def geodesic(x: Tensor, y: Tensor, t: Tensor | float, curvature: Tensor | float 
 
 
 def centroid(x: Tensor, weights: Tensor | None = None, curvature: Tensor | float = 1.0) -> Tensor:
-    """Lorentz centroid of N points: their weighted sum in the ambient space, scaled back onto the
-    hyperboloid.
+    """Lorentz centroid of N points: their weighted sum in ambient space, scaled back onto the hyperboloid.
 
     It minimises the weighted sum of ‖x_n − μ‖²_L (Law et al., "Lorentzian Distance Learning for Hyperbolic
     Representations", ICML 2019); of two points it is the midpoint of their geodesic.
@@ -289,8 +288,7 @@ def from_poincare(p: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Space components 2p/(1 − c‖p‖²) of points of the Poincaré ball of radius 1/√c, shape `(…, D)`.
 
     The ball crowds what is far out at its edge: a float32 point at radius ρ (units of 1/√c) is known to about
-    1e-7·e^ρ. Points on or beyond the edge have no place on the hyperboloid; they are put at a radius of about
-    22.
+    1e-7·e^ρ. Points on or beyond the edge have no place on the hyperboloid; they are put at radius 22.
     """
     with full_precision(curvature, p) as (c, p):
         edge = 1 - unit_curvature(p, c).square().sum(-1, keepdim=True)
@@ -307,5 +305,6 @@ def _paired(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _matrices(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if x.ndim != 2 or y.ndim != 2:
-        raise ValueError(f"points must have shapes (B1, D) and (B2, D), got {tuple(x.shape)} and {tuple(y.shape)}")
+        shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
+        raise ValueError(f"points must have shapes (B1, D) and (B2, D), got {shapes}")
     return x, y

@@ -44,7 +44,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     Raises:
         UserError: for whatever the user can put right.
     """
-    settings = TrainerSettings(**config.trainer)
+    settings = TrainerSettings.of(config.trainer)
     data = load_data(config)
     batch = {"batch_size": config.data.batch_size, "world_size": distributed.world_size()}
     batches_per_epoch = steps_per_epoch(len(data.train), **batch)

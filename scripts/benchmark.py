@@ -30,19 +30,23 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     commands = parser.add_subparsers(required=True, metavar="geometry")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
-    common.add_argument("--repeats", type=positive, default=7, help="rounds, of which the median counts
-    (default 7)") common.add_argument("--output", type=Path, help="write the Markdown here, too")
+    common.add_argument("--repeats", type=positive, default=7, help="rounds; their median counts (default 7)")
+    common.add_argument("--output", type=Path, help="write the Markdown here, too")
 
     geometry = commands.add_parser("geometry", parents=[common], help="distances: accuracy and speed")
     geometry.add_argument("--batch", type=positive, default=4096, help="points on each side (default 4096)")
     geometry.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
     geometry.set_defaults(run=geometry_report)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.output and not arguments.output.absolute().parent.is_dir():
+        parser.error(f"no such folder: {arguments.output.parent}")
+    return arguments
 
 
 def positive(text: str) -> int:
@@ -80,7 +84,8 @@ def machine_line(arguments: argparse.Namespace) -> str:
     else:
         device = cpu_name()
     settings = " ".join(f"{name}={os.environ[name]}" for name in KEEP_MEMORY if name in os.environ)
-    parts = [f"torch {torch.__version__}", device, f"threads: {arguments.threads}", f"commit {commit()}", settings]
+    threads = f"threads: {arguments.threads}"
+    parts = [f"torch {torch.__version__}", device, threads, f"commit {commit()}", settings]
     return ", ".join(part for part in parts if part)
 
 

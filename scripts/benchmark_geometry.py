@@ -88,9 +88,9 @@ def accuracy_table(*, dimension: int = 64, pairs: int = 8) -> str:
         rows.append([f"{cell[0]:g}", f"1e{cell[1]}", *worst, *share])
     header = ["radius", "distance", *methods, *(f"{method}: lost" for method in methods)]
     note = (
-        f"Largest relative error of float32 distances, D = {dimension}, c in {CURVATURES}, against mpmath on the same "
-        "float32 points; radius √c·d(0, x) of one of the two. Lost: share of pairs whose gradient is zero or not "
-        "finite. Published: arcosh(clamp(−c⟨x, y⟩, min=1 + 1e-8))/√c."
+        f"Largest relative error of float32 distances, D = {dimension}, c in {CURVATURES}, against mpmath on "
+        "the same float32 points; radius √c·d(0, x) of one of the two. Lost: share of pairs whose gradient "
+        "is zero or not finite. Published: arcosh(clamp(−c⟨x, y⟩, min=1 + 1e-8))/√c."
     )
     return note + "\n\n" + markdown(header, rows)
 
@@ -99,18 +99,19 @@ def sample_pairs(radius: float, c: float, dimension: int, pairs: int, generator)
     """Float32 points at a radius (units of 1/√c) and, for every decade, points at about that distance from
     them.
 
-    Half of the first points lie on the axes: there even steps that are tiny beside the point survive
-    rounding.
+    Half of the first points lie on the axes: there even steps tiny beside the point survive rounding.
     """
-    distances = 10.0 ** torch.tensor([decade for decade in DECADES for _ in range(2 * pairs)], dtype=torch.float64)
+    distances = 10.0 ** torch.tensor(DECADES, dtype=torch.float64).repeat_interleave(2 * pairs)
     scaled = math.sqrt(c) * distances[:, None]
     x, step = torch.randn(2, len(distances), dimension, generator=generator, dtype=torch.float64)
-    x[::2] = torch.eye(dimension, dtype=torch.float64)[torch.randperm(len(x) // 2, generator=generator) %
-    dimension] x = x / x.norm(dim=-1, keepdim=True) * math.sinh(radius) product = (x * step).sum(-1,
-    keepdim=True) step, step_time = step + product * x, product * math.cosh(radius)  # projected to the
-    tangent space at x step = step / (step.square().sum(-1, keepdim=True) - step_time.square()).sqrt() y =
-    torch.cosh(scaled) * x + torch.sinh(scaled) * step return (x / math.sqrt(c)).float(), (y /
-    math.sqrt(c)).float()
+    axes = torch.randperm(len(x) // 2, generator=generator) % dimension
+    x[::2] = torch.eye(dimension, dtype=torch.float64)[axes]
+    x = x / x.norm(dim=-1, keepdim=True) * math.sinh(radius)
+    product = (x * step).sum(-1, keepdim=True)
+    step, step_time = step + product * x, product * math.cosh(radius)  # projected to the tangent space at x
+    step = step / (step.square().sum(-1, keepdim=True) - step_time.square()).sqrt()
+    y = torch.cosh(scaled) * x + torch.sinh(scaled) * step
+    return (x / math.sqrt(c)).float(), (y / math.sqrt(c)).float()
 
 
 def exact_distance(x: Tensor, y: Tensor, c: float) -> float:
@@ -142,7 +143,7 @@ def measure(x: Tensor, y: Tensor, c: Tensor) -> dict[str, tuple[Tensor, Tensor]]
 
 
 def speed_table(batch: int, dimension: int, repeats: int, device: str) -> str:
-    """Time and memory of all-pairs distances as multiples of a matrix of cosines, interleaved in random order."""
+    """Time and memory of all-pairs distances, as multiples of those of a matrix of cosines."""
     large = {"cosine": cosine, "meru": lorentz.pairwise_distance, "published": published_pairwise}
     small = {**large, "geoopt": geoopt_pairwise}
     rows = [*speed_rows(large, batch, dimension, repeats, device)]
@@ -150,14 +151,18 @@ def speed_table(batch: int, dimension: int, repeats: int, device: str) -> str:
         rows += speed_rows(small, GEOOPT_BATCH, dimension, repeats, device)
     header = ["B", "form", "forward", "forward + backward", "peak forward", "peak forward + backward"]
     note = (
-        f"All pairs of B and B points, D = {dimension}, float32. Times: median of {repeats} rounds, as a multiple of "
-        "the cosine matmul in the same round. Peaks: tensors made, the gradient fed in included, as a multiple of B² "
-        f"numbers. geoopt has no all-pairs form; broadcast, it holds B·B·D numbers: only at B = {GEOOPT_BATCH}."
+        f"All pairs of B and B points, D = {dimension}, float32. Times: median of {repeats} rounds, in "
+        "random order, as a multiple of the cosine matmul in the same round. Peaks: tensors made, the "
+        "gradient fed in included, as a multiple of B² numbers. geoopt has no all-pairs form; broadcast, it "
+        f"holds B·B·D numbers: only at B = {GEOOPT_BATCH}."
     )
     return note + "\n\n" + markdown(header, rows)
 
 
-def speed_rows(methods: dict[str, Callable], batch: int, dimension: int, repeats: int, device: str) -> list[list[str]]:
+def speed_rows(
+    methods: dict[str, Callable], batch: int, dimension: int, repeats: int, device: str
+) -> list[list[str]]:
+    """One row a method; the methods take turns."""
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(batch, dimension, generator=generator) / math.sqrt(dimension) for _ in range(2))
     inputs = [tensor.to(device).requires_grad_() for tensor in (x, y, torch.tensor(1.0))]
@@ -168,13 +173,11 @@ def speed_rows(methods: dict[str, Callable], batch: int, dimension: int, repeats
             times[name].append((seconds(methods[name], inputs), seconds(methods[name], inputs, gradient)))
     rows = []
     for name, method in methods.items():
-        ratios = [
-            statistics.median(own[i] / base[i] for own, base in zip(times[name][1:], times["cosine"][1:],
-            strict=True)) for i in (0, 1)
-        ]
-        columns = [f"{ratio:.2f}×" for ratio in ratios]
+        rounds = list(zip(times[name], times["cosine"], strict=True))[1:]
         if name == "cosine":
-            columns = [f"{1000 * statistics.median(t[i] for t in times[name][1:]):.1f} ms" for i in (0, 1)]
+            columns = [f"{1000 * statistics.median(own[i] for own, _ in rounds):.1f} ms" for i in (0, 1)]
+        else:
+            columns = [f"{statistics.median(own[i] / base[i] for own, base in rounds):.2f}×" for i in (0, 1)]
         peaks = [peak_bytes(method, inputs, backward, device) for backward in (False, True)]
         rows.append([str(batch), name, *columns, *(f"{peak / (4 * batch * batch):.1f} B²" for peak in peaks)])
     return rows

@@ -9,11 +9,12 @@ from meru.hyperbolic_functions import exact_matmul, length, root, sinhc
 
 
 def batch(*, rows=48, columns=80, dimension=16, spread=1.0, seed=0):
-    """Float32 points about radius 1, crowded where `spread` is small, a curvature, and weights for the distances."""
+    """Points about radius 1, crowded where `spread` is small, a curvature, and weights for the distances."""
     generator = torch.Generator().manual_seed(seed)
-    centre, x, y = (torch.randn(n, dimension, generator=generator) / dimension**0.5 for n in (1, rows,
-    columns)) x, y = (centre + spread * (p - centre) for p in (x, y)) return x, y, torch.tensor(0.7),
-    torch.randn(rows, columns, generator=generator)
+    shapes = (1, dimension), (rows, dimension), (columns, dimension)
+    centre, x, y = (torch.randn(shape, generator=generator) / dimension**0.5 for shape in shapes)
+    x, y = (centre + spread * (p - centre) for p in (x, y))
+    return x, y, torch.tensor(0.7), torch.randn(rows, columns, generator=generator)
 
 
 def value_and_gradients(function, x, y, c, weights):
@@ -28,7 +29,8 @@ def brute_force(x, y, c):
 
 def assert_gradients_close(actual, expected, *, tolerance=1e-5):
     for gradient, reference in zip(actual, expected, strict=True):
-        torch.testing.assert_close(gradient.double(), reference, rtol=0, atol=tolerance * reference.abs().max().item())
+        limit = tolerance * reference.abs().max().item()
+        torch.testing.assert_close(gradient.double(), reference, rtol=0, atol=limit)
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.05, 1e-3])
@@ -141,7 +143,8 @@ def test_not_a_number_is_not_hidden():
 def test_compiled_is_right():
     def loss(x, y, c):
         x, y = lorentz.exp_map0(x, c), lorentz.exp_map0(y, c)
-        return lorentz.pairwise_distance(x, y, c).logsumexp(1).sum() + lorentz.distance(x, y[: len(x)], c).sum()
+        paired = lorentz.distance(x, y[: len(x)], c)
+        return lorentz.pairwise_distance(x, y, c).logsumexp(1).sum() + paired.sum()
 
     x, y, c, _ = batch()
     y[0] = x[0]

@@ -12,7 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -70,6 +70,19 @@ class TrainerSettings:
     monitor: str = "text_to_image/class/recall@1"
     log_every: int = 10
     checkpoint_every: int = 0
+
+    @classmethod
+    def of(cls, section: Mapping) -> TrainerSettings:
+        """Settings from the configuration.
+
+        Raises:
+            UserError: for a key that there is not, or a value out of range.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in section:
+            if key not in known:
+                raise UserError(f"trainer.{key}: there is no such key; choose one of {', '.join(known)}")
+        return cls(**section)
 
     def __post_init__(self):
         if self.precision not in ("auto", "bf16", "fp32"):
