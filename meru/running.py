@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.utils.data import DataLoader
 
 from meru import distributed
 from meru.data.cub import ImageRecord, ImageTextData
@@ -18,8 +19,9 @@ from meru.data.loading import evaluation_loader, steps_per_epoch, training_loade
 from meru.data.transforms import training_transform
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
-from meru.evaluation.image_text import evaluate_image_text
+from meru.evaluation.image_text import embed_captions, embed_images, evaluate_image_text
 from meru.evaluation.report import format_table, write_json
+from meru.evaluation.retrieval import top_k
 from meru.evaluation.zero_shot import PROMPT_TEMPLATES
 from meru.pretrained import Pretrained, build, load, read_config, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
@@ -94,6 +96,10 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     if distributed.is_main():
         if finished:
             figures = finish(config, folder, trainer, partial(figures_of, data.test), logger)
+            if not isinstance(logger, NoLogger):
+                rows = retrieved_images(config, data.validation or data.test, pretrained, device=device)
+                columns = ["caption", "its image", *(f"found {n}" for n in range(1, len(rows[0]) - 1))]
+                logger.images("retrieved", rows, columns, step=trainer.step)
         else:
             log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
         logger.finish()
@@ -117,6 +123,23 @@ def finish(config, folder: Path, trainer: Trainer, figures_on_test: Callable, lo
     log.info("%s", format_table(figures, f"test split, {policy}"))
     log.info("model, figures and configuration: %s", folder)
     return figures
+
+
+def retrieved_images(
+    config: DictConfig, records: Sequence[ImageRecord], pretrained: Pretrained, *, device: torch.device
+) -> list[list]:
+    """For eight captions spread over the records: the caption, its image's file, and the five images nearest to it."""
+    model = pretrained.model.eval()
+    images = embed_images(model, image_batches(config, records, pretrained), device=device)
+    queries = range(0, len(records), max(1, len(records) // 8))[:8]
+    captions = [records[query].captions[0] for query in queries]
+    texts = embed_captions(model, captions, tokenizer=pretrained.tokenizer.batch, device=device)
+    _, nearest = top_k(texts, images["embeddings"], similarity=model.similarity, k=5)
+    found = images["image_index"][nearest].tolist()
+    return [
+        [caption, records[query].path, *(records[index].path for index in row)]
+        for caption, query, row in zip(captions, queries, found, strict=True)
+    ]
 
 
 def make_logger(config: DictConfig, folder: Path) -> NoLogger | WandbLogger:
@@ -175,16 +198,9 @@ def evaluate_split(
     device: torch.device,
 ) -> dict[str, float]:
     """All figures on some records, of the pretrained model or of another in its place (say, its moving average)."""
-    batches = evaluation_loader(
-        records,
-        transform=pretrained.transform,
-        batch_size=config.evaluation.batch_size,
-        workers=config.data.workers,
-        on_error=config.data.on_error,
-    )
     return evaluate_image_text(
         model or pretrained.model,
-        batches,
+        image_batches(config, records, pretrained),
         captions=[record.captions for record in records],
         class_names=class_names,
         tokenizer=pretrained.tokenizer.batch,
@@ -194,3 +210,12 @@ def evaluate_split(
     )
 
 
+def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained: Pretrained) -> DataLoader:
+    """The records' images in order, as the model takes them in evaluation."""
+    return evaluation_loader(
+        records,
+        transform=pretrained.transform,
+        batch_size=config.evaluation.batch_size,
+        workers=config.data.workers,
+        on_error=config.data.on_error,
+    )

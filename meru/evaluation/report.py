@@ -31,7 +31,8 @@ ROWS = {
     "image_to_text/class": "image → text, same class",
     "zero_shot": "zero-shot (top-1, top-5)",
     "zero_shot/class_mean": "zero-shot, mean of classes",
-    "class_captions": "class by its captions (top-1, -5)",
+    "class_captions": "class by captions (top-1, top-5)",
+    "class_captions/class_mean": "class by captions, mean of classes",
 }
 COLUMNS = {
     "R@1": ("recall@1", "accuracy@1"),

@@ -127,6 +127,7 @@ def _has_api_key() -> bool:
         return True
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
     try:
-        return netrc().authenticators(host) is not None
+        file = os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")
+        return netrc(file).authenticators(host) is not None
     except (OSError, NetrcParseError):
         return False

@@ -1,0 +1,66 @@
+"""Parameter groups and the schedule."""
+
+import pytest
+import torch
+from torch import nn
+
+from meru.errors import UserError
+from meru.training.optimizer import build_optimizer, parameter_groups, warmup_cosine
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.visual = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+        self.visual_proj = nn.Linear(3, 2, bias=False)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+
+def settings_of(groups, parameter):
+    (group,) = [g for g in groups if any(p is parameter for p in g["params"])]
+    return group["lr"], group["weight_decay"]
+
+
+def test_only_matrices_are_decayed_and_only_the_named_module_has_another_rate():
+    model = Model()
+    groups = parameter_groups(model, learning_rate=0.1, weight_decay=0.2, multipliers={"visual": 0.5})
+    assert settings_of(groups, model.visual[0].weight) == (0.05, 0.2)
+    assert settings_of(groups, model.visual[0].bias) == (0.05, 0.0)
+    assert settings_of(groups, model.visual[1].weight) == (0.05, 0.0)
+    assert settings_of(groups, model.visual_proj.weight) == (0.1, 0.2)
+    assert settings_of(groups, model.scale) == (0.1, 0.0)
+
+
+def test_the_innermost_module_counts():
+    model = Model()
+    groups = parameter_groups(model, learning_rate=1.0, weight_decay=0.0, multipliers={"visual": 0.5, "visual.1": 2.0})
+    assert settings_of(groups, model.visual[0].weight)[0] == 0.5
+    assert settings_of(groups, model.visual[1].weight)[0] == 2.0
+
+
+def test_frozen_parameters_are_left_out():
+    model = Model()
+    model.visual.requires_grad_(False)
+    groups = parameter_groups(model, learning_rate=1.0, weight_decay=0.0)
+    assert sum(len(group["params"]) for group in groups) == 2
+
+
+def test_mistakes_are_one_clear_line():
+    with pytest.raises(UserError, match="optim.multipliers.vision: the model has no module.*it has visual, visual_proj"):
+        parameter_groups(Model(), learning_rate=1.0, weight_decay=0.0, multipliers={"vision": 2.0})
+    with pytest.raises(UserError, match="nothing to train"):
+        parameter_groups(Model().requires_grad_(False), learning_rate=1.0, weight_decay=0.0)
+
+
+def test_the_optimizer_gets_the_groups():
+    optimizer = build_optimizer(Model(), torch.optim.SGD, learning_rate=0.1, weight_decay=0.2)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.2}
+
+
+def test_schedule():
+    factors = [warmup_cosine(step, total_steps=12, warmup_steps=2, final=0.1) for step in range(13)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[7] == pytest.approx(0.55)
+    assert factors[12] == pytest.approx(0.1)
+    assert factors[1:] == sorted(factors[1:], reverse=True)
+    assert warmup_cosine(0, total_steps=5, warmup_steps=0) == 1.0
