@@ -46,7 +46,7 @@ def test_frozen_parameters_are_left_out():
 
 
 def test_mistakes_are_one_clear_line():
-    with pytest.raises(UserError, match="optim.multipliers.vision: the model has no module.*it has visual, visual_proj"):
+    with pytest.raises(UserError, match="multipliers.vision: the model has no module.*it has visual, visual_proj"):
         parameter_groups(Model(), learning_rate=1.0, weight_decay=0.0, multipliers={"vision": 2.0})
     with pytest.raises(UserError, match="nothing to train"):
         parameter_groups(Model().requires_grad_(False), learning_rate=1.0, weight_decay=0.0)
