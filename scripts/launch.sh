@@ -27,19 +27,16 @@ check_overrides() { # OVERRIDE...
 }
 
 train() { # MODEL OVERRIDE...
-    local model=$1 data="" resumed="" recipe="" override
+    local model=$1 data=cub recipe="" override
     shift
     check_overrides "$@"
     for override in "$@"; do
         case $override in
             experiment=*) recipe=$override ;;
             data=*) data=${override#data=} ;;
-            resume=*) resumed=$(grep "^name: .*_$model\$" "${override#resume=}/config.yaml" 2>/dev/null || true) ;;
         esac
     done
     if [ -z "$recipe" ]; then
-        resumed=${resumed#name: } # <data>_<model>: a run goes on with its own data
-        data=${data:-${resumed%"_$model"}}
         if [ ! -f "$project/configs/experiment/${data}_$model.yaml" ]; then data=cub; fi
         set -- "experiment=${data}_$model" "$@"
     fi

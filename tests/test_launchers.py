@@ -77,23 +77,6 @@ def test_recipe_follows_model_and_data(installed, arguments, passed_on):
     assert installed.training()[2:] == [str(installed.root / "scripts" / "train.py"), *passed_on]
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "recipe"),
-    [
-        ("birds_meru", [], "birds_meru"),
-        ("birds_clip", [], "cub_meru"),  # another model: the training says so
-        ("birds_meru", ["data=cub"], "cub_meru"),
-        (None, [], "cub_meru"),  # no such folder, likewise
-    ],
-)
-def test_resumed_run_keeps_its_recipe(installed, name, arguments, recipe):
-    if name:
-        (installed.elsewhere / "old run").mkdir()
-        (installed.elsewhere / "old run" / "config.yaml").write_text(f"data:\n  name: x_meru\nname: {name}\nseed: 0\n")
-    installed.run("train_cub.sh", "meru", "resume=old run", *arguments)
-    assert installed.training()[3:] == [f"experiment={recipe}", "resume=old run", *arguments]
-
-
 def test_training_keeps_the_users_directory(installed):
     installed.run("train_cub.sh", "meru", "resume=runs/last")
     assert installed.training()[1] == str(installed.elsewhere)
