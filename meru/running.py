@@ -58,7 +58,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     model = pretrained.model.to(device)
     optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
     folder = folder or make_run_folder(config)
-    logger = make_logger(config, folder) if distributed.is_main() else NoLogger()
+    logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
     log.info("run folder %s", folder)
     log.info(
         "%d training, %d validation and %d test images of %d classes; %s",
@@ -142,9 +142,9 @@ def retrieved_images(
     ]
 
 
-def make_logger(config: DictConfig, folder: Path) -> NoLogger | WandbLogger:
+def make_logger(config: DictConfig, folder: Path, device: torch.device) -> NoLogger | WandbLogger:
     """The logger that `config.logger` names."""
-    facts = {**OmegaConf.to_container(config, resolve=True), "environment": environment(torch.device("cpu"))}
+    facts = {**OmegaConf.to_container(config, resolve=True), "environment": environment(device)}
     start = instantiate(config.logger, _partial_=True, _convert_="all")
     return start(folder=folder, config=facts, name=f"{config.name}/{folder.name}", identity=folder.name)
 

@@ -67,12 +67,30 @@ def test_random_weights_need_no_file(original):
     assert type(encoder.network.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
 
 
+def test_a_tag_that_cannot_be_fetched_says_where_it_looked_and_what_to_do(monkeypatch):
+    def offline(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    expected = "tag 'openai': looked for timm/vit_base_patch16_clip_224.openai on the model hub.*encoder.image.weights"
+    with pytest.raises(UserError, match=expected) as caught:
+        clip_text_encoder(name="ViT-B-16", pretrained="openai")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    path = tmp_path / "clip.pt"
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match=f"encoder.image.weights: {path} does not fit {SMALL} or is truncated"):
+        clip_image_encoder(name=SMALL, pretrained=None, weights=str(path))
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ({"name": "ViT-Z-99"}, "no such model"),
-        ({"name": SMALL, "weights": "/nowhere/clip.pt"}, "point encoder.image.weights"),
-        ({"name": SMALL, "pretrained": "no_such_tag"}, "no_such_tag"),
+        ({"name": "ViT-B-16", "weights": "/nowhere/clip.pt"}, "no file /nowhere/clip.pt"),
+        ({"name": "ViT-B-16", "pretrained": "no_such_tag"}, "no_such_tag: open_clip has openai, "),
         ({"name": "RN50", "pretrained": None}, "only open_clip's vision transformers"),
     ],
 )

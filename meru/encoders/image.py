@@ -14,7 +14,7 @@ from timm.layers import freeze_batch_norm_2d
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from meru.encoders.weights import load_weights
+from meru.encoders.weights import load_weights, quietly
 from meru.errors import UserError
 
 
@@ -128,15 +128,16 @@ def _create(name: str, *, image_size: int, pretrained: bool, arguments: dict) ->
     if issubclass(_network_class(name), timm.models.VisionTransformer):
         arguments = {"img_size": image_size, **arguments}
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+        with quietly():
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
     except TypeError as error:
         raise UserError(f"encoder.image.arguments={arguments}: {name} of timm does not take them: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
             raise
         raise UserError(
-            f"encoder.image.pretrained: no weights for {name} on the model hub or in its cache; point "
-            "encoder.image.weights to a file, set encoder.image.pretrained=false, or choose another encoder"
+            f"encoder.image.pretrained: looked for timm's weights of {name} on the model hub and in its local cache; "
+            "point encoder.image.weights to a file, set encoder.image.pretrained=false, or choose another encoder"
         ) from error
 
 

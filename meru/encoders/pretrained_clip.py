@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-import logging
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from meru.encoders.image import ImageEncoder
 from meru.encoders.text import CaptionTokenizer, QuickGELU, TextEncoder, TextTransformer
+from meru.encoders.weights import quietly
 from meru.errors import UserError
 
 
@@ -19,24 +20,33 @@ def _load(name: str, pretrained: str | None, weights: str | None, random_weights
     """Image and text tower come from one file: read it once for both."""
     import open_clip
 
-    # open_clip and the hub client log every retry, and that random weights are random; one line of ours is enough.
-    for chatty in ("huggingface_hub", "root"):
-        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     if name not in open_clip.list_models():
         raise UserError(f"encoder.image.name={name}: open_clip has no such model; see open_clip.list_models()")
+    if weights and not random_weights and not Path(weights).expanduser().is_file():
+        raise UserError(f"encoder.image.weights: no file {weights}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained and pretrained not in tags and not weights and not random_weights:
+        known = ", ".join(tags) or "no weights"
+        raise UserError(f"encoder.image.pretrained={pretrained}: open_clip has {known} for {name}")
     try:
-        # OpenAI's towers were trained with QuickGELU, and a local copy of them needs it as well.
-        return open_clip.create_model(
-            name,
-            pretrained=None if random_weights else weights or pretrained,
-            force_quick_gelu=pretrained == "openai",
-            weights_only=True,
-        )
+        with quietly():
+            # OpenAI's towers were trained with QuickGELU, and a local copy of them needs it as well.
+            return open_clip.create_model(
+                name,
+                pretrained=None if random_weights else weights or pretrained,
+                force_quick_gelu=pretrained == "openai",
+                weights_only=True,
+            )
     except Exception as error:  # open_clip and the hub raise anything from OSError to RuntimeError here
-        reason = str(error).splitlines()[0][:160]
+        if weights:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            message = f"encoder.image.weights: {weights} does not fit {name} or is truncated ({reason})"
+            raise UserError(message) from error
+        source = open_clip.get_pretrained_cfg(name, pretrained)
+        place = (source.get("hf_hub") or source.get("url")).strip("/")
         raise UserError(
-            f"encoder: no weights of {name} from {weights or f'the model hub, tag {pretrained!r}'} ({reason}); point "
-            "encoder.image.weights and encoder.text.weights to a local file, or choose another encoder"
+            f"encoder: no weights of {name}, tag {pretrained!r}: looked for {place} on the model hub and in its local "
+            "cache; point encoder.image.weights to a file, or choose another encoder, say encoder=vit_small"
         ) from error
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from meru.errors import UserError
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Inside, nothing is logged: hub clients report every retry, and one line of ours at the end is enough."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def read_weights(path: str | Path, *, what: str) -> dict[str, Tensor]:
