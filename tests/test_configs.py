@@ -72,7 +72,7 @@ def test_names_of_runs_follow_data_and_model(compose):
 
 def test_a_recipe_overrides_the_defaults_and_the_command_line_overrides_the_recipe(compose):
     recipe = compose("experiment=cub_mobilenetv2_meru")
-    assert recipe.trainer.evaluate_every == 3
+    assert recipe.trainer.evaluate_every == 4
     assert compose("experiment=cub_mobilenetv2_meru", "trainer.evaluate_every=5").trainer.evaluate_every == 5
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import math
 import os
 import signal
@@ -238,6 +239,18 @@ def test_unknown_monitor_names_the_choices(tmp_path):
 def test_unusable_settings_are_one_clear_line(setting, value):
     with pytest.raises(UserError, match=f"trainer.{setting}={value}"):
         TrainerSettings(**{"epochs": 1, setting: value})
+
+
+def test_an_active_clamp_is_told_once(tmp_path, caplog):
+    class Clamped(Regression):
+        def forward(self, batch):
+            output = super().forward(batch)
+            output.logs["clamped/curvature"] = torch.tensor(1.0)
+            return output
+
+    logging.getLogger("meru").propagate = True
+    make(tmp_path, model=Clamped()).run()
+    assert caplog.text.count("clamped/curvature is active") == 1
 
 
 def test_precision_bf16_autocasts_the_forward_pass(tmp_path):

@@ -7,6 +7,7 @@ learnable scalars back into their bounds.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import signal
@@ -121,6 +122,7 @@ class Trainer:
     step: int = field(default=0, init=False)
     best: dict[str, float] = field(default_factory=lambda: {"figure": -math.inf, "step": -1}, init=False)
     stop_requested: bool = field(default=False, init=False)
+    warned: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self):
         self.steps_per_epoch = max(1, self.batches_per_epoch // self.settings.accumulate)
@@ -140,7 +142,7 @@ class Trainer:
         metrics = MetricsFile(self.folder / "metrics.jsonl", step=self.step) if distributed.is_main() else None
         stream = self._on_device(self.batches(self.step * self.settings.accumulate))
         first = next(stream, None)  # starts the workers; only then does nothing else draw random numbers
-        stream = iter(()) if first is None else _chain(first, stream)
+        stream = itertools.chain([first], stream)
         if states:
             restore_random_states(states)
         forward = self._wrapped()
@@ -236,6 +238,10 @@ class Trainer:
         speed = images * distributed.world_size() / max(seconds, 1e-9)
         line = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **scalars}
         metrics.write({**line, "images_per_second": speed})
+        for name in [name for name in scalars if name.startswith("clamped/") and scalars[name] > 0.5]:
+            if name not in self.warned:
+                log.warning("step %d: %s is active for more than half; it gets little or no gradient", self.step, name)
+                self.warned.add(name)
         histograms = {name: value for name, value in figures.items() if value.dim()}
         self.logger.log({**line, **histograms, "images_per_second": speed}, step=self.step)
         progress.set_postfix({"loss": f"{scalars['loss']:.3f}", "images/s": f"{speed:.0f}"})
@@ -351,8 +357,3 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from rest
