@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from meru.encoders.image import encode_image, timm_image_encoder
+from meru.encoders.image import encode_image, fix_frozen_statistics, timm_image_encoder
 from meru.errors import UserError
 
 TINY_VIT = {"patch_size": 16, "embed_dim": 64, "depth": 3, "num_heads": 4}
@@ -82,14 +82,23 @@ def test_only_the_last_blocks_are_trained():
     assert trained(None) >= trained(3) > trained(2) > trained(1)
 
 
-def test_frozen_batch_norm_stays_as_it_is_in_training():
-    encoder = tiny_cnn(freeze_batch_norm=True)
+@pytest.mark.parametrize("frozen", [{"freeze_batch_norm": True}, {"train_last_blocks": 0}])
+def test_frozen_batch_norm_stays_as_it_is_in_training(frozen):
+    encoder = tiny_cnn(**frozen)
     before = {name: tensor.clone() for name, tensor in encoder.network.state_dict().items()}
-    encoder.network.train()
+    fix_frozen_statistics(encoder.network.train())
     images = torch.randn(4, 3, 64, 64)
     alone = encoder.network(images[:1])
     torch.testing.assert_close(encoder.network(images)[:1], alone, atol=1e-5, rtol=1e-4)  # no batch statistics
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.network.state_dict().items())
+
+
+def test_batch_norm_that_is_trained_follows_the_batch():
+    network = tiny_cnn().network.train()
+    fix_frozen_statistics(network)
+    before = network.bn1.running_mean.clone()
+    network(torch.randn(4, 3, 64, 64) + 1)
+    assert not torch.equal(network.bn1.running_mean, before)
 
 
 def test_norm_epsilon_reaches_every_layer_norm():

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import timm
 import torch
-from timm.layers import freeze_batch_norm_2d
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -58,6 +57,20 @@ def encode_image(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return pooled, features[:, network.num_prefix_tokens :]
 
 
+def fix_frozen_statistics(network: nn.Module) -> None:
+    """Put the batch norms whose parameters are frozen into evaluation mode; call it after `train()`.
+
+    A frozen layer whose statistics follow the batch is not frozen.
+    """
+    for module in _batch_norms(network):
+        if module.affine and not module.weight.requires_grad:
+            module.eval()
+
+
+def _batch_norms(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
 def timm_image_encoder(
     *,
     name: str,
@@ -87,7 +100,7 @@ def timm_image_encoder(
         fixed_positions: Fixed 2-D sine–cosine positions in a vision transformer instead of learned ones
             (Chen et al., "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021).
         train_last_blocks: Train only so many of the last blocks; 0 freezes all, None trains all.
-        freeze_batch_norm: Keep batch norms in evaluation mode, statistics and affine parameters fixed.
+        freeze_batch_norm: Fix the gains and biases of batch norms, and with them their statistics.
         gradient_checkpointing: Trade a second forward pass for memory.
         random_weights: Load nothing, whatever `pretrained` and `weights` say: a checkpoint follows.
 
@@ -109,7 +122,8 @@ def timm_image_encoder(
     if fixed_positions:
         _fix_positions(network)
     if freeze_batch_norm:
-        network = freeze_batch_norm_2d(network)
+        for module in _batch_norms(network):
+            module.requires_grad_(False)
     if gradient_checkpointing:
         network.set_grad_checkpointing()
     if train_last_blocks is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meru import distributed
-from meru.encoders.image import ImageEncoder, encode_image
+from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
@@ -94,6 +94,12 @@ class CLIP(nn.Module):
         return (images - self.pixel_mean) / self.pixel_std
 
     # ---------------------------------------------------------------------------------------------- training
+    def train(self, mode: bool = True) -> CLIP:
+        """As in `nn.Module`; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        fix_frozen_statistics(self.visual)
+        return self
+
     def forward(self, batch: Mapping[str, Tensor]) -> Output:
         """The loss of a batch with `image`, `tokens`, `image_index` and `class_index`."""
         image, text = self.embed_image(batch["image"]), self.embed_text(batch["tokens"])
