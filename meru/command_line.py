@@ -26,6 +26,7 @@ def report_progress() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logger.propagate = False
+    logger.disabled = False  # which Hydra makes it before every job but the first
 
 
 @contextlib.contextmanager

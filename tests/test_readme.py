@@ -68,11 +68,15 @@ def test_both_languages_give_the_same_figures():
 
 @pytest.mark.parametrize("command", sorted(set(commands(READMES[0]))))
 def test_command(command, birds_run, cub_folder, tmp_path):
-    run, _ = birds_run
+    run, data = birds_run
     in_a_run = command.replace("<run folder>", str(run))
     if command == "bash train_cub.sh meru data=birds":
-        return  # that is how `birds_run` came to be
-    if command == "bash scripts/test.sh":
+        assert (run / "test.json").exists()
+    elif " data=birds seed=" in command:
+        few = [*QUICK, "+data.load.images_per_species=4", f"data.root={data}", f"output={tmp_path}"]
+        execute(command.replace("seed=0,1,2", "seed=0,1"), *few, cwd=tmp_path)
+        assert len(list(tmp_path.glob("birds_*/*/test.json"))) == 2
+    elif command == "bash scripts/test.sh":
         assert "pytest" in execute(command, "--version", cwd=tmp_path)
     elif command in ("bash train_cub.sh meru", "bash train_cub.sh clip"):
         execute(command, *TINY_TOWERS, f"data.root={cub_folder}", f"folder={tmp_path / 'run'}", cwd=tmp_path)
@@ -85,6 +89,8 @@ def test_command(command, birds_run, cub_folder, tmp_path):
         execute(kept, *small, f"folder={tmp_path / 'run'}", cwd=tmp_path)
     elif command.startswith("python scripts/evaluate.py"):
         assert "zero-shot" in execute(in_a_run, "workers=0", cwd=tmp_path)
+    elif command.startswith("python scripts/compare.py"):
+        assert "± 0.0" in execute("python scripts/compare.py", str(run), str(run), cwd=tmp_path)
     elif command.startswith("python scripts/benchmark.py geometry"):
         assert "|" in execute(command, "--batch", "64", "--dimension", "8", cwd=tmp_path)
     elif command.startswith("python scripts/prepare_data.py cub"):
