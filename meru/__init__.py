@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def load(run: str | Path) -> Pretrained:
-    """The finished model of a run folder with its tokenizer and image transform: see `meru.pretrained.load`."""
+    """The finished model of a run folder with its tokenizer and image transforms: see `meru.pretrained.load`."""
     from meru.pretrained import load  # `import meru` alone stays quick
 
     return load(run)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor, nn
+from torch import nn
 
-from meru.data.transforms import evaluation_transform
+from meru.data.transforms import Transforms, evaluation_transform, training_transform
 from meru.encoders.text import CaptionTokenizer
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
@@ -23,14 +22,12 @@ class Pretrained(NamedTuple):
     Attributes:
         model: Offers `embed_image`, `embed_text` and `similarity`.
         tokenizer: `tokenizer.batch(captions)` gives the token ids `(B, L)` that `embed_text` takes.
-        transform: uint8 RGB `(3, H, W)` → uint8 `(3, S, S)`, to be stacked for `embed_image`.
-        image_size: S, pixels.
+        transforms: From uint8 RGB `(3, H, W)` to the uint8 `(3, S, S)` that is stacked for `embed_image`.
     """
 
     model: nn.Module
     tokenizer: CaptionTokenizer
-    transform: Callable[[Tensor], Tensor]
-    image_size: int
+    transforms: Transforms
 
 
 def build(config: DictConfig) -> Pretrained:
@@ -48,8 +45,11 @@ def build(config: DictConfig) -> Pretrained:
     model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, text=text)
     if config.encoder.init:
         load_weights(model, config.encoder.init, what="encoder.init")
-    transform = evaluation_transform(image.image_size, squash=config.data.squash)
-    return Pretrained(model, text.tokenizer, transform, image.image_size)
+    transforms = Transforms(
+        training=training_transform(image.image_size, scale=config.data.crop_scale, flip=config.data.flip),
+        evaluation=evaluation_transform(image.image_size, squash=config.data.squash),
+    )
+    return Pretrained(model, text.tokenizer, transforms)
 
 
 def load(run: str | Path) -> Pretrained:

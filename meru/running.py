@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 from meru import distributed
 from meru.data.cub import ImageRecord, ImageTextData
 from meru.data.loading import evaluation_loader, steps_per_epoch, training_loader
-from meru.data.transforms import training_transform
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
 from meru.evaluation.image_text import embed_captions, embed_images, evaluate_image_text
@@ -72,9 +71,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
         optimizer=optimizer,
         batches=lambda start: training_loader(
             data.train,
-            transform=training_transform(
-                pretrained.image_size, scale=config.data.crop_scale, flip=config.data.flip
-            ),
+            transform=pretrained.transforms.training,
             tokenize=pretrained.tokenizer,
             seed=config.seed,
             total_steps=settings.epochs * batches_per_epoch,
@@ -214,7 +211,7 @@ def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained
     """The records' images in order, as the model takes them in evaluation."""
     return evaluation_loader(
         records,
-        transform=pretrained.transform,
+        transform=pretrained.transforms.evaluation,
         batch_size=config.evaluation.batch_size,
         workers=config.data.workers,
         on_error=config.data.on_error,

@@ -54,7 +54,8 @@ def test_every_encoder_builds(name, compose):
     empty = ["+encoder.image.random_weights=true", "+encoder.text.random_weights=true"]
     config = compose("model=meru", f"encoder={name}", *empty)
     pretrained = build(config)
-    assert pretrained.image_size in (96, 160, 224)
+    image = pretrained.transforms.evaluation(torch.zeros(3, 300, 400, dtype=torch.uint8))
+    assert image.shape in ((3, 96, 96), (3, 160, 160), (3, 224, 224))
     assert pretrained.model.visual_proj.out_features == config.encoder.embedding_dimension
 
 

@@ -105,13 +105,14 @@ def test_sigterm_saves_and_says_how_to_go_on(finished, tmp_path):
 
 def test_the_finished_model_is_loaded_with_tokenizer_and_transform(finished, cub_folder):
     folder, _, _ = finished
-    model, tokenizer, transform, size = meru.load(folder)
+    model, tokenizer, transforms = meru.load(folder)
     path = next((cub_folder / "images").rglob("*.jpg"))
     with torch.no_grad():
-        image = model.embed_image(transform(read_image(path))[None])
+        image = model.embed_image(transforms.evaluation(read_image(path))[None])
         text = model.embed_text(tokenizer.batch(["a red bird", "a bird"]))
         assert model.similarity(text, image).shape == (2, 1)
-    assert not model.training and size == 32
+    assert not model.training
+    assert transforms.evaluation(read_image(path)).shape == (3, 32, 32)
 
 
 def test_evaluating_again_gives_the_same_figures(finished, tmp_path):

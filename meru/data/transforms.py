@@ -7,6 +7,7 @@ and normalise on their own device.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -76,3 +77,15 @@ def evaluation_transform(image_size: int, *, squash: bool = False) -> nn.Module:
     if squash:
         return v2.Compose([v2.Resize((image_size, image_size), interpolation=BICUBIC)])
     return v2.Compose([v2.Resize(image_size, interpolation=BICUBIC), v2.CenterCrop(image_size)])
+
+
+class Transforms(NamedTuple):
+    """What becomes of a decoded image before the model: maps from uint8 `(3, H, W)` to uint8 `(3, S, S)`.
+
+    Attributes:
+        training: With random augmentation, drawn from torch's default generator.
+        evaluation: The same for the same image.
+    """
+
+    training: nn.Module
+    evaluation: nn.Module
