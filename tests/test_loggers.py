@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+from PIL import Image
 
 from meru.training.loggers import NoLogger, WandbLogger
 
@@ -30,7 +31,7 @@ class Recorder:
     def log(self, figures):
         self.calls.append(figures)
 
-    def finish(self, quiet):
+    def finish(self):
         self.calls.append("finished")
 
 
@@ -108,11 +109,17 @@ def test_no_logger_takes_what_wandb_takes(tmp_path):
     logger.finish()
 
 
-def test_the_real_wandb_logs_offline(monkeypatch, tmp_path):
+def test_the_real_wandb_logs_offline(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("WANDB_MODE", "offline")
+    logging.getLogger("meru").propagate = True
     monkeypatch.setenv("HOME", str(tmp_path))
     logger = make(tmp_path, mode="offline")
     assert logger.run is not None
     logger.log({"loss": 0.5, "norm/text": torch.ones(7)}, step=1)
-    logger.finish()
+    picture = tmp_path / "bird.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    logger.images("retrieved", [["a bird", picture]], ["caption", "found 1"], step=1)
+    with caplog.at_level(logging.INFO, logger="meru"):
+        logger.finish()
+    assert "gave up" not in caplog.text and "to send: wandb sync" in caplog.text
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))

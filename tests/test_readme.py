@@ -58,12 +58,13 @@ def test_both_languages_give_the_same_commands_and_code():
 
 
 def test_both_languages_give_the_same_figures():
-    """Every row of figures stands in both; words differ."""
+    """Every row of figures of every table stands in both; words differ."""
     first, second = (
-        [re.findall(r"\d[\d.,±]*", line) for line in (PROJECT / name).read_text("utf-8").splitlines() if "±" in line]
+        [re.findall(r"[\d.]+", line) for line in (PROJECT / name).read_text("utf-8").splitlines() if line[:1] == "|"]
         for name in READMES
     )
     assert first == second
+    assert sum("±" in line for line in (PROJECT / READMES[0]).read_text("utf-8").splitlines()) > 4
 
 
 @pytest.mark.parametrize("command", sorted(set(commands(READMES[0]))))

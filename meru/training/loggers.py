@@ -101,7 +101,7 @@ class WandbLogger:
     def finish(self) -> None:
         """Close the run and say how an offline one is sent."""
         if self.run:
-            self._guarded(lambda: self.run.finish(quiet=True))
+            self._guarded(lambda: self.run.finish())
         if self.run and self.offline:
             log.info("wandb: no API key, logged offline; to send: wandb sync %s", self.folder / "wandb" / "latest-run")
 
