@@ -217,8 +217,11 @@ def _near(excess: Tensor, length_x: Tensor, length_y: Tensor, *, first_row: int)
 
 
 def _arcosh1p_(t: Tensor) -> Tensor:
-    """arcosh(1 + t) in place, for t ≥ 0; vectorised where torch.acosh is a scalar loop (CPUs)."""
-    return t.add_((t + 2).mul_(t).sqrt_()).log1p_()
+    """arcosh(1 + t) in place, for t ≥ 0; vectorised where torch.acosh is a scalar loop (CPUs).
+
+    Two roots for √(t(t + 2)): the product would overflow float32 from a distance of 45 on.
+    """
+    return t.add_((t + 2).sqrt_().mul_(t.sqrt())).log1p_()
 
 
 def _far_gradients(
@@ -231,7 +234,7 @@ def _far_gradients(
     gradient_x = torch.zeros_like(x)
     sum_x, sum_time_x = torch.zeros_like(y), torch.zeros_like(time_y)
     for block in _blocks(distances):
-        e = (distances[block].to(x.dtype) * c.sqrt()).expm1_()
+        e = (distances[block].to(x.dtype) * c.sqrt()).expm1_().clamp_(max=1e38)  # inf/inf would be NaN
         sinh = e.addcdiv_(e, e + 1).div_(2)
         weights = gradient[block] / F.threshold_(sinh, 0, math.inf)  # 0 at distance 0
         radial = (weights @ time_y) / time_x[block]

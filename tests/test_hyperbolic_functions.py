@@ -1,5 +1,7 @@
 """Distances of all pairs: gradients, memory, precision; the float32 island."""
 
+import math
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -165,3 +167,13 @@ def test_helpers_are_smooth_where_textbook_forms_are_not():
     expected = torch.where(z == 0, 1, torch.sinh(z) / z)
     torch.testing.assert_close(sinhc(z.square()), expected, rtol=1e-14, atol=0)
     assert torch.autograd.gradcheck(sinhc, z.square().requires_grad_())
+
+
+def test_points_on_opposite_sides_far_out_are_at_finite_distance_with_finite_gradients():
+    """√c d up to 60: cosh(√c d)² is beyond float32."""
+    for radius in (10.0, 25.0, 30.0):
+        x = torch.tensor([[math.sinh(radius), 0.0], [0.0, 1.0]], requires_grad=True)
+        distances = lorentz.pairwise_distance(x, -x.detach(), 1.0)
+        assert distances[0, 0].item() == pytest.approx(2 * radius, rel=1e-5)
+        (gradient,) = torch.autograd.grad(distances.sum(), x)
+        assert gradient.isfinite().all() and gradient.any(dim=1).all()
