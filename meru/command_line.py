@@ -68,6 +68,8 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
     # Paths in configs/ are written relative to the project, whatever directory the user stands in.
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
     keep_freed_memory()
+    # A flag among the overrides would end them.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed by Hydra
     warnings.filterwarnings("ignore", module="hydra")
 
