@@ -92,3 +92,28 @@ def gather(x: Tensor) -> Tensor:
         x: Same shape in every process.
     """
     return x if world_size() == 1 else _Gather.apply(x)
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over all processes, without gradient."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean along the last dimension where `mask` is True, over all processes.
+
+    Each process gives its own sum over the count that falls to one process on average. So, with DDP's averaging of
+    gradients, every value counts the same, however unevenly they are spread, and one process has the same gradient.
+
+    Args:
+        values: Shape `(…, n)`; may be anything where the mask is False.
+        mask: bool, same shape; n may differ between processes.
+
+    Returns:
+        Shape `(…)`; 0 where no process has a True.
+    """
+    count = total(mask.sum(dim=-1)).to(values.dtype) / world_size()
+    return torch.where(mask, values, 0).sum(dim=-1) / torch.where(count == 0, 1, count)

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from meru.data.transforms import Transforms, evaluation_transform, training_transform
+from meru.data.transforms import EvaluationTransform, Transforms, training_transform
 from meru.encoders.text import CaptionTokenizer
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
@@ -47,7 +47,7 @@ def build(config: DictConfig) -> Pretrained:
         load_weights(model, config.encoder.init, what="encoder.init")
     transforms = Transforms(
         training=training_transform(image.image_size, scale=config.data.crop_scale, flip=config.data.flip),
-        evaluation=evaluation_transform(image.image_size, squash=config.data.squash),
+        evaluation=EvaluationTransform(image.image_size, squash=config.data.squash),
     )
     return Pretrained(model, text.tokenizer, transforms)
 

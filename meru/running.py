@@ -9,16 +9,21 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from meru import distributed
 from meru.data.cub import ImageRecord, ImageTextData
 from meru.data.loading import evaluation_loader, steps_per_epoch, training_loader
+from meru.data.parts import PART_OF_WORD, CropParts, part_places
+from meru.data.transforms import read_image
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
 from meru.evaluation.image_text import embed_captions, embed_images, evaluate_image_text
+from meru.evaluation.pictures import attention_figure, save_figure
+from meru.evaluation.pointing import pointing_game
 from meru.evaluation.report import format_table, write_json
 from meru.evaluation.retrieval import top_k
 from meru.evaluation.zero_shot import PROMPT_TEMPLATES
@@ -47,6 +52,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     """
     settings = TrainerSettings.of(config.trainer)
     data = load_data(config)
+    parts = part_source(config, data)
     batch = {"batch_size": config.data.batch_size, "world_size": distributed.world_size()}
     batches_per_epoch = steps_per_epoch(len(data.train), **batch)
     torch.manual_seed(config.seed)  # the same weights in every process
@@ -65,6 +71,9 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
         len(data.class_names),
         ", ".join(f"{name} {value}" for name, value in environment(device).items()),
     )
+    captions = [caption for record in data.train for caption in record.captions]
+    if cut := pretrained.tokenizer.count_cut(captions):
+        log.info("%d of %d training captions are longer than the context and lose their last words", cut, len(captions))
     figures_of = partial(evaluate_split, config, class_names=data.class_names, pretrained=pretrained, device=device)
     trainer = Trainer(
         model=model,
@@ -79,6 +88,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
             rank=distributed.rank(),
             workers=config.data.workers,
             on_error=config.data.on_error,
+            parts=parts,
             **batch,
         ),
         batches_per_epoch=batches_per_epoch,
@@ -97,6 +107,9 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
                 rows = retrieved_images(config, data.validation or data.test, pretrained, device=device)
                 columns = ["caption", "its image", *(f"found {n}" for n in range(1, len(rows[0]) - 1))]
                 logger.images("retrieved", rows, columns, step=trainer.step)
+            if config.evaluation.attention_pictures:
+                rows = save_attention(config.evaluation.attention_pictures, folder, data.test, pretrained)
+                logger.images("attention", rows, ["caption", "where its words look"], step=trainer.step)
         else:
             log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
         logger.finish()
@@ -128,7 +141,7 @@ def retrieved_images(
     """For eight captions spread over the records: the caption, its image's file, and the five images nearest to it."""
     model = pretrained.model.eval()
     images = embed_images(model, image_batches(config, records, pretrained), device=device)
-    queries = range(0, len(records), max(1, len(records) // 8))[:8]
+    queries = _spread(len(records), 8)
     captions = [records[query].captions[0] for query in queries]
     texts = embed_captions(model, captions, tokenizer=pretrained.tokenizer.batch, device=device)
     _, nearest = top_k(texts, images["embeddings"], similarity=model.similarity, k=5)
@@ -137,6 +150,36 @@ def retrieved_images(
         [caption, records[query].path, *(records[index].path for index in row)]
         for caption, query, row in zip(captions, queries, found, strict=True)
     ]
+
+
+def save_attention(
+    count: int, folder: Path, records: Sequence[ImageRecord], pretrained: Pretrained
+) -> list[list[str | Path]]:
+    """Pictures of where the words of `count` captions look, spread over the records: each caption and its PNG file."""
+    rows = []
+    for number, index in enumerate(_spread(len(records), count)):
+        record = records[index]
+        path = folder / "attention" / f"{number}_{record.path.stem}.png"
+        save_figure(draw_attention(pretrained, read_image(record.path), record.captions[0]), path)
+        rows.append([record.captions[0], path])
+    return rows
+
+
+@torch.no_grad()
+def draw_attention(pretrained: Pretrained, image: Tensor, caption: str) -> Figure:
+    """Where the words of a caption look in an image, uint8 RGB `(3, H, W)`."""
+    model, tokenizer, transforms = pretrained
+    model.eval()
+    device = model.logit_scale.device
+    picture, tokens = transforms.evaluation(image), tokenizer.batch([caption])
+    (weights,) = model.word_attention(picture[None].to(device), tokens.to(device), torch.tensor([0], device=device))
+    words = tokenizer.words(tokens[0])
+    return attention_figure(picture, [word for word, _ in words], weights[[at for _, at in words]], title=caption)
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """At most `count` indices, evenly spread over `length`."""
+    return list(range(0, length, max(1, length // count)))[:count]
 
 
 def make_logger(config: DictConfig, folder: Path, device: torch.device) -> NoLogger | WandbLogger:
@@ -160,7 +203,7 @@ def evaluate_run(config: DictConfig) -> dict[str, float]:
     trained = read_config(run)
     if config.root:
         trained.data.root = str(Path(config.root).expanduser().absolute())
-    for key in ("captions_per_image", "templates", "batch_size"):
+    for key in ("captions_per_image", "templates", "batch_size", "pointing"):
         trained.evaluation[key] = config[key]
     trained.data.workers = config.workers
     data = load_data(trained)
@@ -175,6 +218,16 @@ def evaluate_run(config: DictConfig) -> dict[str, float]:
         write_json(config.output, figures)
         log.info("figures: %s", config.output)
     return figures
+
+
+def part_source(config: DictConfig, data: ImageTextData) -> CropParts | None:
+    """Where a model that learns from crops gets them."""
+    patches = config.get("patches")
+    if not patches or patches.mode != "crops":
+        return None
+    crops = CropParts(crops=patches.crops, window=patches.window)
+    crops.check(data.train, config.data.root)
+    return crops
 
 
 def load_data(config: DictConfig) -> ImageTextData:
@@ -195,16 +248,32 @@ def evaluate_split(
     device: torch.device,
 ) -> dict[str, float]:
     """All figures on some records, of the pretrained model or of another in its place (say, its moving average)."""
-    return evaluate_image_text(
-        model or pretrained.model,
+    model = model or pretrained.model
+    captions = [record.captions for record in records]
+    figures = evaluate_image_text(
+        model,
         image_batches(config, records, pretrained),
-        captions=[record.captions for record in records],
+        captions=captions,
         class_names=class_names,
         tokenizer=pretrained.tokenizer.batch,
         device=device,
         captions_per_image=config.evaluation.captions_per_image,
         templates=config.evaluation.templates or PROMPT_TEMPLATES,
     )
+    if config.evaluation.pointing:
+        places, centres = part_places(records, pretrained.transforms.evaluation)
+        figures |= pointing_game(
+            model,
+            image_batches(config, records, pretrained),
+            captions=captions,
+            places=places,
+            centres=centres,
+            part_of_word=PART_OF_WORD,
+            tokenize=pretrained.tokenizer.batch,
+            words=pretrained.tokenizer.words,
+            device=device,
+        )
+    return figures
 
 
 def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained: Pretrained) -> DataLoader:

@@ -21,7 +21,7 @@ from meru.data.loading import (
     steps_per_epoch,
     training_loader,
 )
-from meru.data.transforms import evaluation_transform, read_image, training_transform
+from meru.data.transforms import EvaluationTransform, read_image, training_transform
 from meru.errors import UserError
 
 
@@ -65,7 +65,7 @@ class TestTransforms:
     @pytest.mark.parametrize("size", [(48, 64), (64, 48), (20, 20), (5, 90)])
     def test_square_uint8(self, size):
         image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-        for transform in (training_transform(32), evaluation_transform(32), evaluation_transform(32, squash=True)):
+        for transform in (training_transform(32), EvaluationTransform(32), EvaluationTransform(32, squash=True)):
             result = pickle.loads(pickle.dumps(transform))(image)
             assert result.shape == (3, 32, 32)
             assert result.dtype == torch.uint8
@@ -73,8 +73,8 @@ class TestTransforms:
     def test_squash_keeps_what_the_centre_crop_cuts_off(self):
         image = torch.zeros(3, 32, 96, dtype=torch.uint8)
         image[:, :, 80:] = 255  # the right sixth
-        assert evaluation_transform(32)(image).max() == 0
-        assert evaluation_transform(32, squash=True)(image)[:, :, -3:].min() > 200
+        assert EvaluationTransform(32)(image).max() == 0
+        assert EvaluationTransform(32, squash=True)(image)[:, :, -3:].min() > 200
 
     def test_flip_can_be_turned_off(self):
         image = torch.zeros(3, 32, 32, dtype=torch.uint8)
@@ -247,7 +247,7 @@ class TestLoaders:
     def test_an_unreadable_image_is_one_line(self, damaged, workers):
         for batches in (
             loader(damaged, workers=workers),
-            evaluation_loader(damaged, transform=evaluation_transform(32), batch_size=4, workers=workers),
+            evaluation_loader(damaged, transform=EvaluationTransform(32), batch_size=4, workers=workers),
         ):
             with pytest.raises(UserError) as error:
                 list(batches)
@@ -263,7 +263,7 @@ class TestLoaders:
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_evaluation_reads_every_record_once_in_order(self, records, workers):
-        transform = evaluation_transform(32)
+        transform = EvaluationTransform(32)
         batches = list(evaluation_loader(records, transform=transform, batch_size=5, workers=workers))
         assert [len(batch["image"]) for batch in batches] == [5, 5, 2]
         assert torch.cat([batch["image_index"] for batch in batches]).tolist() == list(range(12))
@@ -276,7 +276,7 @@ class TestLoaders:
     def test_evaluation_leaves_out_what_does_not_decode(self, damaged):
         batches = list(
             evaluation_loader(
-                damaged, transform=evaluation_transform(32), batch_size=2, workers=0, on_error="skip"
+                damaged, transform=EvaluationTransform(32), batch_size=2, workers=0, on_error="skip"
             )
         )
         assert [len(batch["image"]) for batch in batches] == [2, 0, 2, 2, 2, 1]
@@ -285,7 +285,7 @@ class TestLoaders:
         assert [int(batch["skipped"]) for batch in batches] == [0, 2, 0, 0, 0, 1]
 
     def test_evaluation_data_set_is_deterministic(self, records):
-        data = EvaluationImages(records, transform=evaluation_transform(32))
+        data = EvaluationImages(records, transform=EvaluationTransform(32))
         assert len(data) == 12
         assert same(data[3], data[3])
 

@@ -14,7 +14,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meru.errors import UserError
@@ -37,6 +37,7 @@ class ImageRecord:
         captions: At least one sentence.
         box: Bounding box of the bird `(x, y, width, height)` in pixels of the file, or None.
         parts: Visible parts only, name → `(x, y)` in pixels of the file.
+        colours: Part → colour, of its class: what `class_attributes` gives. Empty where the folder has no attributes.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class ImageRecord:
     captions: tuple[str, ...]
     box: tuple[float, float, float, float] | None
     parts: dict[str, tuple[float, float]]
+    colours: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ def load_cub(
     class_index = {class_id: position for position, class_id in enumerate(present)}
     class_names = {class_id: _plain_words(classes[class_id]) for class_id in present}
 
+    attributes = class_attributes(folder)
     caption_folder = Path(captions) if captions is not None else find_captions(folder)
     if caption_folder is not None:
         texts = {image_id: read_captions(caption_folder, name) for image_id, name in files.items()}
     else:
         log.warning("no captions (text_c10) in or beside %s: prompts from class names and attributes", folder)
-        attributes = class_attributes(folder)
         prompts = {key: class_prompts(name, attributes.get(key, {})) for key, name in class_names.items()}
         texts = {image_id: prompts[labels[image_id]] for image_id in files}
 
@@ -103,6 +105,7 @@ def load_cub(
             captions=texts[image_id],
             box=boxes.get(image_id),
             parts=parts.get(image_id, {}),
+            colours=attributes.get(labels[image_id], {}),
         )
         for image_id, name in files.items()
     }

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from meru.data.cub import ImageRecord
+from meru.data.parts import CropParts, Part
 from meru.data.transforms import read_image
 from meru.errors import UserError
 
@@ -69,6 +70,7 @@ class TrainingPairs(_Images):
         seed: Seed of the captions drawn and of the augmentation.
         on_error: What to do about an image that does not decode: `raise`, or `skip`, which takes the next
             record that does, so that batches keep their size.
+        parts: Draws a part of every picture; None: pictures and captions only.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class TrainingPairs(_Images):
         tokenize: Tokenize,
         seed: int,
         on_error: str = "raise",
+        parts: CropParts | None = None,
     ):
         super().__init__(records, transform=transform, on_error=on_error)
         self.tokenize = tokenize
         self.seed = seed
+        self.parts = parts
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
@@ -101,13 +105,28 @@ class TrainingPairs(_Images):
             # torch.manual_seed would reset the generator of the GPU too when there are no workers.
             torch.default_generator.manual_seed(derived_seed(self.seed, "sample", epoch, index))
             caption = record.captions[int(torch.randint(len(record.captions), ()))]
-            image = self.transform(image).contiguous()
+            sample = {"image": self.transform(image).contiguous(), "tokens": self.tokenize(caption)}
+            if self.parts:
+                height, width = image.shape[1:]
+                part = self.parts(record, height=height, width=width, caption=caption)
+                sample |= self._part_of(image, part)
         return {
-            "image": image,
-            "tokens": self.tokenize(caption),
+            **sample,
             "class_index": torch.tensor(record.class_index),
             "image_index": torch.tensor(chosen),
             "skipped": torch.tensor(skipped),
+        }
+
+    def _part_of(self, image: Tensor, part: Part | None) -> Batch:
+        """What `HyCoCLIP` takes of a part; the whole picture, not to be learned from, where there is none."""
+        if part is not None:
+            left, top, width, height = part.window
+            image = image[:, top : top + height, left : left + width]
+        return {
+            "part_image": self.transform(image).contiguous(),
+            "part_tokens": self.tokenize(part.phrase if part is not None else ""),
+            "has_part": torch.tensor(part is not None),
+            "has_part_text": torch.tensor(part is not None and part.phrase != ""),
         }
 
 
@@ -208,17 +227,17 @@ def collate(samples: list[Batch] | UserError) -> Batch | UserError:
 
     Returns:
         `image` uint8 `(B, 3, S, S)`; `tokens` int64 `(B, L)`, padded with 0 to the longest caption;
-        `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the images replaced.
+        `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the images replaced. With parts also
+        `part_image` and `part_tokens`, of the same kinds, and `has_part` and `has_part_text`, bool `(B,)`.
     """
     if isinstance(samples, UserError):
         return samples
-    return {
-        "image": torch.stack([sample["image"] for sample in samples]),
-        "tokens": pad_sequence([sample["tokens"] for sample in samples], batch_first=True),
-        "class_index": torch.stack([sample["class_index"] for sample in samples]),
-        "image_index": torch.stack([sample["image_index"] for sample in samples]),
-        "skipped": torch.stack([sample["skipped"] for sample in samples]).sum(),
+    columns = {name: [sample[name] for sample in samples] for name in samples[0]}
+    batch = {
+        name: pad_sequence(column, batch_first=True) if name.endswith("tokens") else torch.stack(column)
+        for name, column in columns.items()
     }
+    return {**batch, "skipped": batch["skipped"].sum()}
 
 
 def collate_images(samples: list[Batch] | UserError) -> Batch | UserError:
@@ -256,13 +275,14 @@ def training_loader(
     world_size: int = 1,
     workers: int = 2,
     on_error: str = "raise",
+    parts: CropParts | None = None,
 ) -> DataLoader:
     """Batches (see `collate`) of this process from `start_step` to `total_steps`, through all epochs.
 
     Steps count batches; `steps_per_epoch` says how many make an epoch. With accumulation several of them make
     one step of the optimizer. The arguments are those of `TrainingPairs` and `RunBatches`.
     """
-    data = TrainingPairs(records, transform=transform, tokenize=tokenize, seed=seed, on_error=on_error)
+    data = TrainingPairs(records, transform=transform, tokenize=tokenize, seed=seed, on_error=on_error, parts=parts)
     batches = RunBatches(
         length=len(records),
         batch_size=batch_size,

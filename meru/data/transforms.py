@@ -68,15 +68,37 @@ def training_transform(
     return v2.Compose([crop, v2.RandomHorizontalFlip()] if flip else [crop])
 
 
-def evaluation_transform(image_size: int, *, squash: bool = False) -> nn.Module:
+class EvaluationTransform(nn.Module):
     """Short side to `image_size` and the centre of the rest; with `squash` both sides, nothing cut off.
 
-    Returns:
-        A picklable map from uint8 `(3, H, W)` to uint8 `(3, S, S)`.
+    Maps uint8 `(3, H, W)` to uint8 `(3, S, S)`, and can be pickled.
     """
-    if squash:
-        return v2.Compose([v2.Resize((image_size, image_size), interpolation=BICUBIC)])
-    return v2.Compose([v2.Resize(image_size, interpolation=BICUBIC), v2.CenterCrop(image_size)])
+
+    def __init__(self, image_size: int, *, squash: bool = False):
+        super().__init__()
+        self.image_size, self.squash = image_size, squash
+        size = (image_size, image_size) if squash else image_size
+        self.resize = v2.Resize(size, interpolation=BICUBIC)
+        self.crop = v2.CenterCrop(image_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 `(3, H, W)` → uint8 `(3, S, S)`."""
+        return self.crop(self.resize(image))
+
+    def places(self, points: Tensor, *, height: int, width: int) -> Tensor:
+        """Where points of an image are in the result.
+
+        Args:
+            points: `(k, 2)`, pixels from left and top of an image of `height` × `width` pixels.
+
+        Returns:
+            `(k, 2)`, shares of the result's width and height: outside [0, 1) where a point was cut off.
+        """
+        sides = torch.tensor([width, height])
+        if self.squash:
+            return points / sides
+        resized = self.image_size * sides // sides.min()
+        return (points * (resized / sides) - ((resized - self.image_size) / 2).round()) / self.image_size
 
 
 class Transforms(NamedTuple):

@@ -27,6 +27,8 @@ class ImageEncoder:
         image_size: Side of the square input, pixels.
         pixel_mean, pixel_std: Normalisation of RGB values in [0, 1] that the weights expect.
         projection: Pretrained projection to the shared space, `(embedding, width)`, where there is one.
+        patch_level: Which of the tower's feature maps its patches are, see `encode_image`; None: the last.
+        patch_width: Channels of that map.
     """
 
     network: nn.Module
@@ -35,26 +37,75 @@ class ImageEncoder:
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
     projection: Tensor | None = None
+    patch_level: int | None = None
+    patch_width: int | None = None
 
 
-def encode_image(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def encode_image(network: nn.Module, images: Tensor, *, patch_level: int | None = None) -> tuple[Tensor, Tensor]:
     """Pooled and token features of a tower, from timm or open_clip.
 
     Args:
         network: `ImageEncoder.network`.
         images: Normalised RGB images, shape `(B, 3, S, S)`.
+        patch_level: Take the patches from this one of timm's feature maps, counted from the image, instead of the
+            last: earlier ones of a convolutional network are finer, and each patch sees less beyond itself.
 
     Returns:
         Pooled features `(B, W)` and patch tokens `(B, N, W)`, row by row from the top left, class token left out.
-        A convolutional network's tokens are the positions of its last feature map.
+        A convolutional network's tokens are the positions of a feature map.
     """
     if hasattr(network, "output_tokens"):  # open_clip; output_tokens is set when the tower is built
         return network(images)
-    features = network.forward_features(images)
+    if patch_level is None:
+        features = patches = network.forward_features(images)
+    else:
+        # Without the norm of the last block, which belongs to the last map.
+        features, (patches,) = network.forward_intermediates(images, indices=[patch_level], output_fmt="NCHW")
     pooled = network.forward_head(features, pre_logits=True)
-    if features.dim() == 4:
-        return pooled, features.flatten(2).transpose(1, 2)
-    return pooled, features[:, network.num_prefix_tokens :]
+    if patches.dim() == 4:
+        return pooled, patches.flatten(2).transpose(1, 2)
+    return pooled, patches[:, network.num_prefix_tokens :]
+
+
+@torch.no_grad()
+def patch_offset(network: nn.Module, image_size: int, *, patch_level: int | None = None) -> float:
+    """Where the patches of a convolutional network really look.
+
+    A strided 3 × 3 convolution that pads both sides looks at every second pixel from the first, TensorFlow's, which
+    pads one side, from the second: after five of them the centre of what a position sees lies half a square beside
+    the centre of its square in the grid. Receptive field arithmetic (Araujo et al., "Computing Receptive Fields of
+    Convolutional Neural Networks", Distill 2019) along the first path through every change of resolution.
+
+    Returns:
+        The distance to the right and down, as a share of a square; 0 for a vision transformer.
+    """
+    if hasattr(network, "output_tokens") or hasattr(network, "patch_embed"):
+        return 0.0  # a vision transformer
+    steps: dict[int, float] = {}  # height of the input → shift in input pixels of the first layer that shrinks it
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        before, after = inputs[0].shape[2], output.shape[2]
+        kernel, stride, padding, dilation = (
+            value[0] if isinstance(value, tuple) else value
+            for value in (module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1))
+        )
+        if after >= before or before in steps:
+            return
+        reach = dilation * (kernel - 1)
+        left = padding if padding else max((after - 1) * stride + reach + 1 - before, 0) // 2
+        # From the centre of the square of `stride` pixels to the centre of the kernel.
+        steps[before] = (reach / 2 - left) - (stride - 1) / 2
+
+    layers = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+    hooks = [module.register_forward_hook(note) for module in network.modules() if isinstance(module, layers)]
+    was_training = network.training
+    _, patches = encode_image(network.eval(), torch.zeros(1, 3, image_size, image_size), patch_level=patch_level)
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    side = round(patches.shape[1] ** 0.5)
+    pixels = sum(shift * image_size / size for size, shift in steps.items() if size > side)
+    return pixels * side / image_size
 
 
 def fix_frozen_statistics(network: nn.Module) -> None:
@@ -85,6 +136,7 @@ def timm_image_encoder(
     train_last_blocks: int | None = None,
     freeze_batch_norm: bool = False,
     gradient_checkpointing: bool = False,
+    patch_level: int | None = None,
     random_weights: bool = False,
 ) -> ImageEncoder:
     """Build a backbone of timm.
@@ -102,6 +154,7 @@ def timm_image_encoder(
         train_last_blocks: Train only so many of the last blocks; 0 freezes all, None trains all.
         freeze_batch_norm: Fix the gains and biases of batch norms, and with them their statistics.
         gradient_checkpointing: Trade a second forward pass for memory.
+        patch_level: Which of timm's feature maps (`network.feature_info`) are the patches; None: the last.
         random_weights: Load nothing, whatever `pretrained` and `weights` say: a checkpoint follows.
 
     Raises:
@@ -128,13 +181,19 @@ def timm_image_encoder(
         network.set_grad_checkpointing()
     if train_last_blocks is not None:
         _freeze_all_but_last(network, train_last_blocks)
+    if patch_level is not None and not 0 <= patch_level < len(network.feature_info):
+        last = len(network.feature_info) - 1
+        raise UserError(f"encoder.image.patch_level={patch_level}: {name} has the feature maps 0 to {last}")
+    width = getattr(network, "head_hidden_size", None) or network.num_features
     return ImageEncoder(
         # Channels last is what convolutions are fastest in, on CPUs by two thirds; the features are the same.
         network=network.to(memory_format=torch.channels_last),
-        width=getattr(network, "head_hidden_size", None) or network.num_features,
+        width=width,
         image_size=image_size,
         pixel_mean=tuple(pixel_mean or network.pretrained_cfg["mean"]),
         pixel_std=tuple(pixel_std or network.pretrained_cfg["std"]),
+        patch_level=patch_level,
+        patch_width=width if patch_level is None else network.feature_info[patch_level]["num_chs"],
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,6 +53,27 @@ class CaptionTokenizer:
             words = words[: whole[-1] + 1] if whole else words
         start, end = vocabulary.all_special_ids[:2]
         return torch.tensor([start, *words, end])
+
+    def words(self, tokens: Tensor) -> list[tuple[str, int]]:
+        """The words of token ids `(L,)`, in lower case, each with the position of its last token: the first to have
+        seen the whole word, since a token sees what stands before it."""
+        words, begun = [], ""
+        for position, token in enumerate(tokens.tolist()):
+            piece = self._vocabulary.decoder[token]
+            if token in self._vocabulary.all_special_ids:
+                begun = ""
+            elif piece.endswith("</w>"):
+                words.append((begun + piece.removesuffix("</w>"), position))
+                begun = ""
+            else:
+                begun += piece
+        return words
+
+    def count_cut(self, captions: Iterable[str]) -> int:
+        """How many of the captions are longer than the context and lose words."""
+        room = self.context_length - 2
+        # No token is without a letter of its own: most captions need not be encoded for this.
+        return sum(len(caption) > room and len(self._vocabulary.encode(caption)) > room for caption in captions)
 
     def batch(self, captions: list[str]) -> Tensor:
         """Token ids of several captions, int64, shape `(B, L)`, padded with 0 to the longest."""

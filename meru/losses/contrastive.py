@@ -38,5 +38,18 @@ def contrastive_loss(row_logits: Tensor, column_logits: Tensor, targets: Tensor)
     Returns:
         Scalar ≥ 0, float32.
     """
-    with torch.autocast(row_logits.device.type, enabled=False):
-        return 0.5 * (F.cross_entropy(row_logits.float(), targets) + F.cross_entropy(column_logits.float(), targets))
+    return 0.5 * (row_contrast(row_logits, targets).mean() + row_contrast(column_logits, targets).mean())
+
+
+def row_contrast(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of every row, one direction of `contrastive_loss`.
+
+    Args:
+        logits: Shape `(B1, B2)`, scaled.
+        targets: Y, shape `(B1, B2)`.
+
+    Returns:
+        Shape `(B1,)`, ≥ 0, float32.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.cross_entropy(logits.float(), targets, reduction="none")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meru import distributed
-from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics
+from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics, patch_offset
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
@@ -57,6 +57,7 @@ class CLIP(nn.Module):
         self.textual_proj = _projection(text.network.width, embedding_dimension, text.projection)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
         self.maximum_logit_scale = maximum_logit_scale
+        self.patch_offset = patch_offset(image.network, image.image_size)
         self.register_buffer("pixel_mean", torch.tensor(image.pixel_mean).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(image.pixel_std).view(3, 1, 1))
 
@@ -68,6 +69,29 @@ class CLIP(nn.Module):
     def embed_text(self, tokens: Tensor) -> Tensor:
         """Unit vectors `(B, D)` of token ids `(B, L)`, padded with 0."""
         return F.normalize(self.text_features(tokens), dim=-1)
+
+    def embed_patches(self, images: Tensor) -> Tensor:
+        """Every patch of the images as a point of the shared space, `(B, N, D)`, row by row from the top left."""
+        return F.normalize(self.image_and_patch_features(images)[1], dim=-1)
+
+    def embed_words(self, tokens: Tensor) -> Tensor:
+        """Every token of the captions as a point of the shared space, `(B, L, D)`; arbitrary at padding."""
+        return F.normalize(self.text_and_word_features(tokens)[1], dim=-1)
+
+    def word_attention(self, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
+        """How much each word of a caption has to do with each patch of its image; only the order is meant.
+
+        Args:
+            images: As for `embed_image`, `(B, 3, S, S)`.
+            tokens: Captions as for `embed_text`, `(C, L)`.
+            image_of: Place of each caption's image in `images`, shape `(C,)`.
+
+        Returns:
+            Shape `(C, L, N)`; here the similarity of the word and the patch.
+        """
+        patches, words = self.embed_patches(images), self.embed_words(tokens)
+        pairs = zip(words, image_of.tolist(), strict=True)
+        return torch.stack([self.similarity(of_caption, patches[image]) for of_caption, image in pairs])
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Cosine of every query with every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
@@ -86,6 +110,16 @@ class CLIP(nn.Module):
     def text_features(self, tokens: Tensor) -> Tensor:
         """Projected features `(B, D)`, float32, before they are placed in the shared space."""
         return self.textual_proj(self.textual(tokens)).float()
+
+    def image_and_patch_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`image_features` `(B, D)`, and the same of every patch `(B, N, D)`, class tokens left out."""
+        pooled, patches = encode_image(self.visual, self.normalise(images))
+        return self.visual_proj(pooled).float(), self.visual_proj(patches).float()
+
+    def text_and_word_features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """`text_features` `(B, D)`, and the same of every token `(B, L, D)`, 0 at padding."""
+        pooled, words = self.textual.forward_tokens(tokens)
+        return self.textual_proj(pooled).float(), self.textual_proj(words).float()
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 or [0, 1] RGB → what the image tower expects."""

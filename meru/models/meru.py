@@ -47,6 +47,14 @@ class MERU(CLIP):
         """Points (space components) `(B, D)`, float32, of token ids `(B, L)`, padded with 0."""
         return self.lift(self.text_features(tokens), self.textual_alpha)
 
+    def embed_patches(self, images: Tensor) -> Tensor:
+        """Every patch of the images as a point, lifted as the image itself is, `(B, N, D)`, float32."""
+        return self.lift(self.image_and_patch_features(images)[1], self.visual_alpha)
+
+    def embed_words(self, tokens: Tensor) -> Tensor:
+        """Every token of the captions as a point, lifted as the caption itself is, `(B, L, D)`, float32."""
+        return self.lift(self.text_and_word_features(tokens)[1], self.textual_alpha)
+
     def lift(self, features: Tensor, alpha: Tensor) -> Tensor:
         """Scale features and map them from the tangent space at the origin onto the hyperboloid."""
         with torch.autocast(features.device.type, enabled=False):
@@ -68,10 +76,12 @@ class MERU(CLIP):
             terms["entailment"] = self.excess(text, image).mean()
         return terms
 
-    def excess(self, general: Tensor, specific: Tensor) -> Tensor:
-        """Angles by which points lie outside the cones of more general ones, `(B,)`, radians."""
+    def excess(self, general: Tensor, specific: Tensor, aperture_scale: float = 1.0) -> Tensor:
+        """Angles by which points lie outside the cones of more general ones, row by row, radians."""
         radius = self.loss["entailment"]["minimum_radius"]
-        return entailment_excess(general, specific, self.curvature, minimum_radius=radius)
+        return entailment_excess(
+            general, specific, self.curvature, minimum_radius=radius, aperture_scale=aperture_scale
+        )
 
     @torch.no_grad()
     def logs(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:

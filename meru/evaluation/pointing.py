@@ -1,0 +1,115 @@
+"""The pointing game: does a word look at the patch that shows what it names?
+
+Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, section 4.2, with key-points for objects:
+a hit is a part's key-point inside the patch that the part's word attends to most. Beside it stand the chance of a
+patch taken at random, and the patch at the centre of the bird's bounding box.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def pointing_game(
+    model: nn.Module,
+    batches: Iterable[dict[str, Tensor]],
+    *,
+    captions: Sequence[Sequence[str]],
+    places: Sequence[Mapping[str, Tensor]],
+    centres: Sequence[tuple[float, float]],
+    part_of_word: Mapping[str, str],
+    tokenize: Callable[[list[str]], Tensor],
+    words: Callable[[Tensor], list[tuple[str, int]]],
+    device: torch.device,
+    captions_at_once: int = 128,
+) -> dict[str, float]:
+    """Share of the mentions of visible parts whose most attended patch holds the part.
+
+    The model is put into evaluation mode for the time, and left in the mode it was in.
+
+    Args:
+        model: Offers `word_attention`, to N patches, a square grid row by row, and `patch_offset`: a place counts for
+            the patch whose view is centred nearest (see `meru.encoders.image.patch_offset`).
+        batches: The images, as an evaluation loader gives them.
+        captions: Captions of every record, by its `image_index`.
+        places: Part → where it is seen, `(k, 2)` from left and top as shares of the picture as the model sees it, in
+            [0, 1). A hit on any of the k counts. Parts that are not seen are left out.
+        centres: Centre of the bounding box, in the same unit.
+        part_of_word: The words that count, and the parts they name.
+        tokenize: Captions → int64 `(C, L)`, padded with 0.
+        words: Token ids `(L,)` → words, each with the position of its last token.
+        device: Where the model is.
+        captions_at_once: Bounds the memory.
+
+    Returns:
+        `pointing/accuracy@1`, over all mentions, and its chance level; `pointing/mean_of_parts/…` and
+        `pointing/<part>/…`; the same under `box_centre/…` for the centre of the box; `pointing/mentions`. Empty where
+        no caption names a part that is seen.
+    """
+    was_training = model.training
+    model.eval()
+    shares: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ("pointing", "box_centre", "chance")}
+    for batch in batches:
+        mentions = _mentions(batch["image_index"].tolist(), captions, places, part_of_word, tokenize, words)
+        images = batch["image"].to(device)
+        for start in range(0, len(mentions), captions_at_once):
+            some = mentions[start : start + captions_at_once]
+            tokens = nn.utils.rnn.pad_sequence([tokens for _, tokens, _ in some], batch_first=True).to(device)
+            image_of = torch.tensor([row for row, _, _ in some], device=device)
+            attention = model.word_attention(images, tokens, image_of).float().cpu()
+            side = round(attention.shape[-1] ** 0.5)
+            for (row, _, named), of_caption in zip(some, attention, strict=True):
+                record = int(batch["image_index"][row])
+                centre = _patches(torch.tensor([centres[record]]), side, model.patch_offset)
+                for part, position in named:
+                    right = _patches(places[record][part], side, model.patch_offset)
+                    weights = of_caption[position]
+                    most = (weights == weights.max()).nonzero()[:, 0]  # several where a sigmoid is saturated
+                    shares["pointing"][part].append(torch.isin(most, right).float().mean().item())
+                    shares["box_centre"][part].append(float(torch.isin(centre, right)))
+                    shares["chance"][part].append(len(right) / side**2)
+    model.train(was_training)
+    return _figures(shares)
+
+
+def _mentions(records, captions, places, part_of_word, tokenize, words) -> list[tuple[int, Tensor, list]]:
+    """Row in the batch, token ids and `(part, position)` of every caption that names a part seen in its image."""
+    found = []
+    for row, record in enumerate(records):
+        for caption in captions[record]:
+            (tokens,) = tokenize([caption])
+            parts = ((part_of_word.get(word), position) for word, position in words(tokens))
+            named = [(part, position) for part, position in parts if part in places[record]]
+            if named:
+                found.append((row, tokens, named))
+    return found
+
+
+def _patches(places: Tensor, side: int, offset: float) -> Tensor:
+    """The patches, without repetition, that hold the places `(k, 2)`."""
+    column, row = (places * side - offset).floor().long().clamp(0, side - 1).unbind(dim=-1)
+    return (row * side + column).unique()
+
+
+def _figures(shares: dict[str, dict[str, list[float]]]) -> dict[str, float]:
+    def rows(by_part: dict[str, list[float]]) -> dict[str, float]:
+        means = {part: sum(values) / len(values) for part, values in sorted(by_part.items())}
+        every = [value for values in by_part.values() for value in values]
+        return {"": sum(every) / len(every), "/mean_of_parts": sum(means.values()) / len(means), **{
+            f"/{part}": mean for part, mean in means.items()
+        }}
+
+    if not shares["chance"]:
+        return {}
+    figures = {}
+    chance = rows(shares["chance"])
+    for name in ("pointing", "box_centre"):
+        for row, share in rows(shares[name]).items():
+            figures[f"{name}{row}/accuracy@1"] = share
+            figures[f"{name}{row}/chance_accuracy@1"] = chance[row]
+    return {**figures, "pointing/mentions": float(sum(map(len, shares["chance"].values())))}

@@ -1,0 +1,130 @@
+"""Bidirectional attention interaction (BAI): patches of an image and words of its caption attend to each other.
+
+From GAHR, text-based person search (IEEE TIFS 2025, doi 10.1109/TIFS.2025.3574970).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from meru.errors import UserError
+
+ACTIVATIONS = ("sigmoid", "softmax")
+
+
+class Interaction(NamedTuple):
+    """What both sides have seen of each other.
+
+    Attributes:
+        patch_context: What each patch gathers from the words, `(B, N, D)`.
+        word_context: What each word gathers from the patches, `(B, M, D)`; arbitrary at padding.
+        patch_attention: Weights of the words for each patch, `(B, N, M)`, 0 at padding.
+        word_attention: Weights of the patches for each word, `(B, M, N)`; arbitrary at padding.
+    """
+
+    patch_context: Tensor
+    word_context: Tensor
+    patch_attention: Tensor
+    word_attention: Tensor
+
+
+class BidirectionalAttention(nn.Module):
+    """Two cross-attentions of one head, without residual, norm or dropout.
+
+        A^{v→t} = σ(Q_v F^v (K_t F^t)ᵀ/√D),   c^v = A^{v→t} V_t F^t
+        A^{t→v} = σ(Q_t F^t (K_v F^v)ᵀ/√D),   c^t = A^{t→v} V_v F^v
+
+    σ is an element-wise sigmoid: a word need not spread one unit of attention, it may look at no patch at all. The
+    rows do not sum to 1, which the losses, cosines, do not see. Padding gets no attention from any patch.
+
+    Args:
+        dimension: D, of patches and words.
+        activation: `sigmoid`, or `softmax` over what is attended to.
+
+    Raises:
+        UserError: for another activation.
+    """
+
+    def __init__(self, *, dimension: int, activation: str = "sigmoid"):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UserError(f"patches.activation={activation}: choose one of {', '.join(ACTIVATIONS)}")
+        self.activation = activation
+        self.patch_query, self.patch_key, self.patch_value = (nn.Linear(dimension, dimension) for _ in range(3))
+        self.word_query, self.word_key, self.word_value = (nn.Linear(dimension, dimension) for _ in range(3))
+
+    def forward(self, patches: Tensor, words: Tensor, real: Tensor) -> Interaction:
+        """Let each image and its own caption look at each other.
+
+        Args:
+            patches: F^v, shape `(B, N, D)`.
+            words: F^t, shape `(B, M, D)`.
+            real: False at padding, bool, shape `(B, M)`; at least one word of each caption is real.
+        """
+        patch_attention = self._weights(self.patch_query(patches) @ self.word_key(words).mT, real[:, None])
+        word_attention = self._weights(self.word_query(words) @ self.patch_key(patches).mT)
+        patch_context = patch_attention @ self.word_value(words)
+        return Interaction(
+            patch_context, word_attention @ self.patch_value(patches), patch_attention, word_attention
+        )
+
+    def _weights(self, products: Tensor, real: Tensor | None = None) -> Tensor:
+        logits = products / math.sqrt(self.word_query.out_features)
+        if self.activation == "softmax":
+            return (logits if real is None else logits.masked_fill(~real, -math.inf)).softmax(dim=-1)
+        return logits.sigmoid() if real is None else logits.sigmoid().masked_fill(~real, 0)
+
+    def word_logits(self, words: Tensor, keys: Tensor) -> Tensor:
+        """Cosine of the query of each word with the key of each patch, of any images.
+
+        Args:
+            words: Shape `(…, M, D)`.
+            keys: `patch_key` of patches, shape `(…, K, D)`.
+
+        Returns:
+            Shape `(…, M, K)`, float32.
+        """
+        with torch.autocast(words.device.type, enabled=False):
+            query = F.linear(words.float(), self.word_query.weight, self.word_query.bias)
+            return F.normalize(query, dim=-1) @ F.normalize(keys.float(), dim=-1).mT
+
+
+class Predictor(nn.Sequential):
+    """The bottleneck that SimSiam (Chen & He, CVPR 2021) puts before one side of its comparison, without batch norm."""
+
+    def __init__(self, *, dimension: int):
+        super().__init__(nn.Linear(dimension, dimension // 2), nn.ReLU(), nn.Linear(dimension // 2, dimension))
+
+
+class WordWindow(nn.Module):
+    """Features of words from the few words before them, read from token embeddings alone.
+
+    A causal text tower's token has read the whole caption so far. In "a black woodpecker with a buff beak" its "beak"
+    knows the woodpecker, and any part of a woodpecker will do to find the image again: such a word never learns to
+    look at the beak. One that has read only "with a buff beak" must.
+
+    Args:
+        width: Width of the token embeddings.
+        dimension: D, of the features.
+        size: Tokens that are read, the word's own included.
+    """
+
+    def __init__(self, *, width: int, dimension: int, size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)  # embeddings start 50 times smaller than what a convolution is made for
+        self.mix = nn.Conv1d(width, dimension, size)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Token embeddings `(B, L, width)` → `(B, L, D)`."""
+        missing = self.mix.kernel_size[0] - 1  # before the first
+        return self.mix(F.pad(self.norm(embeddings).mT, (missing, 0))).mT
+
+
+def real_tokens(tokens: Tensor) -> Tensor:
+    """Which of the token ids `(B, L)` are no padding, bool `(B, L)`: all up to end-of-text, the largest id of a row."""
+    return torch.arange(tokens.shape[1], device=tokens.device) <= tokens.argmax(dim=-1, keepdim=True)

@@ -1,0 +1,276 @@
+"""MERU with patches: words meet the patches of their image, and parts lie inside wholes.
+
+MERU (Desai et al., ICML 2023) with the bidirectional attention of GAHR (IEEE TIFS 2025), the parts of HyCoCLIP (Pal et
+al., ICLR 2025) and the late interaction of FILIP (Yao et al., ICLR 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from meru import distributed
+from meru.encoders.image import ImageEncoder, encode_image, patch_offset
+from meru.encoders.text import TextEncoder
+from meru.errors import UserError
+from meru.layers.bidirectional_attention import BidirectionalAttention, Interaction, Predictor, WordWindow, real_tokens
+from meru.losses.contrastive import contrastive_loss, contrastive_targets
+from meru.losses.interaction import SCOPES, late_interaction, patch_agreement, word_contrast, word_grounding
+from meru.models import Output
+from meru.models.hycoclip import HyCoCLIP
+
+MODES = ("tokens", "crops", "grid")
+ATTENDING = ("word_contrast", "word_grounding", "patch_agreement")  # the terms that train the attention
+LIFTING = ("part_entailment", "late_interaction")  # those with patches on the hyperboloid
+
+
+class MERUPatches(HyCoCLIP):
+    """MERU that also looks at parts of its images; whole images and captions are embedded as by MERU.
+
+    `mode` says what a part is:
+
+    - `tokens`: a patch of the image tower's feature map. Words and patches attend to each other, and the patches that
+      words look at most are more general than their image: their cones hold it.
+    - `crops`: a crop of the image with words of its own, which the data bring: everything as in `HyCoCLIP`.
+    - `grid`: each cell of a grid over the image, enlarged; without words, only with the image in its cone.
+
+    Args:
+        image: Image tower; its `patch_level` says which feature map the patches are from.
+        text: Text tower.
+        mode: `tokens`, `crops` or `grid`.
+        top: Patches of an image that enter `part_entailment`.
+        grid: Cells in a row and in a column.
+        activation: Of the attention, see `BidirectionalAttention`.
+        word_window: Tokens that a word's features in the attention have read, see `WordWindow`; None: the text tower's
+            features, as in GAHR, which have read the whole caption so far.
+        local_logit_scale: Initial inverse temperature of `word_contrast` and `word_grounding`, learned.
+        loss: Besides HyCoCLIP's, for `tokens`: weights of `word_contrast` (with `scope` and `exclude_class`),
+            `word_grounding` (with `exclude_class`), `patch_agreement`, `part_entailment` (for `grid`, too) and
+            `late_interaction`.
+        **meru: Arguments of `MERU`.
+
+    Raises:
+        UserError: for an unknown mode or scope.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: ImageEncoder,
+        text: TextEncoder,
+        mode: str = "tokens",
+        top: int = 4,
+        grid: int = 2,
+        activation: str = "sigmoid",
+        word_window: int | None = 4,
+        local_logit_scale: float = 10.0,
+        **meru,
+    ):
+        super().__init__(image=image, text=text, **meru)
+        scope = self.loss["word_contrast"]["scope"]
+        for key, value, choices in (("patches.mode", mode, MODES), ("loss.word_contrast.scope", scope, SCOPES)):
+            if value not in choices:
+                raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
+        self.mode, self.top, self.grid = mode, top, grid
+        self.attends = False
+        self.local = nn.ModuleDict()  # all that MERU has not; one name for `optim.multipliers`
+        if mode == "tokens":
+            self._make_interaction(image, text, activation, word_window, local_logit_scale)
+
+    def _make_interaction(
+        self, image: ImageEncoder, text: TextEncoder, activation: str, word_window: int | None, scale: float
+    ) -> None:
+        """Only what the loss trains: DDP waits for the gradient of every parameter that may have one."""
+        self.patch_level = image.patch_level
+        self.patch_offset = patch_offset(image.network, image.image_size, patch_level=image.patch_level)
+        dimension = self.visual_proj.out_features
+        self.attends = any(self.weight(term) for term in ATTENDING)
+        if self.patch_level is not None and (self.attends or any(self.weight(term) for term in LIFTING)):
+            self.local["patch_proj"] = nn.Linear(image.patch_width, dimension, bias=False)
+        if self.weight("patch_agreement"):
+            self.local["predictor"] = Predictor(dimension=dimension)
+        if self.weight("word_contrast") or self.weight("word_grounding"):
+            self.local_logit_scale = nn.Parameter(torch.tensor(scale).log())
+        if not self.attends:
+            return
+        self.local["interaction"] = BidirectionalAttention(dimension=dimension, activation=activation)
+        if word_window:
+            window = WordWindow(width=text.network.width, dimension=dimension, size=word_window)
+            self.local["word_window"] = window
+        untrained = []
+        if not self.weight("patch_agreement"):
+            untrained += [self.local["interaction"].patch_query, self.local["interaction"].word_key, self.local["interaction"].word_value]
+        if not self.weight("word_contrast"):
+            untrained += [self.local["interaction"].patch_value]
+            if not self.weight("word_grounding"):
+                untrained += [self.local["interaction"].word_query, self.local["interaction"].patch_key]
+        for layer in untrained:
+            layer.requires_grad_(False)
+
+    # ---------------------------------------------------------------------------------------------- embedding
+    def image_and_patch_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `CLIP`; the patches come from the feature map `patch_level`, with a projection of their own."""
+        if "patch_proj" not in self.local:
+            return super().image_and_patch_features(images)
+        pooled, patches = encode_image(self.visual, self.normalise(images), patch_level=self.patch_level)
+        return self.visual_proj(pooled).float(), self.local["patch_proj"](patches).float()
+
+    def word_attention(self, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
+        """As in `CLIP`; with the attention of words to patches, if it is trained, before its activation."""
+        if self.mode != "tokens" or not self.attends:
+            return super().word_attention(images, tokens, image_of)
+        _, patches = self.image_and_patch_features(images)
+        words = self.attending_words(tokens)
+        return self.local["interaction"].word_logits(words, self.local["interaction"].patch_key(patches[image_of]))
+
+    def attending_words(self, tokens: Tensor, words: Tensor | None = None) -> Tensor:
+        """The words as they enter the attention, `(B, L, D)`; `words` saves computing the text tower's again."""
+        if "word_window" in self.local:
+            return self.local["word_window"](self.textual.token_embed(tokens)).float()
+        return self.text_and_word_features(tokens)[1] if words is None else words
+
+    # ---------------------------------------------------------------------------------------------- training
+    def forward(self, batch: Mapping[str, Tensor]) -> Output:
+        """The loss of a batch with MERU's keys, in mode `crops` with HyCoCLIP's."""
+        if self.mode == "crops":
+            return super().forward(batch)
+        return self._forward_tokens(batch) if self.mode == "tokens" else self._forward_grid(batch)
+
+    def _forward_tokens(self, batch: Mapping[str, Tensor]) -> Output:
+        tokens, real = batch["tokens"], real_tokens(batch["tokens"])
+        image, patches = self.image_and_patch_features(batch["image"])
+        lifts_words = self.weight("late_interaction") or (self.weight("part_entailment") and not self.attends)
+        if lifts_words or (self.attends and "word_window" not in self.local):
+            text, words = self.text_and_word_features(tokens)
+        else:  # the text tower's last block then works for the end-of-text tokens alone
+            text, words = self.text_features(tokens), None
+        image, text = self.lift(image, self.visual_alpha), self.lift(text, self.textual_alpha)
+        terms = self.terms(image, text, batch)
+        logs = self.logs(image, text)
+        attention = None
+        if self.attends:
+            attending = self.attending_words(tokens, words)
+            terms |= self.attention_terms(patches, attending, real, batch)
+            with torch.no_grad():
+                attention = self.local["interaction"].word_logits(attending, self.local["interaction"].patch_key(patches))
+        if any(self.weight(term) for term in LIFTING):
+            points = self.lift(patches, self.visual_alpha)
+            logs["norm/patch"] = points.detach().norm(dim=-1).flatten()
+            if self.weight("late_interaction"):
+                terms["late_interaction"] = self.late_contrast(words[real], points, real, batch)
+            if self.weight("part_entailment"):
+                if attention is None:
+                    lifted = self.lift(words, self.textual_alpha).detach()
+                    attention = torch.stack([self.similarity(*pair) for pair in zip(lifted, points.detach(), strict=True)])
+                terms["part_entailment"] = self.top_entailment(points, attention, real, image)
+        if hasattr(self, "local_logit_scale"):
+            logs["local_logit_scale"] = self.local_logit_scale.detach().exp()
+        return self.combine(terms, logs)
+
+    def attention_terms(
+        self, patches: Tensor, words: Tensor, real: Tensor, batch: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The terms that train the attention.
+
+        Args:
+            patches: Features `(B, N, D)`.
+            words: Features `(B, M, D)`.
+            real: False at padding, bool `(B, M)`.
+            batch: For the labels.
+        """
+        terms = {}
+        if self.weight("word_contrast") or self.weight("patch_agreement"):
+            seen: Interaction = self.local["interaction"](patches, words, real)
+        if self.weight("word_contrast"):
+            settings = self.loss["word_contrast"]
+            losses = word_contrast(
+                words,
+                seen.word_context,
+                real,
+                self.local_logit_scale.exp(),
+                scope=settings["scope"],
+                labels=batch["class_index"] if settings["exclude_class"] else None,
+            )
+            terms["word_contrast"] = distributed.masked_mean(losses.flatten(), real.flatten())
+        if self.weight("word_grounding"):
+            terms["word_grounding"] = self.grounding(patches, words, real, batch)
+        if self.weight("patch_agreement"):
+            predicted = self.local["predictor"](patches), self.local["predictor"](seen.patch_context)
+            terms["patch_agreement"] = patch_agreement(patches, seen.patch_context, *predicted).mean()
+        return terms
+
+    def grounding(self, patches: Tensor, words: Tensor, real: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """`word_grounding` among the images of all processes; arguments as in `attention_terms`."""
+        keys = distributed.gather(self.local["interaction"].patch_key(patches).float())
+        logits = self.local_logit_scale.exp() * self.local["interaction"].word_logits(words[real], keys.flatten(0, 1))
+        caption, _ = real.nonzero(as_tuple=True)
+        own = caption + distributed.rank() * len(patches)
+        allowed = None
+        if self.loss["word_grounding"]["exclude_class"]:
+            labels = distributed.gather(batch["class_index"])
+            allowed = labels[own][:, None] != labels
+            allowed[torch.arange(len(own), device=own.device), own] = True
+        losses = word_grounding(logits.unflatten(1, keys.shape[:2]), own, allowed)
+        return distributed.masked_mean(losses, torch.ones_like(losses, dtype=torch.bool))
+
+    def late_contrast(self, words: Tensor, points: Tensor, real: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Contrastive loss on s·mean_m max_n −d(t_m, p_n), with the images and captions of all processes.
+
+        Args:
+            words: Features of the real words, `(T, D)`.
+            points: Patches on the hyperboloid, `(B, N, D)`.
+            real: bool `(B, M)`.
+            batch: For the labels.
+        """
+        everyone = distributed.gather(points)
+        similarity = self.similarity(self.lift(words, self.textual_alpha), everyone.flatten(0, 1))
+        rows = self.logit_scale.exp() * late_interaction(similarity.unflatten(1, everyone.shape[:2]), real)
+        first = distributed.rank() * len(points)
+        columns = distributed.gather(rows)[:, first : first + len(points)].T
+        labels = self.positive_labels(batch)
+        return contrastive_loss(columns, rows, contrastive_targets(labels, distributed.gather(labels)))
+
+    def top_entailment(self, points: Tensor, attention: Tensor, real: Tensor, image: Tensor) -> Tensor:
+        """How far images lie outside the cones of the `top` patches that their words look at most.
+
+        Args:
+            points: Patches on the hyperboloid, `(B, N, D)`.
+            attention: Of the words to the patches, `(B, M, N)`, in any unit.
+            real: bool `(B, M)`.
+            image: Points `(B, D)`.
+        """
+        spread = attention.softmax(dim=-1).masked_fill(~real[..., None], 0).sum(dim=1)
+        chosen = spread.topk(min(self.top, spread.shape[1]), dim=1).indices
+        parts = points.gather(1, chosen[..., None].expand(-1, -1, points.shape[-1]))
+        return self.excess(parts, image[:, None], self.loss["entailment"]["within_aperture"]).mean()
+
+    def _forward_grid(self, batch: Mapping[str, Tensor]) -> Output:
+        images = batch["image"]
+        size, side = len(images), images.shape[-1] // self.grid
+        cells = images[..., : side * self.grid, : side * self.grid].unflatten(-1, (self.grid, side))
+        cells = cells.unflatten(2, (self.grid, side)).movedim((2, 4), (1, 2)).flatten(0, 2)  # (B · grid², 3, side, side)
+        if self.weight("part_entailment"):
+            enlarged = F.interpolate(cells.float(), size=images.shape[-2:], mode="bilinear", antialias=True)
+            if images.dtype == torch.uint8:
+                enlarged = enlarged.round().clamp(0, 255).to(torch.uint8)
+            image, parts = self.embed_image(torch.cat([images, enlarged])).split([size, len(cells)])
+        else:
+            image = self.embed_image(images)
+        text = self.embed_text(batch["tokens"])
+        terms, logs = self.terms(image, text, batch), self.logs(image, text)
+        if self.weight("part_entailment"):
+            parts = parts.unflatten(0, (size, -1))
+            logs["norm/part_image"] = parts.detach().norm(dim=-1).flatten()
+            within = self.loss["entailment"]["within_aperture"]
+            terms["part_entailment"] = self.excess(parts, image[:, None], within).mean()
+        return self.combine(terms, logs)
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """MERU's bounds, and that of the logit scale for the local one."""
+        super().constrain_()
+        if hasattr(self, "local_logit_scale"):
+            self.local_logit_scale.clamp_(max=self._maximum)
