@@ -1,6 +1,8 @@
-"""Measure, and print Markdown: `python scripts/benchmark.py geometry [--batch 4096] [--output FILE]`.
+"""Measure, and print Markdown: `python scripts/benchmark.py geometry|step [--batch N] [--output FILE]`.
 
 geometry    accuracy and speed of hyperbolic distances beside the published form and geoopt's
+step        a training step of every model on the same towers, as a multiple of MERU's; what follows are overrides:
+            `python scripts/benchmark.py step encoder=mobilenetv2 encoder.image.patch_level=3`
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    commands = parser.add_subparsers(required=True, metavar="geometry")
+    commands = parser.add_subparsers(required=True, metavar="geometry|step")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
@@ -43,6 +45,12 @@ def parse_arguments() -> argparse.Namespace:
     geometry.add_argument("--batch", type=positive, default=4096, help="points on each side (default 4096)")
     geometry.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
     geometry.set_defaults(run=geometry_report)
+
+    step = commands.add_parser("step", parents=[common], help="a training step of every model")
+    step.add_argument("--batch", type=positive, default=16, help="images (default 16)")
+    step.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the towers (default fp32)")
+    step.add_argument("encoder", nargs="*", default=["encoder=vit_small"], help="overrides (default encoder=vit_small)")
+    step.set_defaults(run=step_report)
     arguments = parser.parse_args()
     if arguments.output and not arguments.output.absolute().parent.is_dir():
         parser.error(f"no such folder: {arguments.output.parent}")
@@ -70,6 +78,16 @@ def geometry_report(arguments: argparse.Namespace) -> str:
         speed_table(arguments.batch, arguments.dimension, arguments.repeats, arguments.device),
     ]
     return "\n\n".join(sections)
+
+
+def step_report(arguments: argparse.Namespace) -> str:
+    """The table of `benchmark_step`, under a line that says where it was measured."""
+    machine = machine_line(arguments)
+    from benchmark_step import step_table
+
+    encoder, precision = list(arguments.encoder), arguments.precision
+    table = step_table(encoder, arguments.batch, arguments.repeats, arguments.device, precision)
+    return "\n\n".join(["## Training step", machine, table])
 
 
 def machine_line(arguments: argparse.Namespace) -> str:

@@ -23,7 +23,10 @@ def record(path="bird.jpg", **known):
             "this bird has a long orange bill and its throat is red.",
             {"bird": "bird", "beak": "long orange bill", "throat": "throat is red"},
         ),
-        ("A Small Brown Bird with black wings, tail and beak", {"bird": "small brown bird", "wing": "black wings", "tail": "tail", "beak": "beak"}),
+        (
+            "A Small Brown Bird with black wings, tail and beak",
+            {"bird": "small brown bird", "wing": "black wings", "tail": "tail", "beak": "beak"},
+        ),
         ("white-breasted, with a red-brown crown", {"crown": "red brown crown"}),
         ("a red bill and a black bill", {"beak": "red bill"}),  # the first
         ("a large finch in flight", {}),
@@ -74,7 +77,7 @@ def test_a_picture_without_anything_to_draw_from_has_no_part():
     ("records", "crops", "message"),
     [
         ([record(parts={"beak": (1.0, 1.0)})], ["box", "parts"], r"needs bounding_boxes.txt.*patches.crops=\[parts\]"),
-        ([record(box=(0.0, 0.0, 1.0, 1.0))], ["parts"], r"needs parts/part_locs.txt, which some/root"),
+        ([record(box=(0.0, 0.0, 1.0, 1.0))], ["parts"], r"needs parts/part_locs.txt, which some/root lacks"),
         ([record()], ["box"], "patches.mode=tokens"),
     ],
 )
@@ -96,13 +99,13 @@ def test_wrong_arguments_are_one_line(wrong):
 def test_places_in_the_picture_that_the_model_sees(cub_folder):
     """The pictures are 64 × 48: the middle 48 columns are kept, so 8 to 56 become 0 to 1."""
     path = next((cub_folder / "images").rglob("*.jpg"))
-    bird = record(
-        path, box=(8.0, 0.0, 48.0, 24.0), parts={"beak": (20.0, 12.0), "left eye": (56.5, 3.0), "right eye": (8.0, 24.0)}
-    )
+    parts = {"beak": (20.0, 12.0), "left eye": (56.5, 3.0), "right eye": (8.0, 24.0)}
+    bird = record(path, box=(8.0, 0.0, 48.0, 24.0), parts=parts)
     (places,), (centre,) = part_places([bird], EvaluationTransform(24))
     assert places["beak"].tolist() == [[0.25, 0.25]]
     assert places["eye"].tolist() == [[0.0, 0.5]]  # the other one is cut off
     assert centre == (0.5, 0.25)
-    (places,), (centre,) = part_places([record(path, parts={"eye": (63.0, 47.0)})], EvaluationTransform(24, squash=True))
+    cornered = record(path, parts={"eye": (63.0, 47.0)})
+    (places,), (centre,) = part_places([cornered], EvaluationTransform(24, squash=True))
     torch.testing.assert_close(places["eye"], torch.tensor([[63 / 64, 47 / 48]]))
     assert centre == (0.5, 0.5)

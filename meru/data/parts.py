@@ -31,9 +31,12 @@ PART_OF_WORD = {
     "tail": "tail",
 }  # fmt: skip
 # A noun phrase does not reach across these.
-_BOUNDARIES = frozenset(
-    ["a", "an", "the", "this", "that", "these", "those", "its", "it", "it's", "his", "her", "and", "or", "but", "with", "has", "have", "had", "having", "is", "are", "was", "were", "which", "who", "of", "on", "in", "at", "to", "from", "for", "by", "as", "than", "around", "near", "over", "under", "above", "below", "along", "between", "while", "where", "there", "also", "very", "bird's", "mostly"]
-)
+_BOUNDARIES = {
+    *("a", "an", "the", "this", "that", "these", "those", "its", "it", "it's", "his", "her", "bird's"),
+    *("and", "or", "but", "with", "has", "have", "had", "having", "is", "are", "was", "were", "which", "who"),
+    *("of", "on", "in", "at", "to", "from", "for", "by", "as", "than", "around", "near", "over", "under", "above"),
+    *("below", "along", "between", "while", "where", "there", "also", "very", "mostly"),
+}
 _BE = ("is", "are")
 
 
@@ -141,8 +144,8 @@ class CropParts:
                 others = [other for other in self.KINDS if have[other]]
                 instead = f"patches.crops=[{others[0]}], " if others else ""
                 raise UserError(
-                    f"patches.mode=crops needs {files[kind]}, which {root} does not have (or nothing is visible in it): "
-                    f"restore it, or choose {instead}patches.mode=tokens or patches.mode=grid"
+                    f"patches.mode=crops needs {files[kind]}, which {root} lacks (or which tells of no "
+                    f"visible one): restore it, or choose {instead}patches.mode=tokens or patches.mode=grid"
                 )
 
     def __call__(self, record: ImageRecord, *, height: int, width: int, caption: str) -> Part | None:

@@ -203,21 +203,31 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * self.width) ** -0.5)
             nn.init.normal_(block.mlp.c_proj.weight, std=branch)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Features of whole captions: token ids `(B, L)` → `(B, W)`."""
+    def forward(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """Features of whole captions: token ids `(B, L)` → `(B, W)`.
+
+        `embeddings`, here and in `forward_tokens`, is `token_embed(tokens)` if that was computed already: each time
+        costs a gradient as large as the vocabulary.
+        """
         layout = PackedLayout(tokens)
-        x = self._run(tokens, layout, self.resblocks[:-1])
+        x = self._run(tokens, layout, self.resblocks[:-1], embeddings)
         return self.ln_final(self.resblocks[-1].forward_last(x, layout))
 
-    def forward_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_tokens(self, tokens: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features of whole captions `(B, W)` and of every token `(B, L, W)`, zeros where the batch is padded."""
         layout = PackedLayout(tokens)
-        x = self.ln_final(self._run(tokens, layout, self.resblocks))
+        x = self.ln_final(self._run(tokens, layout, self.resblocks, embeddings))
         return x[layout.last], layout.unpack(x)
 
-    def _run(self, tokens: Tensor, layout: PackedLayout, blocks: nn.ModuleList) -> Tensor:
+    def _run(
+        self, tokens: Tensor, layout: PackedLayout, blocks: nn.ModuleList, embeddings: Tensor | None
+    ) -> Tensor:
         positions = layout.index % tokens.shape[1]
-        x = self.token_embed(tokens.flatten()[layout.index]) + self.posit_embed[positions]
+        if embeddings is None:
+            x = self.token_embed(tokens.flatten()[layout.index])
+        else:
+            x = layout.pack(embeddings)
+        x = x + self.posit_embed[positions]
         for block in blocks:
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(block, x, layout, use_reentrant=False)

@@ -53,7 +53,7 @@ def pointing_game(
     """
     was_training = model.training
     model.eval()
-    shares: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in ("pointing", "box_centre", "chance")}
+    shares = {name: defaultdict(list) for name in ("pointing", "box_centre", "chance")}
     for batch in batches:
         mentions = _mentions(batch["image_index"].tolist(), captions, places, part_of_word, tokenize, words)
         images = batch["image"].to(device)

@@ -107,18 +107,21 @@ class CLIP(nn.Module):
         pooled, _ = encode_image(self.visual, self.normalise(images))
         return self.visual_proj(pooled).float()
 
-    def text_features(self, tokens: Tensor) -> Tensor:
-        """Projected features `(B, D)`, float32, before they are placed in the shared space."""
-        return self.textual_proj(self.textual(tokens)).float()
+    def text_features(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """Projected features `(B, D)`, float32, before they are placed in the shared space.
+
+        `embeddings`, here and in `text_and_word_features`, is the text tower's `token_embed(tokens)` if at hand.
+        """
+        return self.textual_proj(self.textual(tokens, embeddings)).float()
 
     def image_and_patch_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """`image_features` `(B, D)`, and the same of every patch `(B, N, D)`, class tokens left out."""
         pooled, patches = encode_image(self.visual, self.normalise(images))
         return self.visual_proj(pooled).float(), self.visual_proj(patches).float()
 
-    def text_and_word_features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def text_and_word_features(self, tokens: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`text_features` `(B, D)`, and the same of every token `(B, L, D)`, 0 at padding."""
-        pooled, words = self.textual.forward_tokens(tokens)
+        pooled, words = self.textual.forward_tokens(tokens, embeddings)
         return self.textual_proj(pooled).float(), self.textual_proj(words).float()
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -96,17 +96,18 @@ class MERUPatches(HyCoCLIP):
             self.local_logit_scale = nn.Parameter(torch.tensor(scale).log())
         if not self.attends:
             return
-        self.local["interaction"] = BidirectionalAttention(dimension=dimension, activation=activation)
+        attention = BidirectionalAttention(dimension=dimension, activation=activation)
+        self.local["interaction"] = attention
         if word_window:
             window = WordWindow(width=text.network.width, dimension=dimension, size=word_window)
             self.local["word_window"] = window
         untrained = []
         if not self.weight("patch_agreement"):
-            untrained += [self.local["interaction"].patch_query, self.local["interaction"].word_key, self.local["interaction"].word_value]
+            untrained += [attention.patch_query, attention.word_key, attention.word_value]
         if not self.weight("word_contrast"):
-            untrained += [self.local["interaction"].patch_value]
+            untrained += [attention.patch_value]
             if not self.weight("word_grounding"):
-                untrained += [self.local["interaction"].word_query, self.local["interaction"].patch_key]
+                untrained += [attention.word_query, attention.patch_key]
         for layer in untrained:
             layer.requires_grad_(False)
 
@@ -123,14 +124,18 @@ class MERUPatches(HyCoCLIP):
         if self.mode != "tokens" or not self.attends:
             return super().word_attention(images, tokens, image_of)
         _, patches = self.image_and_patch_features(images)
-        words = self.attending_words(tokens)
-        return self.local["interaction"].word_logits(words, self.local["interaction"].patch_key(patches[image_of]))
+        return self.own_attention(self.attending_words(tokens), patches[image_of])
 
-    def attending_words(self, tokens: Tensor, words: Tensor | None = None) -> Tensor:
-        """The words as they enter the attention, `(B, L, D)`; `words` saves computing the text tower's again."""
+    def own_attention(self, words: Tensor, patches: Tensor) -> Tensor:
+        """Cosines by which words `(B, M, D)` attend to the patches `(B, N, D)` of their own image, `(B, M, N)`."""
+        attention = self.local["interaction"]
+        return attention.word_logits(words, attention.patch_key(patches))
+
+    def attending_words(self, tokens: Tensor) -> Tensor:
+        """The words as they enter the attention, `(B, L, D)`."""
         if "word_window" in self.local:
             return self.local["word_window"](self.textual.token_embed(tokens)).float()
-        return self.text_and_word_features(tokens)[1] if words is None else words
+        return self.text_and_word_features(tokens)[1]
 
     # ---------------------------------------------------------------------------------------------- training
     def forward(self, batch: Mapping[str, Tensor]) -> Output:
@@ -142,20 +147,22 @@ class MERUPatches(HyCoCLIP):
     def _forward_tokens(self, batch: Mapping[str, Tensor]) -> Output:
         tokens, real = batch["tokens"], real_tokens(batch["tokens"])
         image, patches = self.image_and_patch_features(batch["image"])
+        embeddings = self.textual.token_embed(tokens)
         lifts_words = self.weight("late_interaction") or (self.weight("part_entailment") and not self.attends)
         if lifts_words or (self.attends and "word_window" not in self.local):
-            text, words = self.text_and_word_features(tokens)
+            text, words = self.text_and_word_features(tokens, embeddings)
         else:  # the text tower's last block then works for the end-of-text tokens alone
-            text, words = self.text_features(tokens), None
+            text, words = self.text_features(tokens, embeddings), None
         image, text = self.lift(image, self.visual_alpha), self.lift(text, self.textual_alpha)
         terms = self.terms(image, text, batch)
         logs = self.logs(image, text)
         attention = None
         if self.attends:
-            attending = self.attending_words(tokens, words)
+            windowed = "word_window" in self.local
+            attending = self.local["word_window"](embeddings).float() if windowed else words
             terms |= self.attention_terms(patches, attending, real, batch)
             with torch.no_grad():
-                attention = self.local["interaction"].word_logits(attending, self.local["interaction"].patch_key(patches))
+                attention = self.own_attention(attending, patches)
         if any(self.weight(term) for term in LIFTING):
             points = self.lift(patches, self.visual_alpha)
             logs["norm/patch"] = points.detach().norm(dim=-1).flatten()
@@ -164,7 +171,8 @@ class MERUPatches(HyCoCLIP):
             if self.weight("part_entailment"):
                 if attention is None:
                     lifted = self.lift(words, self.textual_alpha).detach()
-                    attention = torch.stack([self.similarity(*pair) for pair in zip(lifted, points.detach(), strict=True)])
+                    pairs = zip(lifted, points.detach(), strict=True)
+                    attention = torch.stack([self.similarity(*pair) for pair in pairs])
                 terms["part_entailment"] = self.top_entailment(points, attention, real, image)
         if hasattr(self, "local_logit_scale"):
             logs["local_logit_scale"] = self.local_logit_scale.detach().exp()
@@ -204,8 +212,9 @@ class MERUPatches(HyCoCLIP):
 
     def grounding(self, patches: Tensor, words: Tensor, real: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """`word_grounding` among the images of all processes; arguments as in `attention_terms`."""
-        keys = distributed.gather(self.local["interaction"].patch_key(patches).float())
-        logits = self.local_logit_scale.exp() * self.local["interaction"].word_logits(words[real], keys.flatten(0, 1))
+        attention = self.local["interaction"]
+        keys = distributed.gather(attention.patch_key(patches).float())
+        logits = attention.word_logits(words[real], keys.flatten(0, 1), self.local_logit_scale.exp())
         caption, _ = real.nonzero(as_tuple=True)
         own = caption + distributed.rank() * len(patches)
         allowed = None
@@ -249,9 +258,9 @@ class MERUPatches(HyCoCLIP):
 
     def _forward_grid(self, batch: Mapping[str, Tensor]) -> Output:
         images = batch["image"]
-        size, side = len(images), images.shape[-1] // self.grid
-        cells = images[..., : side * self.grid, : side * self.grid].unflatten(-1, (self.grid, side))
-        cells = cells.unflatten(2, (self.grid, side)).movedim((2, 4), (1, 2)).flatten(0, 2)  # (B · grid², 3, side, side)
+        size, grid, side = len(images), self.grid, images.shape[-1] // self.grid
+        cells = images[..., : side * grid, : side * grid].unflatten(3, (grid, side)).unflatten(2, (grid, side))
+        cells = cells.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B · grid², 3, side, side)
         if self.weight("part_entailment"):
             enlarged = F.interpolate(cells.float(), size=images.shape[-2:], mode="bilinear", antialias=True)
             if images.dtype == torch.uint8:

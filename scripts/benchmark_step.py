@@ -1,0 +1,86 @@
+"""A training step of every model on the same towers and batch, as a Markdown table: the work of `benchmark.py step`."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections import defaultdict
+
+import hydra
+import torch
+from benchmark_geometry import markdown, synchronize
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from meru.command_line import PROJECT
+from meru.pretrained import build
+from meru.training.optimizer import build_optimizer
+
+MODELS = {
+    "clip": ["model=clip"],
+    "meru": ["model=meru"],
+    "meru_patches, tokens": ["model=meru_patches"],
+    "meru_patches, crops": ["model=meru_patches", "patches.mode=crops"],
+    "meru_patches, grid": ["model=meru_patches", "patches.mode=grid"],
+}
+WORDS = "a the bird with black white brown yellow long short beak wing tail belly crown and is".split()
+
+
+def step_table(encoder: list[str], batch_size: int, repeats: int, device: str, precision: str) -> str:
+    """Seconds of a step (forward, backward, optimizer) and its ratio to a MERU step, the models taking turns."""
+    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+    steps = {name: training_step(overrides + encoder, batch_size, device, precision) for name, overrides in MODELS.items()}
+    times = defaultdict(list)
+    for _ in range(repeats + 1):  # the first round warms up
+        for name in random.sample(sorted(steps), len(steps)):
+            synchronize(device)
+            start = time.perf_counter()
+            steps[name]()
+            synchronize(device)
+            times[name].append(time.perf_counter() - start)
+    rows = []
+    for name in MODELS:
+        rounds = list(zip(times[name], times["meru"], strict=True))[1:]
+        ratio = statistics.median(own / base for own, base in rounds)
+        rows.append([name, f"{1000 * statistics.median(own for own, _ in rounds):.0f} ms", f"{ratio:.2f}×"])
+    note = (
+        f"{' '.join(encoder)}, batch {batch_size}, {precision} towers, captions of 8 to 24 words; median of {repeats} "
+        "rounds in random order. Crops and grid pass one and four more pictures of every image through the image tower."
+    )
+    return note + "\n\n" + markdown(["model", "step", "over MERU"], rows)
+
+
+def training_step(overrides: list[str], batch_size: int, device: str, precision: str):
+    """A function that takes one step, on a batch that every model gets alike."""
+    with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
+        config = hydra.compose("train", ["name=benchmark", *overrides])
+    torch.manual_seed(0)
+    model, tokenizer, _ = build(config)
+    model = model.to(device).train()
+    optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
+    chance = random.Random(0)
+    captions = [" ".join(chance.choices(WORDS, k=chance.randint(8, 24))) for _ in range(batch_size)]
+    size = config.encoder.image.get("image_size", 224)
+    pictures = torch.randint(0, 256, (2, batch_size, 3, size, size), dtype=torch.uint8)
+    batch = {
+        "image": pictures[0],
+        "tokens": tokenizer.batch(captions),
+        "part_image": pictures[1],
+        "part_tokens": tokenizer.batch(["long black beak"] * batch_size),
+        "has_part": torch.ones(batch_size, dtype=torch.bool),
+        "has_part_text": torch.ones(batch_size, dtype=torch.bool),
+        "image_index": torch.arange(batch_size),
+        "class_index": torch.arange(batch_size) // 2,
+    }
+    batch = {name: value.to(device) for name, value in batch.items()}
+
+    def step() -> None:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        model.constrain_()
+
+    return step

@@ -1,0 +1,208 @@
+"""HyCoCLIP and MERU with patches: printed losses, missing parts, names, and what a weight of 0 means."""
+
+import math
+
+import pytest
+import torch
+
+from meru.encoders.image import timm_image_encoder
+from meru.encoders.text import text_transformer
+from meru.errors import UserError
+from meru.models.hycoclip import HyCoCLIP, average_of_terms
+from meru.models.meru import MERU
+from meru.models.meru_patches import MERUPatches
+
+VIT = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+TOKEN_TERMS = ("word_grounding", "word_contrast", "patch_agreement", "part_entailment", "late_interaction")
+
+
+def build(kind, *, level=None, loss=None, **arguments):
+    torch.manual_seed(0)
+    settings = {
+        "contrastive": {"weight": 1.0, "positives": "pair"},
+        "entailment": {"weight": 0.2, "minimum_radius": 0.1, "across_aperture": 0.7, "within_aperture": 1.2},
+        "word_grounding": {"weight": 1.0, "exclude_class": True},
+        "word_contrast": {"weight": 0.03, "scope": "caption", "exclude_class": True},
+        "patch_agreement": {"weight": 0.03},
+        "part_entailment": {"weight": 0.1},
+        "late_interaction": {"weight": 0.5},
+    }
+    for name, changes in (loss or {}).items():
+        settings[name] = {**settings[name], **changes}
+    return kind(
+        image=timm_image_encoder(name="vit_tiny_patch16_224", image_size=32, arguments=VIT, patch_level=level),
+        text=text_transformer(architecture="L2_W64_A4", context_length=16),
+        embedding_dimension=32,
+        loss=settings,
+        **arguments,
+    )
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    tokenizer = text_transformer(architecture="L1_W64", context_length=16).tokenizer
+    pictures = torch.randint(0, 256, (2, 4, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return {
+        "image": pictures[0],
+        "tokens": tokenizer.batch(["a bird", "a red bird", "a blue bird with a long beak", "a wing"]),
+        "part_image": pictures[1],
+        "part_tokens": tokenizer.batch(["wing", "red bird", "long beak", ""]),
+        "has_part": torch.tensor([True, True, True, False]),
+        "has_part_text": torch.tensor([True, False, True, False]),
+        "image_index": torch.tensor([0, 1, 0, 2]),
+        "class_index": torch.tensor([0, 0, 0, 1]),
+    }
+
+
+def looped_hycoclip(model, batch):
+    """Both losses as printed, in loops over the samples that have what a term needs; float64."""
+    c, scale = model.curvature.item(), model.logit_scale.exp().item()
+    points = {
+        "image": model.embed_image(batch["image"]), "text": model.embed_text(batch["tokens"]),
+        "box": model.embed_image(batch["part_image"]), "words": model.embed_text(batch["part_tokens"]),
+    }  # fmt: skip
+    points = {name: value.detach().double() for name, value in points.items()}
+    boxes = [i for i in range(4) if batch["has_part"][i]]
+    worded = [i for i in boxes if batch["has_part_text"][i]]
+
+    def product(x, y):
+        return float(x @ y - ((1 / c + x @ x) * (1 / c + y @ y)).sqrt())
+
+    def recognition(rows, columns, those):
+        losses = []
+        for i in those:
+            logits = [-scale * math.acosh(-c * product(points[rows][i], y)) / math.sqrt(c) for y in points[columns]]
+            losses.append(math.log(sum(map(math.exp, logits))) - logits[i])
+        return sum(losses) / len(losses)
+
+    def outside(general, specific, those, eta):
+        excesses = []
+        for i in those:
+            x, y = points[general][i], points[specific][i]
+            inner, norm = product(x, y), float(x.norm())
+            x_time, y_time = (math.sqrt(1 / c + float(p @ p)) for p in (x, y))
+            ratio = (y_time + x_time * c * inner) / (norm * math.sqrt((c * inner) ** 2 - 1))
+            aperture = math.asin(min(1 - 1e-4, 2 * 0.1 / (math.sqrt(c) * norm)))
+            excesses.append(max(0.0, math.acos(ratio) - eta * aperture))
+        return sum(excesses) / len(excesses)
+
+    everyone = range(4)
+    contrastive = (
+        recognition("image", "text", everyone) + recognition("text", "image", everyone)
+        + recognition("box", "text", boxes) + recognition("words", "image", worded)
+    ) / 4  # fmt: skip
+    entailment = (
+        outside("text", "image", everyone, 0.7) + outside("words", "box", worded, 0.7)
+        + outside("box", "image", boxes, 1.2) + outside("words", "text", worded, 1.2)
+    ) / 2  # fmt: skip
+    return contrastive, entailment
+
+
+@pytest.mark.parametrize("kind", [HyCoCLIP, MERUPatches])
+def test_hycoclip_losses_are_the_printed_ones(batch, kind):
+    model = build(kind, **({"mode": "crops"} if kind is MERUPatches else {}))
+    output = model(batch)
+    contrastive, entailment = looped_hycoclip(model, batch)
+    assert output.logs["loss/contrastive"].item() == pytest.approx(contrastive, abs=1e-4)
+    assert output.logs["loss/entailment"].item() == pytest.approx(entailment, abs=1e-4)
+    assert output.loss.item() == pytest.approx(contrastive + 0.2 * entailment, abs=1e-4)
+    assert not any(value.requires_grad for value in output.logs.values())
+
+
+def test_terms_that_no_sample_has_are_left_out_of_the_average(batch):
+    values = torch.tensor([[1.0, 3.0], [10.0, 20.0], [math.nan, 7.0]])
+    masks = torch.tensor([[True, True], [False, False], [False, True]])
+    assert average_of_terms(values, masks).item() == pytest.approx((2 + 7) / 2)
+    model = build(HyCoCLIP)
+    nothing = {**batch, "has_part": torch.zeros(4, dtype=torch.bool)}
+    image, text = model.embed_image(batch["image"]), model.embed_text(batch["tokens"])
+    output = model(nothing)
+    expected = model.contrastive(image, text, batch)
+    torch.testing.assert_close(output.logs["loss/contrastive"], expected.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        output.logs["loss/entailment"], 2 * model.excess(text, image, 0.7).mean().detach(), atol=1e-5, rtol=1e-4
+    )
+    output.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_names_of_hycoclip_parameters_are_those_of_meru():
+    assert build(HyCoCLIP).state_dict().keys() == build(MERU).state_dict().keys()
+
+
+@pytest.mark.parametrize("level", [None, 0])
+@pytest.mark.parametrize("window", [None, 3])
+def test_token_terms_train_every_parameter(batch, level, window):
+    model = build(MERUPatches, level=level, word_window=window)
+    output = model(batch)
+    assert {f"loss/{term}" for term in TOKEN_TERMS} <= set(output.logs)
+    output.loss.backward()
+    for name, parameter in model.named_parameters():
+        assert not parameter.requires_grad or parameter.grad is not None, name
+    assert model.word_attention(batch["image"], batch["tokens"], torch.arange(4)).shape == (4, 9, 16)
+
+
+@pytest.mark.parametrize("only", [*TOKEN_TERMS, None])
+def test_a_term_of_weight_zero_is_not_computed_and_leaves_nothing_untrained(batch, only):
+    off = {term: {"weight": 0.0} for term in TOKEN_TERMS if term != only}
+    model = build(MERUPatches, loss=off)
+    output = model(batch)
+    terms = {name.removeprefix("loss/") for name in output.logs if name.startswith("loss/")}
+    assert terms == {"contrastive", "entailment"} | ({only} if only else set())
+    output.loss.backward()
+    for name, parameter in model.named_parameters():  # DDP would wait for it
+        assert not parameter.requires_grad or parameter.grad is not None, name
+    assert model.word_attention(batch["image"], batch["tokens"], torch.arange(4)).isfinite().all()
+
+
+def test_without_local_terms_the_loss_is_that_of_meru(batch):
+    off = {term: {"weight": 0.0} for term in TOKEN_TERMS}
+    plain = build(MERU)(batch)
+    for mode in ("tokens", "grid"):
+        torch.testing.assert_close(build(MERUPatches, loss=off, mode=mode)(batch).loss, plain.loss)
+
+
+def test_grid_parts_are_the_cells_of_the_image(batch, monkeypatch):
+    model = build(MERUPatches, mode="grid", grid=2)
+    corner = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    corner[:, :, :16, 16:] = 200  # the upper right cell: second of four
+    seen = []
+    embed = model.embed_image
+    monkeypatch.setattr(model, "embed_image", lambda images: seen.append(images) or embed(images))
+    output = model({**batch, "image": corner})
+    cells = seen[0][4:].unflatten(0, (4, 4))
+    assert (cells[:, 1] == 200).all() and not cells[:, [0, 2, 3]].any()
+    points = embed(seen[0])
+    expected = model.excess(points[4:].unflatten(0, (4, 4)), points[:4, None], 1.2).mean()
+    torch.testing.assert_close(output.logs["loss/part_entailment"], expected.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_most_attended_patches_hold_the_image(batch):
+    model = build(MERUPatches, top=1)
+    points, image = model.embed_patches(batch["image"]), model.embed_image(batch["image"])
+    attention = torch.zeros(4, 10, 16)
+    attention[:, :, 5] = 9.0
+    attention[:, -1, 2] = 99.0  # at padding
+    real = torch.ones(4, 10, dtype=torch.bool)
+    real[:, -1] = False
+    expected = model.excess(points[:, 5], image, 1.2).mean()
+    torch.testing.assert_close(model.top_entailment(points, attention, real, image), expected)
+
+
+def test_retrieval_is_that_of_meru(batch):
+    patches, plain = build(MERUPatches, mode="tokens").eval(), build(MERU).eval()
+    torch.testing.assert_close(patches.embed_image(batch["image"]), plain.embed_image(batch["image"]))
+    torch.testing.assert_close(patches.embed_text(batch["tokens"]), plain.embed_text(batch["tokens"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "boxes"}, "patches.mode=boxes: choose one of tokens, crops, grid"),
+        ({"loss": {"word_contrast": {"scope": "world"}}}, "loss.word_contrast.scope=world: choose one of caption, batch"),
+    ],
+)
+def test_unknown_choices_are_one_line(arguments, message):
+    with pytest.raises(UserError, match=message):
+        build(MERUPatches, **arguments)
