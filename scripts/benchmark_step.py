@@ -24,13 +24,15 @@ MODELS = {
     "meru_patches, crops": ["model=meru_patches", "patches.mode=crops"],
     "meru_patches, grid": ["model=meru_patches", "patches.mode=grid"],
 }
-WORDS = "a the bird with black white brown yellow long short beak wing tail belly crown and is".split()
+WORDS = ("a", "bird", "with", "black", "white", "brown", "long", "beak", "wings", "tail", "belly", "and", "is")
 
 
 def step_table(encoder: list[str], batch_size: int, repeats: int, device: str, precision: str) -> str:
     """Seconds of a step (forward, backward, optimizer) and its ratio to a MERU step, the models taking turns."""
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
-    steps = {name: training_step(overrides + encoder, batch_size, device, precision) for name, overrides in MODELS.items()}
+    steps = {
+        name: training_step(overrides + encoder, batch_size, device, precision) for name, overrides in MODELS.items()
+    }
     times = defaultdict(list)
     for _ in range(repeats + 1):  # the first round warms up
         for name in random.sample(sorted(steps), len(steps)):

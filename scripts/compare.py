@@ -18,6 +18,10 @@ COLUMNS = {
     "image→text class R@1": "image_to_text/class/recall@1",
     "zero-shot top-1": "zero_shot/accuracy@1",
     "class by captions top-1": "class_captions/accuracy@1",
+    "pointing": "pointing/accuracy@1",
+    "pointing, mean of parts": "pointing/mean_of_parts/accuracy@1",
+    "box centre": "box_centre/accuracy@1",
+    "box centre, mean of parts": "box_centre/mean_of_parts/accuracy@1",
 }
 NOT_COMPARED = ("seed", "folder", "resume", "output", "logger")
 
@@ -40,11 +44,14 @@ def table(runs: list[Path], figures: str) -> str:
         if not (run / figures).is_file():
             raise UserError(f"{run / figures} is missing: the run is not finished")
         rows.setdefault(configuration, []).append((name, json.loads((run / figures).read_text(encoding="utf-8"))))
-    lines = ["| run | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    every = [read for members in rows.values() for _, read in members]
+    # Data without parts have nothing to point at.
+    columns = {title: key for title, key in COLUMNS.items() if all(key in read for read in every)}
+    lines = ["| run | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for members in rows.values():
-        cells = [cell([read[key] for _, read in members]) for key in COLUMNS.values()]
+        cells = [cell([read[key] for _, read in members]) for key in columns.values()]
         lines.append(f"| {members[0][0]} | {len(members)} | " + " | ".join(cells) + " |")
-        chances = [100 * members[0][1][chance_of(key)] for key in COLUMNS.values()]
+        chances = [100 * members[0][1][chance_of(key)] for key in columns.values()]
         lines.append("| chance | | " + " | ".join(f"{chance:.1f}" for chance in chances) + " |")
     return "\n".join(lines)
 

@@ -56,11 +56,11 @@ class Checkout:
         self.stubs = folder / "bin"
         self.calls_file = folder / "calls"
         self.elsewhere.mkdir()
-        for name in ("train_cub.sh", "pyproject.toml", "constraints.txt", "scripts"):
+        for name in ("train_cub.sh", "train_patches_cub.sh", "pyproject.toml", "constraints.txt", "scripts"):
             copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
             (self.root / name).parent.mkdir(exist_ok=True)
             copy(PROJECT / name, self.root / name)
-        for recipe in ("cub_meru", "cub_clip", "birds_meru", "birds_clip"):
+        for recipe in (f"{data}_{model}" for data in ("cub", "birds") for model in ("meru", "clip", "meru_patches")):
             recipe_file = self.root / "configs" / "experiment" / f"{recipe}.yaml"
             recipe_file.parent.mkdir(parents=True, exist_ok=True)
             recipe_file.touch()

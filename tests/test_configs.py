@@ -1,5 +1,6 @@
 """Every recipe composes and takes two steps; the sections mean what their comments say."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from meru.command_line import PROJECT
+from meru.errors import UserError
 from meru.pretrained import build
 from meru.running import train
 
@@ -47,6 +49,59 @@ def test_every_recipe_takes_two_steps(experiment, compose, cub_folder, tmp_path)
     steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
     assert len(steps) == 2
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("choice", ["model=hycoclip", "patches.mode=crops", "patches.mode=grid"])
+def test_other_parts_take_two_steps(choice, compose, cub_folder, tmp_path):
+    config = compose(
+        "experiment=birds_meru_patches" if "patches" in choice else "experiment=birds_meru",
+        choice,
+        *SMALL,
+        f"data.root={cub_folder}",
+        "data.load._target_=meru.data.cub.load_cub",
+        "data.batch_size=4",
+        "data.workers=1",
+        "trainer.epochs=1",
+        "trainer.log_every=1",
+        "evaluation.attention_pictures=2",
+        "logger=none",
+        f"folder={tmp_path / 'run'}",
+    )
+    train(config, device=torch.device("cpu"))
+    assert len(list((tmp_path / "run" / "attention").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("missing", "mode", "message"),
+    [
+        ("bounding_boxes.txt", "crops", "needs bounding_boxes.txt"),
+        ("parts", "crops", "needs parts/part_locs.txt"),
+        ("bounding_boxes.txt", "tokens", None),
+        ("parts", "tokens", None),
+    ],
+)
+def test_crops_need_boxes_and_parts_and_tokens_do_not(missing, mode, message, compose, make_cub_folder, tmp_path):
+    folder = make_cub_folder()
+    gone = folder / missing
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    config = compose(
+        "experiment=birds_meru_patches",
+        f"patches.mode={mode}",
+        *SMALL,
+        f"data.root={folder}",
+        "data.load._target_=meru.data.cub.load_cub",
+        "data.batch_size=4",
+        "data.workers=0",
+        "trainer.epochs=1",
+        "logger=none",
+        f"folder={tmp_path / 'run'}",
+    )
+    if message:
+        with pytest.raises(UserError, match=message):
+            train(config, device=torch.device("cpu"))
+        assert not (tmp_path / "run").exists()
+    else:
+        train(config, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (PROJECT / "configs" / "encoder").glob("*.yaml")))

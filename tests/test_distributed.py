@@ -13,7 +13,9 @@ from meru import distributed
 from meru.encoders.image import timm_image_encoder
 from meru.encoders.text import text_transformer
 from meru.models.clip import CLIP
+from meru.models.hycoclip import HyCoCLIP
 from meru.models.meru import MERU
+from meru.models.meru_patches import MERUPatches
 
 WORLD, BATCH = 2, 6
 
@@ -30,7 +32,12 @@ def build(kind, positives):
         embedding_dimension=16,
         loss={
             "contrastive": {"weight": 1.0, "positives": positives},
-            "entailment": {"weight": 0.2, "minimum_radius": 0.1},
+            "entailment": {"weight": 0.2, "minimum_radius": 0.1, "across_aperture": 0.7, "within_aperture": 1.2},
+            "word_grounding": {"weight": 1.0, "exclude_class": True},
+            "word_contrast": {"weight": 0.5, "scope": "caption", "exclude_class": True},
+            "patch_agreement": {"weight": 0.5},
+            "part_entailment": {"weight": 0.5},
+            "late_interaction": {"weight": 0.5},
         },
     )
 
@@ -44,6 +51,11 @@ def whole_batch():
         "tokens": tokens,
         "image_index": torch.tensor([0, 1, 2, 0, 4, 5]),
         "class_index": torch.tensor([0, 1, 1, 0, 1, 2]),
+        # Parts, and words for them, fall unevenly to the two halves: 1 and 3, then 0 and 2.
+        "part_image": torch.randint(0, 256, (BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8),
+        "part_tokens": tokens.flip(0),
+        "has_part": torch.tensor([True, False, False, True, True, True]),
+        "has_part_text": torch.tensor([False, True, False, True, False, True]),
     }
 
 
@@ -76,7 +88,9 @@ def one_step(rank, kind, positives):
     return output.loss.detach(), gradients(model)
 
 
-@pytest.mark.parametrize(("kind", "positives"), [(CLIP, "pair"), (MERU, "class")])
+@pytest.mark.parametrize(
+    ("kind", "positives"), [(CLIP, "pair"), (MERU, "class"), (HyCoCLIP, "class"), (MERUPatches, "image")]
+)
 def test_two_processes_give_the_loss_and_gradients_of_one(kind, positives):
     model = build(kind, positives)
     expected = model(whole_batch())

@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from meru.encoders.image import encode_image, fix_frozen_statistics, timm_image_encoder
+from meru.encoders.image import encode_image, fix_frozen_statistics, patch_offset, timm_image_encoder
 from meru.errors import UserError
 
 TINY_VIT = {"patch_size": 16, "embed_dim": 64, "depth": 3, "num_heads": 4}
@@ -138,3 +138,54 @@ def test_weights_of_another_architecture_name_what_differs(tmp_path):
     torch.save(tiny_cnn().network.state_dict(), path)
     with pytest.raises(UserError, match="another architecture: it lacks"):
         tiny_vit(weights=str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "offset"),
+    [
+        # Padded on both sides, k strided convolutions look at pixels 0, 2^k, …: 2^(k−1) − 1/2 before the centres.
+        ({"name": "mobilenetv2_100"}, -15.5 / 32),
+        ({"name": "mobilenetv2_100", "patch_level": 3}, -7.5 / 16),
+        ({"name": "mobilenetv2_100", "arguments": {"pad_type": "same"}}, 15.5 / 32),  # padded on one side
+        ({"name": "test_resnet", "patch_level": 2}, -3.5 / 8),
+        ({"name": "test_convnext"}, 0.0),  # its strided convolutions do not overlap
+        ({"name": "vit_tiny_patch16_224"}, 0.0),
+    ],
+)
+def test_offset_of_patches_is_that_of_receptive_field_arithmetic(arguments, offset):
+    level = arguments.get("patch_level")
+    encoder = timm_image_encoder(image_size=64, **arguments)
+    assert patch_offset(encoder.network, 64, patch_level=level) == pytest.approx(offset)
+
+
+def test_patch_offset_says_where_a_position_looks():
+    """In a network of averages the gradient of a position has its centre where the arithmetic says."""
+    encoder = timm_image_encoder(name="mobilenetv2_100", image_size=256, arguments={"pad_type": "same"}, patch_level=2)
+    network = encoder.network
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(1e-3)
+    picture = torch.full((1, 3, 256, 256), 0.1, requires_grad=True)
+    _, patches = encode_image(network.eval(), picture, patch_level=2)
+    side = round(patches.shape[1] ** 0.5)
+    middle = side // 2
+    (seen,) = torch.autograd.grad(patches.unflatten(1, (side, side))[0, middle, middle].sum(), picture)
+    weights = seen[0].sum(dim=(0, 1)).double()
+    centre = float((weights * (torch.arange(256) + 0.5)).sum() / weights.sum())
+    offset = patch_offset(network, 256, patch_level=2)
+    assert centre == pytest.approx((middle + 0.5 + offset) * 256 / side, abs=0.6)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "vit_tiny_patch16_224"])
+def test_patches_of_an_earlier_level_leave_the_pooled_features_as_they_are(name):
+    encoder = timm_image_encoder(name=name, image_size=64, patch_level=1)
+    network = encoder.network.eval()
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pooled, patches = encode_image(network, pictures, patch_level=1)
+    torch.testing.assert_close(pooled, encode_image(network, pictures)[0])
+    assert patches.shape[0] == 2 and patches.shape[2] == encoder.patch_width
+
+
+def test_a_level_that_there_is_not_is_one_line():
+    with pytest.raises(UserError, match=r"encoder.image.patch_level=9: test_resnet has the feature maps 0 to 4"):
+        timm_image_encoder(name="test_resnet", image_size=64, patch_level=9)

@@ -77,6 +77,26 @@ def test_recipe_follows_model_and_data(installed, arguments, passed_on):
     assert installed.training()[2:] == [str(installed.root / "scripts" / "train.py"), *passed_on]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "passed_on"),
+    [
+        ([], ["experiment=cub_meru_patches"]),
+        (["data=birds", "patches.mode=crops"], ["experiment=birds_meru_patches", "data=birds", "patches.mode=crops"]),
+        (["resume=runs/last"], ["experiment=cub_meru_patches", "resume=runs/last"]),
+    ],
+)
+def test_the_patches_command_takes_overrides_only(installed, arguments, passed_on):
+    assert installed.run("train_patches_cub.sh", *arguments).returncode == 0
+    assert installed.training()[2:] == [str(installed.root / "scripts" / "train.py"), *passed_on]
+
+
+def test_the_patches_command_explains_itself(checkout):
+    helped, wrong = checkout.run("train_patches_cub.sh", "--help"), checkout.run("train_patches_cub.sh", "meru")
+    assert helped.returncode == 0 and "Usage: bash train_patches_cub.sh" in helped.stdout and "用法" in helped.stdout
+    assert wrong.returncode == 2 and "'meru'" in wrong.stderr
+    assert not checkout.calls()
+
+
 def test_training_keeps_the_users_directory(installed):
     installed.run("train_cub.sh", "meru", "resume=runs/last")
     assert installed.training()[1] == str(installed.elsewhere)

@@ -190,6 +190,13 @@ def test_most_attended_patches_hold_the_image(batch):
     torch.testing.assert_close(model.top_entailment(points, attention, real, image), expected)
 
 
+def test_merged_patches_are_averages_of_squares(batch):
+    model, merged = build(MERUPatches), build(MERUPatches, merge=2)
+    patches = model.image_and_patch_features(batch["image"])[1].unflatten(1, (4, 4))
+    expected = torch.stack([patches[:, r : r + 2, c : c + 2].mean(dim=(1, 2)) for r in (0, 2) for c in (0, 2)], dim=1)
+    torch.testing.assert_close(merged.image_and_patch_features(batch["image"])[1], expected)
+
+
 def test_retrieval_is_that_of_meru(batch):
     patches, plain = build(MERUPatches, mode="tokens").eval(), build(MERU).eval()
     torch.testing.assert_close(patches.embed_image(batch["image"]), plain.embed_image(batch["image"]))
@@ -200,7 +207,7 @@ def test_retrieval_is_that_of_meru(batch):
     ("arguments", "message"),
     [
         ({"mode": "boxes"}, "patches.mode=boxes: choose one of tokens, crops, grid"),
-        ({"loss": {"word_contrast": {"scope": "world"}}}, "loss.word_contrast.scope=world: choose one of caption, batch"),
+        ({"loss": {"word_contrast": {"scope": "all"}}}, "loss.word_contrast.scope=all: choose one of caption, batch"),
     ],
 )
 def test_unknown_choices_are_one_line(arguments, message):

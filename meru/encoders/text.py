@@ -223,10 +223,7 @@ class TextTransformer(nn.Module):
         self, tokens: Tensor, layout: PackedLayout, blocks: nn.ModuleList, embeddings: Tensor | None
     ) -> Tensor:
         positions = layout.index % tokens.shape[1]
-        if embeddings is None:
-            x = self.token_embed(tokens.flatten()[layout.index])
-        else:
-            x = layout.pack(embeddings)
+        x = self.token_embed(tokens.flatten()[layout.index]) if embeddings is None else layout.pack(embeddings)
         x = x + self.posit_embed[positions]
         for block in blocks:
             if self.gradient_checkpointing and self.training:

@@ -56,9 +56,10 @@ def save_figure(figure: Figure, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, format="png", dpi=120)
-        temporary.replace(path)
+        try:
+            figure.savefig(temporary, format="png", dpi=120)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the picture {path}: {error.strerror}", exit_code=1) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -41,6 +41,7 @@ class MERUPatches(HyCoCLIP):
         image: Image tower; its `patch_level` says which feature map the patches are from.
         text: Text tower.
         mode: `tokens`, `crops` or `grid`.
+        merge: So many patches of the feature map in a row and in a column are averaged to one.
         top: Patches of an image that enter `part_entailment`.
         grid: Cells in a row and in a column.
         activation: Of the attention, see `BidirectionalAttention`.
@@ -62,6 +63,7 @@ class MERUPatches(HyCoCLIP):
         image: ImageEncoder,
         text: TextEncoder,
         mode: str = "tokens",
+        merge: int = 1,
         top: int = 4,
         grid: int = 2,
         activation: str = "sigmoid",
@@ -74,7 +76,7 @@ class MERUPatches(HyCoCLIP):
         for key, value, choices in (("patches.mode", mode, MODES), ("loss.word_contrast.scope", scope, SCOPES)):
             if value not in choices:
                 raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
-        self.mode, self.top, self.grid = mode, top, grid
+        self.mode, self.merge, self.top, self.grid = mode, merge, top, grid
         self.attends = False
         self.local = nn.ModuleDict()  # all that MERU has not; one name for `optim.multipliers`
         if mode == "tokens":
@@ -85,7 +87,8 @@ class MERUPatches(HyCoCLIP):
     ) -> None:
         """Only what the loss trains: DDP waits for the gradient of every parameter that may have one."""
         self.patch_level = image.patch_level
-        self.patch_offset = patch_offset(image.network, image.image_size, patch_level=image.patch_level)
+        offset = patch_offset(image.network, image.image_size, patch_level=image.patch_level)
+        self.patch_offset = offset / self.merge
         dimension = self.visual_proj.out_features
         self.attends = any(self.weight(term) for term in ATTENDING)
         if self.patch_level is not None and (self.attends or any(self.weight(term) for term in LIFTING)):
@@ -113,11 +116,17 @@ class MERUPatches(HyCoCLIP):
 
     # ---------------------------------------------------------------------------------------------- embedding
     def image_and_patch_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As in `CLIP`; the patches come from the feature map `patch_level`, with a projection of their own."""
-        if "patch_proj" not in self.local:
+        """As in `CLIP`; the patches from the feature map `patch_level`, with a projection of their own, and merged."""
+        if self.mode != "tokens":
             return super().image_and_patch_features(images)
         pooled, patches = encode_image(self.visual, self.normalise(images), patch_level=self.patch_level)
-        return self.visual_proj(pooled).float(), self.local["patch_proj"](patches).float()
+        if self.merge > 1:
+            side = round(patches.shape[1] ** 0.5)
+            grid = patches.mT.unflatten(2, (side, side))
+            patches = F.avg_pool2d(grid, self.merge).flatten(2).mT
+        own = "patch_proj" in self.local
+        patches = (self.local["patch_proj"] if own else self.visual_proj)(patches)
+        return self.visual_proj(pooled).float(), patches.float()
 
     def word_attention(self, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
         """As in `CLIP`; with the attention of words to patches, if it is trained, before its activation."""
