@@ -142,10 +142,14 @@ def test_losses_are_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(word_contrast(words, contexts, REAL, 7.0, scope="batch"), expected)
         attention = BidirectionalAttention(dimension=8)
-        inside = attention.word_logits(words, contexts)
+        inside = attention.word_logits(words, contexts, 2.0)
     assert inside.dtype == torch.float32
     torch.testing.assert_close(
-        inside, F.normalize(attention.word_query(words), dim=-1) @ F.normalize(contexts, dim=-1).mT
+        inside, 2 * F.normalize(attention.word_query(words), dim=-1) @ F.normalize(contexts, dim=-1).mT
+    )
+    seen = attention(contexts, words, REAL)
+    torch.testing.assert_close(
+        attention.word_logits(words, attention.patch_key(contexts)).sigmoid(), seen.word_attention
     )
 
 

@@ -143,10 +143,11 @@ def test_token_terms_train_every_parameter(batch, level, window):
     assert model.word_attention(batch["image"], batch["tokens"], torch.arange(4)).shape == (4, 9, 16)
 
 
+@pytest.mark.parametrize("level", [None, 0])
 @pytest.mark.parametrize("only", [*TOKEN_TERMS, None])
-def test_a_term_of_weight_zero_is_not_computed_and_leaves_nothing_untrained(batch, only):
+def test_a_term_of_weight_zero_is_not_computed_and_leaves_nothing_untrained(batch, only, level):
     off = {term: {"weight": 0.0} for term in TOKEN_TERMS if term != only}
-    model = build(MERUPatches, loss=off)
+    model = build(MERUPatches, loss=off, level=level)
     output = model(batch)
     terms = {name.removeprefix("loss/") for name in output.logs if name.startswith("loss/")}
     assert terms == {"contrastive", "entailment"} | ({only} if only else set())

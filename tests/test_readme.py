@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def commands(readme):
 
 def execute(command, *more, cwd):
     """Run a line of the README from another directory, in the environment of the tests."""
-    words = [*command.split(), *more]
+    words = [*shlex.split(command), *more]
     words[0] = sys.executable if words[0] == "python" else words[0]
     words[1] = str(PROJECT / words[1])
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "NGPU": "0"}
@@ -73,13 +74,14 @@ def test_command(command, birds_run, cub_folder, tmp_path):
     in_a_run = command.replace("<run folder>", str(run))
     if command == "bash train_cub.sh meru data=birds":
         assert (run / "test.json").exists()
-    elif " data=birds seed=" in command:
+    elif " data=birds" in command:
         few = [*QUICK, "+data.load.images_per_species=4", f"data.root={data}", f"output={tmp_path}"]
-        execute(command.replace("seed=0,1,2", "seed=0,1"), *few, cwd=tmp_path)
-        assert len(list(tmp_path.glob("birds_*/*/test.json"))) == 2
+        seeds = "0,1" if command == "bash train_cub.sh meru data=birds seed=0,1,2 -m" else "0"
+        execute(re.sub(r"seed=[\d,]+", f"seed={seeds}", command), *few, cwd=tmp_path)
+        assert len(list(tmp_path.glob("birds_*/*/test.json"))) == len(seeds.split(","))
     elif command == "bash scripts/test.sh":
         assert "pytest" in execute(command, "--version", cwd=tmp_path)
-    elif command in ("bash train_cub.sh meru", "bash train_cub.sh clip"):
+    elif command in ("bash train_cub.sh meru", "bash train_cub.sh clip", "bash train_patches_cub.sh"):
         execute(command, *TINY_TOWERS, f"data.root={cub_folder}", f"folder={tmp_path / 'run'}", cwd=tmp_path)
         assert (tmp_path / "run" / "test.json").exists()
     elif "experiment=cub_mobilenetv2" in command:
@@ -90,6 +92,13 @@ def test_command(command, birds_run, cub_folder, tmp_path):
         execute(kept, *small, f"folder={tmp_path / 'run'}", cwd=tmp_path)
     elif command.startswith("python scripts/evaluate.py"):
         assert "zero-shot" in execute(in_a_run, "workers=0", cwd=tmp_path)
+    elif command.startswith("python scripts/visualize.py attention"):
+        picture = next((data / "images").rglob("*.jpg"))
+        execute(in_a_run.replace("<file>", str(picture)), cwd=tmp_path)
+        assert (tmp_path / "attention.png").exists()
+    elif command == "python scripts/benchmark.py step":
+        small = ["encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2"]
+        assert "tokens" in execute(command, "--batch", "2", "--repeats", "1", *small, cwd=tmp_path)
     elif command.startswith("python scripts/compare.py"):
         assert "± 0.0" in execute("python scripts/compare.py", str(run), str(run), cwd=tmp_path)
     elif command.startswith("python scripts/benchmark.py geometry"):
@@ -122,4 +131,6 @@ def test_every_key_in_the_table_exists(readme, compose):
         if (PROJECT / "configs" / key).is_dir():
             compose(f"{key}={value}")
         elif key not in ("run", "split", "resume"):
-            compose("encoder=clip_vit_b16" if key.startswith("encoder.image.t") else "encoder=small", f"{key}=0")
+            encoder = "clip_vit_b16" if key.startswith("encoder.image.t") else "small"
+            model = "meru_patches" if key.startswith("patches") else "meru"
+            compose(f"model={model}", f"encoder={encoder}", f"{key}=0")

@@ -79,19 +79,21 @@ class BidirectionalAttention(nn.Module):
             return (logits if real is None else logits.masked_fill(~real, -math.inf)).softmax(dim=-1)
         return logits.sigmoid() if real is None else logits.sigmoid().masked_fill(~real, 0)
 
-    def word_logits(self, words: Tensor, keys: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-        """Scaled cosine of the query of each word with the key of each patch, of any images.
+    def word_logits(self, words: Tensor, keys: Tensor, scale: Tensor | float | None = None) -> Tensor:
+        """How much words want to look at patches, of any images, before the activation.
 
         Args:
             words: Shape `(…, M, D)`.
             keys: `patch_key` of patches, shape `(…, K, D)`.
-            scale: A factor on the cosines.
+            scale: None: the products of queries and keys, over √D, as in `forward`; else so many times their cosines.
 
         Returns:
             Shape `(…, M, K)`, float32.
         """
         with torch.autocast(words.device.type, enabled=False):
             query = F.linear(words.float(), self.word_query.weight, self.word_query.bias)
+            if scale is None:
+                return query @ keys.float().mT / math.sqrt(query.shape[-1])
             return (scale * F.normalize(query, dim=-1)) @ F.normalize(keys.float(), dim=-1).mT
 
 

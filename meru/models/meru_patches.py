@@ -86,12 +86,13 @@ class MERUPatches(HyCoCLIP):
         self, image: ImageEncoder, text: TextEncoder, activation: str, word_window: int | None, scale: float
     ) -> None:
         """Only what the loss trains: DDP waits for the gradient of every parameter that may have one."""
-        self.patch_level = image.patch_level
-        offset = patch_offset(image.network, image.image_size, patch_level=image.patch_level)
+        self.attends = any(self.weight(term) for term in ATTENDING)
+        uses_patches = self.attends or any(self.weight(term) for term in LIFTING)
+        self.patch_level = image.patch_level if uses_patches else None
+        offset = patch_offset(image.network, image.image_size, patch_level=self.patch_level)
         self.patch_offset = offset / self.merge
         dimension = self.visual_proj.out_features
-        self.attends = any(self.weight(term) for term in ATTENDING)
-        if self.patch_level is not None and (self.attends or any(self.weight(term) for term in LIFTING)):
+        if self.patch_level is not None:
             self.local["patch_proj"] = nn.Linear(image.patch_width, dimension, bias=False)
         if self.weight("patch_agreement"):
             self.local["predictor"] = Predictor(dimension=dimension)
@@ -136,9 +137,13 @@ class MERUPatches(HyCoCLIP):
         return self.own_attention(self.attending_words(tokens), patches[image_of])
 
     def own_attention(self, words: Tensor, patches: Tensor) -> Tensor:
-        """Cosines by which words `(B, M, D)` attend to the patches `(B, N, D)` of their own image, `(B, M, N)`."""
+        """How much words `(B, M, D)` attend to the patches `(B, N, D)` of their own image, `(B, M, N)`.
+
+        The cosines that `word_grounding` trains, if it does, else what the attention sums up by.
+        """
         attention = self.local["interaction"]
-        return attention.word_logits(words, attention.patch_key(patches))
+        scale = 1.0 if self.weight("word_grounding") else None
+        return attention.word_logits(words, attention.patch_key(patches), scale)
 
     def attending_words(self, tokens: Tensor) -> Tensor:
         """The words as they enter the attention, `(B, L, D)`."""
@@ -170,8 +175,8 @@ class MERUPatches(HyCoCLIP):
             windowed = "word_window" in self.local
             attending = self.local["word_window"](embeddings).float() if windowed else words
             terms |= self.attention_terms(patches, attending, real, batch)
-            with torch.no_grad():
-                attention = self.own_attention(attending, patches)
+            if self.weight("part_entailment"):
+                attention = self.own_attention(attending.detach(), patches.detach()).detach()
         if any(self.weight(term) for term in LIFTING):
             points = self.lift(patches, self.visual_alpha)
             logs["norm/patch"] = points.detach().norm(dim=-1).flatten()
