@@ -107,8 +107,8 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
                 rows = retrieved_images(config, data.validation or data.test, pretrained, device=device)
                 columns = ["caption", "its image", *(f"found {n}" for n in range(1, len(rows[0]) - 1))]
                 logger.images("retrieved", rows, columns, step=trainer.step)
-            if config.evaluation.attention_pictures:
-                rows = save_attention(config.evaluation.attention_pictures, folder, data.test, pretrained)
+            if pictures := config.evaluation.get("attention_pictures"):  # not in configurations of older runs
+                rows = save_attention(pictures, folder, data.test, pretrained)
                 logger.images("attention", rows, ["caption", "where its words look"], step=trainer.step)
         else:
             log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
@@ -260,7 +260,7 @@ def evaluate_split(
         captions_per_image=config.evaluation.captions_per_image,
         templates=config.evaluation.templates or PROMPT_TEMPLATES,
     )
-    if config.evaluation.pointing:
+    if config.evaluation.get("pointing"):
         places, centres = part_places(records, pretrained.transforms.evaluation)
         figures |= pointing_game(
             model,

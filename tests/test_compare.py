@@ -34,6 +34,17 @@ def test_seeds_stand_in_one_row_with_mean_and_sample_deviation(tmp_path):
     assert lines[4] == "| cub_clip | 1 | " + " | ".join(["50.0"] * 5) + " |"
 
 
+def test_pointing_has_columns_where_every_run_has_it(tmp_path):
+    runs = [write_run(tmp_path / f"a{s}", name="birds_meru", seed=s, share=0.3) for s in (1, 2)]
+    assert "pointing" not in compare(*runs).stdout
+    for run in runs:
+        path = tmp_path / run / "test.json"
+        points = {f"{row}/{kind}accuracy@1": 0.3 for row in ("pointing", "box_centre") for kind in ("", "chance_")}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **points}))
+    header, _, row, _ = compare(*runs).stdout.splitlines()
+    assert header.endswith("| pointing | box centre |") and row.count("30.0 ± 0.0") == 7
+
+
 def test_mistakes_are_one_clear_line(tmp_path):
     unfinished = write_run(tmp_path / "a", name="cub_meru", seed=0, share=0.1, finished=False)
     for run, message in ((unfinished, "the run is not finished"), (str(tmp_path), "is no run folder")):
