@@ -132,6 +132,12 @@ def test_a_recipe_overrides_the_defaults_and_the_command_line_overrides_the_reci
     assert compose("experiment=cub_mobilenetv2_meru", "trainer.evaluate_every=5").trainer.evaluate_every == 5
 
 
+def test_only_the_model_with_patches_draws_attention_by_itself(compose):
+    assert compose("experiment=birds_meru").evaluation.attention_pictures == 0
+    assert compose("experiment=birds_meru_patches").evaluation.attention_pictures == 8
+    assert compose("model=hycoclip").evaluation.attention_pictures == 0
+
+
 def test_configuration_is_plain_data(compose):
     text = OmegaConf.to_yaml(compose("experiment=birds_meru"), resolve=True)
     assert "${" not in text
