@@ -60,8 +60,9 @@ def pointing_game(
         for start in range(0, len(mentions), captions_at_once):
             some = mentions[start : start + captions_at_once]
             tokens = nn.utils.rnn.pad_sequence([tokens for _, tokens, _ in some], batch_first=True).to(device)
-            image_of = torch.tensor([row for row, _, _ in some], device=device)
-            attention = model.word_attention(images, tokens, image_of).float().cpu()
+            # Neighbours share their image: only a few of the batch's are needed at a time.
+            rows, image_of = torch.tensor([row for row, _, _ in some], device=device).unique(return_inverse=True)
+            attention = model.word_attention(images[rows], tokens, image_of).float().cpu()
             side = round(attention.shape[-1] ** 0.5)
             for (row, _, named), of_caption in zip(some, attention, strict=True):
                 record = int(batch["image_index"][row])
