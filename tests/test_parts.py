@@ -109,3 +109,9 @@ def test_places_in_the_picture_that_the_model_sees(cub_folder):
     (places,), (centre,) = part_places([cornered], EvaluationTransform(24, squash=True))
     torch.testing.assert_close(places["eye"], torch.tensor([[63 / 64, 47 / 48]]))
     assert centre == (0.5, 0.5)
+
+
+def test_an_unreadable_image_has_no_places(tmp_path):
+    (tmp_path / "bird.jpg").write_bytes(b"not a picture")
+    for path in (tmp_path / "bird.jpg", tmp_path / "missing.jpg"):
+        assert part_places([record(path, parts={"beak": (1.0, 1.0)})], EvaluationTransform(24)) == ([{}], [(0.5, 0.5)])

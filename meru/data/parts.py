@@ -90,12 +90,18 @@ def part_places(
 
     Returns:
         For every record: part (without its side) → `(k, 2)`, and the centre; shares of the picture's width and
-        height. Parts that the transform cuts off are left out; without a box the centre is that of the picture.
+        height. Parts that the transform cuts off, and all those of an unreadable image, are left out; without a box
+        the centre is that of the picture.
     """
     places, centres = [], []
     for record in records:
-        with Image.open(record.path) as file:  # reads the header only
-            size = {"width": file.width, "height": file.height}
+        try:
+            with Image.open(record.path) as file:  # reads the header only
+                size = {"width": file.width, "height": file.height}
+        except OSError:  # whoever loads the picture complains of it, or is told to skip it
+            places.append({})
+            centres.append((0.5, 0.5))
+            continue
         by_part: dict[str, list[torch.Tensor]] = {}
         for name, point in record.parts.items():
             (place,) = transform.places(torch.tensor([point]), **size)
