@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from meru import distributed
-from meru.data.cub import ImageRecord, ImageTextData
 from meru.data.loading import evaluation_loader, steps_per_epoch, training_loader
 from meru.data.parts import PART_OF_WORD, CropParts, part_places
+from meru.data.records import ImageRecord, ImageTextData
 from meru.data.transforms import read_image
 from meru.encoders.weights import load_weights
 from meru.errors import UserError

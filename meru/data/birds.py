@@ -18,7 +18,8 @@ import numpy as np
 from meru.data.bird_captions import describe
 from meru.data.bird_pictures import Picture, draw_picture
 from meru.data.bird_species import CUB_PARTS, SPECIES
-from meru.data.cub import ImageTextData, load_cub
+from meru.data.cub import load_cub
+from meru.data.records import ImageTextData
 from meru.errors import UserError
 
 # To be raised whenever the same arguments no longer give the same folder.

@@ -14,9 +14,9 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from meru.data.records import ImageRecord, ImageTextData
 from meru.errors import UserError
 
 DOWNLOAD_PAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
@@ -25,37 +25,6 @@ CERTAIN_PERCENTAGE = 50.0
 PROMPTS_PER_CLASS = 10
 
 log = logging.getLogger("meru")
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One photograph and all that is said about it.
-
-    Attributes:
-        path: The image file.
-        class_index: Position of its class in `ImageTextData.class_names`.
-        captions: At least one sentence.
-        box: Bounding box of the bird `(x, y, width, height)` in pixels of the file, or None.
-        parts: Visible parts only, name → `(x, y)` in pixels of the file.
-        colours: Part → colour, of its class: what `class_attributes` gives. Empty where the folder has no attributes.
-    """
-
-    path: Path
-    class_index: int
-    captions: tuple[str, ...]
-    box: tuple[float, float, float, float] | None
-    parts: dict[str, tuple[float, float]]
-    colours: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ImageTextData:
-    """Class names in plain words and three disjoint splits; `test` is the official one."""
-
-    class_names: tuple[str, ...]
-    train: tuple[ImageRecord, ...]
-    validation: tuple[ImageRecord, ...]
-    test: tuple[ImageRecord, ...]
 
 
 def load_cub(

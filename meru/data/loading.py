@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from meru.data.cub import ImageRecord
 from meru.data.parts import CropParts, Part
+from meru.data.records import ImageRecord
 from meru.data.transforms import read_image
 from meru.errors import UserError
 

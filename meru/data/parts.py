@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from meru.data.cub import ImageRecord
+from meru.data.records import ImageRecord
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 

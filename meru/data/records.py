@@ -1,0 +1,47 @@
+"""What a data set is to everything else: records of images with captions, in three splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One photograph and all that is said about it.
+
+    Attributes:
+        path: The image file.
+        class_index: Position of its class in `ImageTextData.class_names`; of persons, the number of the identity.
+        captions: At least one sentence.
+        box: Bounding box of the bird `(x, y, width, height)` in pixels of the file, or None.
+        parts: Visible parts only, name → `(x, y)` in pixels of the file.
+        colours: Part → colour, of its class: what `meru.data.cub.class_attributes` gives. Empty where it has none.
+        back_translations: Captions translated to another language and back, one for each of `captions`; or none.
+    """
+
+    path: Path
+    class_index: int
+    captions: tuple[str, ...]
+    box: tuple[float, float, float, float] | None
+    parts: dict[str, tuple[float, float]]
+    colours: dict[str, str] = field(default_factory=dict)
+    back_translations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageTextData:
+    """Three disjoint splits, and what the class of an image means.
+
+    Attributes:
+        class_names: In plain words, by `ImageRecord.class_index`; of persons, who have none, the identities' numbers.
+        train, validation: May not be chosen by looking at `test`; `validation` may be empty.
+        test: The official one.
+        class_kind: `class`, or `identity` for persons: then nothing is classified by name.
+    """
+
+    class_names: tuple[str, ...]
+    train: tuple[ImageRecord, ...]
+    validation: tuple[ImageRecord, ...]
+    test: tuple[ImageRecord, ...]
+    class_kind: str = "class"
