@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from meru.data.records import ImageRecord
 from meru.data.parts import CropParts, part_phrases, part_places
+from meru.data.records import ImageRecord
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 

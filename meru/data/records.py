@@ -23,8 +23,8 @@ class ImageRecord:
     path: Path
     class_index: int
     captions: tuple[str, ...]
-    box: tuple[float, float, float, float] | None
-    parts: dict[str, tuple[float, float]]
+    box: tuple[float, float, float, float] | None = None
+    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
     colours: dict[str, str] = field(default_factory=dict)
     back_translations: tuple[str, ...] = ()
 
