@@ -102,6 +102,10 @@ class CLIP(nn.Module):
         """One embedding for several of the same thing, say of one class: `(…, P, D)` → `(…, D)`."""
         return F.normalize(embeddings.mean(dim=-2), dim=-1)
 
+    def radius(self, embeddings: Tensor) -> Tensor:
+        """How far embeddings `(…, D)` lie from the origin, `(…)`: on the unit sphere all at 1."""
+        return embeddings.norm(dim=-1)
+
     def image_features(self, images: Tensor) -> Tensor:
         """Projected features `(B, D)`, float32, before they are placed in the shared space."""
         pooled, _ = encode_image(self.visual, self.normalise(images))

@@ -64,6 +64,10 @@ class MERU(CLIP):
         """Negative geodesic distance, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
         return -lorentz.pairwise_distance(queries, gallery, self.curvature)
 
+    def radius(self, embeddings: Tensor) -> Tensor:
+        """Geodesic distance of points `(…, D)` from the origin, `(…)`: what is more general lies nearer."""
+        return lorentz.distance_to_origin(embeddings, self.curvature)
+
     def average(self, embeddings: Tensor) -> Tensor:
         """Mean in the tangent space at the origin, lifted again: `(…, P, D)` → `(…, D)`."""
         mean = lorentz.log_map0(embeddings, self.curvature).mean(dim=-2)
