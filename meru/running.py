@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose
 
 from meru import distributed
 from meru.data.loading import evaluation_loader, steps_per_epoch, training_loader
@@ -26,6 +27,7 @@ from meru.evaluation.pictures import attention_figure, save_figure
 from meru.evaluation.pointing import pointing_game
 from meru.evaluation.report import format_table, write_json
 from meru.evaluation.retrieval import top_k
+from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
 from meru.evaluation.zero_shot import PROMPT_TEMPLATES
 from meru.pretrained import Pretrained, build, load, read_config, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
@@ -74,7 +76,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     captions = [caption for record in data.train for caption in record.captions]
     if cut := pretrained.tokenizer.count_cut(captions):
         log.info("%d of %d training captions are longer than the context and lose their last words", cut, len(captions))
-    figures_of = partial(evaluate_split, config, class_names=data.class_names, pretrained=pretrained, device=device)
+    figures_of = partial(evaluate_split, config, data=data, pretrained=pretrained, device=device)
     trainer = Trainer(
         model=model,
         optimizer=optimizer,
@@ -198,6 +200,8 @@ def evaluate_run(config: DictConfig) -> dict[str, float]:
     Raises:
         UserError: if the run is not finished, or its data are not where they were.
     """
+    if config.suite and config.suite not in SUITES:
+        raise UserError(f"suite={config.suite}: choose one of {', '.join(SUITES)}, or leave it out")
     run = Path(config.run).expanduser()
     pretrained = load(run)
     trained = read_config(run)
@@ -212,12 +216,54 @@ def evaluate_run(config: DictConfig) -> dict[str, float]:
         raise UserError(f"split={config.split}: choose one of {', '.join(name for name in splits if splits[name])}")
     device = distributed.start()
     pretrained.model.to(device)
-    figures = evaluate_split(trained, splits[config.split], data.class_names, pretrained, device=device)
+    if config.suite:
+        return SUITES[config.suite](config, trained, splits[config.split], data, pretrained, device=device)
+    figures = evaluate_split(trained, splits[config.split], data, pretrained, device=device)
     log.info("%s", format_table(figures, f"{config.split} split of {run.name}"))
     if config.output:
         write_json(config.output, figures)
         log.info("figures: %s", config.output)
     return figures
+
+
+def evaluate_degraded(
+    config: DictConfig,
+    trained: DictConfig,
+    records: Sequence[ImageRecord],
+    data: ImageTextData,
+    pretrained: Pretrained,
+    *,
+    device: torch.device,
+) -> dict[str, float | None]:
+    """`suite=robustness`: worse images, shorter captions; table, `robustness.json` and a plot beside the model."""
+    transforms = pretrained.transforms
+
+    def batches(degradation: Degradation | None) -> DataLoader:
+        log.info("images, %s", degradation or "as they are")
+        steps = [degradation, transforms.evaluation] if degradation else [transforms.evaluation]
+        degraded = pretrained._replace(transforms=transforms._replace(evaluation=Compose(steps)))
+        return image_batches(trained, records, degraded)
+
+    figures = evaluate_robustness(
+        pretrained.model,
+        batches,
+        captions=[record.captions for record in records],
+        tokenizer=pretrained.tokenizer.batch,
+        device=device,
+        class_kind=data.class_kind,
+        captions_per_image=config.captions_per_image,
+    )
+    run = Path(config.run).expanduser()
+    title = f"{config.split} split of {run.name}"
+    log.info("%s", format_robustness(figures, title))
+    output = Path(config.output or run / "robustness.json").expanduser()
+    write_json(output, figures)
+    save_figure(robustness_figure(figures, title), output.with_suffix(".png"))
+    log.info("figures: %s and %s", output, output.with_suffix(".png").name)
+    return figures
+
+
+SUITES = {"robustness": evaluate_degraded}
 
 
 def part_source(config: DictConfig, data: ImageTextData) -> CropParts | None:
@@ -241,20 +287,21 @@ def load_data(config: DictConfig) -> ImageTextData:
 def evaluate_split(
     config: DictConfig,
     records: Sequence[ImageRecord],
-    class_names: Sequence[str],
+    data: ImageTextData,
     pretrained: Pretrained,
     *,
     model: nn.Module | None = None,
     device: torch.device,
 ) -> dict[str, float]:
-    """All figures on some records, of the pretrained model or of another in its place (say, its moving average)."""
+    """All figures on some records of the data, of the pretrained model or of another in its place (its average)."""
     model = model or pretrained.model
     captions = [record.captions for record in records]
     figures = evaluate_image_text(
         model,
         image_batches(config, records, pretrained),
         captions=captions,
-        class_names=class_names,
+        class_names=data.class_names,
+        class_kind=data.class_kind,
         tokenizer=pretrained.tokenizer.batch,
         device=device,
         captions_per_image=config.evaluation.captions_per_image,

@@ -1,8 +1,9 @@
-"""Measure, and print Markdown: `python scripts/benchmark.py geometry|step [--batch N] [--output FILE]`.
+"""Measure, and print Markdown: `python scripts/benchmark.py geometry|step|retrieval [--output FILE]`.
 
 geometry    accuracy and speed of hyperbolic distances beside the published form and geoopt's
 step        a training step of every model on the same towers, as a multiple of MERU's; what follows are overrides:
             `python scripts/benchmark.py step encoder=mobilenetv2 encoder.image.patch_level=3`
+retrieval   time and memory of the ranking figures at the size of the test split of ICFG-PEDES
 """
 
 from __future__ import annotations
@@ -34,11 +35,10 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    commands = parser.add_subparsers(required=True, metavar="geometry|step")
+    commands = parser.add_subparsers(required=True, metavar="geometry|step|retrieval")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
-    common.add_argument("--repeats", type=positive, default=7, help="rounds; their median counts (default 7)")
     common.add_argument("--output", type=Path, help="write the Markdown here, too")
 
     geometry = commands.add_parser("geometry", parents=[common], help="distances: accuracy and speed")
@@ -51,6 +51,15 @@ def parse_arguments() -> argparse.Namespace:
     step.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the towers (default fp32)")
     step.add_argument("encoder", nargs="*", default=["encoder=vit_small"], help="overrides (default encoder=vit_small)")
     step.set_defaults(run=step_report)
+
+    retrieval = commands.add_parser("retrieval", parents=[common], help="ranking figures of a large test split")
+    retrieval.add_argument("--size", type=positive, default=19_848, help="queries, and gallery (default 19848)")
+    retrieval.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
+    retrieval.add_argument("--identities", type=positive, default=1000, help="different labels (default 1000)")
+    retrieval.set_defaults(run=retrieval_report)
+    for command, repeats in ((geometry, 7), (step, 7), (retrieval, 1)):
+        explanation = f"rounds; their median counts (default {repeats})"
+        command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
     arguments = parser.parse_args()
     if arguments.output and not arguments.output.absolute().parent.is_dir():
         parser.error(f"no such folder: {arguments.output.parent}")
@@ -88,6 +97,16 @@ def step_report(arguments: argparse.Namespace) -> str:
     encoder, precision = list(arguments.encoder), arguments.precision
     table = step_table(encoder, arguments.batch, arguments.repeats, arguments.device, precision)
     return "\n\n".join(["## Training step", machine, table])
+
+
+def retrieval_report(arguments: argparse.Namespace) -> str:
+    """The table of `benchmark_retrieval`, under a line that says where it was measured."""
+    machine = machine_line(arguments)
+    from benchmark_retrieval import retrieval_table
+
+    size, dimension, identities = arguments.size, arguments.dimension, arguments.identities
+    table = retrieval_table(size, dimension, identities, arguments.repeats, arguments.device)
+    return "\n\n".join(["## Retrieval", machine, table])
 
 
 def machine_line(arguments: argparse.Namespace) -> str:

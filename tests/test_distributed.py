@@ -13,6 +13,7 @@ from meru import distributed
 from meru.encoders.image import timm_image_encoder
 from meru.encoders.text import text_transformer
 from meru.models.clip import CLIP
+from meru.models.gahr import GAHR
 from meru.models.hycoclip import HyCoCLIP
 from meru.models.meru import MERU
 from meru.models.meru_patches import MERUPatches
@@ -38,6 +39,9 @@ def build(kind, positives):
             "patch_agreement": {"weight": 0.5},
             "part_entailment": {"weight": 0.5},
             "late_interaction": {"weight": 0.5},
+            "semantic_margin": {"weight": 0.5, "margin": 0.2, "margin_source": "intra", "soft_label": 0.4},
+            "reverse_contrastive": {"weight": 0.5, "smoothing": 0.01},
+            "cyclic": {"weight": 0.1, "within": 10.0, "across": 1.0},
         },
     )
 
@@ -89,7 +93,8 @@ def one_step(rank, kind, positives):
 
 
 @pytest.mark.parametrize(
-    ("kind", "positives"), [(CLIP, "pair"), (MERU, "class"), (HyCoCLIP, "class"), (MERUPatches, "image")]
+    ("kind", "positives"),
+    [(CLIP, "pair"), (MERU, "class"), (HyCoCLIP, "class"), (MERUPatches, "image"), (GAHR, "class")],
 )
 def test_two_processes_give_the_loss_and_gradients_of_one(kind, positives):
     model = build(kind, positives)

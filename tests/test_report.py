@@ -35,6 +35,15 @@ def test_table_puts_each_chance_level_beside_its_figure():
     ]
 
 
+def test_queries_without_a_match_are_counted_in_the_table():
+    row = "text_to_image/identity"
+    metrics = {f"{row}/recall@1": 0.5, f"{row}/queries": 8.0, f"{row}/queries_without_match": 2.0}
+    metrics |= {f"{row}/mean_inverse_negative_penalty": 0.25}
+    _, header, line = format_table(metrics, "test split").splitlines()
+    assert header.split() == ["R@1", "mINP"]
+    assert line.split()[5:7] == ["50.0", "25.0"] and line.endswith("2 of 8 queries have no match and score 0")
+
+
 def test_json_comes_back_and_replaces_the_old_file(tmp_path):
     path = tmp_path / "new" / "metrics.json"
     write_json(path, {"old": 1.0})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from meru.evaluation.retrieval import image_text_retrieval
 from meru.evaluation.zero_shot import PROMPT_TEMPLATES, class_prompts, zero_shot_metrics
@@ -63,11 +65,15 @@ def evaluate_image_text(
     device: torch.device,
     captions_per_image: int | None = None,
     templates: Sequence[str] = PROMPT_TEMPLATES,
+    class_kind: str = "class",
 ) -> dict[str, float]:
     """Retrieval both ways at image and class level, and classification without training a classifier.
 
     Classes are given once by prompts with their names (`zero_shot`), once by the average of all captions in this
     split of their images (`class_captions`; Reed et al., CVPR 2016, section 5): captions rarely name a species.
+
+    Identities of persons are retrieved only, by the model's similarity (`…/identity`) and, beside it, by the cosine of
+    the embeddings (`…/identity_cosine`): every caption a query, every image in the gallery, no filter by camera.
 
     The model is put into evaluation mode for the time, and left in the mode it was in.
 
@@ -80,6 +86,7 @@ def evaluate_image_text(
         device: Where the model is.
         captions_per_image: Use the first so many captions of each image; None for all.
         templates: Prompt templates, averaged by the model for each class.
+        class_kind: `class`, or `identity`.
 
     Returns:
         Figures by the names that `meru.evaluation.report` explains.
@@ -93,16 +100,22 @@ def evaluate_image_text(
         texts += chosen
         text_image += [row] * len(chosen)
     text_embeddings = embed_captions(model, texts, tokenizer=tokenizer, device=device)
-    metrics = image_text_retrieval(
+    text_image_index = torch.tensor(text_image, device=device)
+    retrieve = partial(
+        image_text_retrieval,
         images["embeddings"],
         text_embeddings,
-        text_image_index=torch.tensor(text_image, device=device),
+        text_image_index=text_image_index,
         image_class_index=images["class_index"],
-        similarity=model.similarity,
     )
+    metrics = retrieve(similarity=model.similarity)
+    if class_kind == "identity":
+        beside = retrieve(similarity=lambda x, y: F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).T)
+        model.train(was_training)
+        return _at_identity(metrics, "identity") | _at_identity(beside, "identity_cosine")
     classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
     present, labels = images["class_index"].unique(return_inverse=True)
-    text_labels = labels[torch.tensor(text_image, device=device)]
+    text_labels = labels[text_image_index]
     described = torch.stack([model.average(text_embeddings[text_labels == k]) for k in range(len(present))])
     choices = {"zero_shot": (classes, images["class_index"]), "class_captions": (described, labels)}
     for row, (candidates, right) in choices.items():
@@ -110,6 +123,11 @@ def evaluate_image_text(
         metrics |= {f"{row}/{name}": figure for name, figure in figures.items()}
     model.train(was_training)
     return metrics
+
+
+def _at_identity(metrics: dict[str, float], row: str) -> dict[str, float]:
+    """The figures at class level, under another name."""
+    return {name.replace("/class/", f"/{row}/"): figure for name, figure in metrics.items() if "/class/" in name}
 
 
 @torch.no_grad()

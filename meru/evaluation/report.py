@@ -6,6 +6,8 @@ A figure is a float under a name `<row>/<metric>`; its chance level, the expecta
     text_to_image/image/recall@1          R@1 where the one right image is the text's own
     text_to_image/class/recall@1          R@1 where every image of the class is right
     text_to_image/class/chance_recall@1   its chance level
+    text_to_image/identity/recall@1       Rank-1 of person search: every image of the person is right
+    text_to_image/identity_cosine/…       the same ranked by the cosine of the embeddings
     image_to_text/…/mean_average_precision, …/mean_inverse_negative_penalty
     …/queries, …/queries_without_match    counts; a query without match scores 0, in the chance level too
     zero_shot/accuracy@1                  top-1 over all images
@@ -29,6 +31,10 @@ ROWS = {
     "text_to_image/class": "text → image, same class",
     "image_to_text/image": "image → text, same image",
     "image_to_text/class": "image → text, same class",
+    "text_to_image/identity": "text → image, same person",
+    "text_to_image/identity_cosine": "text → image, by cosine",
+    "image_to_text/identity": "image → text, same person",
+    "image_to_text/identity_cosine": "image → text, by cosine",
     "zero_shot": "zero-shot (top-1, top-5)",
     "zero_shot/class_mean": "zero-shot, mean of classes",
     "class_captions": "class by captions (top-1, top-5)",
@@ -39,6 +45,7 @@ COLUMNS = {
     "R@5": ("recall@5", "accuracy@5"),
     "R@10": ("recall@10",),
     "mAP": ("mean_average_precision",),
+    "mINP": ("mean_inverse_negative_penalty",),
 }
 
 
@@ -61,13 +68,17 @@ def format_table(metrics: Mapping[str, float], title: str) -> str:
 
     rows = [row for row in ROWS if row in cells] + [row for row in cells if row not in ROWS]
     width = max(len(ROWS.get(row, row)) for row in ["", *rows])
-    lines = [" " * width + "".join(f"{column:>6}{'':8}" for column in COLUMNS)]
+    used = [column for column in COLUMNS if any(column in of_row for of_row in cells.values())]
+    lines = [" " * width + "".join(f"{column:>6}{'':8}" for column in used)]
     for row in rows:
-        lines.append(ROWS.get(row, row).ljust(width) + "".join(cells[row].get(c, " " * 14) for c in COLUMNS))
+        line = ROWS.get(row, row).ljust(width) + "".join(cells[row].get(column, " " * 14) for column in used)
+        if missing := metrics.get(f"{row}/queries_without_match"):
+            line += f"  {missing:.0f} of {metrics[f'{row}/queries']:.0f} queries have no match and score 0"
+        lines.append(line)
     return "\n".join([f"{title}: percent (chance level)", *(line.rstrip() for line in lines)])
 
 
-def write_json(path: str | Path, metrics: Mapping[str, float]) -> None:
+def write_json(path: str | Path, metrics: Mapping[str, float | None]) -> None:
     """Write figures to `path`, all or nothing: whatever happens, the old file or the new one stands there.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistic
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
+from meru.losses.semantic_margin import MARGIN_SOURCES, semantic_margin_loss, semantic_margins, soft_targets
 from meru.models import Output
 
 POSITIVES = ("pair", "image", "class")
@@ -27,7 +28,8 @@ class CLIP(nn.Module):
         text: Text tower.
         embedding_dimension: Dimension D of the shared space.
         loss: `contrastive.weight`, and `contrastive.positives`: which captions of a batch are right for an image —
-            its own (`pair`), all of the same photograph (`image`) or of the same class (`class`).
+            its own (`pair`), all of the same photograph (`image`) or of the same class (`class`). Likewise
+            `semantic_margin.weight`, `.margin` λ, `.margin_source` (`intra` or `cross`) and `.soft_label` α.
         logit_scale: Initial inverse temperature.
         maximum_logit_scale: Its upper bound.
 
@@ -46,11 +48,10 @@ class CLIP(nn.Module):
         maximum_logit_scale: float = 100.0,
     ):
         super().__init__()
-        if loss["contrastive"]["positives"] not in POSITIVES:
-            raise UserError(
-                f"loss.contrastive.positives={loss['contrastive']['positives']}: choose one of {', '.join(POSITIVES)}"
-            )
         self.loss = loss
+        require(loss["contrastive"]["positives"], POSITIVES, key="loss.contrastive.positives")
+        if self.weight("semantic_margin"):
+            require(loss["semantic_margin"]["margin_source"], MARGIN_SOURCES, key="loss.semantic_margin.margin_source")
         self.visual = image.network
         self.textual = text.network
         self.visual_proj = _projection(image.width, embedding_dimension, image.projection)
@@ -142,24 +143,53 @@ class CLIP(nn.Module):
         return self
 
     def forward(self, batch: Mapping[str, Tensor]) -> Output:
-        """The loss of a batch with `image`, `tokens`, `image_index` and `class_index`."""
+        """The loss of a batch with `image`, `tokens`, `image_index` and `class_index`.
+
+        `epoch`, a scalar, says how far training is, in epochs; without it, training is past its first.
+        """
         image, text = self.embed_image(batch["image"]), self.embed_text(batch["tokens"])
         return self.combine(self.terms(image, text, batch), self.logs(image, text))
 
     def terms(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every loss term whose weight is not 0, unweighted, from embeddings `(B, D)`."""
-        return {"contrastive": self.contrastive(image, text, batch)} if self.weight("contrastive") else {}
+        terms = {"contrastive": self.contrastive, "semantic_margin": self.semantic_margin}
+        return {name: term(image, text, batch) for name, term in terms.items() if self.weight(name)}
 
     def contrastive(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Contrastive loss against the images and texts of all processes."""
         scale = self.logit_scale.exp()
-        image_logits = scale * self.similarity(image, distributed.gather(text))
+        image_scores, text_scores = self.cross_similarities(image, text)
+        return contrastive_loss(scale * image_scores, scale * text_scores, self.positive_targets(batch))
+
+    def semantic_margin(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Contrastive loss with soft targets and a margin for each negative: see `meru.losses.semantic_margin`."""
+        settings = self.loss["semantic_margin"]
+        scale, first = self.logit_scale.exp(), distributed.rank() * len(image)
+        targets = self.positive_targets(batch)
+        # As in TBPS-CLIP, what the model believes counts more and more during the first epoch.
+        share = settings["soft_label"] * batch["epoch"].clamp(max=1) if "epoch" in batch else settings["soft_label"]
+        losses = []
+        for points, scores in zip((image, text), self.cross_similarities(image, text), strict=True):
+            if settings["margin_source"] == "intra" and settings["margin"]:
+                with torch.no_grad():
+                    margins = semantic_margins(self.similarity(points, distributed.gather(points)), first)
+            else:
+                margins = semantic_margins(scores, first)
+            mixed = soft_targets(scale * scores, targets, share)
+            losses.append(semantic_margin_loss(scores, margins, mixed, scale, settings["margin"]).mean())
+        return 0.5 * sum(losses)
+
+    def cross_similarities(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """This process's images against all processes' texts, and texts against images, `(B, B · world)` each."""
+        image_scores = self.similarity(image, distributed.gather(text))
         if distributed.world_size() == 1:
-            text_logits = image_logits.t()
-        else:
-            text_logits = scale * self.similarity(text, distributed.gather(image))
+            return image_scores, image_scores.t()
+        return image_scores, self.similarity(text, distributed.gather(image))
+
+    def positive_targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Which texts of all processes are right for each image, `(B, B · world)`: see `contrastive_targets`."""
         labels = self.positive_labels(batch)
-        return contrastive_loss(image_logits, text_logits, contrastive_targets(labels, distributed.gather(labels)))
+        return contrastive_targets(labels, distributed.gather(labels))
 
     def positive_labels(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Labels `(B,)`: equal for an image and the captions that count as right for it."""
@@ -170,8 +200,11 @@ class CLIP(nn.Module):
         return batch[f"{positives}_index"]
 
     def weight(self, term: str) -> float:
-        """The configured weight of a loss term; 0 means that it is not computed."""
-        return self.loss[term]["weight"]
+        """The configured weight of a loss term; 0 means that it is not computed.
+
+        So does a term that a configuration does not name: runs of older versions load.
+        """
+        return self.loss[term]["weight"] if term in self.loss else 0.0
 
     def combine(self, terms: dict[str, Tensor], logs: dict[str, Tensor]) -> Output:
         """The weighted sum of the terms, and everything worth logging."""
@@ -194,6 +227,12 @@ class CLIP(nn.Module):
     @property
     def _maximum(self) -> float:
         return math.log(self.maximum_logit_scale)
+
+
+def require(value: str, choices: Sequence[str], *, key: str) -> None:
+    """Raise a `UserError` about the configuration's `key` unless its value is one of the choices."""
+    if value not in choices:
+        raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
 
 
 def _projection(width: int, dimension: int, pretrained: Tensor | None) -> nn.Linear:

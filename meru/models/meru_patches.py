@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from meru import distributed
 from meru.encoders.image import ImageEncoder, encode_image, patch_offset
 from meru.encoders.text import TextEncoder
-from meru.errors import UserError
 from meru.layers.bidirectional_attention import BidirectionalAttention, Interaction, Predictor, WordWindow, real_tokens
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
 from meru.losses.interaction import SCOPES, late_interaction, patch_agreement, word_contrast, word_grounding
 from meru.models import Output
+from meru.models.clip import require
 from meru.models.hycoclip import HyCoCLIP
 
 MODES = ("tokens", "crops", "grid")
@@ -73,9 +73,8 @@ class MERUPatches(HyCoCLIP):
     ):
         super().__init__(image=image, text=text, **meru)
         scope = self.loss["word_contrast"]["scope"]
-        for key, value, choices in (("patches.mode", mode, MODES), ("loss.word_contrast.scope", scope, SCOPES)):
-            if value not in choices:
-                raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
+        require(mode, MODES, key="patches.mode")
+        require(scope, SCOPES, key="loss.word_contrast.scope")
         self.mode, self.merge, self.top, self.grid = mode, merge, top, grid
         self.attends = False
         self.local = nn.ModuleDict()  # all that MERU has not; one name for `optim.multipliers`

@@ -176,7 +176,7 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         size = 0
         for micro in range(self.settings.accumulate):
-            batch = next(stream)
+            batch = {**next(stream), "epoch": torch.tensor(self.step / self.steps_per_epoch, device=self.device)}
             last = micro == self.settings.accumulate - 1
             with self._synchronised(forward, last), self._autocast():
                 output = forward(batch)
