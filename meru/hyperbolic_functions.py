@@ -104,6 +104,14 @@ def sinhc(square: Tensor) -> Tensor:
     return torch.where(small, series, torch.sinh(z) / z)
 
 
+def tanhc(square: Tensor) -> Tensor:
+    """tanh(z)/z as a function of z² ≥ 0, in which it is smooth; 1 at 0."""
+    small = square < 1e-2
+    series = 1 - square / 3 * (1 - square * 2 / 5 * (1 - square * 17 / 42 * (1 - square * 62 / 153)))
+    z = torch.where(small, 1, square).sqrt()
+    return torch.where(small, series, torch.tanh(z) / z)
+
+
 def unit_curvature(x: Tensor, c: Tensor) -> Tensor:
     """The point √c·x of the space of curvature −1; in float64, so that differences of points stay exact."""
     return c.double().sqrt() * x.double()
@@ -151,29 +159,34 @@ class AllPairsDistance(torch.autograd.Function):
     units of 1/√c, and all terms ≥ 0, so that nothing cancels at the origin or far out:
 
         cosh(√c d) − 1 = 2 sinh²((ρ − σ)/2) + c (‖x‖‖y‖ − x·y)
+
+    `dtype`, that of the points by default, is that of the result and of the matmul; points of float64 with a float32
+    matmul give their own float64 distance where they are near.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        ctx.dtype = x.dtype
-        distances = x.new_empty(len(x), len(y))
-        near = _fill(distances, x, y, c)
-        if x.dtype == torch.float32 and 64 * near.shape[1] > distances.numel():
+    def forward(ctx, x: Tensor, y: Tensor, c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        ctx.given, ctx.matmul = x.dtype, dtype or x.dtype
+        distances = x.new_empty(len(x), len(y), dtype=ctx.matmul)
+        near = _fill(distances, x.to(ctx.matmul), y.to(ctx.matmul), c.to(ctx.matmul))
+        if ctx.matmul == torch.float32 and 64 * near.shape[1] > distances.numel():
             # The points crowd together, as those of an untrained tower do: a float64 matmul tells them apart.
-            x, y = x.double(), y.double()
+            ctx.matmul, x, y = torch.float64, x.double(), y.double()
             near = _fill(distances, x, y, c.double())
         for i, j in _pieces(near, x):
-            distances[i, j] = hyperboloid_distance(x[i], y[j], c.to(x)).to(ctx.dtype)
+            distances[i, j] = hyperboloid_distance(x[i], y[j], c.to(x)).to(distances.dtype)
         ctx.save_for_backward(x, y, c, distances, near)
         return distances
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, c, distances, near = ctx.saved_tensors
+        given = c.dtype
         with torch.autocast(x.device.type, enabled=False), exact_matmul():
+            far = (each.to(ctx.matmul) for each in (x, y, c))
+            gradient_x, gradient_y = (each.to(x) for each in _far_gradients(gradient, *far, distances, near))
             c = c.to(x)
-            gradient_x, gradient_y = _far_gradients(gradient, x, y, c, distances, near)
             for i, j in _pieces(near, x):
                 with torch.enable_grad():
                     pair = x[i].requires_grad_(), y[j].requires_grad_()
@@ -183,7 +196,7 @@ class AllPairsDistance(torch.autograd.Function):
                 gradient_y.index_add_(0, j, towards_y)
             # d = F(√c x, √c y)/√c, so the derivative by c follows from those by x and y (Euler).
             by_scale = (gradient_x * x).sum() + (gradient_y * y).sum() - (gradient * distances).sum()
-            return tuple(g.to(ctx.dtype) for g in (gradient_x, gradient_y, by_scale / (2 * c)))
+            return gradient_x.to(ctx.given), gradient_y.to(ctx.given), (by_scale / (2 * c)).to(given), None
 
 
 def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ MODELS = {
     "meru_patches, tokens": ["model=meru_patches"],
     "meru_patches, crops": ["model=meru_patches", "patches.mode=crops"],
     "meru_patches, grid": ["model=meru_patches", "patches.mode=grid"],
+    "gahr": ["model=gahr"],
+    "towers alone": ["model=clip"],  # no more than the features of images and captions: the rest is the loss
 }
 WORDS = ("a", "bird", "with", "black", "white", "brown", "long", "beak", "wings", "tail", "belly", "and", "is")
 
@@ -31,7 +33,8 @@ def step_table(encoder: list[str], batch_size: int, repeats: int, device: str, p
     """Seconds of a step (forward, backward, optimizer) and its ratio to a MERU step, the models taking turns."""
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
     steps = {
-        name: training_step(overrides + encoder, batch_size, device, precision) for name, overrides in MODELS.items()
+        name: training_step(overrides + encoder, batch_size, device, precision, towers_alone=name == "towers alone")
+        for name, overrides in MODELS.items()
     }
     times = defaultdict(list)
     for _ in range(repeats + 1):  # the first round warms up
@@ -53,7 +56,7 @@ def step_table(encoder: list[str], batch_size: int, repeats: int, device: str, p
     return note + "\n\n" + markdown(["model", "step", "over MERU"], rows)
 
 
-def training_step(overrides: list[str], batch_size: int, device: str, precision: str):
+def training_step(overrides: list[str], batch_size: int, device: str, precision: str, *, towers_alone: bool):
     """A function that takes one step, on a batch that every model gets alike."""
     with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
         config = hydra.compose("train", ["name=benchmark", *overrides])
@@ -79,7 +82,11 @@ def training_step(overrides: list[str], batch_size: int, device: str, precision:
 
     def step() -> None:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(batch).loss
+            if towers_alone:
+                features = model.image_features(batch["image"]), model.text_features(batch["tokens"])
+                loss = sum(each.square().mean() for each in features)
+            else:
+                loss = model(batch).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
