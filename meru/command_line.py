@@ -82,19 +82,19 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
             except InstantiationException as error:
                 # It wraps what the constructor raised; a TypeError is a key that the constructor does not take.
                 if error.__cause__ is None or isinstance(error.__cause__, TypeError):
-                    raise UserError(_plain(error)) from error
+                    raise UserError(configuration_message(error)) from error
                 raise error.__cause__ from None
             except OmegaConfBaseException as error:
-                raise UserError(_plain(error)) from error
+                raise UserError(configuration_message(error)) from error
 
     with one_line_errors():
         try:
             hydra.main(version_base="1.3", config_path=str(PROJECT / "configs"), config_name=config_name)(guarded)()
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_plain(error)) from error
+            raise UserError(configuration_message(error)) from error
 
 
-def _plain(error: Exception) -> str:
+def configuration_message(error: Exception) -> str:
     """Hydra's message on one line, with the way to see what can be overridden."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "full_key" not in line]
     return f"configuration: {' '.join(lines)} (all keys: add --cfg job)"

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from meru.data.augmentation import RandomPicks
 from meru.data.transforms import EvaluationTransform, Transforms, training_transform
 from meru.encoders.text import CaptionTokenizer
 from meru.encoders.weights import load_weights
@@ -45,8 +46,12 @@ def build(config: DictConfig) -> Pretrained:
     model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, text=text)
     if config.encoder.init:
         load_weights(model, config.encoder.init, what="encoder.init")
+    if augmentation := config.data.get("image_augmentation"):  # not in configurations of older runs
+        training = RandomPicks(image.image_size, **augmentation)
+    else:
+        training = training_transform(image.image_size, scale=config.data.crop_scale, flip=config.data.flip)
     transforms = Transforms(
-        training=training_transform(image.image_size, scale=config.data.crop_scale, flip=config.data.flip),
+        training=training,
         evaluation=EvaluationTransform(image.image_size, squash=config.data.squash),
     )
     return Pretrained(model, text.tokenizer, transforms)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose
 
 from meru import distributed
+from meru.data.augmentation import caption_augmentation
 from meru.data.loading import evaluation_loader, steps_per_epoch, training_loader
 from meru.data.parts import PART_OF_WORD, CropParts, part_places
 from meru.data.records import ImageRecord, ImageTextData
@@ -91,6 +92,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
             workers=config.data.workers,
             on_error=config.data.on_error,
             parts=parts,
+            augment_text=caption_augmentation(config.data.get("text_augmentation")),
             **batch,
         ),
         batches_per_epoch=batches_per_epoch,

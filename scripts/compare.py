@@ -76,11 +76,16 @@ def chance_of(key: str) -> str:
 
 def cell(shares: list[float]) -> str:
     """Mean, and from two runs on the standard deviation, in percent."""
+    mean, spread = mean_and_deviation(shares)
+    return f"{100 * mean:.1f}" if spread is None else f"{100 * mean:.1f} ± {100 * spread:.1f}"
+
+
+def mean_and_deviation(shares: list[float]) -> tuple[float, float | None]:
+    """The mean, and from two on the standard deviation of the sample."""
     mean = sum(shares) / len(shares)
     if len(shares) == 1:
-        return f"{100 * mean:.1f}"
-    spread = (sum((share - mean) ** 2 for share in shares) / (len(shares) - 1)) ** 0.5
-    return f"{100 * mean:.1f} ± {100 * spread:.1f}"
+        return mean, None
+    return mean, (sum((share - mean) ** 2 for share in shares) / (len(shares) - 1)) ** 0.5
 
 
 if __name__ == "__main__":

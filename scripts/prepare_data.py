@@ -3,6 +3,8 @@
     python scripts/prepare_data.py cub                 check data/CUB_200_2011: files, counts, every image
     python scripts/prepare_data.py cub --download      fetch it first (1.1 GB)
     python scripts/prepare_data.py birds               draw the birds of data=birds into data/birds
+    python scripts/prepare_data.py pedestrians         draw the persons of data=pedestrians into data/pedestrians
+    python scripts/prepare_data.py cuhk_pedes          check data/CUHK-PEDES; likewise icfg_pedes, rstpreid
 
 Exit code 0: ready to train; 1: something is missing or broken, as said; 2: wrong usage.
 """
@@ -16,6 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from meru.command_line import PROJECT, one_line_errors, report_progress
@@ -23,6 +26,7 @@ from meru.errors import UserError
 
 CUB_ROOT = PROJECT / "data" / "CUB_200_2011"
 BIRDS_ROOT = PROJECT / "data" / "birds"
+PEDESTRIANS_ROOT = PROJECT / "data" / "pedestrians"
 ARCHIVE = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1"
 ARCHIVE_MD5 = "97eceeb196236b17998738112f37df78"
 CAPTIONS_PAGE = "https://github.com/reedscot/cvpr2016"
@@ -45,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--seed", type=int, default=0, help="another seed, other pictures (default: %(default)s)"
     )
     birds.set_defaults(prepare=prepare_birds)
+    pedestrians = data_sets.add_parser("pedestrians", help="persons drawn by code: draw")
+    pedestrians.add_argument("--root", type=Path, default=PEDESTRIANS_ROOT, help="default: %(default)s")
+    pedestrians.add_argument("--seed", type=int, default=0, help="another seed, other people (default: %(default)s)")
+    pedestrians.set_defaults(prepare=prepare_pedestrians)
+    for layout, folder in (("cuhk_pedes", "CUHK-PEDES"), ("icfg_pedes", "ICFG-PEDES"), ("rstpreid", "RSTPReid")):
+        persons = data_sets.add_parser(layout, help=f"{folder}: check, and how to get it")
+        persons.add_argument("--root", type=Path, default=PROJECT / "data" / folder, help="default: %(default)s")
+        persons.set_defaults(prepare=partial(prepare_persons, layout))
     options = parser.parse_args(arguments)
     report_progress()
     with one_line_errors():
@@ -57,6 +69,29 @@ def prepare_birds(options: argparse.Namespace) -> None:
     root = draw_birds(options.root, seed=options.seed)
     override = "" if root == BIRDS_ROOT else f" data.root={root.absolute()}"
     print(f"birds in {root}, ready; train with: bash train_cub.sh meru data=birds{override}")
+
+
+def prepare_pedestrians(options: argparse.Namespace) -> None:
+    from meru.data.pedestrians import draw_pedestrians
+
+    root = draw_pedestrians(options.root, seed=options.seed)
+    override = "" if root == PEDESTRIANS_ROOT else f" data.root={root.absolute()}"
+    print(f"persons in {root}, ready; train with: python scripts/train.py experiment=pedestrians_gahr{override}")
+
+
+def prepare_persons(layout: str, options: argparse.Namespace) -> None:
+    from prepare_person_search import report_person_search
+
+    try:
+        folder, lines, images = report_person_search(layout, options.root)
+        print(f"persons in {folder}")
+        for what, text in lines:
+            line(what, text)
+        check_decoding(images)
+    except UserError as error:
+        raise UserError(str(error), exit_code=1) from error
+    override = "" if folder.parent == PROJECT / "data" else f" data.root={folder}"
+    print(f"ready; train with: python scripts/train.py experiment={layout}_gahr{override}")
 
 
 def prepare_cub(options: argparse.Namespace) -> None:
@@ -138,16 +173,25 @@ def check_cub(root: Path) -> None:
         f"of {described} classes" if described else "none (used for prompts where captions are missing)",
     )
 
-    if unreadable := unreadable_images([record.path for record in records]):
+    check_decoding([record.path for record in records])
+    override = "" if folder == CUB_ROOT else f" data.root={folder}"
+    print(f"ready; train with: bash train_cub.sh meru{override}")
+
+
+def check_decoding(images: Sequence[Path]) -> None:
+    """Print that every image decodes, or which do not.
+
+    Raises:
+        UserError: one does not.
+    """
+    if unreadable := unreadable_images(images):
         for path in unreadable[:UNREADABLE_SHOWN]:
             line("unreadable", path)
         raise UserError(
-            f"{len(unreadable)} of {len(records)} images do not decode, {unreadable[0]} the first: replace them, "
+            f"{len(unreadable)} of {len(images)} images do not decode, {unreadable[0]} the first: replace them, "
             "or train with data.on_error=skip"
         )
     line("decoding", "every image decodes")
-    override = "" if folder == CUB_ROOT else f" data.root={folder}"
-    print(f"ready; train with: bash train_cub.sh meru{override}")
 
 
 def line(what: str, text: str) -> None:

@@ -1,7 +1,9 @@
 import hashlib
 import http.server
+import json
 import logging
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,7 +12,9 @@ import threading
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "prepare_data.py"
 
@@ -168,3 +172,41 @@ def test_birds_are_drawn_by_the_data_set(run, script, tmp_path, monkeypatch):
     code, out, _ = run("birds", "--root", tmp_path / "birds", "--seed", 3)
     assert code == 0 and calls == [(tmp_path / "birds", 3)]
     assert f"data=birds data.root={tmp_path / 'birds'}" in out
+
+
+@pytest.fixture
+def persons(tmp_path, monkeypatch):
+    """A copy of RSTPReid with four images; the script finds its neighbour."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    root = tmp_path / "RSTPReid"
+    (root / "imgs").mkdir(parents=True)
+    listed = []
+    for number, split in enumerate(("train", "train", "val", "test")):
+        name = f"{number}.jpg"
+        Image.fromarray(np.full((16, 8, 3), 60 * number, np.uint8)).save(root / "imgs" / name)
+        listed.append({"id": number, "split": split, "img_path": name, "captions": ["A man.", "He wears red."]})
+    (root / "data_captions.json").write_text(json.dumps(listed), encoding="utf-8")
+    return root
+
+
+def test_persons_are_counted_beside_what_was_published(run, persons):
+    code, output, _ = run("rstpreid", "--root", persons)
+    assert code == 0
+    assert "2 identities, 2 images, 4 captions (published: 3,701 / 18,505 / 37,010)" in output
+    assert "every image decodes" in output
+    assert f"experiment=rstpreid_gahr data.root={persons}" in output
+
+
+def test_persons_that_are_missing_or_broken(run, persons, tmp_path):
+    code, _, error = run("cuhk_pedes", "--root", tmp_path / "nowhere")
+    assert code == 1 and "on request by mail" in error
+    (persons / "imgs" / "1.jpg").write_bytes(b"no picture")
+    code, output, error = run("rstpreid", "--root", persons)
+    assert code == 1 and "1 of 4 images do not decode" in error and "2 identities" in output
+    # the annotation alone tells: no picture is needed to say what is wrong with it
+    shutil.rmtree(persons / "imgs")
+    listed = json.loads((persons / "data_captions.json").read_text())
+    del listed[2]["captions"]
+    (persons / "data_captions.json").write_text(json.dumps(listed))
+    code, _, error = run("rstpreid", "--root", persons)
+    assert code == 1 and "entry 3 has no field captions" in error

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from meru.data.records import ImageRecord, ImageTextData
+from meru.data.records import ImageRecord, ImageTextData, missing_files
 from meru.errors import UserError
 
 DOWNLOAD_PAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
@@ -228,17 +228,7 @@ def _cut_validation(
 
 
 def _check_images_exist(image_folder: Path, names: Collection[str]) -> None:
-    # One listing a folder instead of one question an image: quick on network drives as well.
-    listings: dict[str, set[str]] = {}
-    absent = []
-    for name in names:
-        class_folder, file = os.path.split(name)
-        if class_folder not in listings:
-            path = image_folder / class_folder
-            listings[class_folder] = set(os.listdir(path)) if path.is_dir() else set()
-        if file not in listings[class_folder]:
-            absent.append(name)
-    if absent:
+    if absent := missing_files(image_folder, names):
         raise UserError(
             f"{image_folder / absent[0]} is listed in images.txt but absent ({len(absent)} of {len(names)} "
             f"images are): unpack the archive of {DOWNLOAD_PAGE} again"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from meru.data.augmentation import CaptionAugmentation
 from meru.data.parts import CropParts, Part
 from meru.data.records import ImageRecord
 from meru.data.transforms import read_image
@@ -71,6 +72,7 @@ class TrainingPairs(_Images):
         on_error: What to do about an image that does not decode: `raise`, or `skip`, which takes the next
             record that does, so that batches keep their size.
         parts: Draws a part of every picture; None: pictures and captions only.
+        augment_text: Changes captions; None: they stay as they are.
     """
 
     def __init__(
@@ -82,11 +84,13 @@ class TrainingPairs(_Images):
         seed: int,
         on_error: str = "raise",
         parts: CropParts | None = None,
+        augment_text: CaptionAugmentation | None = None,
     ):
         super().__init__(records, transform=transform, on_error=on_error)
         self.tokenize = tokenize
         self.seed = seed
         self.parts = parts
+        self.augment_text = augment_text
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
@@ -104,7 +108,8 @@ class TrainingPairs(_Images):
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reset the generator of the GPU too when there are no workers.
             torch.default_generator.manual_seed(derived_seed(self.seed, "sample", epoch, index))
-            caption = record.captions[int(torch.randint(len(record.captions), ()))]
+            number = int(torch.randint(len(record.captions), ()))
+            caption = self.augment_text(record, number) if self.augment_text else record.captions[number]
             sample = {"image": self.transform(image).contiguous(), "tokens": self.tokenize(caption)}
             if self.parts:
                 height, width = image.shape[1:]
@@ -276,13 +281,22 @@ def training_loader(
     workers: int = 2,
     on_error: str = "raise",
     parts: CropParts | None = None,
+    augment_text: CaptionAugmentation | None = None,
 ) -> DataLoader:
     """Batches (see `collate`) of this process from `start_step` to `total_steps`, through all epochs.
 
     Steps count batches; `steps_per_epoch` says how many make an epoch. With accumulation several of them make
     one step of the optimizer. The arguments are those of `TrainingPairs` and `RunBatches`.
     """
-    data = TrainingPairs(records, transform=transform, tokenize=tokenize, seed=seed, on_error=on_error, parts=parts)
+    data = TrainingPairs(
+        records,
+        transform=transform,
+        tokenize=tokenize,
+        seed=seed,
+        on_error=on_error,
+        parts=parts,
+        augment_text=augment_text,
+    )
     batches = RunBatches(
         length=len(records),
         batch_size=batch_size,

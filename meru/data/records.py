@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,3 +47,18 @@ class ImageTextData:
     validation: tuple[ImageRecord, ...]
     test: tuple[ImageRecord, ...]
     class_kind: str = "class"
+
+
+def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of the names, paths inside `folder`, that are not there, in order."""
+    # One listing a folder instead of one question an image: quick on network drives as well.
+    listings: dict[str, set[str]] = {}
+    absent = []
+    for name in names:
+        inner, file = os.path.split(name)
+        if inner not in listings:
+            path = folder / inner
+            listings[inner] = set(os.listdir(path)) if path.is_dir() else set()
+        if file not in listings[inner]:
+            absent.append(name)
+    return absent

@@ -38,7 +38,8 @@ class Downsample:
 
     def __call__(self, image: Tensor) -> Tensor:
         """uint8 `(3, H, W)` → uint8 `(3, H / factor, W / factor)`."""
-        sides = [max(1, round(side / self.factor)) for side in image.shape[1:]]
+        # Not to 1 × 1, at which PyTorch's antialiasing stops with an internal error.
+        sides = [max(min(side, 2), round(side / self.factor)) for side in image.shape[1:]]
         return v2.functional.resize(image, sides, interpolation=v2.InterpolationMode.BICUBIC)
 
 
@@ -195,7 +196,7 @@ def mean_rank_correlation(degrees: Tensor, radii: Tensor) -> float | None:
         −1 … 1; None where there is no correlation: all radii are equal but for rounding, or no degree varies.
     """
     # The ranks of all items at once: scipy.stats.spearmanr, called for each, takes a minute for 20,000 of them.
-    radii = radii.double().cpu()
+    radii = radii.detach().double().cpu()
     radii = (radii / (SAME_RADIUS * radii.max()).clamp(min=1e-30)).round()
     varied = (degrees != degrees[:, :1]).any(dim=1)
     if bool((radii == radii[0, 0]).all()) or not varied.any():
@@ -234,7 +235,7 @@ def robustness_figure(figures: Mapping[str, float | None], title: str = "") -> F
     figure = Figure(figsize=(2.6 * len(families), 5), layout="constrained")
     if title:
         figure.suptitle(title, fontsize=10)
-    axes = figure.subplots(2, len(families), sharey="row")
+    axes = figure.subplots(2, len(families))  # each family moves the radius on a scale of its own
     for (above, below), family in zip(axes.T, families, strict=True):
         rows = [row for _, row in rows_of(figures) if row.partition("/")[0] == family]
         rows = rows[::-1] if family == "caption" else ["clean", *rows]  # the whole caption is the clean one
@@ -243,11 +244,12 @@ def robustness_figure(figures: Mapping[str, float | None], title: str = "") -> F
         above.plot(ticks, [100 * share for share in recall], marker="o")
         above.plot(ticks, [100 * share for share in chance], color="grey", linestyle=":")
         below.plot(ticks, radius, marker="o", color="tab:orange")
+        above.set_ylim(0, None)
         above.set_title("caption, share of words" if family == "caption" else family, fontsize=9)
+        if figures["resolution/rank_correlation"] is None:
+            below.set_ylim(0, 1.1)  # a constant, not a picture of its rounding
     axes[0, 0].set_ylabel("R@1, percent (dotted: chance)")
     axes[1, 0].set_ylabel("mean distance from the origin")
-    if figures["resolution/rank_correlation"] is None:
-        axes[1, 0].set_ylim(0, 1.1)  # a constant, not a picture of its rounding
     return figure
 
 

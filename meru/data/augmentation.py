@@ -1,0 +1,94 @@
+"""Augmentation of photographs of persons and of their captions, as in TBPS-CLIP.
+
+Cao et al., "An Empirical Study of CLIP for Text-based Person Search", AAAI 2024. Everything draws from torch's default
+generator, so a training sample stays a pure function of its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from meru.data.records import ImageRecord
+from meru.data.transforms import BICUBIC
+from meru.errors import UserError
+
+
+def augmentation_pool(image_size: int) -> dict[str, nn.Module]:
+    """What `RandomPicks` may choose from, by name; maps of uint8 `(3, S, S)`."""
+    return {
+        "colour": v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
+        "rotation": v2.RandomRotation(15),
+        "crop": v2.RandomResizedCrop(image_size, scale=(0.9, 1.0), interpolation=BICUBIC),
+        "grey": v2.RandomGrayscale(0.1),
+        "flip": v2.RandomHorizontalFlip(),
+        "erasing": v2.RandomErasing(scale=(0.1, 0.2)),
+    }
+
+
+class RandomPicks(nn.Module):
+    """Resize to a square, both sides, and apply some of a pool, drawn anew for every image, with replacement.
+
+    Args:
+        image_size: Side S of the result.
+        pool: Names of `augmentation_pool`.
+        picks: How many are applied.
+
+    Raises:
+        UserError: for a name that the pool has not, or picks below 0.
+    """
+
+    def __init__(self, image_size: int, *, pool: Sequence[str], picks: int = 2):
+        super().__init__()
+        known = augmentation_pool(image_size)
+        if unknown := [name for name in pool if name not in known]:
+            raise UserError(f"data.image_augmentation.pool has no {unknown[0]}: choose from {', '.join(known)}")
+        if picks < 0:
+            raise UserError(f"data.image_augmentation.picks={picks}: it must be at least 0")
+        self.picks = picks if pool else 0
+        self.resize = v2.Resize((image_size, image_size), interpolation=BICUBIC)
+        self.pool = nn.ModuleList(known[name] for name in pool)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 `(3, H, W)` → uint8 `(3, S, S)`."""
+        image = self.resize(image)
+        for _ in range(self.picks):
+            image = self.pool[int(torch.randint(len(self.pool), ()))](image)
+        return image
+
+
+class CaptionAugmentation:
+    """A caption with some of its words left out, or its back-translation in its place.
+
+    Args:
+        word_deletion: Probability of each word to be left out (Wei and Zou, "EDA", EMNLP 2019); one always stays.
+        back_translation: Probability that the back-translation stands for the caption, where there is one.
+
+    Raises:
+        UserError: for a probability outside [0, 1].
+    """
+
+    def __init__(self, *, word_deletion: float = 0.05, back_translation: float = 0.1):
+        for key, value in (("word_deletion", word_deletion), ("back_translation", back_translation)):
+            if not 0 <= value <= 1:
+                raise UserError(f"data.text_augmentation.{key}={value}: it must be a probability, from 0 to 1")
+        self.word_deletion, self.back_translation = word_deletion, back_translation
+
+    def __call__(self, record: ImageRecord, number: int) -> str:
+        """The caption with this number of the record, augmented."""
+        caption = record.captions[number]
+        if record.back_translations and torch.rand(()) < self.back_translation:
+            caption = record.back_translations[number]
+        words = caption.split()
+        kept = torch.rand(len(words)) >= self.word_deletion
+        if not kept.any():
+            kept[torch.randint(len(words), ())] = True
+        return " ".join(word for word, keep in zip(words, kept.tolist(), strict=True) if keep)
+
+
+def caption_augmentation(settings: Mapping[str, float] | None) -> CaptionAugmentation | None:
+    """What the configuration's `data.text_augmentation` asks for."""
+    return CaptionAugmentation(**settings) if settings else None

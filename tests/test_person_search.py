@@ -1,0 +1,141 @@
+"""Tiny folders in the layouts of three releases, and every way in which an annotation can be wrong."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from meru.data.person_search import clean_caption, load_person_search
+from meru.errors import UserError
+
+NAMES = {"cuhk_pedes": "reid_raw.json", "icfg_pedes": "ICFG-PEDES.json", "rstpreid": "data_captions.json"}
+
+
+def entries(path_field="file_path", *, validation=True, translated=False):
+    """Identities 7 and 9 (two images) for training, 3 for validation, 12 and 4 for the test."""
+    listed = []
+    for split, identity in (("train", 7), ("train", 9), ("val", 3), ("test", 12), ("test", 4)):
+        if split == "val" and not validation:
+            continue
+        for number in range(2 if identity != 4 else 1):
+            entry = {
+                "split": split,
+                "captions": [f"A man (no. {identity}) wears red.", f"Person {identity};  from behind!"],
+                "id": identity,
+                path_field: f"cam_a/{identity}_{number}.jpg",
+                "processed_tokens": [["a"]],
+            }
+            if translated:
+                entry["captions_bt"] = ["A man in red.", "Seen from behind."]
+            listed.append(entry)
+    return listed
+
+
+def write(root, listed, name):
+    for entry in listed:
+        if isinstance(entry, dict) and isinstance(file := entry.get("file_path", entry.get("img_path")), str):
+            path = root / "imgs" / file
+            if file.startswith("cam_a/"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.full((16, 8, 3), 90, np.uint8)).save(path)
+    root.mkdir(exist_ok=True)
+    (root / name).write_text(json.dumps(listed), encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("layout", NAMES)
+def test_layouts_of_the_releases(layout, tmp_path):
+    listed = entries("img_path" if layout == "rstpreid" else "file_path", validation=layout != "icfg_pedes")
+    root = write(tmp_path / "data", listed, NAMES[layout])
+    data = load_person_search(root=root, layout=layout)
+    assert data.class_kind == "identity"
+    assert data.class_names == (("7", "9", "12", "4") if layout == "icfg_pedes" else ("7", "9", "3", "12", "4"))
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [4, 2 * (layout != "icfg_pedes"), 3]
+    assert [record.class_index for record in data.train] == [0, 0, 1, 1]
+    first = data.train[0]
+    assert first.path == root / "imgs" / "cam_a" / "7_0.jpg"
+    assert first.captions == ("a man no 7 wears red", "person 7 from behind")
+    assert first.back_translations == () and first.box is None
+
+
+def test_folder_that_holds_the_release_and_its_misspelt_name_are_found(tmp_path):
+    (tmp_path / "ICFG-PEDES").mkdir()
+    write(tmp_path / "ICFG-PEDES", entries(), "ICFG_PEDES.json")
+    assert len(load_person_search(root=tmp_path, layout="icfg_pedes").train) == 4
+
+
+def test_converted_files_bring_back_translations(tmp_path):
+    listed = entries(translated=True)
+    root = write(tmp_path, listed, "reid_raw.json")
+    for split in ("train", "val", "test"):
+        of_split = [{key: entry[key] for key in entry if key != "split"} for entry in listed if entry["split"] == split]
+        (root / f"{split}_reid.json").write_text(json.dumps(of_split), encoding="utf-8")
+    (root / "reid_raw.json").unlink()
+    data = load_person_search(root=root, layout="cuhk_pedes")
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [4, 2, 3]
+    assert data.train[0].back_translations == ("a man in red", "seen from behind")
+
+
+def test_identities_with_one_image_are_counted(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="meru"):
+        load_person_search(root=write(tmp_path, entries(), "reid_raw.json"), layout="cuhk_pedes")
+    assert "1 of 5 identities have a single image" in caplog.text
+
+
+def test_captions_are_cleaned_as_in_tbps_clip():
+    assert clean_caption('The "man" (30?)  wears:\nred; blue~#*! ') == "the man 30? wears red blue"
+
+
+def change(listed, place, **changes):
+    listed[place] = {key: value for key, value in {**listed[place], **changes}.items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda e: change(e, 1, id=...), "entry 2 has no field id"),
+        (lambda e: change(e, 2, captions=...), "entry 3 has no field captions"),
+        (lambda e: change(e, 0, file_path=...), "entry 1 has no field file_path"),
+        (lambda e: change(e, 0, split=...), "entry 1 has no field split"),
+        (lambda e: change(e, 1, id="7"), "entry 2: id is '7', it must be a whole number"),
+        (lambda e: change(e, 1, id=True), "entry 2: id is True"),
+        (lambda e: change(e, 1, split="dev"), "entry 2: split is 'dev', it must be one of train, val, test"),
+        (lambda e: change(e, 1, file_path="../../secret.jpg"), "leaves the folder imgs"),
+        (lambda e: change(e, 1, file_path="/etc/passwd"), "leaves the folder imgs"),
+        (lambda e: change(e, 1, file_path="C:\\secret.jpg"), "leaves the folder imgs"),
+        (lambda e: change(e, 1, file_path=""), "leaves the folder imgs"),
+        (lambda e: change(e, 3, captions=["a man", " .!"]), "entry 4: captions: sentence 2 is empty"),
+        (lambda e: change(e, 3, captions=[]), "entry 4: captions must be a list of sentences"),
+        (lambda e: change(e, 3, captions=["a man", 3]), "entry 4: captions must be a list of sentences"),
+        (lambda e: change(e, 3, captions_bt=["one"]), "2 captions but 1 back-translations"),
+        (lambda e: change(e, 4, id=7), "identity 7 is in train and in val"),
+        (lambda e: change(e, 7, id=9), "identity 9 is in train and in test"),
+        (lambda e: e.__setitem__(5, "text"), "entry 6 is 'text', no object"),
+        (lambda e: e.clear(), "is no list of images"),
+        (lambda e: e.__delitem__(slice(6, None)), "no image is in test"),
+    ],
+)
+def test_wrong_annotations_are_named(spoil, message, tmp_path):
+    listed = entries()
+    spoil(listed)
+    root = write(tmp_path / "data", listed, "reid_raw.json")
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        load_person_search(root=root, layout="cuhk_pedes")
+
+
+def test_missing_files_are_named_with_the_way_to_get_them(tmp_path):
+    with pytest.raises(UserError, match=r"no CUHK-PEDES: .*nowhere is no folder; .*github.com/ShuangLI59"):
+        load_person_search(root=tmp_path / "nowhere", layout="cuhk_pedes")
+    with pytest.raises(UserError, match=r"holds no data_captions.json; .*data=pedestrians"):
+        load_person_search(root=tmp_path, layout="rstpreid")
+    root = write(tmp_path / "data", entries(), "reid_raw.json")
+    (root / "imgs" / "cam_a" / "9_1.jpg").unlink()
+    with pytest.raises(UserError, match=r"9_1.jpg is listed in reid_raw.json but absent \(1 of 9 images are\)"):
+        load_person_search(root=root, layout="cuhk_pedes")
+    (root / "reid_raw.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        load_person_search(root=root, layout="cuhk_pedes")
+    with pytest.raises(UserError, match="layout=market: choose one of"):
+        load_person_search(root=root, layout="market")
