@@ -84,3 +84,84 @@ def test_the_model_is_left_in_the_mode_it_was_in():
         model, batches(), captions=CAPTIONS, class_names=WORDS, tokenizer=tokenizer, device=DEVICE
     )
     assert model.training
+
+
+class Table(nn.Module):
+    """Embeddings are rows of the identity; the scores stand in a table."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = scores  # captions × images
+
+    def embed_image(self, images):
+        return images.float()
+
+    def embed_text(self, tokens):
+        return tokens.float()
+
+    def similarity(self, queries, gallery):
+        captions, images = self.scores.shape
+        if queries.shape[1] == captions + images:
+            whole = torch.zeros(captions + images, captions + images)
+            whole[:captions, captions:] = self.scores
+            return queries @ (whole + whole.T) @ gallery.T
+        raise AssertionError("other embeddings than those given")
+
+
+def persons(scores, identities):
+    """Figures of captions 0, 1, … of the first images against all; embeddings are unit vectors, one for each."""
+    captions, images = scores.shape
+    basis = torch.eye(captions + images)
+    batch = {
+        "image": basis[captions:],
+        "class_index": torch.tensor(identities),
+        "image_index": torch.arange(images),
+    }
+    texts = [[str(row)] if row < captions else [] for row in range(images)]
+    return evaluate_image_text(
+        Table(scores),
+        [batch],
+        captions=texts,
+        class_names=["0", "1", "2"],
+        class_kind="identity",
+        tokenizer=lambda captions: basis[[int(caption) for caption in captions]],
+        device=DEVICE,
+    )
+
+
+def test_persons_are_found_by_identity_on_a_gallery_by_hand():
+    """Three captions, five images of persons 0, 1, 2, 0, 1; ranks of the right ones: (1, 3), (2, 5), (4)."""
+    scores = torch.tensor([[9.0, 5, 8, 7, 6], [9, 8, 7, 6, 5], [9, 8, 6, 7, 5]])
+    figures = persons(scores, [0, 1, 2, 0, 1])
+    row = "text_to_image/identity"
+    assert figures[f"{row}/recall@1"] == pytest.approx(1 / 3)
+    assert figures[f"{row}/recall@5"] == 1
+    precision = [(1 / 1 + 2 / 3) / 2, (1 / 2 + 2 / 5) / 2, 1 / 4]
+    assert figures[f"{row}/mean_average_precision"] == pytest.approx(sum(precision) / 3)
+    assert figures[f"{row}/mean_inverse_negative_penalty"] == pytest.approx((2 / 3 + 2 / 5 + 1 / 4) / 3)
+    assert figures[f"{row}/queries"] == 3 and figures[f"{row}/queries_without_match"] == 0
+    # every embedding is at a right angle to every other: by cosine all are alike, which is chance
+    cosine = "text_to_image/identity_cosine"
+    assert figures[f"{cosine}/recall@1"] == pytest.approx(figures[f"{cosine}/chance_recall@1"])
+    assert not any(name.startswith(("zero_shot", "class_captions", "text_to_image/class")) for name in figures)
+    assert figures["image_to_text/identity/queries"] == 5
+
+
+def test_persons_against_torchmetrics():
+    from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
+
+    generator = torch.Generator().manual_seed(0)
+    images = 40
+    scores = torch.rand(images, images, generator=generator)  # torchmetrics holds no score ≤ 0 for relevant
+    identities = torch.randint(0, 3, (images,), generator=generator)
+    figures = persons(scores, identities.tolist())
+    right = identities[:, None] == identities
+    query = torch.arange(images)[:, None].expand(images, images)
+    flat = scores.flatten(), right.flatten(), query.flatten()
+    for name, metric in {
+        "recall@1": RetrievalHitRate(top_k=1),
+        "recall@5": RetrievalHitRate(top_k=5),
+        "mean_average_precision": RetrievalMAP(),
+    }.items():
+        expected = metric(flat[0], flat[1], indexes=flat[2]).item()
+        assert figures[f"text_to_image/identity/{name}"] == pytest.approx(expected), name

@@ -6,10 +6,6 @@ CUB's fifteen parts. `meru.data.cub` reads the folder as it reads the photograph
 
 from __future__ import annotations
 
-import json
-import logging
-import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,14 +15,12 @@ from meru.data.bird_captions import describe
 from meru.data.bird_pictures import Picture, draw_picture
 from meru.data.bird_species import CUB_PARTS, SPECIES
 from meru.data.cub import load_cub
+from meru.data.drawing import draw_once
 from meru.data.records import ImageTextData
-from meru.errors import UserError
 
 # To be raised whenever the same arguments no longer give the same folder.
 DRAWER_VERSION = 1
 TRAIN_SHARE = 0.6
-
-log = logging.getLogger("meru")
 
 
 def load_birds(
@@ -55,8 +49,7 @@ def draw_birds(
 ) -> Path:
     """Draws the data set into `root`, or finds it there.
 
-    Everything is drawn into a temporary folder beside `root` and renamed at the end: under its own name the data
-    set is complete, also when several processes draw at once or one of them is killed.
+    Under its own name the folder is complete, as `draw_once` makes sure.
 
     Args:
         root: The folder to make. One with the same birds is left as it is.
@@ -70,55 +63,16 @@ def draw_birds(
     Raises:
         UserError: an argument out of range; `root` holds other birds or something else, or cannot be written.
     """
-    root = Path(root)
     arguments = {"seed": seed, "images_per_species": images_per_species, "image_size": image_size}
-    for (name, value), least in zip(arguments.items(), (0, 2, 32), strict=True):
-        if type(value) is not int or value < least:
-            raise UserError(f"birds: {name} is {value!r}; give a whole number of at least {least}")
-    try:
-        if not _is_drawn(root, arguments):
-            _draw(root, arguments)
-    except OSError as error:
-        raise UserError(
-            f"birds: cannot draw into {root} ({error.strerror or error}); make room there or set another data.root",
-            exit_code=1,
-        ) from error
-    return root
-
-
-def _draw(root: Path, arguments: dict[str, int]) -> None:
-    log.info("drawing %d birds into %s", len(SPECIES) * arguments["images_per_species"], root)
-    started = time.monotonic()
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-        folder = Path(scratch) / root.name
-        _write_folder(folder, **arguments)
-        try:
-            folder.rename(root)
-        except OSError:
-            # Another process may have finished the same birds first; its folder is as good.
-            if not _is_drawn(root, arguments):
-                raise
-    log.info("drawn in %.1f s", time.monotonic() - started)
-
-
-def _is_drawn(root: Path, arguments: dict[str, int]) -> bool:
-    """Whether `root` holds exactly these birds; anything else in it is a `UserError`."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    try:
-        found = json.loads((root / "birds.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"birds: {root} holds something other than drawn birds; set another data.root")
-    wanted = {"drawer_version": DRAWER_VERSION, **arguments}
-    differing = [f"{name} {found.get(name)}, not {wanted[name]}" for name in wanted if found.get(name) != wanted[name]]
-    if differing:
-        raise UserError(
-            f"birds: {root} was drawn with {'; '.join(differing)}: delete it to draw anew, or set another data.root"
-        )
-    return True
+    return draw_once(
+        root,
+        kind="birds",
+        version=DRAWER_VERSION,
+        arguments=arguments,
+        least={"seed": 0, "images_per_species": 2, "image_size": 32},
+        pictures=len(SPECIES) * images_per_species,
+        write=lambda folder: _write_folder(folder, **arguments),
+    )
 
 
 def _write_folder(folder: Path, *, seed: int, images_per_species: int, image_size: int) -> None:
@@ -160,8 +114,6 @@ def _write_folder(folder: Path, *, seed: int, images_per_species: int, image_siz
     _write_lines(folder / "parts/parts.txt", [f"{k} {part}" for k, part in enumerate(CUB_PARTS, start=1)])
     _write_lines(folder / "parts/part_locs.txt", part_places)
     _write_attributes(folder / "attributes")
-    arguments = {"seed": seed, "images_per_species": images_per_species, "image_size": image_size}
-    _write_lines(folder / "birds.json", [json.dumps({"drawer_version": DRAWER_VERSION, **arguments}, indent=2)])
 
 
 def _part_rows(image_id: int, picture: Picture) -> Iterable[str]:

@@ -6,14 +6,15 @@ With ties a query sees its gallery as a row of tie groups; of a group with relev
     g  items that score strictly higher            a  relevant ones among those g
     t  items in the group                          r  relevant ones among those t
 
-They are found by placing every score of the gallery among the R relevant ones, O(n log R) a query; the
-gallery is never sorted. Names of the figures: see `meru.evaluation.report`.
+They are found by placing the R relevant scores among the sorted ones of the gallery. Names of the figures: see
+`meru.evaluation.report`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -241,14 +242,11 @@ def _expected_metrics(scores: Tensor, relevant: Tensor, ks: Sequence[int]) -> Te
 
 
 def _count_at_least(scores: Tensor, bounds: Tensor) -> Tensor:
-    """How many scores of a row are ≥ each bound of that row: `(q, n)`, `(q, m)` → `(q, m)`, in O(n log m)."""
-    bounds, order = bounds.sort(dim=1)
-    bins = bounds.shape[1] + 1
-    reached = torch.searchsorted(bounds, scores, right=True)
-    reached += bins * torch.arange(len(scores), device=scores.device)[:, None]
-    histogram = torch.bincount(reached.flatten(), minlength=bins * len(scores)).view(-1, bins)
-    at_least = histogram.flip(1).cumsum(dim=1).flip(1)[:, 1:]
-    return torch.empty_like(order).scatter_(1, order, at_least)
+    """How many scores of a row are ≥ each bound of that row: `(q, n)`, `(q, m)` → `(q, m)`."""
+    # NumPy sorts with vector instructions, over ten times as fast as PyTorch on a CPU, which sorts indices along.
+    on_cpu = scores.device.type == "cpu"
+    ordered = torch.from_numpy(np.sort(scores.numpy(), axis=1)) if on_cpu else scores.sort(dim=1).values
+    return scores.shape[1] - torch.searchsorted(ordered, bounds)
 
 
 def _hit_probability(above: Tensor, tied: Tensor, relevant_tied: Tensor, ks: Sequence[int]) -> Tensor:
