@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from stub_checkout import BASH, PROJECT, Checkout, write_executable
 
+PARALLEL = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
@@ -166,4 +168,4 @@ def test_torchrun_ends_with_the_exit_code_of_the_training_and_without_traceback(
 def test_test_command_passes_arguments_on_and_runs_in_the_project(installed):
     assert installed.run("scripts/test.sh", "-k", "lorentz or clip", TRAIN_EXIT=5).returncode == 5
     (call,) = installed.calls("|-m|pytest|")
-    assert call.split("|")[1:-1] == [str(installed.root), "-m", "pytest", "-k", "lorentz or clip"]
+    assert call.split("|")[1:-1] == [str(installed.root), "-m", "pytest", *PARALLEL, "-k", "lorentz or clip"]
