@@ -25,7 +25,9 @@ from meru.hyperbolic_functions import (
     AllPairsDistance,
     full_precision,
     hyperboloid_distance,
+    hyperboloid_time,
     length,
+    root,
     tanhc,
     unit_curvature,
 )
@@ -167,6 +169,27 @@ def einstein_midpoint(x: Tensor, weights: Tensor | None = None, curvature: Tenso
     """
     with full_precision(curvature, x) as (c, x):
         centre = lorentz.centroid(_on_hyperboloid(x, c), weights, c.double())
+        return lorentz.to_poincare(centre, c.double()).to(x.dtype)
+
+
+def group_midpoints(x: Tensor, group: Tensor, groups: int, curvature: Tensor | float = 1.0) -> Tensor:
+    """Einstein midpoint of the points of each group, without a tensor of points for every group.
+
+    Args:
+        x: Points, shape `(n, D)`.
+        group: Of each point, int64 in 0 … groups − 1, shape `(n,)`.
+        groups: How many there are.
+        curvature: c > 0; the space has curvature −c.
+
+    Returns:
+        Points, shape `(groups, D)`; the origin for a group without points.
+    """
+    with full_precision(curvature, x) as (c, x):
+        point = _on_hyperboloid(x, c) * c.double().sqrt()
+        space = point.new_zeros(groups, x.shape[1]).index_add(0, group, point)
+        total_time = point.new_zeros(groups).index_add(0, group, hyperboloid_time(point))
+        mass = root(total_time.square() - (space * space).sum(-1))[:, None]
+        centre = space / torch.where(mass == 0, 1, mass) / c.double().sqrt()
         return lorentz.to_poincare(centre, c.double()).to(x.dtype)
 
 

@@ -195,6 +195,14 @@ def test_riemannian_gradient_is_scaled_by_the_inverse_metric():
     torch.testing.assert_close(x.grad, weight * ((1 - 0.5 * x.detach().square().sum(-1, keepdim=True)) / 2).square())
 
 
+def test_midpoints_of_groups_are_those_of_each_group():
+    x, group = points(9, 5), torch.tensor([0, 2, 2, 0, 2, 4, 0, 4, 2])
+    found = poincare.group_midpoints(x, group, 5, 0.3)
+    for k in range(5):
+        expected = poincare.einstein_midpoint(x[group == k], None, 0.3) if k in (0, 2, 4) else torch.zeros(5)
+        torch.testing.assert_close(found[k], expected.double())
+
+
 def test_all_pairs_hold_no_third_dimension():
     x, y = points(300, 64, dtype=torch.float32).requires_grad_(), points(280, 64, seed=1, dtype=torch.float32)
     sizes = []

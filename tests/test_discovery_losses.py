@@ -1,0 +1,257 @@
+"""SimGCD's and HypGCD's losses against loops over the printed formulas, and where there is nothing to learn from."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from meru import poincare
+from meru.losses.discovery import (
+    mean_entropy,
+    self_distillation_loss,
+    supervised_contrastive_loss,
+    teacher_temperature,
+    view_contrastive_loss,
+)
+from meru.losses.hierarchy import (
+    category_loss,
+    choose_ancestor,
+    draw_triplets,
+    local_hierarchy_loss,
+    released_distance,
+)
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ball(n, dimension=6, c=0.1, seed=0):
+    return poincare.exp_map0(poincare.clip_features(random(n, dimension, seed=seed), 2.3), c)
+
+
+def distance(x, y, c):
+    return poincare.distance(x.double(), y.double(), c).item()
+
+
+# ---------------------------------------------------------------- SimGCD
+def test_supervised_contrast_equals_the_loops_and_leaves_out_the_lonely():
+    features, labels = random(7, 5), torch.tensor([0, 1, 0, 2, 1, 0, 3])
+    unit = F.normalize(features.double(), dim=1)
+    losses = []
+    for i in range(7):
+        others = [j for j in range(7) if j != i]
+        total = sum(math.exp(unit[i] @ unit[j] / 0.07) for j in others)
+        right = [j for j in others if labels[j] == labels[i]]
+        if right:
+            losses.append(-sum(math.log(math.exp(unit[i] @ unit[j] / 0.07) / total) for j in right) / len(right))
+    assert supervised_contrastive_loss(features, labels).item() == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert supervised_contrastive_loss(features[:1], labels[:1]).item() == 0
+    empty = features[:0].requires_grad_()
+    assert supervised_contrastive_loss(empty, labels[:0]).item() == 0
+
+
+def test_two_views_equal_the_loops():
+    first, second = random(4, 5), random(4, 5, seed=1)
+    unit = F.normalize(torch.cat([first, second]).double(), dim=1)
+    losses = []
+    for i in range(8):
+        total = sum(math.exp(unit[i] @ unit[j] / 0.5) for j in range(8) if j != i)
+        losses.append(-math.log(math.exp(unit[i] @ unit[(i + 4) % 8] / 0.5) / total))
+    assert view_contrastive_loss(first, second, 0.5).item() == pytest.approx(sum(losses) / 8, rel=1e-4)
+
+
+def test_self_distillation_is_the_cross_entropy_of_both_ways_and_teachers_have_no_gradient():
+    first, second = random(3, 4).requires_grad_(), random(3, 4, seed=1).requires_grad_()
+    expected = 0.0
+    for student, teacher in ((first, second), (second, first)):
+        q, p = (teacher.detach() / 0.04).softmax(1), (student.detach() / 0.1).softmax(1)
+        expected += -(q * p.log()).sum(1).mean().item() / 2
+    loss = self_distillation_loss(first, second, 0.1, 0.04)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    loss.backward()
+    student = first.detach().clone().requires_grad_()
+    only_student = F.cross_entropy(student / 0.1, (second.detach() / 0.04).softmax(1)) / 2
+    only_student.backward()
+    torch.testing.assert_close(first.grad, student.grad)
+
+
+def test_mean_entropy_and_its_gradient_are_finite_where_a_class_is_never_chosen():
+    logits = random(5, 4)
+    mean = (logits / 0.1).softmax(1).mean(0)
+    assert mean_entropy(logits, 0.1).item() == pytest.approx(-(mean * mean.log()).sum().item(), rel=1e-4)
+    extreme = torch.tensor([[100.0, 0.0], [100.0, 0.0]], requires_grad=True)
+    entropy = mean_entropy(extreme, 0.1)
+    entropy.backward()
+    assert entropy.item() == pytest.approx(0, abs=1e-6) and extreme.grad.isfinite().all()
+    assert mean_entropy(torch.zeros(3, 8), 0.1).item() == pytest.approx(math.log(8))
+
+
+def test_teacher_temperature_falls_and_stays():
+    temperatures = [teacher_temperature(epoch, start=0.07, end=0.04, epochs=30) for epoch in (0, 15, 30, 100)]
+    assert temperatures == pytest.approx([0.07, 0.055, 0.04, 0.04])
+    assert teacher_temperature(torch.tensor(60.0), start=0.07, end=0.04, epochs=30).item() == pytest.approx(0.04)
+    assert teacher_temperature(0.0, start=0.07, end=0.04, epochs=0) == 0.04
+
+
+# ---------------------------------------------------------------- HCL
+def looped_category(points, classes, c, temperature, smoothing):
+    present = sorted(set(classes))
+    centres = {k: poincare.einstein_midpoint(points[[y == k for y in classes]].double(), None, c) for k in present}
+    losses = []
+    for z, y in zip(points, classes, strict=True):
+        logits = {k: -distance(z, centres[k], c) / temperature for k in present}
+        total = math.log(sum(map(math.exp, logits.values())))
+        target = {k: 1 - smoothing if k == y else smoothing / (len(present) - 1) for k in present}
+        losses.append(-sum(target[k] * (logits[k] - total) for k in present))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize(("temperature", "smoothing"), [(1.0, 0.1), (0.1, 0.0)])
+def test_category_loss_equals_the_loops(temperature, smoothing):
+    points, classes = ball(9), [3, 0, 3, 7, 7, 0, 0, 3, 7]
+    expected = looped_category(points, classes, 0.1, temperature, smoothing)
+    ours = category_loss(points, torch.tensor(classes), 0.1, temperature=temperature, smoothing=smoothing)
+    assert ours.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_absent_classes_do_not_matter_except_as_released():
+    """In the released code a class that the batch lacks has its centre at the origin, and all are driven from there."""
+    points, classes = ball(6), torch.tensor([0, 0, 1, 1, 2, 2])
+    assert category_loss(points, classes, 0.1) == category_loss(points, 5 * classes, 0.1)
+    released = [category_loss(points, classes, 0.1, all_classes=number) for number in (3, 4, 10)]
+    torch.testing.assert_close(released[0], category_loss(points, classes, 0.1))
+    assert released[0] < released[1] < released[2]
+
+
+def test_one_class_teaches_nothing_but_has_a_gradient():
+    points = ball(4).requires_grad_()
+    loss = category_loss(points, torch.zeros(4, dtype=torch.long), 0.1)
+    loss.backward()
+    assert loss.item() == 0 and points.grad.abs().sum() == 0
+
+
+# ---------------------------------------------------------------- LHL
+def looped_hierarchy(points, c, i, j, k, margin):
+    """With the most likely ancestor among the points; float64."""
+    d = [[distance(x, y, c) for y in points] for x in points]
+    total = 0.0
+    for a, b, e in zip(i.tolist(), j.tolist(), k.tolist(), strict=True):
+        pair = min(range(len(points)), key=lambda r: max(d[a][r], d[b][r]))
+        triple = min(range(len(points)), key=lambda r: max(d[a][r], d[b][r], d[e][r]))
+        if pair != triple:
+            total += max(0, d[a][pair] - d[a][triple] + margin) + max(0, d[b][pair] - d[b][triple] + margin)
+            total += max(0, d[e][triple] - d[e][pair] + margin)
+    return total / len(i)
+
+
+def test_local_hierarchy_equals_the_loops():
+    points, classes = ball(14), torch.arange(14) % 3
+    torch.manual_seed(0)
+    triplets = draw_triplets(poincare.pairwise_distance(points, points, 0.1), classes, neighbours=6, triplets=5)
+    torch.manual_seed(0)
+    loss = local_hierarchy_loss(points, classes, 0.1, neighbours=6, triplets=5, sample_ancestors=False)
+    assert loss.item() == pytest.approx(looped_hierarchy(points, 0.1, *triplets, 0.1), rel=1e-3)
+
+
+def test_triplets_are_reciprocal_neighbours_and_others():
+    points, classes = ball(20), torch.arange(20) % 4
+    distances = poincare.pairwise_distance(points, points, 0.1)
+    i, j, k = draw_triplets(distances, classes, neighbours=5, triplets=7)
+    alike = (-distances).exp() + (classes[:, None] == classes) + 2 * torch.eye(20)
+    near = [set(row.topk(5).indices.tolist()) for row in alike]
+    for a, b, e in zip(i.tolist(), j.tolist(), k.tolist(), strict=True):
+        assert a != b and b in near[a] and a in near[b]
+        assert e != a and not (e in near[a] and a in near[e])
+    counts = torch.bincount(i, minlength=20)
+    for a in range(20):
+        reciprocal = [b for b in near[a] if b != a and a in near[b]]
+        assert counts[a] == (7 if len(reciprocal) > 1 else 0)
+
+
+def test_no_reciprocal_neighbours_no_loss():
+    points = ball(3).requires_grad_()
+    loss = local_hierarchy_loss(points, torch.arange(3), 0.1, neighbours=1)
+    loss.backward()
+    assert loss.item() == 0 and points.grad.abs().sum() == 0
+    whole = local_hierarchy_loss(ball(3), torch.zeros(3, dtype=torch.long), 0.1, neighbours=30)
+    assert whole.item() == 0  # all are reciprocal: there is no third
+
+
+def test_same_ancestors_count_nothing():
+    """Two crowds: a single proxy is the ancestor of everything."""
+    points, classes = ball(8), torch.arange(8) % 2
+    loss = local_hierarchy_loss(
+        points, classes, 0.1, neighbours=4, ancestors="proxies", proxies=ball(1, seed=3), margin=1.0
+    )
+    assert loss.item() == 0
+
+
+@pytest.mark.parametrize("ancestors", ["batch", "midpoint", "proxies"])
+@pytest.mark.parametrize("exclude", [False, True])
+def test_every_kind_of_ancestor_has_finite_gradients(ancestors, exclude):
+    features, proxies = random(16, 6).requires_grad_(), (0.5 * random(10, 6, seed=1)).requires_grad_()
+    torch.manual_seed(0)
+    loss = local_hierarchy_loss(
+        poincare.exp_map0(features, 0.1),
+        torch.arange(16) % 4,
+        0.1,
+        neighbours=6,
+        triplets=4,
+        ancestors=ancestors,
+        proxies=poincare.exp_map0(proxies, 0.1),
+        exclude_members=exclude,
+    )
+    loss.backward()
+    assert loss > 0 and features.grad.isfinite().all() and features.grad.abs().sum() > 0
+    if ancestors == "proxies":
+        assert proxies.grad.abs().sum() > 0
+
+
+def test_points_that_coincide_have_finite_gradients():
+    features = torch.zeros(8, 6, requires_grad=True)
+    points = poincare.exp_map0(features, 0.1)
+    classes = torch.arange(8) % 2
+    (category_loss(points, classes, 0.1) + local_hierarchy_loss(points, classes, 0.1, neighbours=4)).backward()
+    assert features.grad.isfinite().all()
+
+
+def test_ancestors_are_chosen_by_their_probability_and_members_can_be_excluded():
+    torch.manual_seed(0)
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().repeat(4000, 1)
+    share = choose_ancestor(logits).mean(dim=0)
+    assert share.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
+    excluded = torch.zeros(4000, 1, dtype=torch.long)
+    assert choose_ancestor(logits, excluded).mean(dim=0).tolist() == pytest.approx([0, 0.6, 0.4], abs=0.03)
+    soft = logits[:1].clone().requires_grad_()
+    choice = choose_ancestor(soft, sample=False)
+    assert choice.tolist() == [[1, 0, 0]]
+    (choice * torch.tensor([1.0, 0, 0])).sum().backward()
+    assert soft.grad[0].tolist() == pytest.approx([0.25, -0.15, -0.1])
+
+
+def test_released_distances_are_right_inside_the_ball_and_not_monotone_outside():
+    x, y = ball(5), ball(4, seed=1)
+    expected = poincare.pairwise_distance(x, y, 0.1)
+    torch.testing.assert_close(released_distance(x, y, 0.1), expected, rtol=1e-3, atol=1e-3)
+    norms, axes = torch.tensor([1.0, 3.1, 4.0, 8.0]), torch.eye(2)  # two at a right angle, ever further out
+    measured = [released_distance(norm * axes[:1], norm * axes[1:], 0.1).item() for norm in norms]
+    assert measured[0] < measured[1] > measured[2] > measured[3]
+    loss = local_hierarchy_loss(3 * random(16, 6), torch.arange(16) % 4, 0.1, neighbours=6, released=True)
+    assert loss.isfinite()
+
+
+def test_unknown_ancestors_are_refused():
+    with pytest.raises(ValueError, match="ancestors=gods: choose one of batch, midpoint, proxies"):
+        local_hierarchy_loss(ball(4), torch.arange(4), 0.1, ancestors="gods")
+
+
+def test_float32_under_autocast():
+    features = random(12, 6)
+    classes = torch.arange(12) % 3
+    points = poincare.exp_map0(features, 0.1)
+    expected = category_loss(points, classes, 0.1), supervised_contrastive_loss(features, classes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = category_loss(points, classes, 0.1), supervised_contrastive_loss(features, classes)
+    torch.testing.assert_close(found, expected)
