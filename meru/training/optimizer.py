@@ -27,8 +27,10 @@ def parameter_groups(
     Raises:
         UserError: if the model has no such module, or nothing is left to train.
     """
-    multipliers = dict(multipliers or {})
-    for module in multipliers.keys() - {name for name, _ in model.named_modules()}:
+    known = {name for name, _ in model.named_modules()}
+    # A factor of 1 on a tower that a model lacks changes nothing: the configuration names both towers.
+    multipliers = {name: factor for name, factor in (multipliers or {}).items() if name in known or factor != 1}
+    for module in multipliers.keys() - known:
         children = ", ".join(name for name, _ in model.named_children())
         raise UserError(f"optim.multipliers.{module}: the model has no module of that name; it has {children}")
     groups: dict[tuple[float, float], dict] = {}
