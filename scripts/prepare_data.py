@@ -80,17 +80,24 @@ def prepare_pedestrians(options: argparse.Namespace) -> None:
 
 
 def prepare_persons(layout: str, options: argparse.Namespace) -> None:
-    from prepare_person_search import report_person_search
+    from prepare_person_search import report_annotation
 
+    from meru.data.person_search import LAYOUTS, check_images, find_annotations, read_splits
+
+    name = LAYOUTS[layout].folder
     try:
-        folder, lines, images = report_person_search(layout, options.root)
-        print(f"persons in {folder}")
-        for what, text in lines:
+        folder, annotations = find_annotations(options.root, layout)
+        print(f"{name} in {folder}")
+        line("annotation", ", ".join(path.name for path in annotations))
+        splits = read_splits(annotations)
+        # Before the images, which may still be on their way.
+        for what, text in report_annotation(layout, splits):
             line(what, text)
-        check_decoding(images)
+        check_images(folder, splits, layout=layout)
+        check_decoding([folder / "imgs" / entry.file for entries in splits.values() for entry in entries])
     except UserError as error:
         raise UserError(str(error), exit_code=1) from error
-    override = "" if folder.parent == PROJECT / "data" else f" data.root={folder}"
+    override = "" if folder == PROJECT / "data" / name else f" data.root={folder}"
     print(f"ready; train with: python scripts/train.py experiment={layout}_gahr{override}")
 
 

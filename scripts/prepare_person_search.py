@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
-from meru.data.person_search import LAYOUTS, find_annotations, load_person_search
-from meru.data.records import ImageRecord
+from meru.data.person_search import Entry
 
 # Identities, images and captions of each split, as published.
 COUNTS = {
@@ -16,27 +15,20 @@ COUNTS = {
 }
 
 
-def report_person_search(layout: str, root: Path) -> tuple[Path, list[tuple[str, str]], list[Path]]:
-    """The folder, lines of a report on its annotation as (what, text), and the images; no picture is opened.
-
-    Raises:
-        UserError: a file is missing or malformed.
-    """
-    folder, annotations = find_annotations(root, layout)
-    data = load_person_search(root=folder, layout=layout)
-    splits = {"train": data.train, "val": data.validation, "test": data.test}
-    lines = [("data set", LAYOUTS[layout].folder), ("annotation", ", ".join(path.name for path in annotations))]
-    for split, records in splits.items():
-        found, published = counts(records), COUNTS[layout][split]
-        beside = "as published" if found == published else "published: {:,} / {:,} / {:,}".format(*published)
-        lines.append((split, "{:,} identities, {:,} images, {:,} captions ({})".format(*found, beside)))
-    every = [record for records in splits.values() for record in records]
-    translated = sum(len(record.back_translations) for record in every)
-    lines.append(("back-trans.", f"of {translated:,} captions" if translated else "none (an augmentation less)"))
-    return folder, lines, [record.path for record in every]
+def report_annotation(layout: str, splits: dict[str, list[Entry]]) -> Iterator[tuple[str, str]]:
+    """Lines of a report on an annotation, as (what, text); the images may be elsewhere."""
+    for split, entries in splits.items():
+        found, published = counts(entries), COUNTS[layout][split]
+        extent = "complete" if found == published else "published: {:,} / {:,} / {:,}".format(*published)
+        yield split, "{:,} identities, {:,} images, {:,} captions ({})".format(*found, extent)
+    every = [entry for entries in splits.values() for entry in entries]
+    if alone := sum(count == 1 for count in Counter(entry.identity for entry in every).values()):
+        yield "", f"{alone:,} identities with a single image"
+    translated = sum(len(entry.back_translations) for entry in every)
+    yield "back-trans.", f"of {translated:,} captions" if translated else "none (one augmentation less)"
 
 
-def counts(records: Sequence[ImageRecord]) -> tuple[int, int, int]:
+def counts(entries: Sequence[Entry]) -> tuple[int, int, int]:
     """Identities, images and captions."""
-    identities = {record.class_index for record in records}
-    return len(identities), len(records), sum(len(record.captions) for record in records)
+    identities = {entry.identity for entry in entries}
+    return len(identities), len(entries), sum(len(entry.captions) for entry in entries)

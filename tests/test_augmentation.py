@@ -4,10 +4,12 @@ import pickle
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from meru.data.augmentation import CaptionAugmentation, RandomPicks, augmentation_pool, caption_augmentation
 from meru.data.records import ImageRecord
 from meru.errors import UserError
+from meru.pretrained import build
 
 POOL = ["colour", "rotation", "crop", "grey", "flip", "erasing"]
 RECORD = ImageRecord("a.jpg", 0, ("a man in a red coat", "he wears red"), back_translations=("man with coat", "red"))
@@ -70,6 +72,23 @@ def test_back_translations_stand_for_their_own_caption():
 def test_no_section_means_no_augmentation():
     assert caption_augmentation(None) is None
     assert caption_augmentation({"word_deletion": 0.5, "back_translation": 0.0}).word_deletion == 0.5
+
+
+def test_configurations_ask_for_it(compose):
+    small = ["model=meru", "encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2"]
+    persons = compose("data=cuhk_pedes", *small)
+    transforms = build(persons).transforms
+    assert isinstance(transforms.training, RandomPicks) and transforms.training.picks == 2
+    assert len(transforms.training.pool) == len(POOL)
+    assert transforms.evaluation.squash
+    text = caption_augmentation(persons.data.text_augmentation)
+    assert (text.word_deletion, text.back_translation) == (0.05, 0.1)
+
+    birds = compose("data=birds", *small)
+    assert birds.data.image_augmentation is None and caption_augmentation(birds.data.text_augmentation) is None
+    older = OmegaConf.masked_copy(birds, list(birds))  # whose data section knew neither key
+    older.data = OmegaConf.masked_copy(birds.data, [key for key in birds.data if not key.endswith("augmentation")])
+    assert not isinstance(build(older).transforms.training, RandomPicks)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from meru.data.augmentation import CaptionAugmentation
 from meru.data.cub import load_cub
 from meru.data.loading import (
     EvaluationImages,
     RunBatches,
     TrainingPairs,
     collate,
+    derived_seed,
     evaluation_loader,
     steps_per_epoch,
     training_loader,
@@ -150,6 +152,19 @@ class TestTrainingPairs:
         assert len(drawn) == 10
         assert min(drawn.values()) >= 5  # 20 expected
 
+    def test_order_of_the_draws_without_augmented_captions(self, records):
+        sample = pairs(records)[2, 4]
+        torch.manual_seed(derived_seed(0, "sample", 2, 4))
+        caption = records[4].captions[int(torch.randint(len(records[4].captions), ()))]
+        image = training_transform(32)(read_image(records[4].path))
+        assert torch.equal(sample["tokens"], tokenize(caption)) and torch.equal(sample["image"], image)
+
+    def test_captions_can_be_augmented(self, records):
+        plain, short = pairs(records), pairs(records, augment_text=CaptionAugmentation(word_deletion=0.5))
+        lengths = [(len(plain[0, i]["tokens"]), len(short[0, i]["tokens"])) for i in range(len(records))]
+        assert all(less <= full for full, less in lengths) and sum(less < full for full, less in lengths) > 6
+        assert same(short[1, 3], short[1, 3]) and not same(short[1, 3], short[2, 3])
+
     def test_unreadable_image_stops_by_default(self, damaged):
         with pytest.raises(UserError, match=str(damaged[2].path)):
             pairs(damaged)[0, 2]
@@ -225,6 +240,12 @@ class TestLoaders:
         alone, helped = (list(loader(records, workers=workers)) for workers in (0, 2))
         assert len(alone) == len(helped) == 6
         assert all(same(first, second) for first, second in zip(alone, helped, strict=True))
+
+    def test_workers_augment_captions_alike(self, records):
+        options = {"total_steps": 3, "augment_text": CaptionAugmentation(word_deletion=0.3)}
+        alone, helped = (list(loader(records, workers=workers, **options)) for workers in (0, 2))
+        assert all(same(first, second) for first, second in zip(alone, helped, strict=True))
+        assert not all(same(a, b) for a, b in zip(alone, loader(records, total_steps=3), strict=True))
 
     def test_resumed_in_mid_epoch(self, records):
         whole = list(loader(records))

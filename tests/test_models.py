@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from meru import poincare
 from meru.encoders.image import timm_image_encoder
 from meru.encoders.text import text_transformer
 from meru.errors import UserError
+from meru.losses.hierarchy import category_loss
 from meru.models.clip import CLIP
 from meru.models.meru import MERU
 
@@ -39,6 +41,24 @@ def batch():
         "image_index": torch.tensor([0, 1, 0, 2]),
         "class_index": torch.tensor([0, 0, 0, 1]),
     }
+
+
+@pytest.mark.parametrize("kind", [CLIP, MERU])
+def test_losses_of_category_discovery_work_on_images_and_captions(kind, batch):
+    model = build(kind)
+    model.loss |= {
+        "category": {"weight": 0.5, "temperature": 1.0, "smoothing": 0.1},
+        "hierarchy": {"weight": 0.5, "neighbours": 3, "triplets": 4, "margin": 0.1, "ancestors": "midpoint"},
+    }
+    output = model(batch)
+    image, text = model.embed_image(batch["image"]), model.embed_text(batch["tokens"])
+    points, curvature = model.in_ball(torch.cat([image, text]))
+    poincare.require_inside(points, curvature)
+    expected = category_loss(points, torch.tensor([0, 0, 0, 1, 0, 0, 0, 1]), curvature)
+    torch.testing.assert_close(output.logs["loss/category"], expected.detach())
+    assert output.logs["loss/hierarchy"] > 0
+    output.loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 def published_meru(model, batch):

@@ -78,6 +78,18 @@ def test_converted_files_bring_back_translations(tmp_path):
     assert data.train[0].back_translations == ("a man in red", "seen from behind")
 
 
+def test_identities_are_numbered_split_by_split_whatever_the_order_of_the_annotation(tmp_path):
+    data = load_person_search(root=write(tmp_path, entries()[::-1], "reid_raw.json"), layout="cuhk_pedes")
+    assert data.class_names == ("9", "7", "3", "4", "12")
+    assert [record.class_index for record in data.train] == [0, 0, 1, 1]
+
+
+def test_back_translations_may_be_null(tmp_path):
+    listed = [{**entry, "captions_bt": None} for entry in entries()]
+    data = load_person_search(root=write(tmp_path, listed, "reid_raw.json"), layout="cuhk_pedes")
+    assert all(record.back_translations == () for record in data.train)
+
+
 def test_identities_with_one_image_are_counted(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="meru"):
         load_person_search(root=write(tmp_path, entries(), "reid_raw.json"), layout="cuhk_pedes")
@@ -106,33 +118,40 @@ def change(listed, place, **changes):
         (lambda e: change(e, 1, file_path="/etc/passwd"), "leaves the folder imgs"),
         (lambda e: change(e, 1, file_path="C:\\secret.jpg"), "leaves the folder imgs"),
         (lambda e: change(e, 1, file_path=""), "leaves the folder imgs"),
-        (lambda e: change(e, 3, captions=["a man", " .!"]), "entry 4: captions: sentence 2 is empty"),
+        (lambda e: change(e, 1, file_path=7), "entry 2: file_path is 7, it must be text"),
+        (lambda e: change(e, 3, captions="a man"), "entry 4: captions is 'a man', it must be a list"),
+        (lambda e: change(e, 3, captions=["a man", " .!"]), "entry 4: captions: sentence 2 has no word"),
         (lambda e: change(e, 3, captions=[]), "entry 4: captions must be a list of sentences"),
         (lambda e: change(e, 3, captions=["a man", 3]), "entry 4: captions must be a list of sentences"),
         (lambda e: change(e, 3, captions_bt=["one"]), "2 captions but 1 back-translations"),
+        (lambda e: change(e, 3, captions_bt=[]), "entry 4: captions_bt must be a list of sentences"),
+        (lambda e: change(e, 3, captions_bt="one"), "entry 4: captions_bt is 'one', it must be a list"),
         (lambda e: change(e, 4, id=7), "identity 7 is in train and in val"),
         (lambda e: change(e, 7, id=9), "identity 9 is in train and in test"),
         (lambda e: e.__setitem__(5, "text"), "entry 6 is 'text', no object"),
         (lambda e: e.clear(), "is no list of images"),
         (lambda e: e.__delitem__(slice(6, None)), "no image is in test"),
+        (lambda e: e.__delitem__(slice(0, 4)), "no image is in train"),
     ],
 )
 def test_wrong_annotations_are_named(spoil, message, tmp_path):
     listed = entries()
     spoil(listed)
     root = write(tmp_path / "data", listed, "reid_raw.json")
-    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+    with pytest.raises(UserError) as error:
         load_person_search(root=root, layout="cuhk_pedes")
+    assert message in str(error.value) and "reid_raw.json" in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
 def test_missing_files_are_named_with_the_way_to_get_them(tmp_path):
     with pytest.raises(UserError, match=r"no CUHK-PEDES: .*nowhere is no folder; .*github.com/ShuangLI59"):
         load_person_search(root=tmp_path / "nowhere", layout="cuhk_pedes")
-    with pytest.raises(UserError, match=r"holds no data_captions.json; .*data=pedestrians"):
+    with pytest.raises(UserError, match=r"holds no data_captions.json, nor both .*; .*data=pedestrians"):
         load_person_search(root=tmp_path, layout="rstpreid")
     root = write(tmp_path / "data", entries(), "reid_raw.json")
     (root / "imgs" / "cam_a" / "9_1.jpg").unlink()
-    with pytest.raises(UserError, match=r"9_1.jpg is listed in reid_raw.json but absent \(1 of 9 images are\)"):
+    with pytest.raises(UserError, match=r"9_1.jpg is listed .* absent \(1 of 9 images are\): .*github.com/Shua"):
         load_person_search(root=root, layout="cuhk_pedes")
     (root / "reid_raw.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be read as JSON"):

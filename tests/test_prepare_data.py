@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import types
 from functools import partial
 from pathlib import Path
 
@@ -174,6 +175,31 @@ def test_birds_are_drawn_by_the_data_set(run, script, tmp_path, monkeypatch):
     assert f"data=birds data.root={tmp_path / 'birds'}" in out
 
 
+def test_pedestrians_are_drawn_by_the_data_set(run, tmp_path, monkeypatch):
+    calls = []
+    drawing = types.ModuleType("meru.data.pedestrians")
+    drawing.draw_pedestrians = lambda root, *, seed: calls.append((root, seed)) or root
+    monkeypatch.setitem(sys.modules, drawing.__name__, drawing)
+    root = tmp_path / "pedestrians"
+    code, out, _ = run("pedestrians", "--root", root, "--seed", 3)
+    assert code == 0 and calls == [(root, 3)]
+    assert f"experiment=pedestrians_gahr data.root={root}" in out
+
+
+def test_a_copy_as_large_as_the_published_one_is_complete(persons, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import prepare_person_search
+
+    from meru.data.person_search import read_splits
+
+    published = {"train": (2, 2, 4), "val": (1, 1, 2), "test": (1, 1, 3)}
+    monkeypatch.setitem(prepare_person_search.COUNTS, "rstpreid", published)
+    lines = dict(prepare_person_search.report_annotation("rstpreid", read_splits([persons / "data_captions.json"])))
+    assert lines["train"] == "2 identities, 2 images, 4 captions (complete)"
+    assert lines["val"].endswith("(complete)")
+    assert lines["test"] == "1 identities, 1 images, 2 captions (published: 1 / 1 / 3)"
+
+
 @pytest.fixture
 def persons(tmp_path, monkeypatch):
     """A copy of RSTPReid with four images; the script finds its neighbour."""
@@ -192,7 +218,9 @@ def persons(tmp_path, monkeypatch):
 def test_persons_are_counted_beside_what_was_published(run, persons):
     code, output, _ = run("rstpreid", "--root", persons)
     assert code == 0
+    assert "annotation  data_captions.json" in output
     assert "2 identities, 2 images, 4 captions (published: 3,701 / 18,505 / 37,010)" in output
+    assert "4 identities with a single image" in output
     assert "every image decodes" in output
     assert f"experiment=rstpreid_gahr data.root={persons}" in output
 
@@ -203,8 +231,12 @@ def test_persons_that_are_missing_or_broken(run, persons, tmp_path):
     (persons / "imgs" / "1.jpg").write_bytes(b"no picture")
     code, output, error = run("rstpreid", "--root", persons)
     assert code == 1 and "1 of 4 images do not decode" in error and "2 identities" in output
-    # the annotation alone tells: no picture is needed to say what is wrong with it
+    # the annotation alone tells: no picture is needed to count it, or to say what is wrong with it
     shutil.rmtree(persons / "imgs")
+    code, output, error = run("rstpreid", "--root", persons)
+    assert code == 1 and "2 identities, 2 images, 4 captions" in output
+    assert "absent (4 of 4 images are)" in error and "NjtechCVLab/RSTPReid-Dataset" in error
+    assert error.count("\n") == 1
     listed = json.loads((persons / "data_captions.json").read_text())
     del listed[2]["captions"]
     (persons / "data_captions.json").write_text(json.dumps(listed))

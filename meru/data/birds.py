@@ -70,7 +70,7 @@ def draw_birds(
         version=DRAWER_VERSION,
         arguments=arguments,
         least={"seed": 0, "images_per_species": 2, "image_size": 32},
-        pictures=len(SPECIES) * images_per_species,
+        pictures=lambda: len(SPECIES) * images_per_species,
         write=lambda folder: _write_folder(folder, **arguments),
     )
 

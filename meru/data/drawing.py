@@ -21,7 +21,7 @@ def draw_once(
     version: int,
     arguments: Mapping[str, int],
     least: Mapping[str, int],
-    pictures: int,
+    pictures: Callable[[], int],
     write: Callable[[Path], None],
 ) -> Path:
     """Draws a data set into `root`, or finds it there.
@@ -35,7 +35,7 @@ def draw_once(
         version: Of the code that draws.
         arguments: Whole numbers that the drawings depend on.
         least: The least that each of the arguments may be.
-        pictures: How many there will be, for the log.
+        pictures: How many there will be, for the log; called once the arguments are known to be good.
         write: Fills the folder that it is given, which exists.
 
     Returns:
@@ -51,7 +51,7 @@ def draw_once(
     made_with = {"drawer_version": version, **arguments}
     try:
         if not _is_drawn(root, kind, made_with):
-            log.info("drawing %d %s into %s", pictures, kind, root)
+            log.info("drawing %d %s into %s", pictures(), kind, root)
             _draw(root, kind, made_with, write)
     except OSError as error:
         raise UserError(

@@ -34,7 +34,6 @@ HAIR_COLOURS = {
     "red": (168, 66, 28),
     "grey": (168, 168, 168),
 }
-# Of every attribute its values; None stands for a thing that is absent.
 _JEANS = ("blue", "light blue", "black", "grey")
 _LOWER = ("black", "grey", "blue", "light blue", "brown", "beige", "white", "green", "red", "purple")
 _BAGS = ("backpack", "handbag", "shoulder bag")
@@ -181,20 +180,23 @@ def _is_possible(look: Look) -> bool:
     """Whether such clothes exist, are worn together, and could be told apart from each other in a picture."""
     if look.lower == "skirt" and look.gender == "man":
         return False
+    if look.skin in ("brown", "dark") and look.hair_colour in ("brown", "red"):
+        return False
     if look.lower == "jeans" and look.lower_colour not in _JEANS:
         return False
     if look.upper == "coat" and look.lower in ("shorts", "skirt"):  # it would hide them
+        return False
+    if look.hat == look.hair_colour:
         return False
     return look.bag is None or look.bag.colour != look.upper_colour
 
 
 def _is_seen(name: str, look: Look, twin: Look) -> bool:
     """Whether the one attribute that tells two people apart is to be seen in their pictures."""
-    hat_on_short_hair = look.hat is not None and look.hair_length == "short"
     if name in ("hair_colour", "hair_length") and look.hat is not None:
-        return not hat_on_short_hair
-    both = {look.lower, twin.lower}
-    return name != "lower" or both != {"trousers", "jeans"}  # of one colour they look alike from afar
+        return "short" not in (look.hair_length, twin.hair_length)
+    # Of one colour these look alike from afar.
+    return name != "lower" or {look.lower, twin.lower} != {"trousers", "jeans"}
 
 
 def _one_of(values, rng: np.random.Generator):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import reprlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,18 +44,18 @@ LAYOUTS = {
     "cuhk_pedes": Layout(
         "CUHK-PEDES",
         ("reid_raw.json",),
-        "its authors give it for research on request by mail: "
+        "its authors give it for academic use only, on request by mail from a university address, see "
         "https://github.com/ShuangLI59/Person-Search-with-Natural-Language-Description",
     ),
     "icfg_pedes": Layout(
         "ICFG-PEDES",
         ("ICFG-PEDES.json", "ICFG_PEDES.json"),
-        "its authors give it for research against a signed form, sent by mail: https://github.com/zifyloo/SSAN",
+        "its authors give it on request by mail, see https://github.com/zifyloo/SSAN",
     ),
     "rstpreid": Layout(
         "RSTPReid",
         ("data_captions.json",),
-        "its authors give it for research, see https://github.com/NjtechCVLab/RSTPReid-Dataset",
+        "its authors' page links to the archive: https://github.com/NjtechCVLab/RSTPReid-Dataset",
     ),
 }
 
@@ -77,30 +78,23 @@ def load_person_search(*, root: str | Path, layout: str) -> ImageTextData:
             caption, or an identity in two splits.
     """
     folder, annotations = find_annotations(root, layout)
-    entries = [entry for path in annotations for entry in read_annotation(path)]
-    splits = {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
-    _check_splits(splits, annotations)
-    images = folder / "imgs"
-    if absent := missing_files(images, [entry.file for entry in entries]):
-        raise UserError(
-            f"{images / absent[0]} is listed in {annotations[0].name} but absent ({len(absent)} of {len(entries)} "
-            f"images are): copy the pictures of {LAYOUTS[layout].folder} to {images}, as its annotation names them"
-        )
-    number = {identity: index for index, identity in enumerate(dict.fromkeys(entry.identity for entry in entries))}
-    pictures = Counter(entry.identity for entry in entries)
+    splits = read_splits(annotations)
+    check_images(folder, splits, layout=layout)
+    pictures = Counter(entry.identity for split in SPLITS for entry in splits[split])
     if alone := sum(count == 1 for count in pictures.values()):
         log.info("%d of %d identities have a single image", alone, len(pictures))
+    number = {identity: index for index, identity in enumerate(pictures)}
     records = {
         split: tuple(
             ImageRecord(
-                path=images / entry.file,
+                path=folder / "imgs" / entry.file,
                 class_index=number[entry.identity],
                 captions=entry.captions,
                 back_translations=entry.back_translations,
             )
-            for entry in splits[split]
+            for entry in entries
         )
-        for split in SPLITS
+        for split, entries in splits.items()
     }
     return ImageTextData(
         tuple(map(str, number)), records["train"], records["val"], records["test"], class_kind="identity"
@@ -129,16 +123,45 @@ def find_annotations(root: str | Path, layout: str) -> tuple[Path, list[Path]]:
     root, wanted = Path(root).expanduser().absolute(), LAYOUTS[layout]
     for folder in (root, root / wanted.folder):
         converted = [folder / name for name in CONVERTED if (folder / name).is_file()]
-        if {path.name for path in converted} >= {"train_reid.json", "test_reid.json"}:
+        if {path.name for path in converted} >= {CONVERTED[0], CONVERTED[2]}:
             return folder, converted
         for name in wanted.annotations:
             if (folder / name).is_file():
                 return folder, [folder / name]
-    found = f"holds no {wanted.annotations[0]}" if root.is_dir() else "is no folder"
+    found = f"holds no {wanted.annotations[0]}, nor both {CONVERTED[0]} and {CONVERTED[2]}"
+    if not root.is_dir():
+        found = "is no folder"
     raise UserError(
         f"no {wanted.folder}: {root} {found}; {wanted.access}; set data.root=<folder> to a copy of it, or choose "
         "data=pedestrians, which is drawn by code"
     )
+
+
+def read_splits(annotations: list[Path]) -> dict[str, list[Entry]]:
+    """What `find_annotations` found, by split; no picture is looked for.
+
+    Raises:
+        UserError: for a malformed entry, a split without images but `val`, or an identity in two splits.
+    """
+    entries = [entry for path in annotations for entry in read_annotation(path)]
+    splits = {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
+    _check_splits(splits, annotations)
+    return splits
+
+
+def check_images(folder: Path, splits: dict[str, list[Entry]], *, layout: str) -> None:
+    """That every image of the splits is there.
+
+    Raises:
+        UserError: one is not; it says how many, and how to get them.
+    """
+    images = folder / "imgs"
+    files = [entry.file for entries in splits.values() for entry in entries]
+    if absent := missing_files(images, files):
+        raise UserError(
+            f"{images / absent[0]} is listed in the annotation but absent ({len(absent)} of {len(files)} images "
+            f"are): copy the pictures of {LAYOUTS[layout].folder} to {images}; {LAYOUTS[layout].access}"
+        )
 
 
 def read_annotation(path: Path) -> list[Entry]:
@@ -170,11 +193,12 @@ def _entry(raw: object, *, split: str | None, where: str) -> Entry:
             raise UserError(f"{where} has no field {name}: restore the annotation")
         if type(raw[name]) is not kind:
             kinds = {int: "a whole number", str: "text", list: "a list"}
-            raise UserError(f"{where}: {name} is {raw[name]!r}, it must be {kinds[kind]}; restore the annotation")
+            found = reprlib.repr(raw[name])
+            raise UserError(f"{where}: {name} is {found}, it must be {kinds[kind]}; restore the annotation")
         return raw[name]
 
     if not isinstance(raw, dict):
-        raise UserError(f"{where} is {raw!r}, no object with fields: restore the annotation")
+        raise UserError(f"{where} is {reprlib.repr(raw)}, no object with fields: restore the annotation")
     split = split or field("split", str)
     if split not in SPLITS:
         raise UserError(f"{where}: split is {split!r}, it must be one of {', '.join(SPLITS)}")
@@ -183,18 +207,23 @@ def _entry(raw: object, *, split: str | None, where: str) -> Entry:
     if not file or PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts or ":" in file.split("/")[0]:
         raise UserError(f"{where}: the image path {file!r} leaves the folder imgs; give a path inside it")
     captions = _captions(field("captions", list), f"{where}: captions")
-    translated = _captions(raw["captions_bt"], f"{where}: captions_bt") if raw.get("captions_bt") else ()
-    if translated and len(translated) != len(captions):
-        raise UserError(f"{where}: {len(captions)} captions but {len(translated)} back-translations in captions_bt")
+    translated = ()
+    if raw.get("captions_bt") is not None:
+        translated = _captions(field("captions_bt", list), f"{where}: captions_bt")
+        if len(translated) != len(captions):
+            raise UserError(
+                f"{where}: {len(captions)} captions but {len(translated)} back-translations in captions_bt; "
+                "give one for each, or leave the field out"
+            )
     return Entry(split, field("id", int), file, captions, translated)
 
 
 def _captions(listed: list, where: str) -> tuple[str, ...]:
-    if not isinstance(listed, list) or not listed or not all(isinstance(caption, str) for caption in listed):
-        raise UserError(f"{where} must be a list of sentences, and is {listed!r}")
+    if not listed or not all(isinstance(caption, str) for caption in listed):
+        raise UserError(f"{where} must be a list of sentences, at least one, and is {reprlib.repr(listed)}")
     cleaned = tuple(map(clean_caption, listed))
     if "" in cleaned:
-        raise UserError(f"{where}: sentence {cleaned.index('') + 1} is empty; write one, or take it out of the list")
+        raise UserError(f"{where}: sentence {cleaned.index('') + 1} has no word; write one")
     return cleaned
 
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meru import distributed
+from meru import distributed, poincare
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics, patch_offset
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
+from meru.losses.hierarchy import category_loss, local_hierarchy_loss
 from meru.losses.semantic_margin import MARGIN_SOURCES, semantic_margin_loss, semantic_margins, soft_targets
 from meru.models import Output
 
@@ -29,7 +30,8 @@ class CLIP(nn.Module):
         embedding_dimension: Dimension D of the shared space.
         loss: `contrastive.weight`, and `contrastive.positives`: which captions of a batch are right for an image —
             its own (`pair`), all of the same photograph (`image`) or of the same class (`class`). Likewise
-            `semantic_margin.weight`, `.margin` λ, `.margin_source` (`intra` or `cross`) and `.soft_label` α.
+            `semantic_margin.weight`, `.margin` λ, `.margin_source` (`intra` or `cross`) and `.soft_label` α; `category`
+            and `hierarchy`, HypGCD's losses, with what `meru.losses.hierarchy` takes.
         logit_scale: Initial inverse temperature.
         maximum_logit_scale: Its upper bound.
 
@@ -152,7 +154,12 @@ class CLIP(nn.Module):
 
     def terms(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every loss term whose weight is not 0, unweighted, from embeddings `(B, D)`."""
-        terms = {"contrastive": self.contrastive, "semantic_margin": self.semantic_margin}
+        terms = {
+            "contrastive": self.contrastive,
+            "semantic_margin": self.semantic_margin,
+            "category": self.category,
+            "hierarchy": self.hierarchy,
+        }
         return {name: term(image, text, batch) for name, term in terms.items() if self.weight(name)}
 
     def contrastive(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -178,6 +185,22 @@ class CLIP(nn.Module):
             mixed = soft_targets(scale * scores, targets, share)
             losses.append(semantic_margin_loss(scores, margins, mixed, scale, settings["margin"]).mean())
         return 0.5 * sum(losses)
+
+    def category(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """HypGCD's category loss on the images and captions of this process, by their class."""
+        settings = {name: value for name, value in self.loss["category"].items() if name != "weight"}
+        points, curvature = self.in_ball(torch.cat([image, text]))
+        return category_loss(points, batch["class_index"].repeat(2), curvature, **settings)
+
+    def hierarchy(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """HypGCD's local hierarchy loss on the images and captions of this process."""
+        settings = {name: value for name, value in self.loss["hierarchy"].items() if name != "weight"}
+        points, curvature = self.in_ball(torch.cat([image, text]))
+        return local_hierarchy_loss(points, batch["class_index"].repeat(2), curvature, **settings)
+
+    def in_ball(self, embeddings: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Embeddings `(…, D)` as points of a Poincaré ball, and its curvature; unit vectors all at distance 2."""
+        return poincare.exp_map0(embeddings), 1.0
 
     def cross_similarities(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """This process's images against all processes' texts, and texts against images, `(B, B · world)` each."""

@@ -58,6 +58,10 @@ class GAHR(MERUPatches):
         """Negative geodesic distance or cosine, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
         return self.geometry.similarity(self, queries, gallery)
 
+    def in_ball(self, embeddings: Tensor) -> tuple[Tensor, Tensor | float]:
+        """As in `MERU` or `CLIP`."""
+        return self.geometry.in_ball(self, embeddings)
+
     def average(self, embeddings: Tensor) -> Tensor:
         """As in `MERU` or `CLIP`: `(…, P, D)` → `(…, D)`."""
         return self.geometry.average(self, embeddings)

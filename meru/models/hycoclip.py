@@ -43,6 +43,8 @@ class HyCoCLIP(MERU):
             terms["contrastive"] = self.part_contrastive(image, text, part_image, part_text, masks, batch)
         if self.weight("entailment"):
             terms["entailment"] = self.part_entailment(image, text, part_image, part_text, has_part, has_text)
+        of_wholes = {"semantic_margin": self.semantic_margin, "category": self.category, "hierarchy": self.hierarchy}
+        terms |= {name: term(image, text, batch) for name, term in of_wholes.items() if self.weight(name)}
         logs = {
             **self.logs(image, text),
             "norm/part_image": part_image[has_part].norm(dim=-1),

@@ -68,6 +68,10 @@ class MERU(CLIP):
         """Geodesic distance of points `(…, D)` from the origin, `(…)`: what is more general lies nearer."""
         return lorentz.distance_to_origin(embeddings, self.curvature)
 
+    def in_ball(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """The same points `(…, D)` in the Poincaré ball, and its curvature."""
+        return lorentz.to_poincare(embeddings, self.curvature), self.curvature
+
     def average(self, embeddings: Tensor) -> Tensor:
         """Mean in the tangent space at the origin, lifted again: `(…, P, D)` → `(…, D)`."""
         mean = lorentz.log_map0(embeddings, self.curvature).mean(dim=-2)

@@ -1,0 +1,243 @@
+"""What category discovery is given: images of old and new classes, and the labels of some of the old ones.
+
+The splits are those of the public SimGCD release (Wen et al., ICCV 2023), index for index: labelled is a share of the
+pooled images of all old classes, drawn by NumPy's legacy generator over them in the data set's own order.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meru.data.records import missing_files
+from meru.errors import UserError
+
+SPLITS_FOLDER = Path(__file__).parent / "ssb_splits"
+
+log = logging.getLogger("meru")
+
+Images = tuple[Path, ...] | Tensor  # files, or uint8 (n, 3, H, W) where a data set keeps pictures in memory
+
+
+@dataclass(frozen=True)
+class DiscoverySplit:
+    """Images in the data set's own order.
+
+    Attributes:
+        images: Files, or the pictures themselves: uint8 `(n, 3, H, W)`.
+        labels: Position of each image's class in `DiscoveryData.class_names`, old classes first, int64 `(n,)`. Also of
+            images that are not labelled: to be looked at by evaluation only.
+        labelled: Whose labels training may see, bool `(n,)`.
+    """
+
+    images: Images
+    labels: Tensor
+    labelled: Tensor
+
+    def __post_init__(self):
+        if not len(self.images) == len(self.labels) == len(self.labelled):
+            raise ValueError(
+                f"{len(self.images)} images, {len(self.labels)} labels, {len(self.labelled)} marks of labelled ones"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def where(self, chosen: Tensor) -> DiscoverySplit:
+        """The images where `chosen`, bool `(n,)`, in order: `split.where(~split.labelled)` are the unlabelled ones."""
+        if isinstance(self.images, Tensor):
+            images = self.images[chosen]
+        else:
+            images = tuple(self.images[index] for index in chosen.nonzero().flatten().tolist())
+        return DiscoverySplit(images, self.labels[chosen], self.labelled[chosen])
+
+
+@dataclass(frozen=True)
+class DiscoveryData:
+    """The images of one discovery benchmark.
+
+    Attributes:
+        class_names: Old classes first, in the order of the class list.
+        num_old: How many are old.
+        train: Labelled and unlabelled training images; figures are computed over the unlabelled ones.
+        test: Images of all classes that training does not see, none of them labelled; may be empty.
+    """
+
+    class_names: tuple[str, ...]
+    num_old: int
+    train: DiscoverySplit
+    test: DiscoverySplit
+
+    def __post_init__(self):
+        for name, split in (("training", self.train), ("test", self.test)):
+            outside = split.labels[(split.labels < 0) | (split.labels >= len(self.class_names))]
+            if len(outside):
+                raise UserError(
+                    f"label {int(outside[0])} of a {name} image is out of range: there are {len(self.class_names)} "
+                    "classes, counted from 0"
+                )
+            if (split.labels[split.labelled] >= self.num_old).any():
+                raise UserError(f"a labelled {name} image is of a new class: only images of old ones may be labelled")
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Which classes are old and which are new, by number or by name, in the order that labels are to have."""
+
+    old: tuple
+    new: tuple
+
+    @classmethod
+    def read(cls, benchmark: str) -> ClassList:
+        """The published list of `cub`, `cars`, `aircraft` or `herbarium`."""
+        lists = json.loads((SPLITS_FOLDER / f"{benchmark}.json").read_text(encoding="utf-8"))
+        return cls(tuple(lists["old"]), tuple(lists["new"]))
+
+    def keep(self, present: Iterable) -> ClassList:
+        """The list without classes that are not `present`."""
+        present = set(present)
+        return ClassList(*(tuple(each for each in part if each in present) for part in (self.old, self.new)))
+
+
+def discovery_data(
+    *,
+    source: str | Path,
+    names: Sequence[str],
+    classes: ClassList,
+    train: tuple[Images, Sequence[int]],
+    test: tuple[Images, Sequence[int]] = ((), ()),
+    labelled_fraction: float = 0.5,
+    split_seed: int = 0,
+) -> DiscoveryData:
+    """Labels old classes first, and the labelled images drawn.
+
+    Classes of the list without a single image are left out, so a copy with some of the classes can be used.
+
+    Args:
+        source: What to name in messages, the data set's folder.
+        names: Every class, by its number in the data set.
+        classes: Numbers of the old and the new ones.
+        train, test: Images in the data set's own order, with the number of each one's class.
+        labelled_fraction: Share of the training images of old classes that are labelled, in (0, 1).
+        split_seed: Decides which they are; the release's is 0.
+
+    Raises:
+        UserError: for a fraction or seed out of range, a class list that contradicts itself or the data, or images
+            that leave no old class, no new class or no labelled image.
+    """
+    if not 0 < labelled_fraction < 1:
+        raise UserError(f"data.labelled_fraction={labelled_fraction}: it must be above 0 and below 1")
+    if not 0 <= split_seed < 2**32:
+        raise UserError(f"data.split_seed={split_seed}: it must be at least 0 and below 2**32")
+    _check_classes(source, names, classes, [*train[1], *test[1]])
+    classes = classes.keep([*train[1], *test[1]])
+    label = {number: position for position, number in enumerate([*classes.old, *classes.new])}
+    labels = [torch.tensor([label[number] for number in numbers], dtype=torch.int64) for numbers in (train[1], test[1])]
+    num_old = len(classes.old)
+    for kind, count in (("old", (labels[0] < num_old).sum()), ("new", (labels[0] >= num_old).sum())):
+        if not count:
+            raise UserError(
+                f"{source}: no training image is of one of the {kind} classes, and discovery needs old and new ones; "
+                "complete the folder, or choose another data set"
+            )
+    labelled = draw_labelled(labels[0] < num_old, fraction=labelled_fraction, seed=split_seed)
+    if not labelled.any():
+        raise UserError(
+            f"data.labelled_fraction={labelled_fraction}: no image would be labelled, {source} has "
+            f"{int((labels[0] < num_old).sum())} of old classes; raise the fraction"
+        )
+    if without := num_old - len(labels[0][labelled].unique()):
+        log.warning("%s: %d of the %d old classes have no labelled image", source, without, num_old)
+    return DiscoveryData(
+        class_names=tuple(names[number] for number in label),
+        num_old=num_old,
+        train=DiscoverySplit(train[0], labels[0], labelled),
+        test=DiscoverySplit(test[0], labels[1], torch.zeros(len(labels[1]), dtype=torch.bool)),
+    )
+
+
+def draw_labelled(of_old_class: Tensor, *, fraction: float, seed: int) -> Tensor:
+    """Which images are labelled: a share of those of old classes, pooled, not class by class.
+
+    Args:
+        of_old_class: bool `(n,)`, in the data set's own order.
+        fraction: The share, rounded down to whole images.
+        seed: As given to `np.random.seed`.
+
+    Returns:
+        bool `(n,)`.
+    """
+    pooled = of_old_class.nonzero().flatten()
+    # RandomState gives the numbers of np.random.seed and np.random.choice and leaves the global generator alone.
+    drawn = np.random.RandomState(seed).choice(len(pooled), size=int(fraction * len(pooled)), replace=False)
+    labelled = torch.zeros(len(of_old_class), dtype=torch.bool)
+    labelled[pooled[torch.from_numpy(drawn)]] = True
+    return labelled
+
+
+def find_folder(root: str | Path, *, marker: str, inside: Collection[str], what: str, advice: str) -> Path:
+    """The folder with the file or folder `marker`: `root`, or one of those `inside` it."""
+    root = Path(root).expanduser().absolute()
+    for folder in (root, *(root / name for name in inside)):
+        if (folder / marker).exists():
+            return folder
+    found = f"holds no {marker}" if root.is_dir() else "is no folder"
+    raise UserError(f"no {what}: {root} {found}; {advice}, or set data.root=<folder> to a copy of it")
+
+
+def existing_images(folder: Path, files: list[str]) -> tuple[Path, ...]:
+    if absent := missing_files(folder, files):
+        raise UserError(
+            f"{folder / absent[0]} is listed but absent ({len(absent)} of {len(files)} images are): unpack the data "
+            "set's archive again"
+        )
+    return tuple(folder / file for file in files)
+
+
+def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
+    if found != wanted:
+        raise UserError(
+            f"{folder} has {found} {what} and should have {wanted}: old and new classes are given by number, "
+            "complete the folder"
+        )
+
+
+def from_torchvision(data_set: type, root: str | Path, *, what: str, download: bool, **options):
+    """One of torchvision's data sets."""
+    try:
+        return data_set(str(Path(root).expanduser()), download=download, **options)
+    except (RuntimeError, OSError) as error:
+        if download:
+            raise UserError(f"{what} could not be fetched into {root} ({error}); try again", exit_code=1) from None
+        raise UserError(
+            f"no {what}: {root} does not hold it, whole ({error}); set data.download=true to fetch it, or "
+            "data.root=<folder> to a copy of it"
+        ) from None
+
+
+def _check_classes(source: str | Path, names: Sequence[str], classes: ClassList, numbers: Sequence[int]) -> None:
+    """`numbers`: the class of every image."""
+    listed, known, used = {*classes.old, *classes.new}, set(range(len(names))), set(numbers)
+    if unknown := listed - known:
+        raise UserError(
+            f"{source}: the list of old and new classes names class {min(unknown)}, but there are {len(names)} "
+            "classes, counted from 0; restore the files of the data set"
+        )
+    if twice := set(classes.old) & set(classes.new):
+        raise UserError(f"class {names[min(twice)]} is in the list of old classes and in that of new ones")
+    if outside := used - known:
+        raise UserError(
+            f"{source}: label {min(outside)} of an image is out of range, there are {len(names)} classes, counted "
+            "from 0; restore the labels"
+        )
+    if unlisted := used - listed:
+        raise UserError(
+            f"{source}: class {names[min(unlisted)]} is neither in the list of old classes nor in that of new ones"
+        )
