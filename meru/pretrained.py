@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from meru.data.augmentation import RandomPicks
-from meru.data.transforms import EvaluationTransform, Transforms, training_transform
+from meru.data.transforms import EvaluationTransform, Transforms, discovery_transforms, training_transform
+from meru.encoders.image import ImageEncoder
 from meru.encoders.text import CaptionTokenizer
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
@@ -21,13 +22,14 @@ class Pretrained(NamedTuple):
     """A model and what turns photographs and sentences into its input.
 
     Attributes:
-        model: Offers `embed_image`, `embed_text` and `similarity`.
-        tokenizer: `tokenizer.batch(captions)` gives the token ids `(B, L)` that `embed_text` takes.
+        model: Offers `embed_image`, `embed_text` and `similarity`; one that discovers classes, `predict`.
+        tokenizer: `tokenizer.batch(captions)` gives the token ids `(B, L)` that `embed_text` takes; None where classes
+            are discovered.
         transforms: From uint8 RGB `(3, H, W)` to the uint8 `(3, S, S)` that is stacked for `embed_image`.
     """
 
     model: nn.Module
-    tokenizer: CaptionTokenizer
+    tokenizer: CaptionTokenizer | None
     transforms: Transforms
 
 
@@ -35,12 +37,15 @@ def build(config: DictConfig) -> Pretrained:
     """The model that a configuration describes, with its towers' pretrained weights or `encoder.init` loaded.
 
     Args:
-        config: With the sections `encoder`, `model`, `loss` and `data`.
+        config: With the sections `encoder`, `model`, `loss` and `data`; of discovery, with the number of classes in
+            `discovery.num_classes`.
 
     Raises:
         UserError: if weights cannot be had or do not fit.
     """
     image = instantiate(config.encoder.image, _convert_="all")
+    if is_discovery(config):
+        return _build_discovery(config, image)
     text = instantiate(config.encoder.text, _convert_="all")
     # Partly, because Hydra would take the encoders, which are dataclasses, for configurations.
     model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, text=text)
@@ -55,6 +60,19 @@ def build(config: DictConfig) -> Pretrained:
         evaluation=EvaluationTransform(image.image_size, squash=config.data.squash),
     )
     return Pretrained(model, text.tokenizer, transforms)
+
+
+def is_discovery(config: DictConfig) -> bool:
+    """Whether a configuration is of category discovery, without captions."""
+    return config.get("task") == "discovery"
+
+
+def _build_discovery(config: DictConfig, image: ImageEncoder) -> Pretrained:
+    number = config.discovery.num_classes
+    model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, num_classes=number)
+    if config.encoder.init:
+        load_weights(model, config.encoder.init, what="encoder.init")
+    return Pretrained(model, None, discovery_transforms(image.image_size, flip=config.data.flip))
 
 
 def load(run: str | Path) -> Pretrained:

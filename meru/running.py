@@ -69,9 +69,10 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
     log.info("run folder %s", folder)
     log.info(
-        "%d training, %d validation and %d test images of %d classes; %s",
+        "%d training, %d validation and %d test images of %d %s; %s",
         *(len(split) for split in (data.train, data.validation, data.test)),
         len(data.class_names),
+        "identities" if data.class_kind == "identity" else "classes",
         ", ".join(f"{name} {value}" for name, value in environment(device).items()),
     )
     captions = [caption for record in data.train for caption in record.captions]

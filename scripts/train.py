@@ -1,4 +1,4 @@
-"""Train an image–text model: `python scripts/train.py experiment=birds_meru trainer.epochs=10`.
+"""Train an image–text model, or one that discovers classes: `python scripts/train.py experiment=birds_meru`.
 
 All keys: `python scripts/train.py --cfg job`; recipes: configs/experiment/.
 """
@@ -16,6 +16,8 @@ def main(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from meru import distributed
+    from meru.discovery_run import train_discovery
+    from meru.pretrained import is_discovery
     from meru.run_folder import resumed_config
     from meru.running import train
 
@@ -23,7 +25,7 @@ def main(config: DictConfig) -> None:
     try:
         if config.resume:
             config = resumed_config(config, HydraConfig.get().overrides.task)
-        train(config, device=device)
+        (train_discovery if is_discovery(config) else train)(config, device=device)
     finally:
         distributed.stop()
 

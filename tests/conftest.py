@@ -31,6 +31,14 @@ def cub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cub_folder(tmp_path_factory.mktemp("cub") / "CUB_200_2011")
 
 
+@pytest.fixture(scope="session")
+def person_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirteen drawn persons with one image each, eight of them for training, in CUHK-PEDES' layout; to be read only."""
+    from meru.data.pedestrians import draw_pedestrians
+
+    return draw_pedestrians(tmp_path_factory.mktemp("persons") / "persons", identities=13, images_per_identity=1)
+
+
 @pytest.fixture
 def compose() -> Callable[..., DictConfig]:
     """`compose("experiment=birds_meru", "trainer.epochs=1")`: the configuration as `scripts/train.py` would see it."""

@@ -21,6 +21,9 @@ SMALL_CLIP = [
     "+encoder.text.random_weights=true",
     "encoder.embedding_dimension=256",
 ]
+PERSON_SIZES = {
+    "meru.data.pedestrians.load_pedestrians": ["+data.load.identities=13", "+data.load.images_per_identity=1"]
+}
 SMALL = ["encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2"]
 
 
@@ -29,14 +32,21 @@ def test_there_are_recipes():
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_recipe_takes_two_steps(experiment, compose, cub_folder, tmp_path):
-    target = compose(f"experiment={experiment}").encoder.image._target_
-    towers = SMALL_CLIP if target.endswith("clip_image_encoder") else SMALL
+def test_every_recipe_takes_two_steps(experiment, compose, cub_folder, person_folder, tmp_path):
+    composed = compose(f"experiment={experiment}")
+    towers = SMALL_CLIP if composed.encoder.image._target_.endswith("clip_image_encoder") else SMALL
+    persons = composed.data.monitor.startswith("text_to_image/identity")
+    if persons:
+        source = [f"data.root={person_folder}"]
+        if "layout" in composed.data.load:
+            source.append("data.load.layout=cuhk_pedes")
+    else:
+        source = [f"data.root={cub_folder}", "data.load._target_=meru.data.cub.load_cub"]
     config = compose(
         f"experiment={experiment}",
         *towers,
-        f"data.root={cub_folder}",
-        "data.load._target_=meru.data.cub.load_cub",
+        *source,
+        *PERSON_SIZES.get(composed.data.load._target_, []),
         "data.batch_size=4",
         "data.workers=0",
         "trainer.epochs=1",
@@ -45,7 +55,8 @@ def test_every_recipe_takes_two_steps(experiment, compose, cub_folder, tmp_path)
         f"folder={tmp_path / 'run'}",
     )
     figures = train(config, device=torch.device("cpu"))
-    assert 0 <= figures["zero_shot/accuracy@1"] <= 1
+    first = "text_to_image/identity/recall@1" if persons else "zero_shot/accuracy@1"
+    assert 0 <= figures[first] <= 1
     steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
     assert len(steps) == 2
     assert (tmp_path / "run" / "model.safetensors").exists()

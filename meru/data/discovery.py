@@ -193,6 +193,7 @@ def find_folder(root: str | Path, *, marker: str, inside: Collection[str], what:
 
 
 def existing_images(folder: Path, files: list[str]) -> tuple[Path, ...]:
+    """Paths of the files inside `folder`, all of which must be there."""
     if absent := missing_files(folder, files):
         raise UserError(
             f"{folder / absent[0]} is listed but absent ({len(absent)} of {len(files)} images are): unpack the data "
@@ -202,6 +203,7 @@ def existing_images(folder: Path, files: list[str]) -> tuple[Path, ...]:
 
 
 def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
+    """With other classes the numbers of a class list would mean others than they were made for."""
     if found != wanted:
         raise UserError(
             f"{folder} has {found} {what} and should have {wanted}: old and new classes are given by number, "
@@ -210,7 +212,7 @@ def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
 
 
 def from_torchvision(data_set: type, root: str | Path, *, what: str, download: bool, **options):
-    """One of torchvision's data sets."""
+    """One of torchvision's data sets, its complaints as a user's mistakes; `options` are its own."""
     try:
         return data_set(str(Path(root).expanduser()), download=download, **options)
     except (RuntimeError, OSError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from torchvision.datasets import FGVCAircraft
 
 from meru.data.bird_species import SPECIES
@@ -204,7 +205,7 @@ def _matlab(path: Path, field: str) -> np.ndarray:
         return loadmat(path, squeeze_me=True)[field]
     except KeyError:
         raise UserError(f"{path} has no {field}: restore the file") from None
-    except (OSError, ValueError, NotImplementedError, TypeError) as error:
+    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
         raise UserError(f"{path} does not read as a MATLAB file ({error}): restore the file") from None
 
 

@@ -1,4 +1,4 @@
-"""Category discovery among things of all kinds: CIFAR-10/100, ImageNet-100/1K, and Herbarium 2019; torchvision reads them.
+"""Category discovery in what torchvision reads: CIFAR-10 and -100, ImageNet-100 and -1K, and Herbarium 2019.
 
 Layouts, old classes and the order of the images are those of the SimGCD release (Wen et al., "Parametric Classification
 for Generalized Category Discovery: A Baseline Study", ICCV 2023). Of files only the names are read here.
@@ -99,7 +99,8 @@ def _cifar(
     data_set: type[CIFAR10], root: str | Path, *, download: bool, num_old: int, fraction: float, seed: int
 ) -> DiscoveryData:
     train, test = (
-        from_torchvision(data_set, root, what=data_set.__name__, download=download, train=train) for train in (True, False)
+        from_torchvision(data_set, root, what=data_set.__name__, download=download, train=train)
+        for train in (True, False)
     )
 
     def pictures(part: CIFAR10) -> Tensor:
@@ -140,7 +141,8 @@ def _class_folders(
     split_seed: int,
 ) -> DiscoveryData:
     """`splits`: the folders of training and test images inside `root`; `count`: class folders in each."""
-    folder = find_folder(root, marker=splits[0], inside=(), what=what, advice=f"put {splits[0]}/ and {splits[1]}/ there")
+    advice = f"put {splits[0]}/ and {splits[1]}/ with their class folders there"
+    folder = find_folder(root, marker=splits[0], inside=(), what=what, advice=advice)
     read = {}
     for split in splits:
         if not (folder / split).is_dir():
@@ -154,9 +156,7 @@ def _class_folders(
     train = read[splits[0]]
     if any(part.classes != train.classes for part in read.values()):
         raise UserError(f"{folder}: {splits[0]} and {splits[1]} have different class folders; complete both")
-    listings = [
-        (tuple(Path(path) for path, _ in part.samples), part.targets) for part in read.values()
-    ]
+    listings = [(tuple(Path(path) for path, _ in part.samples), part.targets) for part in read.values()]
     return discovery_data(
         source=folder,
         names=train.classes,

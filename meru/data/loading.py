@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ Tokenize = Callable[[str], Tensor]  # caption → int64 (L,), start-of-text … 
 class _Images(Dataset):
     """What both data sets share: records, a transform, and what becomes of an image that does not decode."""
 
-    def __init__(self, records: Sequence[ImageRecord], *, transform: nn.Module, on_error: str):
+    def __init__(self, records: Sequence, *, transform: nn.Module, on_error: str = "raise"):
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error}: it must be raise or skip")
         self.records = records
@@ -54,11 +55,25 @@ class _Images(Dataset):
     def _decode(self, index: int) -> Tensor | None:
         """The picture as uint8 `(3, H, W)`, or None where it is to be skipped."""
         try:
-            return read_image(self.records[index].path)
+            return read_image(self._path(index))
         except UserError:
             if self.on_error == "raise":
                 raise
             return None
+
+    def _path(self, index: int) -> Path:
+        return self.records[index].path
+
+    def _decode_from(self, index: int) -> tuple[int, int, Tensor]:
+        """The first index from `index` on whose picture decodes, how many before it do not, and the picture."""
+        for skipped in range(len(self.records)):
+            chosen = (index + skipped) % len(self.records)
+            if (image := self._decode(chosen)) is not None:
+                return chosen, skipped, image
+        raise UserError(
+            f"none of the {len(self.records)} training images decodes, {self._path(0)} the first: restore the images",
+            exit_code=1,
+        )
 
 
 class TrainingPairs(_Images):
@@ -94,16 +109,7 @@ class TrainingPairs(_Images):
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
-        for skipped in range(len(self.records)):
-            chosen = (index + skipped) % len(self.records)
-            if (image := self._decode(chosen)) is not None:
-                break
-        else:
-            raise UserError(
-                f"none of the {len(self.records)} training images decodes, {self.records[0].path} the first: "
-                "restore the images",
-                exit_code=1,
-            )
+        chosen, skipped, image = self._decode_from(index)
         record = self.records[chosen]
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reset the generator of the GPU too when there are no workers.
@@ -137,9 +143,6 @@ class TrainingPairs(_Images):
 
 class EvaluationImages(_Images):
     """Photographs in order, without captions; `skip` leaves out those that do not decode."""
-
-    def __init__(self, records: Sequence[ImageRecord], *, transform: nn.Module, on_error: str = "raise"):
-        super().__init__(records, transform=transform, on_error=on_error)
 
     def __getitem__(self, index: int) -> Batch:
         image = self._decode(index)
@@ -195,13 +198,16 @@ class RunBatches(Sampler[list[tuple[int, int]]]):
         step = self.start_step
         while step < self.total_steps:
             epoch, first = divmod(step, self.steps_per_epoch)
-            generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch))
-            order = torch.randperm(self.length, generator=generator).tolist()
+            order = self._order(epoch, torch.Generator().manual_seed(derived_seed(self.seed, "order", epoch)))
             last = min(self.steps_per_epoch, first + self.total_steps - step)
             for position in range(first, last):
                 start = (position * self.world_size + self.rank) * self.batch_size
-                yield [(epoch, index) for index in order[start : start + self.batch_size]]
+                yield [(epoch, *rest) for rest in order[start : start + self.batch_size].tolist()]
             step += last - first
+
+    def _order(self, epoch: int, generator: torch.Generator) -> Tensor:
+        """The keys of all processes' samples without the epoch, int64 `(n, 1)`."""
+        return torch.randperm(self.length, generator=generator)[:, None]
 
 
 def steps_per_epoch(length: int, *, batch_size: int, world_size: int = 1) -> int:
@@ -250,10 +256,8 @@ def collate_images(samples: list[Batch] | UserError) -> Batch | UserError:
     if isinstance(samples, UserError):
         return samples
     skipped = torch.stack([sample["skipped"] for sample in samples])
-    columns = {
-        name: torch.stack([sample[name] for sample in samples])[~skipped]
-        for name in ("image", "class_index", "image_index")
-    }
+    names = (name for name in samples[0] if name != "skipped")
+    columns = {name: torch.stack([sample[name] for sample in samples])[~skipped] for name in names}
     return {**columns, "skipped": skipped.sum()}
 
 

@@ -71,13 +71,15 @@ def training_transform(
 class EvaluationTransform(nn.Module):
     """Short side to `image_size` and the centre of the rest; with `squash` both sides, nothing cut off.
 
-    Maps uint8 `(3, H, W)` to uint8 `(3, S, S)`, and can be pickled.
+    Maps uint8 `(3, H, W)` to uint8 `(3, S, S)`, and can be pickled. With `crop_share` below 1 sides become so much
+    longer that the centre, S × S, is that share of the short one.
     """
 
-    def __init__(self, image_size: int, *, squash: bool = False):
+    def __init__(self, image_size: int, *, squash: bool = False, crop_share: float = 1.0):
         super().__init__()
         self.image_size, self.squash = image_size, squash
-        size = (image_size, image_size) if squash else image_size
+        self.side = int(image_size / crop_share)
+        size = (self.side, self.side) if squash else self.side
         self.resize = v2.Resize(size, interpolation=BICUBIC)
         self.crop = v2.CenterCrop(image_size)
 
@@ -95,9 +97,7 @@ class EvaluationTransform(nn.Module):
             `(k, 2)`, shares of the result's width and height: outside [0, 1) where a point was cut off.
         """
         sides = torch.tensor([width, height])
-        if self.squash:
-            return points / sides
-        resized = self.image_size * sides // sides.min()
+        resized = torch.full((2,), self.side) if self.squash else self.side * sides // sides.min()
         return (points * (resized / sides) - ((resized - self.image_size) / 2).round()) / self.image_size
 
 
@@ -111,3 +111,20 @@ class Transforms(NamedTuple):
 
     training: nn.Module
     evaluation: nn.Module
+
+
+def discovery_transforms(image_size: int, *, crop_share: float = 0.875, flip: bool = True) -> Transforms:
+    """SimGCD's: resized a little larger than the crop, which is a random one in training and the centre in evaluation.
+
+    The release has torchvision's `ColorJitter()` besides, which by its default arguments changes nothing.
+
+    Args:
+        image_size: Side S of the results.
+        crop_share: S as a share of the short side that images are resized to, in (0, 1].
+        flip: Whether half of the training images are mirrored.
+    """
+    if not 0 < crop_share <= 1:
+        raise UserError(f"crop_share={crop_share}: it must be above 0 and at most 1")
+    resize = v2.Resize(int(image_size / crop_share), interpolation=BICUBIC)
+    training = [resize, v2.RandomCrop(image_size), *([v2.RandomHorizontalFlip()] if flip else [])]
+    return Transforms(v2.Compose(training), EvaluationTransform(image_size, crop_share=crop_share))

@@ -78,6 +78,34 @@ def format_table(metrics: Mapping[str, float], title: str) -> str:
     return "\n".join([f"{title}: percent (chance level)", *(line.rstrip() for line in lines)])
 
 
+def format_rows(
+    metrics: Mapping[str, float], title: str, *, rows: Mapping[str, str], columns: Mapping[str, str]
+) -> str:
+    """A plain table in percent of the figures `<row's name>/<column's name>`, their chance levels in brackets.
+
+    Args:
+        metrics: Figures by name.
+        title: First line.
+        rows: What is printed → first part of the name; rows without figures are left out.
+        columns: What is printed → the rest of the name, `…/<metric>`; its chance level is `…/chance_<metric>`.
+    """
+    lines = {}
+    for printed, row in rows.items():
+        cells = []
+        for column in columns.values():
+            figure = metrics.get(f"{row}/{column}")
+            before, _, metric = f"{row}/{column}".rpartition("/")
+            chance = metrics.get(f"{before}/chance_{metric}")
+            beside = "" if chance is None else f"({_percent(chance)})"
+            cells.append(" " * 14 if figure is None else f"{_percent(figure):>6} {beside:<7}")
+        if any(cell.strip() for cell in cells):
+            lines[printed] = "".join(cells)
+    width = max(map(len, ["", *lines]))
+    header = " " * width + "".join(f"{column:>6}{'':8}" for column in columns)
+    body = [f"{printed:<{width}}{cells}".rstrip() for printed, cells in lines.items()]
+    return "\n".join([f"{title}: percent (chance level)", header.rstrip(), *body])
+
+
 def write_json(path: str | Path, metrics: Mapping[str, float | None]) -> None:
     """Write figures to `path`, all or nothing: whatever happens, the old file or the new one stands there.
 
