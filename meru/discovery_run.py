@@ -222,7 +222,7 @@ def evaluate_discovery(
     """All figures: of the classifier and of k-means on the unlabelled training images, and on the test images."""
     unlabelled = data.train.where(~data.train.labelled)
     read = read_features(config, unlabelled, model, transforms, device=device)
-    figures = discovery_metrics(read["prediction"], read["label"], data.num_old, features=read["features"])
+    figures = discovery_metrics(read["prediction"], read["label"], data.num_old)
     clusters = kmeans(read["features"], model.num_classes, seed=config.seed)
     figures |= _renamed(discovery_metrics(clusters, read["label"], data.num_old), "kmeans")
     if len(data.test):

@@ -281,6 +281,8 @@ def part_source(config: DictConfig, data: ImageTextData) -> CropParts | None:
 
 def load_data(config: DictConfig) -> ImageTextData:
     """The splits; drawn or unpacked data are made by the main process while the others wait."""
+    if "load" not in config.data:
+        raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
     if distributed.is_main():
         data = instantiate(config.data.load)
     distributed.barrier()

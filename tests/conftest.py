@@ -33,7 +33,7 @@ def cub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def person_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirteen drawn persons with one image each, eight of them for training, in CUHK-PEDES' layout; to be read only."""
+    """Thirteen drawn persons with an image each, eight for training, in CUHK-PEDES' layout; to be read only."""
     from meru.data.pedestrians import draw_pedestrians
 
     return draw_pedestrians(tmp_path_factory.mktemp("persons") / "persons", identities=13, images_per_identity=1)

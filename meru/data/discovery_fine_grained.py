@@ -82,13 +82,14 @@ def load_cub_discovery(
 
 
 def load_birds_discovery(
-    *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0
+    *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0, **drawing
 ) -> DiscoveryData:
     """The drawn birds: of every family the first, third and fifth species are old, the others new.
 
     So every silhouette has old and new species, and of two that differ in one detail one is old, the other new.
+    `drawing` is for `draw_birds`.
     """
-    data = load_birds(root=root, validation_fraction=0)
+    data = load_birds(root=root, validation_fraction=0, **drawing)
     parts: tuple[list[int], list[int]] = ([], [])
     for number, species in enumerate(SPECIES):
         earlier = sum(other.family == species.family for other in SPECIES[:number])

@@ -1,0 +1,84 @@
+"""How well classes were discovered: predictions are matched to true classes once, over everything.
+
+Vaze et al., "Generalized Category Discovery", CVPR 2022, section 4.1; the protocol called v2 in its code: one
+assignment over old and new classes. Two, one for each (v1), flatter, since one cluster may then serve twice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from torch import Tensor
+
+CHANCE_DRAWS = 20
+
+
+def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict[str, float]:
+    """Figures on the unlabelled images.
+
+    Args:
+        predictions: Predicted class or cluster of each image, int64 ≥ 0, shape `(n,)`; any numbering.
+        labels: True class, old classes first, int64 ≥ 0, shape `(n,)`.
+        num_old: How many classes are old: labels below it.
+
+    Returns:
+        `discovery/{all,old,new}/accuracy`, by one assignment over all (v2), with `All = (n_old · Old + n_new · New)/n`;
+        `discovery_balanced/…`, the same as means of the classes; `discovery_v1/…`, by two assignments, with all of them
+        counted; `…/chance_accuracy` of the first, what random predictions with the same sizes of clusters reach, mean
+        of 20 seeded draws; `discovery/all/normalized_mutual_information`, `discovery/all/adjusted_rand_index`, and
+        `discovery/{all,old,new}/images`. Rows of old or new classes are left out where there are no such images.
+
+    Raises:
+        ValueError: if the lengths differ, there is nothing, or a number is negative.
+    """
+    if predictions.shape != labels.shape or predictions.ndim != 1:
+        raise ValueError(f"predictions of shape {tuple(predictions.shape)} for labels of {tuple(labels.shape)}")
+    if not len(labels):
+        raise ValueError("there are no images to measure discovery on")
+    if min(int(predictions.min()), int(labels.min())) < 0:
+        raise ValueError("predictions and labels must not be negative")
+    predicted, true = predictions.cpu().numpy(), labels.cpu().numpy()
+    groups = {"all": np.ones(len(true), dtype=bool), "old": true < num_old, "new": true >= num_old}
+    groups = {name: chosen for name, chosen in groups.items() if chosen.any()}
+    right = matched(predicted, true)
+    figures = {f"discovery/{name}/accuracy": right[chosen].mean() for name, chosen in groups.items()}
+
+    generator = np.random.default_rng(0)
+    chances = [matched(generator.permutation(predicted), true) for _ in range(CHANCE_DRAWS)]
+    figures |= {
+        f"discovery/{name}/chance_accuracy": np.mean([each[chosen].mean() for each in chances])
+        for name, chosen in groups.items()
+    }
+    classes = np.unique(true)
+    of_class = np.array([right[true == each].mean() for each in classes])
+    parts = {"all": classes >= 0, "old": classes < num_old, "new": classes >= num_old}
+    figures |= {f"discovery_balanced/{name}/accuracy": of_class[parts[name]].mean() for name in groups}
+
+    twice = np.zeros(len(true), dtype=bool)
+    for name in groups.keys() - {"all"}:
+        twice[groups[name]] = matched(predicted[groups[name]], true[groups[name]])
+    figures |= {f"discovery_v1/{name}/accuracy": twice[chosen].mean() for name, chosen in groups.items()}
+    figures |= {
+        "discovery/all/normalized_mutual_information": normalized_mutual_info_score(true, predicted),
+        "discovery/all/adjusted_rand_index": adjusted_rand_score(true, predicted),
+    }
+    figures |= {f"discovery/{name}/images": chosen.sum() for name, chosen in groups.items()}
+    return {name: float(figure) for name, figure in figures.items()}
+
+
+def matched(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Which images are right when every cluster gets the class that makes most of them right in all, bool `(n,)`.
+
+    The assignment is one to one (Kuhn, "The Hungarian Method for the Assignment Problem", 1955); with more clusters
+    than classes some clusters get none.
+    """
+    clusters, predicted = np.unique(predicted, return_inverse=True)
+    classes, true = np.unique(true, return_inverse=True)
+    counts = np.zeros((len(clusters), len(classes)), dtype=np.int64)
+    np.add.at(counts, (predicted, true), 1)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    class_of = np.full(len(clusters), -1)
+    class_of[rows] = columns
+    return class_of[predicted] == true
+

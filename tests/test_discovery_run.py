@@ -1,0 +1,126 @@
+"""A discovery run from its data to its table, on drawn birds few enough for a test."""
+
+import json
+
+import pytest
+import torch
+
+import meru
+from meru.discovery_run import evaluate_discovery, load_discovery_data, nearest_images, train_discovery
+from meru.errors import UserError
+from meru.pretrained import build
+
+DEVICE = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    from meru.data.birds import draw_birds
+
+    return draw_birds(tmp_path_factory.mktemp("discovery") / "birds", images_per_species=4, image_size=32)
+
+
+@pytest.fixture
+def configuration(compose, birds, tmp_path):
+    def make(*overrides, experiment="birds_hypgcd", folder="run"):
+        return compose(
+            f"experiment={experiment}",
+            f"data.root={birds}",
+            "+data.discovery.images_per_species=4",
+            "+data.discovery.image_size=32",
+            "encoder.image.image_size=32",
+            "model.projection_width=16",
+            "model.projection_dimension=8",
+            "data.batch_size=16",
+            "data.workers=0",
+            "trainer.epochs=1",
+            "trainer.log_every=1",
+            "logger=none",
+            f"folder={tmp_path / folder}",
+            *overrides,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("experiment", ["birds_simgcd", "birds_hypgcd"])
+@pytest.mark.parametrize("sampler", ["weighted", "uniform", "neighbours"])
+def test_a_run_leaves_its_model_and_figures(experiment, sampler, configuration, tmp_path):
+    config = configuration(f"discovery.sampler={sampler}", experiment=experiment)
+    figures = train_discovery(config, device=DEVICE)
+    assert figures == json.loads((tmp_path / "run" / "test.json").read_text())
+    assert figures["num_classes"] == figures["true_num_classes"] == 48
+    for name in ("discovery/all/accuracy", "kmeans/new/accuracy", "inductive/old/accuracy"):
+        assert 0 <= figures[name] <= 1
+    loaded = meru.load(tmp_path / "run")
+    assert loaded.tokenizer is None
+    data = load_discovery_data(config)
+    again = evaluate_discovery(config, data, loaded.model, loaded.transforms, device=DEVICE)
+    assert again["discovery/all/accuracy"] == figures["discovery/all/accuracy"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(configuration, tmp_path):
+    whole = configuration("trainer.epochs=2", folder="whole")
+    train_discovery(whole, device=DEVICE)
+    config = configuration("trainer.epochs=2", "trainer.checkpoint_every=3", folder="stopped")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    from meru.training import trainer
+
+    original = trainer.Trainer._save
+
+    def save_then_stop(self):
+        original(self)
+        if self.step == 3:
+            stop()
+
+    trainer.Trainer._save = save_then_stop
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_discovery(config, device=DEVICE)
+    finally:
+        trainer.Trainer._save = original
+    config.resume, config.folder = str(tmp_path / "stopped"), None
+    train_discovery(config, device=DEVICE)
+    weights = [meru.load(tmp_path / name).model.state_dict() for name in ("whole", "stopped")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_wrong_or_estimated_number_of_classes(configuration):
+    figures = train_discovery(configuration("discovery.num_classes=60", folder="more"), device=DEVICE)
+    assert figures["num_classes"] == 60 and 0 < figures["discovery/all/accuracy"] < 1
+    estimate = configuration("discovery.num_classes=estimate", "discovery.maximum_classes=60", folder="estimate")
+    assert 24 <= train_discovery(estimate, device=DEVICE)["num_classes"] <= 60
+
+
+def test_neighbours_are_in_the_order_of_the_data_and_begin_with_the_image_itself(configuration):
+    config = configuration("discovery.num_classes=48")
+    data, pretrained = load_discovery_data(config), build(config)
+    nearest = nearest_images(config, data.train, pretrained.model, pretrained.transforms, device=DEVICE)
+    assert nearest.shape == (len(data.train), 5)
+    assert torch.equal(nearest[:, 0], torch.arange(len(data.train)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["discovery.num_classes=20"], "there are 24 old classes already"),
+        (["discovery.num_classes=many"], "give a number, estimate, or null"),
+        (["data.batch_size=4000"], "larger than the training set"),
+        (["discovery.sampler=random"], "choose one of weighted, uniform, neighbours"),
+    ],
+)
+def test_settings_that_cannot_be(overrides, message, configuration):
+    with pytest.raises(UserError, match=message):
+        train_discovery(configuration(*overrides), device=DEVICE)
+
+
+def test_data_without_captions_and_data_without_a_discovery_split(compose, tmp_path):
+    from meru.running import load_data
+
+    with pytest.raises(UserError, match="no captions, only classes to discover"):
+        load_data(compose("model=meru", "data=cifar10"))
+    with pytest.raises(UserError, match="no split for discovery"):
+        load_discovery_data(compose("model=hypgcd", "data=pedestrians"))
