@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from meru import poincare
+from meru import lorentz, poincare
 from meru.encoders.image import timm_image_encoder
 from meru.encoders.text import text_transformer
 from meru.errors import UserError
@@ -59,6 +59,25 @@ def test_losses_of_category_discovery_work_on_images_and_captions(kind, batch):
     assert output.logs["loss/hierarchy"] > 0
     output.loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_norm_exponent_bends_norms_and_leaves_directions(batch):
+    features = torch.randn(6, 32, generator=torch.Generator().manual_seed(0)) * torch.arange(6.0)[:, None]
+    tangents = {}
+    for exponent in (1.0, 0.5, 0.0):
+        model = build(MERU, norm_exponent=exponent)
+        tangents[exponent] = lorentz.log_map0(model.lift(features, model.visual_alpha), model.curvature)
+    norm = features.norm(dim=1) / 32**0.5
+    torch.testing.assert_close(tangents[1.0].norm(dim=1), norm)  # alpha starts at 1/√D
+    torch.testing.assert_close(tangents[0.5].norm(dim=1), norm.sqrt())
+    torch.testing.assert_close(tangents[0.0].norm(dim=1), torch.tensor([0.0, 1, 1, 1, 1, 1]))
+    torch.testing.assert_close(
+        F.normalize(tangents[0.5][1:], dim=1), F.normalize(tangents[1.0][1:], dim=1), rtol=1e-4, atol=1e-5
+    )
+    model(batch).loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    with pytest.raises(UserError, match="norm_exponent=1.5"):
+        build(MERU, norm_exponent=1.5)
 
 
 def published_meru(model, batch):

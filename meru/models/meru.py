@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from meru import lorentz
+from meru.errors import UserError
 from meru.losses.entailment import entailment_excess
 from meru.models.clip import CLIP
 
@@ -20,13 +21,19 @@ class MERU(CLIP):
         loss: Besides CLIP's: `entailment.weight` and `entailment.minimum_radius`, K of the cones.
         curvature: Initial c; the space has curvature −c. c stays within a factor of 10 of it.
         learn_curvature: Whether c is trained.
+        norm_exponent: p in [0, 1]. Features of norm n·√D enter the tangent space with norm n^p·√D: 1 is MERU, 0 puts
+            all at one distance from the origin. A distance sees differences of norm that a cosine does not; in towers
+            from scratch they drown at first what tells images apart.
         **clip: Arguments of `CLIP`.
     """
 
-    def __init__(self, *, curvature: float = 1.0, learn_curvature: bool = True, **clip):
+    def __init__(self, *, curvature: float = 1.0, learn_curvature: bool = True, norm_exponent: float = 1.0, **clip):
         super().__init__(**clip)
         if curvature <= 0:
             raise ValueError(f"curvature must be positive, got {curvature}")
+        if not 0 <= norm_exponent <= 1:
+            raise UserError(f"model.norm_exponent={norm_exponent}: it must be from 0, all norms alike, to 1")
+        self.norm_exponent = norm_exponent
         self.curv = nn.Parameter(torch.tensor(math.log(curvature)), requires_grad=learn_curvature)
         self.curvature_bounds = (math.log(curvature / 10), math.log(curvature * 10))
         # Features of D independent unit-variance channels start with norm 1 in the tangent space.
@@ -58,7 +65,11 @@ class MERU(CLIP):
     def lift(self, features: Tensor, alpha: Tensor) -> Tensor:
         """Scale features and map them from the tangent space at the origin onto the hyperboloid."""
         with torch.autocast(features.device.type, enabled=False):
-            return lorentz.exp_map0(features.float() * alpha.exp(), self.curvature)
+            features = features.float()
+            if self.norm_exponent != 1:
+                norm = features.norm(dim=-1, keepdim=True) / features.shape[-1] ** 0.5
+                features = features * norm.clamp_min(1e-3) ** (self.norm_exponent - 1)
+            return lorentz.exp_map0(features * alpha.exp(), self.curvature)
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Negative geodesic distance, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
