@@ -18,6 +18,19 @@ TINY_TOWERS = [
     "encoder.embedding_dimension=256", "trainer.epochs=1", "data.batch_size=4", "data.workers=0",
 ]  # fmt: skip
 
+PERSONS = [
+    *QUICK, "data.batch_size=4", "+data.load.identities=13", "+data.load.images_per_identity=1",
+    "encoder.image.image_size=32",
+]  # fmt: skip
+DISCOVERY = [
+    "+data.discovery.images_per_species=4", "trainer.epochs=1", "data.batch_size=8", "data.workers=0",
+    "model.projection_width=16",
+]  # fmt: skip
+MODEL_OF_KEY = {
+    "patches": "meru_patches", "space": "gahr", "sms": "gahr", "bai": "gahr", "discovery": "hypgcd",
+    "model.released": "hypgcd",
+}  # fmt: skip
+
 
 def blocks(readme, language):
     return re.findall(rf"```{language}\n(.*?)```", (PROJECT / readme).read_text(encoding="utf-8"), re.DOTALL)
@@ -79,6 +92,16 @@ def test_command(command, birds_run, cub_folder, tmp_path):
         seeds = "0,1" if command == "bash train_cub.sh meru data=birds seed=0,1,2 -m" else "0"
         execute(re.sub(r"seed=[\d,]+", f"seed={seeds}", command), *few, cwd=tmp_path)
         assert len(list(tmp_path.glob("birds_*/*/test.json"))) == len(seeds.split(","))
+    elif command == "python scripts/train.py experiment=pedestrians_gahr":
+        execute(command, *PERSONS, f"data.root={tmp_path / 'persons'}", f"folder={tmp_path / 'run'}", cwd=tmp_path)
+        assert (tmp_path / "run" / "test.json").exists()
+    elif command.startswith("python scripts/train.py experiment=birds_"):
+        execute(command, *DISCOVERY, f"data.root={data}", f"folder={tmp_path / 'run'}", cwd=tmp_path)
+        assert (tmp_path / "run" / "test.json").exists()
+    elif command.startswith("python scripts/ablate.py experiment=pedestrians_gahr"):
+        few = command.replace("seeds=0,1,2", "seeds=0") + " " + " ".join(PERSONS)
+        execute(few, f"data.root={tmp_path / 'persons'}", f"output={tmp_path / 'table'}", cwd=tmp_path)
+        assert "full" in (tmp_path / "table" / "ablation.md").read_text(encoding="utf-8")
     elif command == "bash scripts/test.sh":
         assert "pytest" in execute(command, "--version", cwd=tmp_path)
     elif command in ("bash train_cub.sh meru", "bash train_cub.sh clip", "bash train_patches_cub.sh"):
@@ -90,6 +113,9 @@ def test_command(command, birds_run, cub_folder, tmp_path):
         kept = " ".join(word for word in command.split() if not word.startswith(mine))
         small = [*QUICK, "data.batch_size=4", "encoder.image.image_size=64", f"data.root={cub_folder}"]
         execute(kept, *small, f"folder={tmp_path / 'run'}", cwd=tmp_path)
+    elif "suite=robustness" in command:
+        assert "occlusion" in execute(in_a_run, "workers=0", f"output={tmp_path / 'robustness.json'}", cwd=tmp_path)
+        assert (tmp_path / "robustness.png").exists()
     elif command.startswith("python scripts/evaluate.py"):
         assert "zero-shot" in execute(in_a_run, "workers=0", cwd=tmp_path)
     elif command.startswith("python scripts/visualize.py attention"):
@@ -103,6 +129,8 @@ def test_command(command, birds_run, cub_folder, tmp_path):
         assert "± 0.0" in execute("python scripts/compare.py", str(run), str(run), cwd=tmp_path)
     elif command.startswith("python scripts/benchmark.py geometry"):
         assert "|" in execute(command, "--batch", "64", "--dimension", "8", cwd=tmp_path)
+    elif command.startswith("python scripts/benchmark.py retrieval"):
+        assert "cosine" in execute(command, "--size", "50", "--dimension", "8", "--identities", "5", cwd=tmp_path)
     elif command.startswith("python scripts/prepare_data.py cub"):
         execute("python scripts/prepare_data.py cub", "--root", str(cub_folder), cwd=tmp_path)
     else:
@@ -132,5 +160,5 @@ def test_every_key_in_the_table_exists(readme, compose):
             compose(f"{key}={value}")
         elif key not in ("run", "split", "resume"):
             encoder = "clip_vit_b16" if key.startswith("encoder.image.t") else "small"
-            model = "meru_patches" if key.startswith("patches") else "meru"
+            model = next((name for start, name in MODEL_OF_KEY.items() if key.startswith(start)), "meru")
             compose(f"model={model}", f"encoder={encoder}", f"{key}=0")
