@@ -9,11 +9,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from meru.command_line import PROJECT
+from meru.discovery_run import train_discovery
 from meru.errors import UserError
 from meru.pretrained import build
 from meru.running import train
 
-EXPERIMENTS = sorted(path.stem for path in (PROJECT / "configs" / "experiment").glob("*.yaml"))
+EVERY = sorted(path.stem for path in (PROJECT / "configs" / "experiment").glob("*.yaml"))
+DISCOVERING = [name for name in EVERY if name.endswith("gcd")]
+EXPERIMENTS = [name for name in EVERY if name not in DISCOVERING]
 # Small enough for a test: the recipes' towers by other sizes.
 SMALL_CLIP = [
     "encoder.image.name=ViT-S-32-alt",
@@ -60,6 +63,31 @@ def test_every_recipe_takes_two_steps(experiment, compose, cub_folder, person_fo
     steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
     assert len(steps) == 2
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("experiment", DISCOVERING)
+def test_every_recipe_of_discovery_takes_two_steps(experiment, compose, cub_folder, tmp_path):
+    config = compose(
+        f"experiment={experiment}",
+        "encoder=small",
+        "encoder.image.image_size=32",
+        "model.projection_width=16",
+        "data.batch_size=5",
+        "data.workers=0",
+        "trainer.epochs=1",
+        "trainer.log_every=1",
+        "logger=none",
+        f"folder={tmp_path / 'run'}",
+    )
+    config.data.discovery = {
+        "_target_": "meru.data.discovery_fine_grained.load_cub_discovery",
+        "root": str(cub_folder),
+        "old_classes": ["002.Red_bird_0", "005.Green_bird_1"],
+    }
+    figures = train_discovery(config, device=torch.device("cpu"))
+    assert 0 < figures["discovery/all/accuracy"] <= 1
+    steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+    assert len(steps) == 2
 
 
 @pytest.mark.parametrize("choice", ["model=hycoclip", "patches.mode=crops", "patches.mode=grid"])
