@@ -12,15 +12,26 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meru import distributed
+from meru import distributed, poincare
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_evaluation_loader, discovery_training_loader
 from meru.data.loading import steps_per_epoch
 from meru.data.transforms import Transforms
 from meru.errors import UserError
 from meru.evaluation.clustering import estimate_num_classes, kmeans
-from meru.evaluation.discovery import discovery_metrics
+from meru.evaluation.discovery import assigned_classes, discovery_metrics
+from meru.evaluation.hierarchy import (
+    chance_dendrogram_purity,
+    class_tree,
+    cosine_tree,
+    dendrogram_purity,
+    family_of,
+    to_json,
+    to_newick,
+)
+from meru.evaluation.pictures import save_figure
 from meru.evaluation.report import format_rows, write_json
+from meru.evaluation.tree_pictures import dendrogram_figure, poincare_disk_figure
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
 from meru.running import make_logger
@@ -101,6 +112,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
             model = trainer.evaluated
             save_weights(folder / "model.safetensors", model.state_dict())
             figures = evaluate_discovery(config, data, model, transforms, device=device)
+            figures |= save_trees(folder / "tree", config, data, model, transforms, device=device)
             write_json(folder / "test.json", figures)
             logger.log({f"test/{name}": figure for name, figure in figures.items()}, step=trainer.step)
             log.info("%s", format_discovery(figures, "unlabelled training images, the last step"))
@@ -167,7 +179,8 @@ def read_features(
 
     Returns:
         On the CPU, in the split's order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
-        the projection head `(n, D)`, `prediction`, `label`, `labelled` and `image_index`, all `(n,)`.
+        the projection head `(n, D)`, `points` of the ball `(n, D)` if the model has one, `prediction`, `label`,
+        `labelled` and `image_index`, all `(n,)`.
     """
     was_training = model.training
     model.eval()
@@ -185,7 +198,8 @@ def read_features(
         features = model.features(batch["image"].to(device, non_blocking=True))
         found = {
             "features": F.normalize(features, dim=-1),
-            "projected": F.normalize(model.projection(features).float(), dim=-1),
+            "projected": F.normalize(projected := model.projection(features).float(), dim=-1),
+            **({"points": model.lift(projected)} if hasattr(model, "lift") else {}),
             "prediction": model.class_logits(features).argmax(dim=1),
             **{name: batch[name] for name in ("label", "labelled", "image_index")},
         }
@@ -231,6 +245,43 @@ def evaluate_discovery(
     return {**figures, "num_classes": float(model.num_classes), "true_num_classes": float(len(data.class_names))}
 
 
+def save_trees(
+    folder: Path, config: DictConfig, data: DiscoveryData, model: nn.Module, transforms: Transforms, *, device
+) -> dict[str, float]:
+    """The trees that the predicted classes form, in the ball and by the tower's Euclidean features, and their purity.
+
+    A predicted class bears the name of the true one it is assigned to; those that nobody is put into, or that no class
+    is assigned to, are left out. Families are the last words of the names.
+
+    Returns:
+        `tree/…` and `feature_tree/dendrogram_purity`, with their chance levels; empty where no two classes share a
+        family.
+    """
+    read = read_features(config, data.train, model, transforms, device=device)
+    class_of = assigned_classes(read["prediction"].numpy(), read["label"].numpy())
+    kept = sorted(class_of)
+    names = [data.class_names[class_of[cluster]] for cluster in kept]
+    families = [family_of(name) for name in names]
+    if len(kept) < 3 or len(set(families)) in (1, len(families)):
+        return {}
+    folder.mkdir(exist_ok=True)
+    means = torch.stack([read["features"][read["prediction"] == cluster].mean(dim=0) for cluster in kept])
+    trees = {"feature_tree": cosine_tree(means, names)}
+    if "points" in read:
+        curvature = model.curvature
+        centres = poincare.group_midpoints(read["points"], read["prediction"], model.num_classes, curvature)
+        trees["tree"] = class_tree(centres[kept], curvature, names)
+        save_figure(poincare_disk_figure(trees["tree"], families), folder / "poincare_disk.png")
+    figures = {}
+    for name, tree in trees.items():
+        (folder / f"{name}.nwk").write_text(to_newick(tree) + "\n", encoding="utf-8")
+        (folder / f"{name}.json").write_text(to_json(tree) + "\n", encoding="utf-8")
+        save_figure(dendrogram_figure(tree, families), folder / f"{name}.png")
+        figures[f"{name}/dendrogram_purity"] = dendrogram_purity(tree, families)
+        figures[f"{name}/chance_dendrogram_purity"] = chance_dendrogram_purity(tree, families)
+    return figures
+
+
 def _renamed(figures: Mapping[str, float], name: str) -> dict[str, float]:
     """`discovery/all/accuracy` → `<name>/all/accuracy`, the other protocols left out."""
     return {
@@ -251,5 +302,10 @@ def format_discovery(figures: Mapping[str, float], title: str) -> str:
     }
     columns = {"All": "all/accuracy", "Old": "old/accuracy", "New": "new/accuracy"}
     table = format_rows(figures, title, rows=rows, columns=columns)
+    purity = {name: figures.get(f"{name}/dendrogram_purity") for name in ("tree", "feature_tree")}
+    for name, value in purity.items():
+        if value is not None:
+            chance = figures[f"{name}/chance_dendrogram_purity"]
+            table += f"\n{name}: dendrogram purity by family {100 * value:.1f} (chance {100 * chance:.1f})"
     numbers = f"{figures['num_classes']:.0f} classes in the classifier, {figures['true_num_classes']:.0f} in the data"
     return f"{table}\n{numbers}"

@@ -1,9 +1,17 @@
 """k-means finds separated blobs, keeps labelled rows in their class, and tells how many blobs there are."""
 
+import math
+
 import pytest
 import torch
 
-from meru.evaluation.clustering import estimate_num_classes, kmeans, semi_supervised_kmeans
+from meru.evaluation.clustering import (
+    _smooth_maximum,
+    estimate_num_classes,
+    kmeans,
+    principal_components,
+    semi_supervised_kmeans,
+)
 from meru.evaluation.discovery import discovery_metrics
 
 
@@ -36,15 +44,40 @@ def test_labelled_rows_stay_and_clusters_of_old_classes_bear_their_numbers():
     assert discovery_metrics(clusters, labels, 3)["discovery/all/accuracy"] == 1
 
 
-@pytest.mark.parametrize(("classes", "num_old"), [(20, 10), (30, 20)])
-def test_the_number_of_classes_is_estimated_within_a_sixth(classes, num_old):
-    features, labels = blobs(classes, dimension=16)
-    hidden = torch.where(half_labelled(labels, num_old), labels, 0)  # true labels of the others must not matter
-    number, scores = estimate_num_classes(
-        features, hidden, half_labelled(labels, num_old), num_old, maximum=3 * num_old
+@pytest.mark.parametrize(("classes", "num_old", "seed"), [(20, 10, 0), (20, 10, 1), (30, 20, 0), (12, 11, 0)])
+def test_the_number_of_classes_is_estimated_within_a_tenth(classes, num_old, seed):
+    features, labels = blobs(classes, dimension=16, seed=seed)
+    labelled = half_labelled(labels, num_old)
+    hidden = torch.where(labelled, labels, 0)  # true labels of the others must not matter
+    number, scores = estimate_num_classes(features, hidden, labelled, num_old, maximum=3 * num_old, seed=seed)
+    assert abs(number - classes) <= classes / 10, scores
+    assert all(0 <= score <= 1 for score in scores.values()) and number in scores
+    assert (number, scores) == estimate_num_classes(
+        features, hidden, labelled, num_old, maximum=3 * num_old, seed=seed
     )
-    assert abs(number - classes) <= classes / 6, scores
-    assert all(-0.5 <= score <= 1 for score in scores.values()) and number in scores
+
+
+def test_the_estimate_is_that_of_a_part_of_many_rows():
+    features, labels = blobs(10, of_each=100, dimension=16)
+    labelled = half_labelled(labels, 6)
+    number, _ = estimate_num_classes(features, labels, labelled, 6, maximum=25, most=300)
+    assert abs(number - 10) <= 1
+
+
+def test_one_lucky_number_does_not_win():
+    hill = {number: 1 - abs(math.log(number / 100)) for number in (60, 80, 90, 95, 100, 105, 110, 125, 160)}
+    assert _smooth_maximum(hill) == 100
+    assert _smooth_maximum({**hill, 160: 0.9}) in (95, 100, 105)
+    assert _smooth_maximum({number: number / 100 for number in range(50, 90, 5)}) == 85
+    assert _smooth_maximum({7: 0.5}) == 7 and _smooth_maximum({7: 0.5, 9: 0.5}) == 7
+
+
+def test_components_keep_distances_where_there_are_enough():
+    features, _ = blobs(5, dimension=6)
+    flat = torch.cat([features, torch.zeros(len(features), 4)], dim=1) @ torch.linalg.qr(torch.randn(10, 10)).Q
+    torch.testing.assert_close(torch.cdist(principal_components(flat, 6), principal_components(flat, 6)),
+                               torch.cdist(features, features), atol=1e-2, rtol=1e-3)  # fmt: skip
+    assert principal_components(flat, 20).shape == (100, 10)
 
 
 def test_without_labels_and_with_identical_points():
@@ -63,10 +96,14 @@ def test_what_cannot_be_clustered():
         semi_supervised_kmeans(features, labels, labelled, 2)
     with pytest.raises(ValueError, match="81 clusters of 80 rows"):
         kmeans(features, 81)
-    with pytest.raises(ValueError, match="too few to hide"):
-        estimate_num_classes(features, labels, labelled, 3, maximum=8)
+    with pytest.raises(ValueError, match="1 labelled classes, 10 labelled rows: at least two"):
+        estimate_num_classes(features, labels, half_labelled(labels, 1), 1, maximum=8)
+    with pytest.raises(ValueError, match="maximum=81"):
+        estimate_num_classes(features, labels, labelled, 3, maximum=81)
     with pytest.raises(ValueError, match="maximum=3"):
         estimate_num_classes(features, labels, labelled, 4, maximum=3)
     features[0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
         kmeans(features, 4)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        estimate_num_classes(features, labels, labelled, 3, maximum=8)

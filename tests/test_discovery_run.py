@@ -6,7 +6,14 @@ import pytest
 import torch
 
 import meru
-from meru.discovery_run import evaluate_discovery, load_discovery_data, nearest_images, train_discovery
+from meru.discovery_run import (
+    evaluate_discovery,
+    load_discovery_data,
+    nearest_images,
+    read_features,
+    save_trees,
+    train_discovery,
+)
 from meru.errors import UserError
 from meru.pretrained import build
 
@@ -57,6 +64,25 @@ def test_a_run_leaves_its_model_and_figures(experiment, sampler, configuration, 
     data = load_discovery_data(config)
     again = evaluate_discovery(config, data, loaded.model, loaded.transforms, device=DEVICE)
     assert again["discovery/all/accuracy"] == figures["discovery/all/accuracy"]
+
+
+@pytest.mark.parametrize("experiment", ["birds_simgcd", "birds_hypgcd"])
+def test_trees_of_the_predicted_classes_are_written(experiment, configuration, tmp_path):
+    config = configuration("discovery.num_classes=48", experiment=experiment)
+    data, pretrained = load_discovery_data(config), build(config)
+    model, transforms = pretrained.model, pretrained.transforms
+    everything = read_features(config, data.train, model, transforms, device=DEVICE)
+    first = [int((everything["label"] == label).nonzero()[0]) for label in range(48)]
+    with torch.no_grad():  # an image of each class as its weight: predictions that differ
+        model.classifier.weight.copy_(everything["features"][first] - everything["features"].mean(dim=0))
+    figures = save_trees(tmp_path / "tree", config, data, model, transforms, device=DEVICE)
+    written = {path.name for path in (tmp_path / "tree").iterdir()}
+    of_features = {"feature_tree.nwk", "feature_tree.json", "feature_tree.png"}
+    of_ball = {"tree.nwk", "tree.json", "tree.png", "poincare_disk.png"}
+    assert written == (of_features | of_ball if experiment == "birds_hypgcd" else of_features)
+    assert all(0 < figures[f"feature_tree/{kind}dendrogram_purity"] <= 1 for kind in ("", "chance_"))
+    newick = (tmp_path / "tree" / "feature_tree.nwk").read_text()
+    assert newick.count(",") >= 20 and newick.rstrip().endswith(";")
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(configuration, tmp_path):

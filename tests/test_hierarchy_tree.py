@@ -44,7 +44,7 @@ def by_hand(children, leaves):
     children = np.array(children, dtype=np.int64).reshape(-1, 2)
     height = np.concatenate([np.zeros(leaves), np.arange(1.0, leaves)])
     points = torch.zeros(2 * leaves - 1, 2, dtype=torch.float64)
-    return Tree(tuple("abcdefgh"[:leaves]), children, height, points, 1.0)
+    return Tree(tuple(f"leaf {leaf}" for leaf in range(leaves)), children, height, points, 1.0)
 
 
 def read_newick(text):
@@ -129,11 +129,10 @@ def test_the_tree_comes_back_from_json():
 
 def test_a_chain_of_two_thousand_classes_and_one_class_alone():
     """Deeper than Python's recursion goes."""
-    features = torch.ones(2000, 2, dtype=torch.float64)
-    features[:, 1] = 1.01 ** -torch.arange(2000)
-    tree = cosine_tree(features, [str(leaf) for leaf in range(2000)])
+    tree = by_hand([[0, 1], *([2000 + join, join + 2] for join in range(1998))], 2000)
     assert sorted(tree.leaf_order()) == list(range(2000))
     assert to_newick(tree).count("(") == 1999 and len(json.loads(to_json(tree))["nodes"]) == 3999
+    assert dendrogram_purity(tree, [leaf // 2 for leaf in range(2000)]) < 0.1
     alone = class_tree(torch.zeros(1, 2), 1.0, ["one"])
     assert to_newick(alone) == "one;" and json.loads(to_json(alone))["root"] == 0 and alone.leaf_order() == [0]
 

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from meru.evaluation.discovery import matched
+
+COARSE, FINE = 9, 9  # numbers of classes tried in each round
+BELL = 0.06  # width of the smoothing bell: neighbours within 6 % count most
 
 
 def kmeans(features: Tensor, clusters: int, *, seed: int = 0, restarts: int = 3) -> Tensor:
@@ -23,7 +25,7 @@ def kmeans(features: Tensor, clusters: int, *, seed: int = 0, restarts: int = 3)
         ValueError: if there are fewer rows than clusters, or a feature is not finite.
     """
     _check(features, clusters)
-    found = KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features.double().cpu().numpy())
+    found = KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features.float().cpu().numpy())
     return torch.from_numpy(found.astype(np.int64))
 
 
@@ -87,14 +89,16 @@ def _starting_centres(
     """Means of the labelled classes, then k-means++ (Arthur and Vassilvitskii, 2007) among the unlabelled rows."""
     centres = [features[labelled & (labels == each)].mean(dim=0) for each in range(known)]
     candidates = features[~labelled] if (~labelled).any() else features
+    weights = torch.ones(len(candidates), dtype=features.dtype)
+    if centres:
+        weights = torch.cdist(candidates, torch.stack(centres)).amin(dim=1).square()
     while len(centres) < clusters:
-        if centres:
-            weights = torch.cdist(candidates, torch.stack(centres)).amin(dim=1).square()
-        else:
-            weights = torch.ones(len(candidates), dtype=torch.float64)
         if not weights.sum() > 0:  # every candidate lies on a centre
             weights = torch.ones_like(weights)
-        centres.append(candidates[int(torch.multinomial(weights, 1, generator=generator))])
+        chosen = candidates[int(torch.multinomial(weights, 1, generator=generator))]
+        distance = (candidates - chosen).square().sum(dim=1)
+        weights = torch.minimum(weights, distance) if centres else distance
+        centres.append(chosen)
     return torch.stack(centres)
 
 
@@ -106,69 +110,95 @@ def estimate_num_classes(
     *,
     maximum: int,
     seed: int = 0,
-    candidates: int = 9,
+    repeats: int = 4,
+    dimensions: int = 64,
+    most: int = 20_000,
 ) -> tuple[int, dict[int, float]]:
-    """How many classes there are, old ones included, by how well k-means finds classes whose labels it was not given.
+    """How many classes there are, old ones included: the K with which k-means finds the labelled classes best.
 
-    As in Vaze et al., half of the labelled classes keep their labels and half lose them (by lot), semi-supervised
-    k-means runs with K clusters, and the accuracy on the classes whose labels were hidden is looked at: too many
-    clusters split them. That alone does not see hidden classes merged with unlabelled ones, so the score of K is the
-    mean of it and of the silhouette (Rousseeuw, 1987). K is searched from coarse to fine: equally spaced first, then
-    around the best.
+    The criterion is that of Vaze et al.: k-means, told no label, sorts all images into K clusters, and the labelled
+    ones are judged by accuracy under the best assignment. Too few clusters merge labelled classes, too many split
+    them. One run of k-means is too noisy to search by (theirs, by Brent's method, ends at whichever K was lucky), so
+
+    - the score of K is the mean accuracy of a few runs with other starts;
+    - K is searched in two rounds, each at equal ratios: from `num_old` to `maximum`, then around the best;
+    - the best is that of the smoothed curve: means over neighbours, nearer ones by ratio weighing more;
+    - k-means works on the first principal components, which costs less and loses what is noise to it.
 
     Args:
         features: Shape `(n, D)`.
-        labels: Class of each row where `labelled`, shape `(n,)`.
+        labels: Class of each row where `labelled`, shape `(n,)`; others are not looked at.
         labelled: bool `(n,)`.
-        num_old: Labelled classes, at least four.
+        num_old: Labelled classes, at least two.
         maximum: Largest K that is tried.
-        seed: Of the lot and of k-means++.
-        candidates: Tried in each round.
+        seed: Of k-means.
+        repeats: Runs of k-means for each K.
+        dimensions: Principal components; all if there are no more.
+        most: Of more rows, so many are taken by lot.
 
     Returns:
         K, and the score of every K that was tried.
 
     Raises:
-        ValueError: for fewer than four labelled classes, or a `maximum` below their number or above that of the rows.
+        ValueError: for fewer than two labelled classes, no labelled rows, a `maximum` below the number of classes or
+            above that of the rows, or a feature that is not finite.
     """
-    if num_old < 4:
-        raise ValueError(f"{num_old} labelled classes are too few to hide some of them: at least four are needed")
+    if num_old < 2 or not labelled.any():
+        raise ValueError(f"{num_old} labelled classes, {int(labelled.sum())} labelled rows: at least two are needed")
     if not num_old <= maximum <= len(features):
         raise ValueError(f"maximum={maximum}: it must be from {num_old}, the labelled classes, to {len(features)}")
-    order = torch.randperm(num_old, generator=torch.Generator().manual_seed(seed))
-    kept, hidden = order[: num_old // 2], order[num_old // 2 :]
-    number = torch.full((num_old,), -1)
-    number[kept] = torch.arange(len(kept))
-    anchors = labelled & torch.isin(labels, kept)
-    judged = labelled & torch.isin(labels, hidden)
-    renumbered = torch.where(anchors, number[labels.clamp(0, num_old - 1)], -1)
+    _check(features, maximum)
+    if len(features) > most:
+        rows = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+        features, labels, labelled = features[rows], labels[rows], labelled[rows]
+        maximum = min(maximum, most)
+    reduced = principal_components(features, dimensions)
+    true = labels[labelled].cpu().numpy()
     scores: dict[int, float] = {}
 
     def try_all(numbers: Sequence[int]) -> int:
         for clusters in numbers:
             if clusters not in scores:
-                found = semi_supervised_kmeans(features, renumbered, anchors, clusters, seed=seed)
-                accuracy = float(matched(found[judged].numpy(), labels[judged].numpy()).mean())
-                scores[clusters] = (accuracy + silhouette(features, found, seed=seed)) / 2
-        return max(scores, key=lambda clusters: (scores[clusters], -clusters))
+                runs = [kmeans(reduced, clusters, seed=seed + run, restarts=1) for run in range(repeats)]
+                found = [run[labelled.cpu()].numpy() for run in runs]
+                scores[clusters] = float(np.mean([matched(each, true).mean() for each in found]))
+        return _smooth_maximum(scores)
 
-    low, high = num_old, maximum
-    while True:
-        numbers = np.unique(np.linspace(low, high, candidates).round().astype(int)).tolist()
-        best = try_all(numbers)
-        step = max(1, round((high - low) / (candidates - 1)))
-        if step == 1:
-            return best, dict(sorted(scores.items()))
-        low, high = max(num_old, best - step), min(maximum, best + step)
+    best = try_all(_equal_ratios(num_old, maximum, COARSE))
+    ratio = (maximum / num_old) ** (1 / (COARSE - 1))
+    low, high = max(num_old, round(best / ratio)), min(maximum, round(best * ratio))
+    return try_all(_equal_ratios(low, high, FINE)), dict(sorted(scores.items()))
 
 
-def silhouette(features: Tensor, clusters: Tensor, *, seed: int = 0, most: int = 4000) -> float:
-    """How much nearer rows are to their own cluster than to the next one, in [−1, 1], of at most `most` rows by lot."""
-    rows = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:most]
-    chosen = clusters[rows].numpy()
-    if not 2 <= len(np.unique(chosen)) < len(chosen):
-        return 0.0
-    return float(silhouette_score(features[rows].double().numpy(), chosen))
+def principal_components(features: Tensor, dimensions: int) -> Tensor:
+    """Rows seen along the directions in which they spread most, `(n, D)` → float32 `(n, min(dimensions, D))`."""
+    centred = features.double() - features.double().mean(dim=0)
+    if dimensions >= features.shape[1]:
+        return centred.float()
+    _, axes = torch.linalg.eigh(centred.T @ centred)  # in ascending order
+    return (centred @ axes[:, -dimensions:]).float()
+
+
+def _equal_ratios(low: int, high: int, count: int) -> list[int]:
+    return np.unique(np.geomspace(low, high, count).round().astype(int)).tolist()
+
+
+def _smooth_maximum(scores: dict[int, float]) -> int:
+    """The K whose smoothed score is highest, the smaller of equal ones.
+
+    A line is fitted under a bell in log K around each: a plain mean would favour K with neighbours on one side only.
+    """
+    numbers = np.array(sorted(scores))
+    values, place = np.array([scores[number] for number in numbers]), np.log(numbers)
+    smooth = []
+    for here in place:
+        weight = np.exp(-0.5 * ((place - here) / BELL) ** 2)
+        offset = place - here
+        zero, one, two = (np.sum(weight * offset**power) for power in range(3))
+        line = weight * (two - offset * one)
+        mean = np.sum(weight * values) / zero
+        smooth.append(np.sum(line * values) / line.sum() if two * zero - one**2 > 1e-12 else mean)
+    return int(numbers[int(np.argmax(np.round(smooth, 12)))])
 
 
 def _check(features: Tensor, clusters: int) -> None:

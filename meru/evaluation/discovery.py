@@ -68,17 +68,19 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
 
 
 def matched(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Which images are right when every cluster gets the class that makes most of them right in all, bool `(n,)`.
+    """Which images are right when every cluster gets the class that makes most of them right in all, bool `(n,)`."""
+    class_of = assigned_classes(predicted, true)
+    return np.array([class_of.get(cluster, -1) for cluster in predicted.tolist()]) == true
 
-    The assignment is one to one (Kuhn, "The Hungarian Method for the Assignment Problem", 1955); with more clusters
-    than classes some clusters get none.
+
+def assigned_classes(predicted: np.ndarray, true: np.ndarray) -> dict[int, int]:
+    """Cluster → class, so that most images are right in all; with more clusters than classes some clusters get none.
+
+    The assignment is one to one (Kuhn, "The Hungarian Method for the Assignment Problem", 1955).
     """
-    clusters, predicted = np.unique(predicted, return_inverse=True)
-    classes, true = np.unique(true, return_inverse=True)
+    clusters, rows = np.unique(predicted, return_inverse=True)
+    classes, columns = np.unique(true, return_inverse=True)
     counts = np.zeros((len(clusters), len(classes)), dtype=np.int64)
-    np.add.at(counts, (predicted, true), 1)
-    rows, columns = linear_sum_assignment(counts, maximize=True)
-    class_of = np.full(len(clusters), -1)
-    class_of[rows] = columns
-    return class_of[predicted] == true
-
+    np.add.at(counts, (rows, columns), 1)
+    pairs = zip(*linear_sum_assignment(counts, maximize=True), strict=True)
+    return {int(clusters[row]): int(classes[column]) for row, column in pairs}
