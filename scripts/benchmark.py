@@ -49,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     step = commands.add_parser("step", parents=[common], help="a training step of every model")
     step.add_argument("--batch", type=positive, default=16, help="images (default 16)")
     step.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the towers (default fp32)")
+    step.add_argument("--task", choices=("image-text", "discovery"), default="image-text")
     step.add_argument("encoder", nargs="*", default=["encoder=vit_small"], help="overrides (default encoder=vit_small)")
     step.set_defaults(run=step_report)
 
@@ -95,7 +96,7 @@ def step_report(arguments: argparse.Namespace) -> str:
     from benchmark_step import step_table
 
     encoder, precision = list(arguments.encoder), arguments.precision
-    table = step_table(encoder, arguments.batch, arguments.repeats, arguments.device, precision)
+    table = step_table(encoder, arguments.batch, arguments.repeats, arguments.device, precision, arguments.task)
     return "\n\n".join(["## Training step", machine, table])
 
 

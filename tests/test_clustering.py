@@ -11,6 +11,7 @@ from meru.evaluation.clustering import (
     kmeans,
     principal_components,
     semi_supervised_kmeans,
+    whitened,
 )
 from meru.evaluation.discovery import discovery_metrics
 
@@ -74,10 +75,25 @@ def test_one_lucky_number_does_not_win():
 
 def test_components_keep_distances_where_there_are_enough():
     features, _ = blobs(5, dimension=6)
-    flat = torch.cat([features, torch.zeros(len(features), 4)], dim=1) @ torch.linalg.qr(torch.randn(10, 10)).Q
+    flat = torch.cat([features, torch.zeros(len(features), 4)], dim=1) @ torch.linalg.qr(torch.randn(10, 10, generator=torch.Generator().manual_seed(0))).Q
     torch.testing.assert_close(torch.cdist(principal_components(flat, 6), principal_components(flat, 6)),
                                torch.cdist(features, features), atol=1e-2, rtol=1e-3)  # fmt: skip
     assert principal_components(flat, 20).shape == (100, 10)
+
+
+def test_whitening_shrinks_what_labelled_images_of_a_class_differ_in():
+    features, labels = blobs(6, of_each=50)
+    features[:, 0] += 30 * torch.randn(len(features), generator=torch.Generator().manual_seed(1))
+    labelled = half_labelled(labels, 4)
+    white = whitened(features, torch.where(labelled, labels, 99), labelled, shrinkage=1e-6)
+    assert discovery_metrics(kmeans(features, 6), labels, 4)["discovery/new/accuracy"] < 0.7
+    assert discovery_metrics(kmeans(white, 6), labels, 4)["discovery/new/accuracy"] > 0.9
+    spread = torch.cat([white[labelled & (labels == each)] for each in range(4)]).view(4, 25, 8)
+    variance = (spread - spread.mean(dim=1, keepdim=True)).flatten(0, 1).square().sum(dim=0) / 96
+    torch.testing.assert_close(variance, torch.ones(8), atol=0.3, rtol=0)
+    one_each = torch.zeros_like(labelled)
+    one_each[[0, 50, 100]] = True
+    assert torch.equal(whitened(features, labels, one_each), features)
 
 
 def test_without_labels_and_with_identical_points():
