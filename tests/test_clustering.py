@@ -53,9 +53,7 @@ def test_the_number_of_classes_is_estimated_within_a_tenth(classes, num_old, see
     number, scores = estimate_num_classes(features, hidden, labelled, num_old, maximum=3 * num_old, seed=seed)
     assert abs(number - classes) <= classes / 10, scores
     assert all(0 <= score <= 1 for score in scores.values()) and number in scores
-    assert (number, scores) == estimate_num_classes(
-        features, hidden, labelled, num_old, maximum=3 * num_old, seed=seed
-    )
+    assert (number, scores) == estimate_num_classes(features, hidden, labelled, num_old, maximum=3 * num_old, seed=seed)
 
 
 def test_the_estimate_is_that_of_a_part_of_many_rows():
@@ -75,9 +73,10 @@ def test_one_lucky_number_does_not_win():
 
 def test_components_keep_distances_where_there_are_enough():
     features, _ = blobs(5, dimension=6)
-    flat = torch.cat([features, torch.zeros(len(features), 4)], dim=1) @ torch.linalg.qr(torch.randn(10, 10, generator=torch.Generator().manual_seed(0))).Q
-    torch.testing.assert_close(torch.cdist(principal_components(flat, 6), principal_components(flat, 6)),
-                               torch.cdist(features, features), atol=1e-2, rtol=1e-3)  # fmt: skip
+    rotation = torch.linalg.qr(torch.randn(10, 10, generator=torch.Generator().manual_seed(0))).Q
+    flat = torch.cat([features, torch.zeros(len(features), 4)], dim=1) @ rotation
+    reduced = principal_components(flat, 6)
+    torch.testing.assert_close(torch.cdist(reduced, reduced), torch.cdist(features, features), atol=1e-2, rtol=1e-3)
     assert principal_components(flat, 20).shape == (100, 10)
 
 
