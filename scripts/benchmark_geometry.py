@@ -17,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from meru import lorentz
+from meru import lorentz, poincare
 
 RADII = (0.0, 1.0, 4.0, 8.0)  # of the first point, √c·d(0, x)
 DECADES = range(-6, 2)  # of the distance
@@ -54,6 +54,15 @@ def geoopt_distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 
 def geoopt_pairwise(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return geoopt.Lorentz(k=1 / c).dist(with_time(x, c)[:, None], with_time(y, c))
+
+
+def ball(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    """Of the points halfway to the edge of the Poincaré ball, in which the given ones lie about at it."""
+    return poincare.pairwise_distance(x / 2, y / 2, c)
+
+
+def geoopt_ball(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    return geoopt.manifolds.stereographic.math.dist(x[:, None] / 2, y / 2, k=-c)
 
 
 def cosine(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
@@ -145,7 +154,7 @@ def measure(x: Tensor, y: Tensor, c: Tensor) -> dict[str, tuple[Tensor, Tensor]]
 def speed_table(batch: int, dimension: int, repeats: int, device: str) -> str:
     """Time and memory of all-pairs distances, as multiples of those of a matrix of cosines."""
     large = {"cosine": cosine, "meru": lorentz.pairwise_distance, "published": published_pairwise}
-    small = {**large, "geoopt": geoopt_pairwise}
+    small = {**large, "geoopt": geoopt_pairwise, "meru, Poincaré ball": ball, "geoopt, Poincaré ball": geoopt_ball}
     rows = [*speed_rows(large, batch, dimension, repeats, device)]
     if batch != GEOOPT_BATCH:
         rows += speed_rows(small, GEOOPT_BATCH, dimension, repeats, device)
