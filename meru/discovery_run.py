@@ -34,7 +34,7 @@ from meru.evaluation.report import format_rows, write_json
 from meru.evaluation.tree_pictures import dendrogram_figure, poincare_disk_figure
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
-from meru.running import make_logger
+from meru.running import instantiate_in_turn, make_logger
 from meru.training.checkpoint import save_weights
 from meru.training.loggers import NoLogger
 from meru.training.optimizer import build_optimizer
@@ -125,13 +125,10 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
 
 
 def load_discovery_data(config: DictConfig) -> DiscoveryData:
-    """The split data; drawn or unpacked ones are made by the main process while the others wait."""
+    """The images, and the labels of some."""
     if "discovery" not in config.data:
         raise UserError("this data set has no split for discovery: choose another, say data=cub or data=birds")
-    if distributed.is_main():
-        data = instantiate(config.data.discovery)
-    distributed.barrier()
-    return data if distributed.is_main() else instantiate(config.data.discovery)
+    return instantiate_in_turn(config.data.discovery)
 
 
 def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.device) -> DictConfig:

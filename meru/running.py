@@ -280,13 +280,18 @@ def part_source(config: DictConfig, data: ImageTextData) -> CropParts | None:
 
 
 def load_data(config: DictConfig) -> ImageTextData:
-    """The splits; drawn or unpacked data are made by the main process while the others wait."""
+    """The splits of images and captions."""
     if "load" not in config.data:
         raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
+    return instantiate_in_turn(config.data.load)
+
+
+def instantiate_in_turn(section: DictConfig):
+    """What a section of the configuration makes: in the main process first, which may draw or unpack data for all."""
     if distributed.is_main():
-        data = instantiate(config.data.load)
+        made = instantiate(section)
     distributed.barrier()
-    return data if distributed.is_main() else instantiate(config.data.load)
+    return made if distributed.is_main() else instantiate(section)
 
 
 def evaluate_split(
