@@ -158,7 +158,7 @@ def test_every_key_in_the_table_exists(readme, compose):
     for key, value in re.findall(r"`([a-z_.]+)=([^`<>]+?)`", text):
         if (PROJECT / "configs" / key).is_dir():
             compose(f"{key}={value}")
-        elif key not in ("run", "split", "resume"):
+        elif key not in ("run", "split", "suite", "resume"):
             encoder = "clip_vit_b16" if key.startswith("encoder.image.t") else "small"
             model = next((name for start, name in MODEL_OF_KEY.items() if key.startswith(start)), "meru")
             compose(f"model={model}", f"encoder={encoder}", f"{key}=0")
