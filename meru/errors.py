@@ -1,5 +1,9 @@
 """The one exception that carries a user's mistake: scripts print it as a single line and exit with its code."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Something the user can put right: it says what is wrong, where, and what to do.
@@ -12,3 +16,9 @@ class UserError(Exception):
     def __init__(self, message: str, *, exit_code: int = 2):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def require(value: str, choices: Sequence[str], *, key: str) -> None:
+    """Raise a `UserError` about the configuration's `key` unless its value is one of the choices."""
+    if value not in choices:
+        raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")

@@ -16,6 +16,7 @@ from meru.discovery_run import (
 )
 from meru.errors import UserError
 from meru.pretrained import build
+from meru.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
 
@@ -88,29 +89,21 @@ def test_trees_of_the_predicted_classes_are_written(experiment, configuration, t
     assert len(json.loads((tmp_path / "tree" / "feature_tree.json").read_text())["nodes"]) == 2 * leaves - 1
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(configuration, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_weights(configuration, tmp_path, monkeypatch):
     whole = configuration("trainer.epochs=2", folder="whole")
     train_discovery(whole, device=DEVICE)
     config = configuration("trainer.epochs=2", "trainer.checkpoint_every=3", folder="stopped")
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    from meru.training import trainer
-
-    original = trainer.Trainer._save
+    save = Trainer._save
 
     def save_then_stop(self):
-        original(self)
+        save(self)
         if self.step == 3:
-            stop()
+            raise KeyboardInterrupt
 
-    trainer.Trainer._save = save_then_stop
-    try:
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_save", save_then_stop)
         with pytest.raises(KeyboardInterrupt):
             train_discovery(config, device=DEVICE)
-    finally:
-        trainer.Trainer._save = original
     config.resume, config.folder = str(tmp_path / "stopped"), None
     train_discovery(config, device=DEVICE)
     weights = [meru.load(tmp_path / name).model.state_dict() for name in ("whole", "stopped")]

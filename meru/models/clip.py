@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from meru import distributed, poincare
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics, patch_offset
 from meru.encoders.text import TextEncoder
-from meru.errors import UserError
+from meru.errors import UserError, require
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
 from meru.losses.hierarchy import category_loss, local_hierarchy_loss
 from meru.losses.semantic_margin import MARGIN_SOURCES, semantic_margin_loss, semantic_margins, soft_targets
@@ -250,12 +250,6 @@ class CLIP(nn.Module):
     @property
     def _maximum(self) -> float:
         return math.log(self.maximum_logit_scale)
-
-
-def require(value: str, choices: Sequence[str], *, key: str) -> None:
-    """Raise a `UserError` about the configuration's `key` unless its value is one of the choices."""
-    if value not in choices:
-        raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
 
 
 def _projection(width: int, dimension: int, pretrained: Tensor | None) -> nn.Linear:

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meru import distributed, lorentz
-from meru.errors import UserError
+from meru.errors import UserError, require
 from meru.losses.semantic_margin import cyclic_loss, reverse_contrastive_loss
-from meru.models.clip import CLIP, require
+from meru.models.clip import CLIP
 from meru.models.meru import MERU
 from meru.models.meru_patches import MERUPatches
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from meru import poincare
+from meru.errors import require
 from meru.losses.hierarchy import ANCESTORS, category_loss, local_hierarchy_loss
-from meru.models.clip import require
 from meru.models.simgcd import SimGCD
 
 

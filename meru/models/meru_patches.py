@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from meru import distributed
 from meru.encoders.image import ImageEncoder, encode_image, patch_offset
 from meru.encoders.text import TextEncoder
+from meru.errors import require
 from meru.layers.bidirectional_attention import BidirectionalAttention, Interaction, Predictor, WordWindow, real_tokens
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
 from meru.losses.interaction import SCOPES, late_interaction, patch_agreement, word_contrast, word_grounding
 from meru.models import Output
-from meru.models.clip import require
 from meru.models.hycoclip import HyCoCLIP
 
 MODES = ("tokens", "crops", "grid")

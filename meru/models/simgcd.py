@@ -70,7 +70,9 @@ class SimGCD(nn.Module):
 
     def class_logits(self, features: Tensor) -> Tensor:
         """Cosines of features `(B, W)` with the classes' weights, `(B, K)`."""
-        return F.linear(F.normalize(features, dim=-1), F.normalize(self.classifier.weight, dim=-1))
+        # bfloat16's cosines, divided by the teacher's 0.04, would be off by a tenth.
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(F.normalize(features.float(), dim=-1), F.normalize(self.classifier.weight, dim=-1))
 
     def predict(self, images: Tensor) -> Tensor:
         """Class logits `(B, K)` of images as for `features`; known classes come first."""
