@@ -114,24 +114,39 @@ def local_hierarchy_loss(
             pair, triple = (poincare.einstein_midpoint(members, None, curvature) for members in (pair, triple))
             near = [poincare.distance(points[member], pair, curvature) for member in (i, j, k)]
             far = [poincare.distance(points[member], triple, curvature) for member in (i, j, k)]
-            differs = torch.ones_like(i, dtype=torch.bool)
-        else:
-            reach = distances if ancestors == "batch" else measure(points, proxies, curvature)
-            members = [reach[member] for member in (i, j, k)]
-            of_pair = torch.maximum(members[0], members[1])
-            of_triple = torch.maximum(of_pair, members[2])
-            excluded = torch.stack([i, j, k], dim=1) if exclude_members and ancestors == "batch" else None
-            chosen = [
-                choose_ancestor(-each / temperature, excluded, sample=sample_ancestors) for each in (of_pair, of_triple)
-            ]
-            near, far = ([(choice * row).sum(dim=1) for row in members] for choice in chosen)
-            differs = chosen[0].argmax(dim=1) != chosen[1].argmax(dim=1)
-        losses = (
-            torch.relu(near[0] - far[0] + margin)
-            + torch.relu(near[1] - far[1] + margin)
-            + torch.relu(far[2] - near[2] + margin)
-        )
-        return torch.where(differs, losses, 0).mean()
+            return sum(_hinges(near, far, margin)).mean()
+        reach = distances if ancestors == "batch" else measure(points, proxies, curvature)
+        excluded = torch.stack([i, j, k], dim=1) if exclude_members and ancestors == "batch" else None
+        with torch.no_grad():
+            logits = [-each / temperature for each in _reach_of_sets(*(reach[member] for member in (i, j, k)))]
+            noise = [gumbel_noise(each) if sample_ancestors else torch.zeros_like(each) for each in logits]
+            if excluded is not None:
+                noise = [each.scatter_(1, excluded, -math.inf) for each in noise]
+            pair, triple = ((each + chance).argmax(dim=1) for each, chance in zip(logits, noise, strict=True))
+            near, far = ([reach[member, chosen] for member in (i, j, k)] for chosen in (pair, triple))
+            counts = (sum(_hinges(near, far, margin)) > 0) & (pair != triple)
+        # Triplets that add nothing, often most of them, have no gradient either: only the others are worked out with it.
+        number, counts = len(i), counts.nonzero()[:, 0]
+        members = [reach[member[counts]] for member in (i, j, k)]
+        logits = [-each / temperature for each in _reach_of_sets(*members)]
+        chosen = [choose_ancestor(each, chance[counts]) for each, chance in zip(logits, noise, strict=True)]
+        near, far = ([(choice * row).sum(dim=1) for row in members] for choice in chosen)
+        return sum(_hinges(near, far, margin)).sum() / number
+
+
+def _reach_of_sets(i: Tensor, j: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """How far candidates are from the furthest of a pair and of a triplet, from their distances to i, j, k."""
+    of_pair = torch.where(i > j, i, j)  # torch.maximum shares the gradient of ties, which takes longer
+    return of_pair, torch.where(of_pair > k, of_pair, k)
+
+
+def _hinges(near: list[Tensor], far: list[Tensor], margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The three terms from the distances of i, j, k to the ancestor of the pair (`near`) and of all three (`far`)."""
+    return (
+        torch.relu(near[0] - far[0] + margin),
+        torch.relu(near[1] - far[1] + margin),
+        torch.relu(far[2] - near[2] + margin),
+    )
 
 
 def draw_triplets(
@@ -162,21 +177,23 @@ def draw_triplets(
     return anchors.repeat_interleave(triplets), j.flatten(), k.flatten()
 
 
-def choose_ancestor(logits: Tensor, excluded: Tensor | None = None, *, sample: bool = True) -> Tensor:
+def choose_ancestor(logits: Tensor, noise: Tensor) -> Tensor:
     """One-hot choice of a candidate for every row, `(t, C)` → `(t, C)`, whose gradient is that of the softmax.
 
     Args:
         logits: Shape `(t, C)`.
-        excluded: Candidates that may not be chosen, shape `(t, m)`.
-        sample: With Gumbel noise from torch's default generator; else the largest.
+        noise: Added to them, same shape: `gumbel_noise` chooses by probability, 0 the likeliest, −∞ rules out.
     """
-    if excluded is not None:
-        logits = logits.scatter(1, excluded, -math.inf)
-    if sample:
-        return F.gumbel_softmax(logits, hard=True)
-    soft = logits.softmax(dim=1)
+    soft = (logits + noise).softmax(dim=1)
     hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1.0)
     return hard + soft - soft.detach()
+
+
+def gumbel_noise(like: Tensor) -> Tensor:
+    """−log(−log u), u uniform in (0, 1] by torch's default generator, of the shape of `like`."""
+    # uniform draws 1 out of 2²⁴ numbers; below the least of them lies next to nothing. exponential_() is 7 times slower.
+    uniform = torch.rand_like(like).clamp_(min=2.0**-25)
+    return uniform.log_().neg_().clamp_(min=2.0**-25).log_().neg_()
 
 
 def released_distance(x: Tensor, y: Tensor, curvature: Tensor | float) -> Tensor:
