@@ -125,7 +125,7 @@ def local_hierarchy_loss(
             pair, triple = ((each + chance).argmax(dim=1) for each, chance in zip(logits, noise, strict=True))
             near, far = ([reach[member, chosen] for member in (i, j, k)] for chosen in (pair, triple))
             counts = (sum(_hinges(near, far, margin)) > 0) & (pair != triple)
-        # Triplets that add nothing, often most of them, have no gradient either: only the others are worked out with it.
+        # Triplets that add nothing have no gradient either: the costly part is worked out for the others only.
         number, counts = len(i), counts.nonzero()[:, 0]
         members = [reach[member[counts]] for member in (i, j, k)]
         logits = [-each / temperature for each in _reach_of_sets(*members)]
@@ -191,7 +191,7 @@ def choose_ancestor(logits: Tensor, noise: Tensor) -> Tensor:
 
 def gumbel_noise(like: Tensor) -> Tensor:
     """−log(−log u), u uniform in (0, 1] by torch's default generator, of the shape of `like`."""
-    # uniform draws 1 out of 2²⁴ numbers; below the least of them lies next to nothing. exponential_() is 7 times slower.
+    # Uniform numbers are multiples of 2⁻²⁴; exponential_() of torch takes several times as long as their logarithm.
     uniform = torch.rand_like(like).clamp_(min=2.0**-25)
     return uniform.log_().neg_().clamp_(min=2.0**-25).log_().neg_()
 
