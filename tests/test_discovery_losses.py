@@ -20,6 +20,7 @@ from meru.losses.hierarchy import (
     draw_triplets,
     gumbel_noise,
     local_hierarchy_loss,
+    midpoint_distances,
     released_distance,
 )
 
@@ -154,6 +155,21 @@ def test_local_hierarchy_equals_the_loops():
     torch.manual_seed(0)
     loss = local_hierarchy_loss(points, classes, 0.1, neighbours=6, triplets=5, sample_ancestors=False)
     assert loss.item() == pytest.approx(looped_hierarchy(points, 0.1, *triplets, 0.1), rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0])
+def test_midpoints_need_the_distances_only(size):
+    points = poincare.exp_map0(size * random(5, 6).double(), 0.1)
+    points[4] = points[3]
+    distances = poincare.pairwise_distance(points, points, 0.1).float()
+    sets = [torch.tensor([0, 3, 1]), torch.tensor([1, 4, 2]), torch.tensor([2, 0, 3])]
+    for members in (sets[:2], sets):
+        midpoint = poincare.einstein_midpoint(torch.stack([points[member] for member in members], 1), None, 0.1)
+        found = midpoint_distances(distances, members, sets, 0.1)
+        for point, distance_to_midpoint in zip(sets, found, strict=True):
+            expected = poincare.distance(points[point], midpoint, 0.1)
+            # In the set of one point alone nothing but rounding is left, and the root of that.
+            torch.testing.assert_close(distance_to_midpoint.double(), expected, rtol=1e-4, atol=2e-3 * size)
 
 
 def test_triplets_are_reciprocal_neighbours_and_others():

@@ -7,12 +7,14 @@ Learning Beyond Class Labels via Hierarchical Regularization", CVPR 2023, sectio
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from meru import poincare
+from meru.hyperbolic_functions import root
 
 ANCESTORS = ("batch", "midpoint", "proxies")
 
@@ -110,10 +112,7 @@ def local_hierarchy_loss(
         if not len(i):
             return points.sum() * 0.0
         if ancestors == "midpoint":
-            pair, triple = torch.stack([points[i], points[j]], 1), torch.stack([points[i], points[j], points[k]], 1)
-            pair, triple = (poincare.einstein_midpoint(members, None, curvature) for members in (pair, triple))
-            near = [poincare.distance(points[member], pair, curvature) for member in (i, j, k)]
-            far = [poincare.distance(points[member], triple, curvature) for member in (i, j, k)]
+            near, far = (midpoint_distances(distances, each, (i, j, k), curvature) for each in ((i, j), (i, j, k)))
             return sum(_hinges(near, far, margin)).mean()
         reach = distances if ancestors == "batch" else measure(points, proxies, curvature)
         excluded = torch.stack([i, j, k], dim=1) if exclude_members and ancestors == "batch" else None
@@ -147,6 +146,36 @@ def _hinges(near: list[Tensor], far: list[Tensor], margin: float) -> tuple[Tenso
         torch.relu(near[1] - far[1] + margin),
         torch.relu(far[2] - near[2] + margin),
     )
+
+
+def midpoint_distances(
+    distances: Tensor, members: tuple[Tensor, ...], from_points: tuple[Tensor, ...], curvature: Tensor | float
+) -> list[Tensor]:
+    """Distances to the Einstein midpoints of sets of points, from the distances of the points to one another.
+
+    On the hyperboloid the midpoint of m points is their sum over its length, so with E = cosh(√c d) − 1 of two points,
+    S the sum of E over the pairs of a set, T that from a point s to the members, and q = √(1 + 2S/m²),
+
+        cosh(√c d(s, midpoint)) − 1 = (T − 2S/(m(q + 1))) / (m q)
+
+    Args:
+        distances: Between all points, shape `(n, n)`.
+        members: m index tensors of shape `(t,)`: the sets.
+        from_points: Index tensors of shape `(t,)`.
+        curvature: c > 0.
+
+    Returns:
+        For each of `from_points` a tensor of shape `(t,)`.
+    """
+    scale = curvature**0.5
+    number, excess = len(members), 2 * (distances * (scale / 2)).sinh().square()
+    spread = sum(excess[a, b] for a, b in combinations(members, 2))
+    q = (1 + 2 * spread / number**2).sqrt()
+    found = []
+    for point in from_points:
+        apart = sum(excess[point, member] for member in members) - 2 * spread / (number * (q + 1))
+        found.append(2 / scale * root(apart.clamp(min=0) / (2 * number * q)).asinh())
+    return found
 
 
 def draw_triplets(
