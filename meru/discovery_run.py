@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from meru import distributed, poincare
+from meru import distributed
 from meru.data.discovery import DiscoveryData, DiscoverySplit
-from meru.data.discovery_loading import discovery_evaluation_loader, discovery_training_loader
+from meru.data.discovery_loading import discovery_training_loader, every_view_loader
 from meru.data.loading import steps_per_epoch
 from meru.data.transforms import Transforms
+from meru.discovery_figures import evaluate_discovery, format_discovery, read_features, save_trees
 from meru.errors import UserError
-from meru.evaluation.clustering import estimate_num_classes, kmeans
-from meru.evaluation.discovery import assigned_classes, discovery_metrics
-from meru.evaluation.hierarchy import (
-    chance_dendrogram_purity,
-    class_tree,
-    cosine_tree,
-    dendrogram_purity,
-    family_of,
-    to_json,
-    to_newick,
-)
-from meru.evaluation.pictures import save_figure
-from meru.evaluation.report import format_rows, write_json
-from meru.evaluation.tree_pictures import dendrogram_figure, poincare_disk_figure
+from meru.evaluation.clustering import estimate_num_classes
+from meru.evaluation.report import write_json
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
 from meru.running import instantiate_in_turn, make_logger
@@ -82,6 +70,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
         config.discovery.num_classes,
         ", ".join(f"{name} {value}" for name, value in environment(device).items()),
     )
+    kept_views = keep_views(config, data.train, model, transforms, device=device)
     trainer = Trainer(
         model=model,
         optimizer=optimizer,
@@ -96,6 +85,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
             rank=distributed.rank(),
             workers=config.data.workers,
             on_error=config.data.on_error,
+            kept_views=kept_views,
             **batch,
         ),
         batches_per_epoch=batches_per_epoch,
@@ -111,8 +101,9 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
         if finished:
             model = trainer.evaluated
             save_weights(folder / "model.safetensors", model.state_dict())
-            figures = evaluate_discovery(config, data, model, transforms, device=device)
-            figures |= save_trees(folder / "tree", config, data, model, transforms, device=device)
+            seen = read_features(config, data.train, model, transforms, device=device)
+            figures = evaluate_discovery(config, data, seen, model, transforms, device=device)
+            figures |= save_trees(folder / "tree", data, seen, model)
             write_json(folder / "test.json", figures)
             logger.log({f"test/{name}": figure for name, figure in figures.items()}, step=trainer.step)
             log.info("%s", format_discovery(figures, "unlabelled training images, the last step"))
@@ -169,41 +160,44 @@ def estimated_classes(config: DictConfig, data: DiscoveryData, *, device: torch.
 
 
 @torch.no_grad()
-def read_features(
+def keep_views(
     config: DictConfig, split: DiscoverySplit, model: nn.Module, transforms: Transforms, *, device: torch.device
-) -> dict[str, Tensor]:
-    """What a model sees in every image that decodes.
+) -> Tensor | None:
+    """What the frozen part of the tower says of `discovery.cached_views` views of every image, `(n, V, …)`, float16.
 
-    Returns:
-        On the CPU, in the split's order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
-        the projection head `(n, D)`, `points` of the ball `(n, D)` if the model has one, `prediction`, `label`,
-        `labelled` and `image_index`, all `(n,)`.
+    They are the views of the first V/2 epochs. Every process keeps its own. None if no views are to be kept.
+
+    Raises:
+        UserError: for an odd number of views, a tower that cannot be cut, and images that do not decode.
     """
-    was_training = model.training
+    number = config.discovery.cached_views
+    if not number:
+        return None
+    if number < 0 or number % 2:
+        raise UserError(f"discovery.cached_views={number}: views come in pairs; give an even number, or 0 to keep none")
     model.eval()
-    parts: dict[str, list[Tensor]] = {}
-    loader = discovery_evaluation_loader(
-        split,
-        transform=transforms.evaluation,
-        batch_size=config.evaluation.batch_size,
-        workers=config.data.workers,
-        on_error=config.data.on_error,
-    )
-    for batch in loader:
-        if not len(batch["image"]):
-            continue
-        features = model.features(batch["image"].to(device, non_blocking=True))
-        found = {
-            "features": F.normalize(features, dim=-1),
-            "projected": F.normalize(projected := model.projection(features).float(), dim=-1),
-            **({"points": model.lift(projected)} if hasattr(model, "lift") else {}),
-            "prediction": model.class_logits(features).argmax(dim=1),
-            **{name: batch[name] for name in ("label", "labelled", "image_index")},
-        }
-        for name, value in found.items():
-            parts.setdefault(name, []).append(value.cpu())
-    model.train(was_training)
-    return {name: torch.cat(values) for name, values in parts.items()}
+    began, kept = time.perf_counter(), None
+    for epoch in range(number // 2):
+        loader = every_view_loader(
+            split,
+            transform=transforms.training,
+            epoch=epoch,
+            batch_size=16,  # small batches stay in a CPU's cache, and do not slow a GPU down that reads from disk
+            seed=config.seed,
+            workers=config.data.workers,
+            on_error=config.data.on_error,
+        )
+        for batch in loader:
+            if batch["skipped"]:
+                raise UserError("discovery.cached_views needs every image to decode: set it to 0, or restore them")
+            output = model.frozen_output(batch["image"].flatten(0, 1).to(device, non_blocking=True))
+            if kept is None:
+                kept = torch.empty(len(split), number, *output.shape[1:], dtype=torch.float16)
+            kept[batch["image_index"], 2 * epoch : 2 * epoch + 2] = output.unflatten(0, (-1, 2)).cpu().half()
+    model.train()
+    megabytes, seconds = kept.numel() * kept.element_size() / 2**20, time.perf_counter() - began
+    log.info("kept %d views of %d images, %.0f MiB, in %.0f s", number, len(split), megabytes, seconds)
+    return kept
 
 
 def nearest_images(
@@ -225,84 +219,3 @@ def nearest_images(
         scores[rows, start + rows] = 2.0  # above every cosine: itself first, whatever else is equal
         nearest.append(scores.topk(count, dim=1).indices)
     return torch.cat(nearest)
-
-
-def evaluate_discovery(
-    config: DictConfig, data: DiscoveryData, model: nn.Module, transforms: Transforms, *, device: torch.device
-) -> dict[str, float]:
-    """All figures: of the classifier and of k-means on the unlabelled training images, and on the test images."""
-    unlabelled = data.train.where(~data.train.labelled)
-    read = read_features(config, unlabelled, model, transforms, device=device)
-    figures = discovery_metrics(read["prediction"], read["label"], data.num_old)
-    clusters = kmeans(read["features"], model.num_classes, seed=config.seed)
-    figures |= _renamed(discovery_metrics(clusters, read["label"], data.num_old), "kmeans")
-    if len(data.test):
-        read = read_features(config, data.test, model, transforms, device=device)
-        figures |= _renamed(discovery_metrics(read["prediction"], read["label"], data.num_old), "inductive")
-    return {**figures, "num_classes": float(model.num_classes), "true_num_classes": float(len(data.class_names))}
-
-
-def save_trees(
-    folder: Path, config: DictConfig, data: DiscoveryData, model: nn.Module, transforms: Transforms, *, device
-) -> dict[str, float]:
-    """The trees that the predicted classes form, in the ball and by the tower's Euclidean features, and their purity.
-
-    A predicted class bears the name of the true one it is assigned to; those that nobody is put into, or that no class
-    is assigned to, are left out. Families are the last words of the names.
-
-    Returns:
-        `tree/…` and `feature_tree/dendrogram_purity`, with their chance levels; empty where no two classes share a
-        family.
-    """
-    read = read_features(config, data.train, model, transforms, device=device)
-    class_of = assigned_classes(read["prediction"].numpy(), read["label"].numpy())
-    kept = sorted(class_of)
-    names = [data.class_names[class_of[cluster]] for cluster in kept]
-    families = [family_of(name) for name in names]
-    if len(kept) < 3 or len(set(families)) in (1, len(families)):
-        return {}
-    folder.mkdir(exist_ok=True)
-    means = torch.stack([read["features"][read["prediction"] == cluster].mean(dim=0) for cluster in kept])
-    trees = {"feature_tree": cosine_tree(means, names)}
-    if "points" in read:
-        curvature = model.curvature
-        centres = poincare.group_midpoints(read["points"], read["prediction"], model.num_classes, curvature)
-        trees["tree"] = class_tree(centres[kept], curvature, names)
-        save_figure(poincare_disk_figure(trees["tree"], families), folder / "poincare_disk.png")
-    figures = {}
-    for name, tree in trees.items():
-        (folder / f"{name}.nwk").write_text(to_newick(tree) + "\n", encoding="utf-8")
-        (folder / f"{name}.json").write_text(to_json(tree) + "\n", encoding="utf-8")
-        save_figure(dendrogram_figure(tree, families), folder / f"{name}.png")
-        figures[f"{name}/dendrogram_purity"] = dendrogram_purity(tree, families)
-        figures[f"{name}/chance_dendrogram_purity"] = chance_dendrogram_purity(tree, families)
-    return figures
-
-
-def _renamed(figures: Mapping[str, float], name: str) -> dict[str, float]:
-    """`discovery/all/accuracy` → `<name>/all/accuracy`, the other protocols left out."""
-    return {
-        f"{name}/{key.removeprefix('discovery/')}": value
-        for key, value in figures.items()
-        if key.startswith("discovery/")
-    }
-
-
-def format_discovery(figures: Mapping[str, float], title: str) -> str:
-    """The printed table: All, Old and New of each protocol, chance beside the first."""
-    rows = {
-        "one assignment (v2)": "discovery",
-        "mean of classes (v2)": "discovery_balanced",
-        "two assignments (v1)": "discovery_v1",
-        "k-means on the same features": "kmeans",
-        "test images": "inductive",
-    }
-    columns = {"All": "all/accuracy", "Old": "old/accuracy", "New": "new/accuracy"}
-    table = format_rows(figures, title, rows=rows, columns=columns)
-    purity = {name: figures.get(f"{name}/dendrogram_purity") for name in ("tree", "feature_tree")}
-    for name, value in purity.items():
-        if value is not None:
-            chance = figures[f"{name}/chance_dendrogram_purity"]
-            table += f"\n{name}: dendrogram purity by family {100 * value:.1f} (chance {100 * chance:.1f})"
-    numbers = f"{figures['num_classes']:.0f} classes in the classifier, {figures['true_num_classes']:.0f} in the data"
-    return f"{table}\n{numbers}"

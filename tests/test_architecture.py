@@ -11,7 +11,7 @@ FLOORS = [
     {"lorentz", "poincare", "hyperbolic_functions", "distributed", "errors", "encoders", "evaluation"},
     {"layers", "losses", "data", "training"},
     {"models", "pretrained"},
-    {"command_line", "run_folder", "running", "discovery_run"},
+    {"command_line", "run_folder", "running", "discovery_run", "discovery_figures"},
 ]
 FILES = sorted((PROJECT / "meru").rglob("*.py"))
 

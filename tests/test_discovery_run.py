@@ -6,14 +6,10 @@ import pytest
 import torch
 
 import meru
-from meru.discovery_run import (
-    evaluate_discovery,
-    load_discovery_data,
-    nearest_images,
-    read_features,
-    save_trees,
-    train_discovery,
-)
+from meru.data.discovery_loading import every_view_loader
+from meru.discovery_figures import evaluate_discovery, read_features, save_trees
+from meru.discovery_run import keep_views, load_discovery_data, nearest_images, train_discovery
+from meru.encoders.frozen import FrozenPart
 from meru.errors import UserError
 from meru.pretrained import build
 from meru.training.trainer import Trainer
@@ -63,7 +59,8 @@ def test_a_run_leaves_its_model_and_figures(experiment, sampler, configuration, 
     loaded = meru.load(tmp_path / "run")
     assert loaded.tokenizer is None
     data = load_discovery_data(config)
-    again = evaluate_discovery(config, data, loaded.model, loaded.transforms, device=DEVICE)
+    seen = read_features(config, data.train, loaded.model, loaded.transforms, device=DEVICE)
+    again = evaluate_discovery(config, data, seen, loaded.model, loaded.transforms, device=DEVICE)
     assert again["discovery/all/accuracy"] == figures["discovery/all/accuracy"]
 
 
@@ -77,7 +74,8 @@ def test_trees_of_the_predicted_classes_are_written(experiment, configuration, t
     first = [int((everything["label"] == label).nonzero()[0]) for label in range(48)]
     with torch.no_grad():  # an image of each class as its weight: predictions that differ
         model.classifier.weight.copy_(everything["features"][first] - everything["features"].mean(dim=0))
-    figures = save_trees(tmp_path / "tree", config, data, model, transforms, device=DEVICE)
+    seen = read_features(config, data.train, model, transforms, device=DEVICE)
+    figures = save_trees(tmp_path / "tree", data, seen, model)
     written = {path.name for path in (tmp_path / "tree").iterdir()}
     of_features = {"feature_tree.nwk", "feature_tree.json", "feature_tree.png"}
     of_ball = {"tree.nwk", "tree.json", "tree.png", "poincare_disk.png"}
@@ -146,3 +144,54 @@ def test_data_without_captions_and_data_without_a_discovery_split(compose, tmp_p
         load_data(compose("model=meru", "data=cifar10"))
     with pytest.raises(UserError, match="no split for discovery"):
         load_discovery_data(compose("model=hypgcd", "data=pedestrians"))
+
+
+KEPT = ("encoder.image.name=mobilenetv2_035", "+encoder.image.train_last_blocks=1")
+
+
+@pytest.mark.parametrize("sampler", ["weighted", "neighbours"])
+def test_a_run_on_kept_views(sampler, configuration):
+    config = configuration(*KEPT, "discovery.cached_views=4", f"discovery.sampler={sampler}", experiment="birds_simgcd")
+    assert 0 <= train_discovery(config, device=DEVICE)["discovery/all/accuracy"] <= 1
+
+
+def test_kept_views_are_what_the_frozen_part_says_of_different_views(configuration):
+    config = configuration(*KEPT, "discovery.cached_views=4", experiment="birds_simgcd")
+    config.discovery.num_classes = 48
+    data, pretrained = load_discovery_data(config), build(config)
+    model, transforms = pretrained.model, pretrained.transforms
+    kept = keep_views(config, data.train, model, transforms, device=DEVICE)
+    assert kept.shape[:2] == (len(data.train), 4) and kept.dtype == torch.float16
+    assert not torch.equal(kept[0, 0], kept[0, 2])
+    batch = next(iter(every_view_loader_of(config, data, transforms, epoch=1)))
+    model.eval()
+    of_images = model.features(batch["image"][:, 1])
+    of_kept = FrozenPart(model.visual).rest(kept[batch["image_index"], 3].float())
+    torch.testing.assert_close(of_kept, of_images, rtol=1e-2, atol=1e-2)
+
+
+def every_view_loader_of(config, data, transforms, *, epoch):
+    return every_view_loader(
+        data.train,
+        transform=transforms.training,
+        epoch=epoch,
+        batch_size=5,
+        seed=config.seed,
+        workers=0,
+        on_error="raise",
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["discovery.cached_views=3"], "views come in pairs"),
+        (["discovery.cached_views=-2"], "views come in pairs"),
+        (["discovery.cached_views=2"], "a ResNet of timm cannot be cut in two"),
+        (["discovery.cached_views=2", KEPT[0]], "set encoder.image.train_last_blocks"),
+        (["discovery.cached_views=2", KEPT[0], "+encoder.image.train_last_blocks=0"], "set encoder.image.train_last"),
+    ],
+)
+def test_views_that_cannot_be_kept(overrides, message, configuration):
+    with pytest.raises(UserError, match=message):
+        train_discovery(configuration(*overrides), device=DEVICE)

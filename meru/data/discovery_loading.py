@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from meru.data.discovery import DiscoverySplit
 from meru.data.loading import (
@@ -73,6 +73,32 @@ class TrainingViews(_SplitImages):
             "labelled": self.split.labelled[index],
             "image_index": torch.tensor(index),
             "skipped": torch.tensor(skipped),
+        }
+
+
+class KeptViews(Dataset):
+    """Two of the kept views of an image, drawn by its key; the rest as in `TrainingViews`.
+
+    Args:
+        split: Training images.
+        views: What the frozen part of the tower says of V ≥ 2 views of every image, `(n, V, …)`.
+        seed: Seed of the draw.
+    """
+
+    def __init__(self, split: DiscoverySplit, *, views: Tensor, seed: int):
+        self.split, self.views, self.seed = split, views, seed
+        self.labels = torch.where(split.labelled, split.labels, UNLABELLED)
+
+    def __getitem__(self, key: tuple[int, ...]) -> Batch:
+        index = key[1]
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "kept views", *key))
+        two = torch.randperm(self.views.shape[1], generator=generator)[:2]
+        return {
+            "frozen_output": self.views[index, two],
+            "label": self.labels[index],
+            "labelled": self.split.labelled[index],
+            "image_index": torch.tensor(index),
+            "skipped": torch.tensor(False),
         }
 
 
@@ -186,6 +212,7 @@ def discovery_training_loader(
     on_error: str = "raise",
     neighbours: Callable[[], Tensor] | None = None,
     stratified: bool = False,
+    kept_views: Tensor | None = None,
 ) -> DataLoader | _EpochwiseLoader:
     """Batches of this process from `start_step` to `total_steps`, through all epochs.
 
@@ -196,10 +223,12 @@ def discovery_training_loader(
         batch_size, rank, world_size, start_step, total_steps: As for `RunBatches`.
         neighbours, stratified: For `neighbours`. The first is asked at the start of every epoch, with the model as the
             epoch finds it, and once more where a run resumes within one.
+        kept_views: As for `KeptViews`, to train on instead of the images, which are then not read.
 
     Returns:
         Batches: `image` uint8 `(B, 2, 3, S, S)`, two views; `label` int64 `(B,)`, −1 of images that are not labelled;
         `labelled` bool `(B,)`; `image_index` int64 `(B,)`, the place in the split; `skipped` int64 `()`.
+        With `kept_views` they have `frozen_output` `(B, 2, …)` instead of `image`.
 
     Raises:
         UserError: for an unknown sampler, or a batch larger than the training set or smaller than k.
@@ -209,7 +238,10 @@ def discovery_training_loader(
         raise UserError(f"discovery.sampler={sampler}: choose one of {', '.join(SAMPLERS)}")
     if sampler == "neighbours" and neighbours is None:
         raise ValueError("the sampler of neighbours needs a way to find them")
-    data = TrainingViews(split, transform=transform, seed=seed, on_error=on_error)
+    if kept_views is None:
+        data = TrainingViews(split, transform=transform, seed=seed, on_error=on_error)
+    else:
+        data, workers = KeptViews(split, views=kept_views, seed=seed), 0  # copies to workers would be all the work
 
     def order(start: int, until: int) -> RunBatches:
         options = {
@@ -233,6 +265,19 @@ def discovery_training_loader(
         return loader(start_step, total_steps)
     epoch = order(start_step, total_steps).steps_per_epoch
     return _EpochwiseLoader(loader, start_step=start_step, total_steps=total_steps, epoch=epoch)
+
+
+def every_view_loader(
+    split: DiscoverySplit, *, transform: nn.Module, epoch: int, batch_size: int, seed: int, workers: int, on_error: str
+) -> DataLoader:
+    """Every image once and in order, with the two views that training with `uniform` order has in that epoch.
+
+    Returns:
+        Batches as of `discovery_training_loader`.
+    """
+    data = TrainingViews(split, transform=transform, seed=seed, on_error=on_error)
+    keys = [(epoch, index) for index in range(len(split))]
+    return _Loader(data, sampler=keys, batch_size=batch_size, collate_fn=collate, **_loader_options(workers))
 
 
 def discovery_evaluation_loader(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meru.encoders.frozen import FrozenPart
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics
 from meru.errors import UserError
 from meru.losses.discovery import (
@@ -63,10 +64,18 @@ class SimGCD(nn.Module):
     # ---------------------------------------------------------------------------------------------- inference
     def features(self, images: Tensor) -> Tensor:
         """What the tower sees in RGB images `(B, 3, S, S)`, uint8 or in [0, 1]: `(B, W)`, float32."""
+        pooled, _ = encode_image(self.visual, self.normalised(images))
+        return pooled.float()
+
+    def frozen_output(self, images: Tensor) -> Tensor:
+        """What the frozen part of the tower says of images as for `features`: see `meru.encoders.frozen`."""
+        return FrozenPart(self.visual)(self.normalised(images))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images as for `features`, as the tower takes them."""
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        pooled, _ = encode_image(self.visual, (images - self.pixel_mean) / self.pixel_std)
-        return pooled.float()
+        return (images - self.pixel_mean) / self.pixel_std
 
     def class_logits(self, features: Tensor) -> Tensor:
         """Cosines of features `(B, W)` with the classes' weights, `(B, K)`."""
@@ -93,11 +102,13 @@ class SimGCD(nn.Module):
         """The loss of a batch.
 
         Args:
-            batch: `image`, two views `(B, 2, 3, S, S)`; `label` int64 `(B,)`, which counts where `labelled`, bool
-                `(B,)`; `epoch`, a scalar, how far training is.
+            batch: `image`, two views `(B, 2, 3, S, S)`, or `frozen_output`, that function's results for them; `label`
+                int64 `(B,)`, which counts where `labelled`, bool `(B,)`; `epoch`, a scalar, how far training is.
         """
-        views = batch["image"].transpose(0, 1).flatten(0, 1)  # all first views, then all second ones
-        features = self.features(views)
+        kept = "frozen_output" in batch
+        views = batch["frozen_output" if kept else "image"]
+        views = views.transpose(0, 1).flatten(0, 1)  # all first views, then all second ones
+        features = FrozenPart(self.visual).rest(views.float()).float() if kept else self.features(views)
         projected, logits = self.projection(features).float(), self.class_logits(features)
         labelled = batch["labelled"].repeat(2)
         labels = batch["label"].repeat(2)
