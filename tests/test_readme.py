@@ -102,6 +102,10 @@ def test_command(command, birds_run, cub_folder, tmp_path):
         few = command.replace("seeds=0,1,2", "seeds=0") + " " + " ".join(PERSONS)
         execute(few, f"data.root={tmp_path / 'persons'}", f"output={tmp_path / 'table'}", cwd=tmp_path)
         assert "full" in (tmp_path / "table" / "ablation.md").read_text(encoding="utf-8")
+    elif command.startswith("python scripts/ablate.py experiment=birds_hypgcd"):
+        few = command.replace("seeds=0,1,2", "seeds=0").replace("jobs=2", "jobs=1") + " " + " ".join(DISCOVERY)
+        execute(few, f"data.root={data}", f"output={tmp_path / 'table'}", cwd=tmp_path)
+        assert "HypGCD" in (tmp_path / "table" / "ablation.md").read_text(encoding="utf-8")
     elif command == "bash scripts/test.sh":
         assert "pytest" in execute(command, "--version", cwd=tmp_path)
     elif command in ("bash train_cub.sh meru", "bash train_cub.sh clip", "bash train_patches_cub.sh"):
@@ -125,6 +129,10 @@ def test_command(command, birds_run, cub_folder, tmp_path):
     elif command == "python scripts/benchmark.py step":
         small = ["encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2"]
         assert "tokens" in execute(command, "--batch", "2", "--repeats", "1", *small, cwd=tmp_path)
+    elif command.startswith("python scripts/benchmark.py step --task discovery"):
+        small = ["encoder=small", "encoder.image.image_size=32"]
+        command = command.replace("encoder=dino_vitb16", "")
+        assert "simgcd + LHL" in execute(command, "--batch", "4", "--repeats", "1", *small, cwd=tmp_path)
     elif command.startswith("python scripts/compare.py"):
         assert "± 0.0" in execute("python scripts/compare.py", str(run), str(run), cwd=tmp_path)
     elif command.startswith("python scripts/benchmark.py geometry"):
