@@ -157,6 +157,25 @@ def test_local_hierarchy_equals_the_loops():
     assert loss.item() == pytest.approx(looped_hierarchy(points, 0.1, *triplets, 0.1), rel=1e-3)
 
 
+def test_gradients_are_those_of_all_triplets_also_of_those_left_out():
+    points, classes = ball(14).requires_grad_(), torch.arange(14) % 3
+    torch.manual_seed(0)
+    local_hierarchy_loss(points, classes, 0.1, neighbours=6, triplets=5, sample_ancestors=False).backward()
+    found, points.grad = points.grad, None
+    torch.manual_seed(0)
+    distances = poincare.pairwise_distance(points, points, 0.1)
+    i, j, k = draw_triplets(distances.detach(), classes, neighbours=6, triplets=5)
+    rows = [distances[member] for member in (i, j, k)]
+    of_pair = torch.maximum(rows[0], rows[1])
+    reach = of_pair, torch.maximum(of_pair, rows[2])
+    pair, triple = (choose_ancestor(-each / 0.1, torch.zeros_like(each)) for each in reach)
+    near, far = ([(choice * row).sum(dim=1) for row in rows] for choice in (pair, triple))
+    signs = (1, 1, -1)
+    hinges = sum(torch.relu(s * (a - b) + 0.1) for s, a, b in zip(signs, near, far, strict=True))
+    torch.where(pair.argmax(dim=1) != triple.argmax(dim=1), hinges, 0).mean().backward()
+    torch.testing.assert_close(found, points.grad, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [0.01, 1.0])
 def test_midpoints_need_the_distances_only(size):
     points = poincare.exp_map0(size * random(5, 6).double(), 0.1)
