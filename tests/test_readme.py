@@ -131,7 +131,7 @@ def test_command(command, birds_run, cub_folder, tmp_path):
         assert "tokens" in execute(command, "--batch", "2", "--repeats", "1", *small, cwd=tmp_path)
     elif command.startswith("python scripts/benchmark.py step --task discovery"):
         small = ["encoder=small", "encoder.image.image_size=32"]
-        command = command.replace("encoder=dino_vitb16", "")
+        command = re.sub(r"\S*(=dino_vitb16|image_size=64|pretrained=false|--batch 128|--repeats 1)", "", command)
         assert "simgcd + LHL" in execute(command, "--batch", "4", "--repeats", "1", *small, cwd=tmp_path)
     elif command.startswith("python scripts/compare.py"):
         assert "± 0.0" in execute("python scripts/compare.py", str(run), str(run), cwd=tmp_path)
