@@ -12,9 +12,9 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from meru import distributed
+from meru.data.batches import steps_per_epoch
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_training_loader, every_view_loader
-from meru.data.loading import steps_per_epoch
 from meru.data.transforms import Transforms
 from meru.discovery_figures import evaluate_discovery, format_discovery, read_features, save_trees
 from meru.errors import UserError

@@ -17,7 +17,8 @@ from torchvision.transforms.v2 import Compose
 
 from meru import distributed
 from meru.data.augmentation import caption_augmentation
-from meru.data.loading import evaluation_loader, steps_per_epoch, training_loader
+from meru.data.batches import steps_per_epoch
+from meru.data.loading import evaluation_loader, training_loader
 from meru.data.parts import PART_OF_WORD, CropParts, part_places
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.transforms import read_image

@@ -12,15 +12,13 @@ import torch
 from PIL import Image
 
 from meru.data.augmentation import CaptionAugmentation
+from meru.data.batches import RunBatches, derived_seed, steps_per_epoch
 from meru.data.cub import load_cub
 from meru.data.loading import (
     EvaluationImages,
-    RunBatches,
     TrainingPairs,
     collate,
-    derived_seed,
     evaluation_loader,
-    steps_per_epoch,
     training_loader,
 )
 from meru.data.transforms import EvaluationTransform, read_image, training_transform

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from meru.data.batches import RunBatches, derived_seed
 from meru.data.discovery import DiscoverySplit
 from meru.data.loading import (
     Batch,
-    RunBatches,
     _Images,
     _Loader,
     _loader_options,
     collate,
     collate_images,
-    derived_seed,
 )
 from meru.errors import UserError
 

@@ -113,7 +113,7 @@ def local_hierarchy_loss(
             return points.sum() * 0.0
         if ancestors == "midpoint":
             near, far = (midpoint_distances(distances, each, (i, j, k), curvature) for each in ((i, j), (i, j, k)))
-            return sum(_hinges(near, far, margin)).mean()
+            return _hinges(near, far, margin).mean()
         reach = distances if ancestors == "batch" else measure(points, proxies, curvature)
         excluded = torch.stack([i, j, k], dim=1) if exclude_members and ancestors == "batch" else None
         with torch.no_grad():
@@ -123,14 +123,14 @@ def local_hierarchy_loss(
                 noise = [each.scatter_(1, excluded, -math.inf) for each in noise]
             pair, triple = ((each + chance).argmax(dim=1) for each, chance in zip(logits, noise, strict=True))
             near, far = ([reach[member, chosen] for member in (i, j, k)] for chosen in (pair, triple))
-            counts = (sum(_hinges(near, far, margin)) > 0) & (pair != triple)
+            counts = ~(_hinges(near, far, margin) <= 0) & (pair != triple)  # so that NaN counts, too
         # Triplets that add nothing have no gradient either: the costly part is worked out for the others only.
         number, counts = len(i), counts.nonzero()[:, 0]
         members = [reach[member[counts]] for member in (i, j, k)]
         logits = [-each / temperature for each in _reach_of_sets(*members)]
         chosen = [choose_ancestor(each, chance[counts]) for each, chance in zip(logits, noise, strict=True)]
         near, far = ([(choice * row).sum(dim=1) for row in members] for choice in chosen)
-        return sum(_hinges(near, far, margin)).sum() / number
+        return _hinges(near, far, margin).sum() / number
 
 
 def _reach_of_sets(i: Tensor, j: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,12 +139,12 @@ def _reach_of_sets(i: Tensor, j: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     return of_pair, torch.where(of_pair > k, of_pair, k)
 
 
-def _hinges(near: list[Tensor], far: list[Tensor], margin: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The three terms from the distances of i, j, k to the ancestor of the pair (`near`) and of all three (`far`)."""
+def _hinges(near: list[Tensor], far: list[Tensor], margin: float) -> Tensor:
+    """The three terms together, from distances of i, j, k to the ancestor of the pair (`near`) and of all (`far`)."""
     return (
-        torch.relu(near[0] - far[0] + margin),
-        torch.relu(near[1] - far[1] + margin),
-        torch.relu(far[2] - near[2] + margin),
+        torch.relu(near[0] - far[0] + margin)
+        + torch.relu(near[1] - far[1] + margin)
+        + torch.relu(far[2] - near[2] + margin)
     )
 
 
