@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -70,24 +71,28 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
         config.discovery.num_classes,
         ", ".join(f"{name} {value}" for name, value in environment(device).items()),
     )
-    kept_views = keep_views(config, data.train, model, transforms, device=device)
-    trainer = Trainer(
-        model=model,
-        optimizer=optimizer,
-        batches=lambda start: discovery_training_loader(
+
+    def batches(start_step: int) -> Iterable[dict[str, Tensor]]:
+        # Called once the weights of a resumed run are in the model: views kept before would be those of an empty tower.
+        return discovery_training_loader(
             data.train,
             transform=transforms.training,
             sampler=config.discovery.sampler,
             neighbours=lambda: nearest_images(config, data.train, model, transforms, device=device),
             seed=config.seed,
             total_steps=settings.epochs * batches_per_epoch,
-            start_step=start,
+            start_step=start_step,
             rank=distributed.rank(),
             workers=config.data.workers,
             on_error=config.data.on_error,
-            kept_views=kept_views,
+            kept_views=keep_views(config, data.train, model, transforms, device=device),
             **batch,
-        ),
+        )
+
+    trainer = Trainer(
+        model=model,
+        optimizer=optimizer,
+        batches=batches,
         batches_per_epoch=batches_per_epoch,
         evaluate=None,
         logger=logger,

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 import meru
 from meru.data.discovery_loading import every_view_loader
@@ -87,27 +89,6 @@ def test_trees_of_the_predicted_classes_are_written(experiment, configuration, t
     assert len(json.loads((tmp_path / "tree" / "feature_tree.json").read_text())["nodes"]) == 2 * leaves - 1
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(configuration, tmp_path, monkeypatch):
-    whole = configuration("trainer.epochs=2", folder="whole")
-    train_discovery(whole, device=DEVICE)
-    config = configuration("trainer.epochs=2", "trainer.checkpoint_every=3", folder="stopped")
-    save = Trainer._save
-
-    def save_then_stop(self):
-        save(self)
-        if self.step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_save", save_then_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_discovery(config, device=DEVICE)
-    config.resume, config.folder = str(tmp_path / "stopped"), None
-    train_discovery(config, device=DEVICE)
-    weights = [meru.load(tmp_path / name).model.state_dict() for name in ("whole", "stopped")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
 def test_a_wrong_or_estimated_number_of_classes(configuration):
     figures = train_discovery(configuration("discovery.num_classes=60", folder="more"), device=DEVICE)
     assert figures["num_classes"] == 60 and 0 < figures["discovery/all/accuracy"] < 1
@@ -153,6 +134,33 @@ KEPT = ("encoder.image.name=mobilenetv2_035", "+encoder.image.train_last_blocks=
 def test_a_run_on_kept_views(sampler, configuration):
     config = configuration(*KEPT, "discovery.cached_views=4", f"discovery.sampler={sampler}", experiment="birds_simgcd")
     assert 0 <= train_discovery(config, device=DEVICE)["discovery/all/accuracy"] <= 1
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_a_stopped_run_goes_on_to_the_same_weights(views, configuration, tmp_path, monkeypatch):
+    """Also one that began with the weights of a file, which are not read again."""
+    overrides = ["trainer.epochs=2", f"discovery.cached_views={views}"]
+    if views:
+        weights = tmp_path / "weights.safetensors"
+        save_file(timm.create_model("mobilenetv2_035", num_classes=0).state_dict(), weights)
+        overrides += [*KEPT, f"+encoder.image.weights={weights}"]
+    train_discovery(configuration(*overrides, folder="whole"), device=DEVICE)
+    config = configuration(*overrides, "trainer.checkpoint_every=3", folder="stopped")
+    save = Trainer._save
+
+    def save_then_stop(self):
+        save(self)
+        if self.step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_save", save_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_discovery(config, device=DEVICE)
+    config.resume, config.folder = str(tmp_path / "stopped"), None
+    train_discovery(config, device=DEVICE)
+    weights = [meru.load(tmp_path / name).model.state_dict() for name in ("whole", "stopped")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_the_first_step_on_all_kept_views_is_that_on_the_images(configuration, tmp_path):
