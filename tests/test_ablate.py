@@ -258,3 +258,15 @@ def test_a_figure_that_is_missing_is_named(workplace, capsys):
     start, _ = workplace
     assert start("seeds=0", columns={"R@1": "found/recall@5"}) == 2
     assert "has no figure found/recall@5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "goes_on"), [(None, True), ("estimate", True), (40, False)])
+def test_a_number_of_classes_that_the_run_found_is_no_change(asked, goes_on, scripts, tmp_path):
+    ablate, ablation_runs = scripts
+    (tmp_path / "config.yaml").write_text("discovery: {num_classes: 48}\n")
+    run = ablation_runs.Run("HypGCD", 0, tmp_path, [], {"discovery": {"num_classes": asked}})
+    if goes_on:
+        ablate.check_unchanged(run)
+    else:
+        with pytest.raises(UserError, match="discovery.num_classes=48, now it would be 40"):
+            ablate.check_unchanged(run)
