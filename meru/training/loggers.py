@@ -8,9 +8,22 @@ from collections.abc import Callable, Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 log = logging.getLogger("meru")
+
+
+def counted(values: Tensor, *, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers per bin, and the bins' edges, of the finite ones of some values of any shape.
+
+    numpy's own range has no room for bins where values differ by their rounding alone, as radii of clipped points do.
+    """
+    numbers = values.detach().double().cpu().numpy()
+    numbers = numbers[np.isfinite(numbers)]
+    low, high = (numbers.min(), numbers.max()) if numbers.size else (0.0, 0.0)
+    margin = 1e-3 * max(abs(low), abs(high)) or 1.0
+    return np.histogram(numbers, bins=bins, range=(low - margin, high + margin))
 
 
 class NoLogger:
@@ -106,7 +119,9 @@ class WandbLogger:
             log.info("wandb: no API key, logged offline; to send: wandb sync %s", self.folder / "wandb" / "latest-run")
 
     def _value(self, value: float | Tensor):
-        return self.wandb.Histogram(value.cpu().numpy()) if isinstance(value, Tensor) and value.dim() else float(value)
+        if isinstance(value, Tensor) and value.dim():
+            return self.wandb.Histogram(np_histogram=counted(value))
+        return float(value)
 
     def _cell(self, cell):
         if isinstance(cell, Path):
