@@ -128,7 +128,10 @@ def load_discovery_data(config: DictConfig) -> DiscoveryData:
 
 
 def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.device) -> DictConfig:
-    """The configuration with a number in `discovery.num_classes`: that of the data, the given or an estimated one."""
+    """The configuration with a number in `discovery.num_classes`: that of the data, the given or an estimated one.
+
+    What was asked for stays in `discovery.asked_num_classes`, so that scripts/ablate.py can tell a change.
+    """
     wanted, true = config.discovery.num_classes, len(data.class_names)
     if wanted is None:
         number = true
@@ -143,6 +146,7 @@ def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.d
     config = config.copy()
     with open_dict(config):
         config.discovery.num_classes = number
+        config.discovery.asked_num_classes = wanted
     return config
 
 

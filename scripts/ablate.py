@@ -31,7 +31,6 @@ from meru.errors import UserError
 ABLATIONS = PROJECT / "configs" / "ablation"
 OWN = {"experiment": "", "seeds": "0,1,2", "ablation": "", "output": "", "jobs": ""}
 OF_EACH_RUN = ("seed", "folder", "resume")
-FOUND_BY_A_RUN = {"discovery.num_classes": (None, "estimate")}  # what a run folder has a number for instead
 
 
 @dataclass(frozen=True)
@@ -175,10 +174,10 @@ def check_unchanged(run: Run) -> None:
             raise UserError(f"{run.folder} holds something that is no run: move it, or choose another output=")
         return
     before, now = flat(yaml.safe_load(path.read_text(encoding="utf-8"))), flat(run.configuration)
+    if "discovery.asked_num_classes" in before:  # a run folder has the number that null or estimate came to
+        before["discovery.num_classes"] = before.pop("discovery.asked_num_classes")
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key, "missing"), now.get(key, "missing")
-        if new in FOUND_BY_A_RUN.get(key, ()):
-            continue
         if old != new and (key == "seed" or key.partition(".")[0] not in NOT_COMPARED):
             raise UserError(
                 f"{run.folder} holds a run with {key}={old}, now it would be {new}: choose another output=, "

@@ -260,13 +260,15 @@ def test_a_figure_that_is_missing_is_named(workplace, capsys):
     assert "has no figure found/recall@5" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("asked", "goes_on"), [(None, True), ("estimate", True), (40, False)])
-def test_a_number_of_classes_that_the_run_found_is_no_change(asked, goes_on, scripts, tmp_path):
+@pytest.mark.parametrize("before", [None, "estimate", 48])
+@pytest.mark.parametrize("now", [None, "estimate", 48])
+def test_the_number_of_classes_asked_for_is_compared_not_the_one_found(before, now, scripts, tmp_path):
     ablate, ablation_runs = scripts
-    (tmp_path / "config.yaml").write_text("discovery: {num_classes: 48}\n")
-    run = ablation_runs.Run("HypGCD", 0, tmp_path, [], {"discovery": {"num_classes": asked}})
-    if goes_on:
+    saved = {"discovery": {"num_classes": 48, "asked_num_classes": before}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    run = ablation_runs.Run("HypGCD", 0, tmp_path, [], {"discovery": {"num_classes": now}})
+    if before == now:
         ablate.check_unchanged(run)
     else:
-        with pytest.raises(UserError, match="discovery.num_classes=48, now it would be 40"):
+        with pytest.raises(UserError, match=f"discovery.num_classes={before}, now it would be {now}"):
             ablate.check_unchanged(run)

@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import meru
@@ -93,7 +94,9 @@ def test_a_wrong_or_estimated_number_of_classes(configuration):
     figures = train_discovery(configuration("discovery.num_classes=60", folder="more"), device=DEVICE)
     assert figures["num_classes"] == 60 and 0 < figures["discovery/all/accuracy"] < 1
     estimate = configuration("discovery.num_classes=estimate", "discovery.maximum_classes=60", folder="estimate")
-    assert 24 <= train_discovery(estimate, device=DEVICE)["num_classes"] <= 60
+    found = train_discovery(estimate, device=DEVICE)["num_classes"]
+    saved = OmegaConf.load(f"{estimate.folder}/config.yaml").discovery
+    assert 24 <= found <= 60 and saved.num_classes == found and saved.asked_num_classes == "estimate"
 
 
 def test_neighbours_are_in_the_order_of_the_data_and_begin_with_the_image_itself(configuration):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from meru.training.loggers import NoLogger, WandbLogger, counted
+from meru.training.loggers import NoLogger, WandbLogger, finite_histogram
 
 
 class Recorder:
@@ -87,7 +87,7 @@ def test_scalars_are_curves_and_vectors_are_histograms(wandb, tmp_path):
 def test_histograms_count_every_finite_value(values, count):
     import wandb
 
-    counts, edges = counted(values)
+    counts, edges = finite_histogram(values)
     assert counts.sum() == count and len(edges) == len(counts) + 1 == 65
     assert wandb.Histogram(np_histogram=(counts, edges)).histogram == counts.tolist()
 

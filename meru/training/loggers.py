@@ -14,7 +14,7 @@ from torch import Tensor
 log = logging.getLogger("meru")
 
 
-def counted(values: Tensor, *, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
+def finite_histogram(values: Tensor, *, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """Numbers per bin, and the bins' edges, of the finite ones of some values of any shape.
 
     numpy's own range has no room for bins where values differ by their rounding alone, as radii of clipped points do.
@@ -120,7 +120,7 @@ class WandbLogger:
 
     def _value(self, value: float | Tensor):
         if isinstance(value, Tensor) and value.dim():
-            return self.wandb.Histogram(np_histogram=counted(value))
+            return self.wandb.Histogram(np_histogram=finite_histogram(value))
         return float(value)
 
     def _cell(self, cell):
