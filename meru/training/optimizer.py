@@ -40,9 +40,7 @@ def parameter_groups(
         fitting = [module for module in multipliers if name.startswith(f"{module}.")]
         factor = multipliers[max(fitting, key=len)] if fitting else 1.0
         decay = weight_decay if parameter.dim() >= 2 else 0.0
-        group = groups.setdefault(
-            (factor, decay), {"params": [], "lr": learning_rate * factor, "weight_decay": decay}
-        )
+        group = groups.setdefault((factor, decay), {"params": [], "lr": learning_rate * factor, "weight_decay": decay})
         group["params"].append(parameter)
     if not groups:
         raise UserError("nothing to train: every parameter is frozen")
@@ -56,18 +54,41 @@ def build_optimizer(
     learning_rate: float,
     weight_decay: float,
     multipliers: Mapping[str, float] | None = None,
+    batch_of_rate: float | None = None,
+    images_per_step: int | None = None,
 ) -> torch.optim.Optimizer:
-    """An optimizer over `parameter_groups`. `optimizer` takes the groups: a class of torch.optim, partly applied."""
+    """An optimizer over `parameter_groups`, the learning rate as `scaled_rate` has it.
+
+    `optimizer` takes the groups: a class of torch.optim, partly applied.
+    """
+    learning_rate = scaled_rate(learning_rate, batch_of_rate, images_per_step)
     return optimizer(
         parameter_groups(model, learning_rate=learning_rate, weight_decay=weight_decay, multipliers=multipliers)
     )
 
 
-def warmup_cosine(step: int, *, total_steps: int, warmup_steps: int, final: float = 0.0) -> float:
+def scaled_rate(learning_rate: float, batch_of_rate: float | None, images_per_step: int | None) -> float:
+    """The learning rate in proportion to the images of a step, if it is meant for steps of `batch_of_rate` images.
+
+    Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017. Without one of the numbers it
+    stays as it is.
+    """
+    if batch_of_rate is None or images_per_step is None:
+        return learning_rate
+    if batch_of_rate <= 0:
+        raise UserError(f"optim.batch_of_rate={batch_of_rate}: give a number of images above 0, or null")
+    return learning_rate * images_per_step / batch_of_rate
+
+
+def warmup_cosine(
+    step: int, *, total_steps: int, warmup_steps: int, final: float = 0.0, constant_for: int = 1
+) -> float:
     """Factor on the learning rate: linear up to 1 over the warm-up, then half a cosine down to `final`.
 
-    A pure function of the step, so a resumed run needs no state for it.
+    A pure function of the step, so a resumed run needs no state for it. It changes every `constant_for` steps: with
+    those of an epoch it is what `torch.optim.lr_scheduler.CosineAnnealingLR` gives that is stepped once an epoch.
     """
+    step -= step % constant_for
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
