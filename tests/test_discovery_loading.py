@@ -57,7 +57,7 @@ def same(first, second):
 
 def ring(count, k=4):
     """The neighbours of an image are those of the next indices."""
-    return lambda: (torch.arange(count)[:, None] + torch.arange(k)) % count
+    return lambda epoch: (torch.arange(count)[:, None] + torch.arange(k)) % count
 
 
 SAMPLERS = {
@@ -114,9 +114,9 @@ class TestTraining:
     def test_neighbours_are_asked_for_between_epochs(self, workers):
         events = []
 
-        def neighbours():
+        def neighbours(epoch):
             events.append("asked")
-            return ring(60)()
+            return ring(60)(epoch)
 
         loader = batches(in_memory(), sampler="neighbours", neighbours=neighbours, workers=workers)
         assert len(loader) == 10
@@ -158,7 +158,7 @@ class TestTraining:
     @pytest.mark.parametrize("table", [torch.zeros(59, 4), torch.zeros(60), torch.full((60, 4), 60)])
     def test_neighbours_of_other_images(self, table):
         with pytest.raises(ValueError, match="neighbour"):
-            list(batches(in_memory(), sampler="neighbours", neighbours=table.long))
+            list(batches(in_memory(), sampler="neighbours", neighbours=lambda epoch: table.long()))
 
 
 class TestFiles:

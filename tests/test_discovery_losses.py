@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -90,10 +91,15 @@ def test_mean_entropy_and_its_gradient_are_finite_where_a_class_is_never_chosen(
     assert mean_entropy(torch.zeros(3, 8), 0.1).item() == pytest.approx(math.log(8))
 
 
-def test_teacher_temperature_falls_and_stays():
-    temperatures = [teacher_temperature(epoch, start=0.07, end=0.04, epochs=30) for epoch in (0, 15, 30, 100)]
-    assert temperatures == pytest.approx([0.07, 0.055, 0.04, 0.04])
-    assert teacher_temperature(torch.tensor(60.0), start=0.07, end=0.04, epochs=30).item() == pytest.approx(0.04)
+def test_teacher_temperature_goes_by_the_index_of_the_epoch():
+    """`numpy.linspace(0.07, 0.04, 30)` by index, then 0.04: the last step of an epoch has what the first has."""
+    expected = [*np.linspace(0.07, 0.04, 30), 0.04, 0.04]
+    for share in (0.0, 0.5, 0.99):
+        found = [teacher_temperature(epoch + share, start=0.07, end=0.04, epochs=30) for epoch in range(32)]
+        assert found == pytest.approx(expected)
+        of_tensor = teacher_temperature(torch.arange(32.0) + share, start=0.07, end=0.04, epochs=30)
+        assert of_tensor.tolist() == pytest.approx(expected)
+    assert [teacher_temperature(e, start=0.07, end=0.04, epochs=1) for e in (0, 0.9, 1)] == [0.07, 0.07, 0.04]
     assert teacher_temperature(0.0, start=0.07, end=0.04, epochs=0) == 0.04
 
 

@@ -49,6 +49,8 @@ class TrainerSettings:
         accumulate: Batches whose gradients make one step. Negatives come from within each batch.
         warmup_epochs: Linear warm-up; fractions are fine.
         final_learning_rate: Learning rate at the end, as a share of the highest.
+        rate_changes: When the learning rate changes: every `step`, or every `epoch`, in which it is that of the epoch's
+            first step, as with torch's CosineAnnealingLR stepped once an epoch.
         clip_gradient_norm: Upper bound on the gradient's norm; null for none.
         precision: `bf16` (autocast; geometry stays float32), `fp32`, or `auto`: bf16 on a GPU that has it.
         ema_decay: Of a moving average of the weights, which is evaluated and exported in their place; 0: none.
@@ -63,6 +65,7 @@ class TrainerSettings:
     accumulate: int = 1
     warmup_epochs: float = 1.0
     final_learning_rate: float = 0.0
+    rate_changes: str = "step"
     clip_gradient_norm: float | None = 1.0
     precision: str = "auto"
     ema_decay: float = 0.0
@@ -88,6 +91,8 @@ class TrainerSettings:
     def __post_init__(self):
         if self.precision not in ("auto", "bf16", "fp32"):
             raise UserError(f"trainer.precision={self.precision}: choose auto, bf16 or fp32")
+        if self.rate_changes not in ("step", "epoch"):
+            raise UserError(f"trainer.rate_changes={self.rate_changes}: choose step or epoch")
         for name in ("epochs", "accumulate", "evaluate_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
@@ -192,8 +197,9 @@ class Trainer:
         limit = self.settings.clip_gradient_norm or math.inf
         totals["gradient_norm"] = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self._check_finite(totals)
+        per_epoch = self.settings.rate_changes == "epoch"
         factor = warmup_cosine(
-            self.step,
+            self.step // self.steps_per_epoch * self.steps_per_epoch if per_epoch else self.step,
             total_steps=self.total_steps,
             warmup_steps=round(self.settings.warmup_epochs * self.steps_per_epoch),
             final=self.settings.final_learning_rate,
