@@ -8,7 +8,12 @@ import torch
 
 from meru.data.discovery import DiscoverySplit
 from meru.data.discovery_fine_grained import load_cub_discovery
-from meru.data.discovery_loading import TrainingViews, discovery_evaluation_loader, discovery_training_loader
+from meru.data.discovery_loading import (
+    TrainingViews,
+    discovery_evaluation_loader,
+    discovery_training_loader,
+    weighted_view_loader,
+)
 from meru.data.transforms import EvaluationTransform, discovery_transforms, read_image
 from meru.errors import UserError
 
@@ -109,6 +114,26 @@ class TestTraining:
             assert torch.equal(groups, (groups[:, :1] + torch.arange(4)) % 60)
             if stratified:
                 assert 1 <= split.labelled[groups[:, 0]].sum() <= 2
+
+    def test_independent_queries_come_back_before_all_others_came(self):
+        options = {"sampler": "neighbours", "neighbours": ring(60), "batch_size": 40, "total_steps": 12}
+        queries = {
+            independent: [each["image_index"][::4] for each in batches(in_memory(), independent=independent, **options)]
+            for independent in (False, True)
+        }
+        for each in (*queries[False], *queries[True]):
+            assert len(each.unique()) == len(each) == 10
+        assert len(torch.cat(queries[True][:2]).unique()) < 20 or len(torch.cat(queries[True][2:4]).unique()) < 20
+
+    def test_views_in_the_order_of_weighted_draws(self):
+        split = in_memory(share=0.1)
+        options = {"transform": identity, "seed": 0, "workers": 0, "on_error": "raise", "batch_size": 7}
+        epochs = [list(weighted_view_loader(split, epoch=epoch, **options)) for epoch in (0, 1)]
+        drawn = [torch.cat([batch["image_index"] for batch in batches_]) for batches_ in epochs]
+        assert all(len(each) == 60 and len(each.unique()) < 60 for each in drawn)
+        assert not torch.equal(*drawn)
+        trained = [batch["image_index"] for batch in batches(split, batch_size=60, total_steps=2)]
+        assert all(map(torch.equal, drawn, trained))
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_neighbours_are_asked_for_between_epochs(self, workers):
