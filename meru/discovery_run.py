@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from meru import distributed
 from meru.data.batches import BatchPlan
 from meru.data.discovery import DiscoveryData, DiscoverySplit
-from meru.data.discovery_loading import discovery_training_loader, every_view_loader
+from meru.data.discovery_loading import discovery_training_loader, every_view_loader, weighted_view_loader
 from meru.data.transforms import Transforms
 from meru.discovery_figures import evaluate_discovery, format_discovery, read_features, save_trees
 from meru.errors import UserError
@@ -78,13 +78,20 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
         ", ".join(f"{name} {value}" for name, value in environment(device).items()),
     )
 
+    released = config.model.get("released", False)
+
+    def neighbours(epoch: int) -> Tensor:
+        find = released_neighbours if released else nearest_images
+        return find(config, data.train, model, transforms, epoch=epoch, device=device)
+
     def batches(start_step: int) -> Iterable[dict[str, Tensor]]:
         # Called once the weights of a resumed run are in the model: views kept before would be those of an empty tower.
         return discovery_training_loader(
             data.train,
             transform=transforms.training,
             sampler=config.discovery.sampler,
-            neighbours=lambda: nearest_images(config, data.train, model, transforms, device=device),
+            neighbours=neighbours,
+            independent=released,
             seed=config.seed,
             total_steps=settings.epochs * plan.batches_per_epoch,
             start_step=start_step,
@@ -217,20 +224,62 @@ def keep_views(
 
 
 def nearest_images(
-    config: DictConfig, split: DiscoverySplit, model: nn.Module, transforms: Transforms, *, device: torch.device
+    config: DictConfig,
+    split: DiscoverySplit,
+    model: nn.Module,
+    transforms: Transforms,
+    *,
+    epoch: int = 0,
+    device: torch.device,
 ) -> Tensor:
     """Every image's nearest by their projected features, itself first, `(n, discovery.neighbours)`.
 
-    In the data set's order and without augmentation: the released code takes them in the order of a weighted loader
-    with replacement, so that its neighbours are other images than those it looks up.
+    In the data set's order and without augmentation, so the same in every epoch with the same model.
     """
     read = read_features(config, split, model, transforms, device=device)
     if len(read["projected"]) < len(split):
         raise UserError("discovery.sampler=neighbours needs every image to decode: choose weighted, or restore them")
-    count = config.discovery.neighbours
+    return _nearest(read["projected"], config.discovery.neighbours)
+
+
+@torch.no_grad()
+def released_neighbours(
+    config: DictConfig,
+    split: DiscoverySplit,
+    model: nn.Module,
+    transforms: Transforms,
+    *,
+    epoch: int,
+    device: torch.device,
+) -> Tensor:
+    """What the released code takes for neighbours, `(n, discovery.neighbours)`.
+
+    It reads one augmented view each of images drawn by weight with replacement, and takes the places in that draw for
+    places in the data set: the images of a batch have little to do with each other, and half of them are not labelled
+    ones any more.
+    """
+    was_training = model.training
+    model.eval()
+    loader = weighted_view_loader(
+        split,
+        transform=transforms.training,
+        epoch=epoch,
+        batch_size=config.evaluation.batch_size,
+        seed=config.seed,
+        workers=config.data.workers,
+        on_error=config.data.on_error,
+    )
+    views = (batch["image"][:, 0].to(device, non_blocking=True) for batch in loader)
+    embedded = torch.cat([model.embed_image(view).cpu() for view in views])
+    model.train(was_training)
+    return _nearest(embedded, config.discovery.neighbours)
+
+
+def _nearest(vectors: Tensor, count: int) -> Tensor:
+    """Each unit vector's nearest, itself first: `(n, D)` → int64 `(n, count)`."""
     nearest = []
-    for start in range(0, len(split), 1024):
-        scores = read["projected"][start : start + 1024] @ read["projected"].T
+    for start in range(0, len(vectors), 1024):
+        scores = vectors[start : start + 1024] @ vectors.T
         rows = torch.arange(len(scores))
         scores[rows, start + rows] = 2.0  # above every cosine: itself first, whatever else is equal
         nearest.append(scores.topk(count, dim=1).indices)

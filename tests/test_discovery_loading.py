@@ -8,7 +8,12 @@ import torch
 
 from meru.data.discovery import DiscoverySplit
 from meru.data.discovery_fine_grained import load_cub_discovery
-from meru.data.discovery_loading import TrainingViews, discovery_evaluation_loader, discovery_training_loader
+from meru.data.discovery_loading import (
+    TrainingViews,
+    discovery_evaluation_loader,
+    discovery_training_loader,
+    weighted_view_loader,
+)
 from meru.data.transforms import EvaluationTransform, discovery_transforms, read_image
 from meru.errors import UserError
 
@@ -57,7 +62,7 @@ def same(first, second):
 
 def ring(count, k=4):
     """The neighbours of an image are those of the next indices."""
-    return lambda: (torch.arange(count)[:, None] + torch.arange(k)) % count
+    return lambda epoch: (torch.arange(count)[:, None] + torch.arange(k)) % count
 
 
 SAMPLERS = {
@@ -110,13 +115,33 @@ class TestTraining:
             if stratified:
                 assert 1 <= split.labelled[groups[:, 0]].sum() <= 2
 
+    def test_independent_queries_come_back_before_all_others_came(self):
+        options = {"sampler": "neighbours", "neighbours": ring(60), "batch_size": 40, "total_steps": 12}
+        queries = {
+            independent: [each["image_index"][::4] for each in batches(in_memory(), independent=independent, **options)]
+            for independent in (False, True)
+        }
+        for each in (*queries[False], *queries[True]):
+            assert len(each.unique()) == len(each) == 10
+        assert len(torch.cat(queries[True][:2]).unique()) < 20 or len(torch.cat(queries[True][2:4]).unique()) < 20
+
+    def test_views_in_the_order_of_weighted_draws(self):
+        split = in_memory(share=0.1)
+        options = {"transform": identity, "seed": 0, "workers": 0, "on_error": "raise", "batch_size": 7}
+        epochs = [list(weighted_view_loader(split, epoch=epoch, **options)) for epoch in (0, 1)]
+        drawn = [torch.cat([batch["image_index"] for batch in batches_]) for batches_ in epochs]
+        assert all(len(each) == 60 and len(each.unique()) < 60 for each in drawn)
+        assert not torch.equal(*drawn)
+        trained = [batch["image_index"] for batch in batches(split, batch_size=60, total_steps=2)]
+        assert all(map(torch.equal, drawn, trained))
+
     @pytest.mark.parametrize("workers", [0, 2])
     def test_neighbours_are_asked_for_between_epochs(self, workers):
         events = []
 
-        def neighbours():
+        def neighbours(epoch):
             events.append("asked")
-            return ring(60)()
+            return ring(60)(epoch)
 
         loader = batches(in_memory(), sampler="neighbours", neighbours=neighbours, workers=workers)
         assert len(loader) == 10
@@ -158,7 +183,7 @@ class TestTraining:
     @pytest.mark.parametrize("table", [torch.zeros(59, 4), torch.zeros(60), torch.full((60, 4), 60)])
     def test_neighbours_of_other_images(self, table):
         with pytest.raises(ValueError, match="neighbour"):
-            list(batches(in_memory(), sampler="neighbours", neighbours=table.long))
+            list(batches(in_memory(), sampler="neighbours", neighbours=lambda epoch: table.long()))
 
 
 class TestFiles:

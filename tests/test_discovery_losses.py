@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -90,10 +91,15 @@ def test_mean_entropy_and_its_gradient_are_finite_where_a_class_is_never_chosen(
     assert mean_entropy(torch.zeros(3, 8), 0.1).item() == pytest.approx(math.log(8))
 
 
-def test_teacher_temperature_falls_and_stays():
-    temperatures = [teacher_temperature(epoch, start=0.07, end=0.04, epochs=30) for epoch in (0, 15, 30, 100)]
-    assert temperatures == pytest.approx([0.07, 0.055, 0.04, 0.04])
-    assert teacher_temperature(torch.tensor(60.0), start=0.07, end=0.04, epochs=30).item() == pytest.approx(0.04)
+def test_teacher_temperature_goes_by_the_index_of_the_epoch():
+    """`numpy.linspace(0.07, 0.04, 30)` by index, then 0.04: the last step of an epoch has what the first has."""
+    expected = [*np.linspace(0.07, 0.04, 30), 0.04, 0.04]
+    for share in (0.0, 0.5, 0.99):
+        found = [teacher_temperature(epoch + share, start=0.07, end=0.04, epochs=30) for epoch in range(32)]
+        assert found == pytest.approx(expected)
+        of_tensor = teacher_temperature(torch.arange(32.0) + share, start=0.07, end=0.04, epochs=30)
+        assert of_tensor.tolist() == pytest.approx(expected)
+    assert [teacher_temperature(e, start=0.07, end=0.04, epochs=1) for e in (0, 0.9, 1)] == [0.07, 0.07, 0.04]
     assert teacher_temperature(0.0, start=0.07, end=0.04, epochs=0) == 0.04
 
 
@@ -125,6 +131,24 @@ def test_absent_classes_do_not_matter_except_as_released():
     released = [category_loss(points, classes, 0.1, all_classes=number) for number in (3, 4, 10)]
     torch.testing.assert_close(released[0], category_loss(points, classes, 0.1))
     assert released[0] < released[1] < released[2]
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_riemannian_gradients_are_the_plain_ones_times_the_inverse_metric(released):
+    """The authors' weight of 0.1 is meant with this factor: 0.094 at the clip of 2.3, and at most ¼."""
+    classes, c = torch.tensor([0, 1, 0, 2, 1, 0]), 0.1
+    found = {}
+    for riemannian in (False, True):
+        points = ball(6).requires_grad_()
+        options = {"riemannian": riemannian, "all_classes": 5 if released else None}
+        loss = category_loss(points, classes, c, **options)
+        loss.backward()
+        found[riemannian] = loss.detach(), points.grad
+    factor = ((1 - c * ball(6).square().sum(dim=1, keepdim=True)) / 2).square()
+    torch.testing.assert_close(found[True][0], found[False][0])
+    torch.testing.assert_close(found[True][1], factor * found[False][1])
+    at_the_clip = poincare.exp_map0(torch.tensor([[2.3, 0.0]]), c).square().sum()
+    assert ((1 - c * at_the_clip) / 2).square().item() == pytest.approx(0.0942, abs=1e-4)
 
 
 def test_one_class_teaches_nothing_but_has_a_gradient():
@@ -265,6 +289,42 @@ def test_ancestors_are_chosen_by_their_probability_and_members_can_be_excluded()
     assert choice.tolist() == [[1, 0, 0]]
     (choice * torch.tensor([1.0, 0, 0])).sum().backward()
     assert soft.grad[0].tolist() == pytest.approx([0.25, -0.15, -0.1])
+
+
+def mobius_distance(x, y, c):
+    """2/√c artanh(√c‖(−x) ⊕ y‖) vector by vector, 1e-5 on its denominator, the cut at 1 − 1e-5 straight through."""
+    product, square_x, square_y = x @ y, x @ x, y @ y
+    numerator = (1 - c * square_x) * y - (1 - 2 * c * product + c * square_y) * x
+    added = numerator / (1 - 2 * c * product + c**2 * square_x * square_y + 1e-5)
+    ratio = c**0.5 * added.norm()
+    return 2 / c**0.5 * torch.atanh(ratio + (ratio.clamp(max=1 - 1e-5) - ratio).detach())
+
+
+@pytest.mark.parametrize("norm", [0.5, 3.16, 8.0])
+def test_released_distances_and_their_gradients_equal_the_printed_formula(norm):
+    """Also beyond the edge of the ball, at 3.162, where most ratios are cut off and yet have a gradient."""
+    x, y = (norm * F.normalize(random(n, 6, seed=n), dim=1) for n in (5, 4))
+    y[0] = 1.02 * x[0]  # cut off at the edge
+    weight = random(5, 4, seed=2)
+    ours = [each.clone().requires_grad_() for each in (x, y)]
+    loops = [each.double().requires_grad_() for each in (x, y)]
+    found = released_distance(*ours, 0.1)
+    expected = torch.stack([torch.stack([mobius_distance(a, b, 0.1) for b in loops[1]]) for a in loops[0]])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for a, b in zip(ours, loops, strict=True):
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=5e-3, atol=5e-3 * b.grad.abs().max().item())
+        assert a.grad.abs().max() > 0
+
+
+def test_in_the_released_code_a_point_may_be_the_third_of_its_own_triplet():
+    points, classes = ball(12), torch.arange(12) % 3
+    distances = poincare.pairwise_distance(points, points, 0.1)
+    i, _, k = draw_triplets(distances, classes, neighbours=4, triplets=50, third_may_be_first=True)
+    assert (i == k).any()
+    i, _, k = draw_triplets(distances, classes, neighbours=4, triplets=50)
+    assert not (i == k).any()
 
 
 def test_released_distances_are_right_inside_the_ball_and_not_monotone_outside():

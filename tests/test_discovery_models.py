@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from meru import poincare
 from meru.encoders.image import timm_image_encoder
 from meru.errors import UserError
-from meru.losses.hierarchy import category_loss
+from meru.losses.hierarchy import category_loss, local_hierarchy_loss
 from meru.models.hypgcd import HypGCD
 from meru.models.simgcd import SimGCD
 
@@ -111,12 +111,59 @@ def test_only_the_last_block_is_trained_where_asked(batch):
     assert trained == {"1"}
 
 
+def test_the_final_norm_is_frozen_where_asked(batch):
+    for final_layers in (True, False):
+        image = timm_image_encoder(
+            name="vit_tiny_patch16_224",
+            image_size=32,
+            arguments=VIT,
+            train_last_blocks=1,
+            train_final_layers=final_layers,
+        )
+        trained = {name.split(".")[0] for name, p in image.network.named_parameters() if p.requires_grad}
+        assert trained == ({"blocks", "norm"} if final_layers else {"blocks"})
+
+
 def test_proxies_are_parameters_and_only_theirs(batch):
     model = build(loss={"hierarchy": {"ancestors": "proxies"}})
     assert model.proxies.shape == (7, 16)
     model(batch).loss.backward()
     assert model.proxies.grad.isfinite().all()
     assert build().proxies is None
+
+
+def test_proxies_have_a_local_loss_among_themselves(batch):
+    """HIER's second one; triplets that are drawn without classes, and candidates that are all proxies."""
+    model = build(loss={"hierarchy": {"ancestors": "proxies", "margin": 1.0, "neighbours": 3}}).eval()
+    projected, classes = torch.randn(8, 16), torch.arange(8) % 2
+    settings = {name: model.loss["hierarchy"][name] for name in ("neighbours", "triplets", "margin", "temperature")}
+    proxies = model.lift(model.proxies)
+    torch.manual_seed(3)
+    first = local_hierarchy_loss(
+        model.lift(projected), classes, model.curvature, ancestors="proxies", proxies=proxies, **settings
+    )
+    second = local_hierarchy_loss(proxies, torch.arange(7), model.curvature, **settings)
+    torch.manual_seed(3)
+    found = model.hierarchy(projected, classes)
+    assert second > 0
+    torch.testing.assert_close(found, first + second)
+
+
+def test_the_classifier_starts_as_a_linear_layer_of_torch_does():
+    """Rows of length 0.58: twenty times as long ones would turn four hundred times as slowly."""
+    weight = build(SimGCD).classifier.weight
+    assert weight.abs().max() <= weight.shape[1] ** -0.5
+    assert weight.norm(dim=1).mean().item() == pytest.approx(3**-0.5, rel=0.15)
+
+
+def test_the_riemannian_factor_is_a_key_and_part_of_released():
+    lengths = {}
+    for name, riemannian, released in (("plain", False, False), ("scaled", True, False), ("released", False, True)):
+        model = build(loss={"category": {"riemannian": riemannian}}, released=released).eval()
+        projected = (4 * F.normalize(torch.randn(16, 16), dim=1)).requires_grad_()  # all beyond the clip
+        model.category(projected, torch.arange(16) % 3).backward()
+        lengths[name] = projected.grad.norm().item()
+    assert lengths["plain"] > 5 * lengths["scaled"] and lengths["plain"] > 5 * lengths["released"]
 
 
 def test_released_behaviour_runs_and_differs(batch):

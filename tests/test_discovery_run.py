@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import meru
 from meru.data.discovery_loading import every_view_loader
 from meru.discovery_figures import evaluate_discovery, read_features, save_trees
-from meru.discovery_run import keep_views, load_discovery_data, nearest_images, train_discovery
+from meru.discovery_run import keep_views, load_discovery_data, nearest_images, released_neighbours, train_discovery
 from meru.encoders.frozen import FrozenPart
 from meru.errors import UserError
 from meru.pretrained import build
@@ -105,6 +105,26 @@ def test_neighbours_are_in_the_order_of_the_data_and_begin_with_the_image_itself
     nearest = nearest_images(config, data.train, pretrained.model, pretrained.transforms, device=DEVICE)
     assert nearest.shape == (len(data.train), 5)
     assert torch.equal(nearest[:, 0], torch.arange(len(data.train)))
+
+
+def test_released_neighbours_are_places_in_a_weighted_draw(configuration, monkeypatch):
+    """What the released code takes for indices of images; the sampler of `model.released` takes them, too."""
+    config = configuration("discovery.num_classes=48", "model.released=true", "discovery.sampler=neighbours")
+    data, pretrained = load_discovery_data(config), build(config)
+    model, transforms = pretrained.model, pretrained.transforms
+    found = released_neighbours(config, data.train, model, transforms, epoch=0, device=DEVICE)
+    assert found.shape == (len(data.train), 5) and torch.equal(found[:, 0], torch.arange(len(data.train)))
+    labels = data.train.labels
+    right = nearest_images(config, data.train, model, transforms, device=DEVICE)
+    alike = [(labels[each[:, 1:]] == labels[:, None]).float().mean() for each in (found, right)]
+    assert alike[0] < alike[1] / 2  # near chance
+    asked = []
+    monkeypatch.setattr(
+        "meru.discovery_run.released_neighbours",
+        lambda *arguments, epoch, **options: asked.append(epoch) or found,
+    )
+    train_discovery(config, device=DEVICE)
+    assert asked == [0]
 
 
 @pytest.mark.parametrize(

@@ -146,18 +146,29 @@ class NeighbourBatches(RunBatches):
 
     Args:
         labelled: bool `(n,)`.
-        neighbours: Gives the k nearest images of every one, itself first, int64 `(n, k)`, the same in every process.
+        neighbours: Gives, for an epoch, the k nearest images of every one, int64 `(n, k)`, the same in every process.
         stratified: Whether every second query is a labelled image.
+        independent: Whether every batch draws its queries anew from all images, as released; else no image is a query
+            again before all others were.
         options: As for `RunBatches`.
     """
 
-    def __init__(self, *, labelled: Tensor, neighbours: Callable[[], Tensor], stratified: bool = False, **options):
+    def __init__(
+        self,
+        *,
+        labelled: Tensor,
+        neighbours: Callable[[int], Tensor],
+        stratified: bool = False,
+        independent: bool = False,
+        **options,
+    ):
         super().__init__(length=len(labelled), **options)
-        self.labelled, self.neighbours, self.stratified = labelled, neighbours, stratified
+        self.labelled, self.neighbours = labelled, neighbours
+        self.stratified, self.independent = stratified, independent
         self.full_batch = self.batch_size * self.world_size
 
     def _order(self, epoch: int, generator: torch.Generator) -> Tensor:
-        nearest = self.neighbours().cpu()
+        nearest = self.neighbours(epoch).cpu()
         if nearest.ndim != 2 or len(nearest) != self.length:
             raise ValueError(f"neighbours of {self.length} images, but of shape {tuple(nearest.shape)}")
         if (nearest < 0).any() or (nearest >= self.length).any():
@@ -170,7 +181,10 @@ class NeighbourBatches(RunBatches):
         queries_per_batch = self.full_batch // k
         self.batch_size = queries_per_batch * k // self.world_size
         count = self.steps_per_epoch * queries_per_batch
-        if self.stratified:
+        if self.independent:
+            orders = [torch.randperm(self.length, generator=generator) for _ in range(self.steps_per_epoch)]
+            queries = torch.cat([order[:queries_per_batch] for order in orders])
+        elif self.stratified:
             queries = torch.empty(count, dtype=torch.int64)
             for start, stratum in enumerate((self.labelled, ~self.labelled)):
                 queries[start::2] = _passes(stratum.nonzero().flatten(), len(queries[start::2]), generator)
@@ -213,8 +227,9 @@ def discovery_training_loader(
     world_size: int = 1,
     workers: int = 2,
     on_error: str = "raise",
-    neighbours: Callable[[], Tensor] | None = None,
+    neighbours: Callable[[int], Tensor] | None = None,
     stratified: bool = False,
+    independent: bool = False,
     kept_views: Tensor | None = None,
 ) -> DataLoader | _EpochwiseLoader:
     """Batches of this process from `start_step` to `total_steps`, through all epochs.
@@ -224,8 +239,8 @@ def discovery_training_loader(
         sampler: `weighted`, see `WeightedBatches`; `uniform`, every image once an epoch; `neighbours`, see
             `NeighbourBatches`.
         batch_size, rank, world_size, start_step, total_steps: As for `RunBatches`.
-        neighbours, stratified: For `neighbours`. The first is asked at the start of every epoch, with the model as the
-            epoch finds it, and once more where a run resumes within one.
+        neighbours, stratified, independent: For `neighbours`. The first is asked at the start of every epoch, with the
+            model as the epoch finds it, and once more where a run resumes within one.
         kept_views: As for `KeptViews`, to train on instead of the images, which are then not read.
 
     Returns:
@@ -259,7 +274,9 @@ def discovery_training_loader(
             return RunBatches(length=len(split), **options)
         if sampler == "weighted":
             return WeightedBatches(labelled=split.labelled, **options)
-        return NeighbourBatches(labelled=split.labelled, neighbours=neighbours, stratified=stratified, **options)
+        return NeighbourBatches(
+            labelled=split.labelled, neighbours=neighbours, stratified=stratified, independent=independent, **options
+        )
 
     def loader(start: int, until: int) -> DataLoader:
         return _Loader(data, batch_sampler=order(start, until), collate_fn=collate, **_loader_options(workers))
@@ -280,6 +297,22 @@ def every_view_loader(
     """
     data = TrainingViews(split, transform=transform, seed=seed, on_error=on_error)
     keys = [(epoch, index) for index in range(len(split))]
+    return _Loader(data, sampler=keys, batch_size=batch_size, collate_fn=collate, **_loader_options(workers))
+
+
+def weighted_view_loader(
+    split: DiscoverySplit, *, transform: nn.Module, epoch: int, batch_size: int, seed: int, workers: int, on_error: str
+) -> DataLoader:
+    """One pass over the images as `weighted` draws them in that epoch, with replacement, in that order.
+
+    Returns:
+        Batches as of `discovery_training_loader`, the last one smaller.
+    """
+    data = TrainingViews(split, transform=transform, seed=seed, on_error=on_error)
+    length = len(split)  # one batch is an epoch
+    (keys,) = WeightedBatches(
+        labelled=split.labelled, batch_size=length, seed=seed, start_step=epoch, total_steps=epoch + 1
+    )
     return _Loader(data, sampler=keys, batch_size=batch_size, collate_fn=collate, **_loader_options(workers))
 
 

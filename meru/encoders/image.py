@@ -134,6 +134,7 @@ def timm_image_encoder(
     norm_epsilon: float | None = None,
     fixed_positions: bool = False,
     train_last_blocks: int | None = None,
+    train_final_layers: bool = True,
     freeze_batch_norm: bool = False,
     gradient_checkpointing: bool = False,
     patch_level: int | None = None,
@@ -152,6 +153,7 @@ def timm_image_encoder(
         fixed_positions: Fixed 2-D sine–cosine positions in a vision transformer instead of learned ones
             (Chen et al., "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021).
         train_last_blocks: Train only so many of the last blocks; 0 freezes all, None trains all.
+        train_final_layers: Whether what follows the last block, a transformer's final norm, is trained with it.
         freeze_batch_norm: Fix the gains and biases of batch norms, and with them their statistics.
         gradient_checkpointing: Trade a second forward pass for memory.
         patch_level: Which of timm's feature maps (`network.feature_info`) are the patches; None: the last.
@@ -180,7 +182,7 @@ def timm_image_encoder(
     if gradient_checkpointing:
         network.set_grad_checkpointing()
     if train_last_blocks is not None:
-        _freeze_all_but_last(network, train_last_blocks)
+        _freeze_all_but_last(network, train_last_blocks, final_layers=train_final_layers)
     if patch_level is not None and not 0 <= patch_level < len(network.feature_info):
         last = len(network.feature_info) - 1
         raise UserError(f"encoder.image.patch_level={patch_level}: {name} has the feature maps 0 to {last}")
@@ -237,10 +239,11 @@ def _fix_positions(network: nn.Module) -> None:
     network.pos_embed.requires_grad_(False)
 
 
-def _freeze_all_but_last(network: nn.Module, blocks: int) -> None:
+def _freeze_all_but_last(network: nn.Module, blocks: int, *, final_layers: bool) -> None:
     """timm orders the parameters of every backbone by depth; whatever follows the last block counts with it."""
     layer_of = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
     first_trained = max(layer_of.values()) + 1 - blocks
     for name, parameter in network.named_parameters():
-        if layer_of[name] < first_trained:
+        in_block = not hasattr(network, "blocks") or name.startswith("blocks.")
+        if layer_of[name] < first_trained or not (in_block or final_layers):
             parameter.requires_grad_(False)

@@ -4,7 +4,8 @@ Wen et al., "Parametric Classification for Generalized Category Discovery: A Bas
 labels: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2; contrast of two views: Chen et al.,
 "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020.
 
-Each process compares what it has itself, as in the released code.
+The models hand in the samples of all processes, so that their number changes nothing; in the released code each process
+compares what it has itself.
 """
 
 from __future__ import annotations
@@ -103,10 +104,20 @@ def mean_entropy(logits: Tensor, temperature: float) -> Tensor:
         return -(log_mean.exp() * log_mean).sum()
 
 
-def teacher_temperature(epoch: float | Tensor, *, start: float, end: float, epochs: float) -> float | Tensor:
-    """τ_t: from `start` to `end` in a straight line over the first `epochs`, then `end`."""
+def teacher_temperature(epoch: float | Tensor, *, start: float, end: float, epochs: int) -> float | Tensor:
+    """τ_t of an epoch: `epochs` values evenly spaced from `start` to `end`, then `end`; constant within an epoch.
+
+    As `numpy.linspace(start, end, epochs)` by the epoch's index, which is how the released code has it: `end` is
+    reached at index `epochs` − 1.
+
+    Args:
+        epoch: How far training is, in epochs; only its whole part counts.
+        start, end: First and last temperature.
+        epochs: Number of values; 0: `end` from the beginning.
+    """
     if epochs <= 0:
         return end
-    share = epoch / epochs
+    index = epoch.floor() if isinstance(epoch, Tensor) else math.floor(epoch)
+    share = index / max(epochs - 1, 1)
     share = share.clamp(max=1) if isinstance(share, Tensor) else min(share, 1.0)
     return start + (end - start) * share

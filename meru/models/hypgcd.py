@@ -17,10 +17,12 @@ class HypGCD(SimGCD):
     Args:
         curvature: c > 0 of the ball, fixed.
         clip: Length to which features are shortened before they are mapped into the ball.
-        loss: Besides SimGCD's: `category` (`weight` α, `temperature`, `smoothing`) and `hierarchy` (`weight` β,
-            `neighbours`, `triplets`, `margin`, `ancestors`, `temperature`, `exclude_members`, `proxies`, their number).
-        released: What the released code does, for comparison: HCL over each view by itself, on predicted classes only,
-            with the centres of absent classes at the origin; LHL on features that were never mapped into the ball.
+        loss: Besides SimGCD's: `category` (`weight` α, `temperature`, `smoothing`, `riemannian`) and `hierarchy`
+            (`weight` β, `neighbours`, `triplets`, `margin`, `ancestors`, `temperature`, `exclude_members`, `proxies`,
+            their number).
+        released: What the released code does: HCL over each view by itself, on predicted classes only, with the centres
+            of absent classes at the origin; LHL on features that were never mapped into the ball. `meru.discovery_run`
+            then also finds the neighbours that make up a batch as released.
         **simgcd: Arguments of `SimGCD`.
 
     Raises:
@@ -56,30 +58,45 @@ class HypGCD(SimGCD):
         terms = super().terms(projected, logits, labels, labelled, epoch)
         predicted = logits.argmax(dim=1)
         classes = predicted if self.released else torch.where(labelled, labels, predicted)
-        if self.weight("category") or self.weight("hierarchy"):
-            points = self.lift(projected)
         if self.weight("category"):
-            settings = {name: self.loss["category"][name] for name in ("temperature", "smoothing")}
-            if self.released:
-                views = zip(points.chunk(2), classes.chunk(2), strict=True)
-                losses = [
-                    category_loss(*view, self.curvature, all_classes=self.num_classes, **settings) for view in views
-                ]
-                terms["category"] = sum(losses) / 2
-            else:
-                terms["category"] = category_loss(points, classes, self.curvature, **settings)
+            terms["category"] = self.category(projected, classes)
         if self.weight("hierarchy"):
-            names = ("neighbours", "triplets", "margin", "ancestors", "temperature", "exclude_members")
-            settings = {name: self.loss["hierarchy"][name] for name in names}
-            terms["hierarchy"] = local_hierarchy_loss(
-                projected if self.released else points,
-                classes,
-                self.curvature,
-                proxies=None if self.proxies is None else self.lift(self.proxies),
-                released=self.released,
-                **settings,
-            )
+            terms["hierarchy"] = self.hierarchy(projected, classes)
         return terms
+
+    def category(self, projected: Tensor, classes: Tensor) -> Tensor:
+        """HCL of the features `(2B, D)` of all first, then all second views, and their classes `(2B,)`."""
+        points, settings = self.lift(projected), self.loss["category"]
+        options = {
+            "temperature": settings["temperature"],
+            "smoothing": settings["smoothing"],
+            "riemannian": self.released or settings.get("riemannian", False),  # not in configurations of older runs
+        }
+        if not self.released:
+            return category_loss(points, classes, self.curvature, **options)
+        views = zip(points.chunk(2), classes.chunk(2), strict=True)
+        losses = [category_loss(*view, self.curvature, all_classes=self.num_classes, **options) for view in views]
+        return sum(losses) / 2
+
+    def hierarchy(self, projected: Tensor, classes: Tensor) -> Tensor:
+        """LHL, arguments as for `category`; with proxies that of the proxies among themselves is added, as in HIER."""
+        names = ("neighbours", "triplets", "margin", "temperature")
+        settings = {name: self.loss["hierarchy"][name] for name in names}
+        proxies = None if self.proxies is None else self.lift(self.proxies)
+        loss = local_hierarchy_loss(
+            projected if self.released else self.lift(projected),
+            classes,
+            self.curvature,
+            ancestors=self.loss["hierarchy"]["ancestors"],
+            exclude_members=self.loss["hierarchy"]["exclude_members"],
+            proxies=proxies,
+            released=self.released,
+            **settings,
+        )
+        if proxies is not None:
+            each_its_own = torch.arange(len(proxies), device=proxies.device)
+            loss = loss + local_hierarchy_loss(proxies, each_its_own, self.curvature, **settings)
+        return loss
 
     @torch.no_grad()
     def logs(self, projected: Tensor, logits: Tensor, labels: Tensor, labelled: Tensor) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meru import distributed
 from meru.encoders.frozen import FrozenPart
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics
 from meru.errors import UserError
@@ -56,8 +57,8 @@ class SimGCD(nn.Module):
         self.visual = image.network
         widths = (image.width, projection_width, projection_width, projection_dimension)
         self.projection = _projection_head(widths)
+        # nn.Linear's initialisation, as released: only directions count, but shorter rows turn faster.
         self.classifier = nn.Linear(image.width, num_classes, bias=False)
-        nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         self.register_buffer("pixel_mean", torch.tensor(image.pixel_mean).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(image.pixel_std).view(3, 1, 1))
 
@@ -99,7 +100,7 @@ class SimGCD(nn.Module):
         return self
 
     def forward(self, batch: Mapping[str, Tensor]) -> Output:
-        """The loss of a batch.
+        """The loss of a batch; with several processes that of all their samples together, the same in each.
 
         Args:
             batch: `image`, two views `(B, 2, 3, S, S)`, or `frozen_output`, that function's results for them; `label`
@@ -109,9 +110,11 @@ class SimGCD(nn.Module):
         views = batch["frozen_output" if kept else "image"]
         views = views.transpose(0, 1).flatten(0, 1)  # all first views, then all second ones
         features = FrozenPart(self.visual).rest(views.float()).float() if kept else self.features(views)
-        projected, logits = self.projection(features).float(), self.class_logits(features)
-        labelled = batch["labelled"].repeat(2)
-        labels = batch["label"].repeat(2)
+        # The losses compare samples with each other, so every process computes them on those of all.
+        projected, logits = (
+            gather_views(each) for each in (self.projection(features).float(), self.class_logits(features))
+        )
+        labelled, labels = (distributed.gather(batch[name]).repeat(2) for name in ("labelled", "label"))
         terms = self.terms(projected, logits, labels, labelled, batch["epoch"])
         return self.combine(terms, self.logs(projected, logits, labels, labelled))
 
@@ -171,6 +174,11 @@ class SimGCD(nn.Module):
 
     def constrain_(self) -> None:
         """Nothing to bring back into bounds."""
+
+
+def gather_views(views: Tensor) -> Tensor:
+    """Rows of all first, then all second views, `(2B, …)`, of all processes in the same order, with gradient."""
+    return distributed.gather(views.unflatten(0, (2, -1)).transpose(0, 1)).transpose(0, 1).flatten(0, 1)
 
 
 def _projection_head(widths: tuple[int, ...]) -> nn.Sequential:

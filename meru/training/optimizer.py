@@ -80,15 +80,11 @@ def scaled_rate(learning_rate: float, batch_of_rate: float | None, images_per_st
     return learning_rate * images_per_step / batch_of_rate
 
 
-def warmup_cosine(
-    step: int, *, total_steps: int, warmup_steps: int, final: float = 0.0, constant_for: int = 1
-) -> float:
+def warmup_cosine(step: int, *, total_steps: int, warmup_steps: int, final: float = 0.0) -> float:
     """Factor on the learning rate: linear up to 1 over the warm-up, then half a cosine down to `final`.
 
-    A pure function of the step, so a resumed run needs no state for it. It changes every `constant_for` steps: with
-    those of an epoch it is what `torch.optim.lr_scheduler.CosineAnnealingLR` gives that is stepped once an epoch.
+    A pure function of the step, so a resumed run needs no state for it.
     """
-    step -= step % constant_for
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)

@@ -19,7 +19,8 @@ class TrainerSettings:
         accumulate: Batches whose gradients make one step. Negatives come from within each batch.
         warmup_epochs: Linear warm-up; fractions are fine.
         final_learning_rate: Learning rate at the end, as a share of the highest.
-        rate_changes: At every `step`, or at every `epoch`: the rate of its first step then holds for all of it.
+        rate_changes: When the learning rate changes: every `step`, or every `epoch`, in which it is that of the epoch's
+            first step, as with torch's CosineAnnealingLR stepped once an epoch.
         clip_gradient_norm: Upper bound on the gradient's norm; null for none.
         precision: `bf16` (autocast; geometry stays float32), `fp32`, or `auto`: bf16 on a GPU that has it.
         tf32: Whether products and convolutions of the towers in float32 may use TF32 on a GPU.

@@ -142,12 +142,12 @@ class Trainer:
         limit = self.settings.clip_gradient_norm or math.inf
         totals["gradient_norm"] = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self._check_finite(totals)
+        per_epoch = self.settings.rate_changes == "epoch"
         factor = warmup_cosine(
-            self.step,
+            self.step // self.steps_per_epoch * self.steps_per_epoch if per_epoch else self.step,
             total_steps=self.total_steps,
             warmup_steps=round(self.settings.warmup_epochs * self.steps_per_epoch),
             final=self.settings.final_learning_rate,
-            constant_for=self.steps_per_epoch if self.settings.rate_changes == "epoch" else 1,
         )
         for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
             group["lr"] = rate * factor
