@@ -164,6 +164,16 @@ class TestTraining:
             assert same({name: torch.cat([first[name], second[name]]) for name in first if name != "skipped"},
                         {name: batch[name] for name in batch if name != "skipped"})
 
+    @pytest.mark.parametrize("options", [SAMPLERS["neighbours"], SAMPLERS["stratified"]])
+    def test_processes_share_out_neighbours_that_do_not_divide(self, options):
+        """Five queries with four neighbours each: 20 images, of which three processes have six each."""
+        whole = batches(in_memory(), batch_size=21, total_steps=2, **options)
+        parts = [
+            batches(in_memory(), batch_size=7, rank=rank, world_size=3, total_steps=2, **options) for rank in range(3)
+        ]
+        for batch, *shares in zip(whole, *parts, strict=True):
+            assert torch.equal(torch.cat([share["image_index"] for share in shares]), batch["image_index"][:18])
+
     def test_workers_change_nothing(self):
         assert all(map(same, batches(in_memory()), batches(in_memory(), workers=2)))
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from meru.data.augmentation import CaptionAugmentation
-from meru.data.batches import RunBatches, derived_seed, steps_per_epoch
+from meru.data.batches import BatchPlan, RunBatches, derived_seed, steps_per_epoch
 from meru.data.cub import load_cub
 from meru.data.loading import (
     EvaluationImages,
@@ -221,6 +221,43 @@ class TestRunBatches:
             steps_per_epoch(10, batch_size=0)
 
 
+class TestBatchPlan:
+    @pytest.mark.parametrize("processes", [1, 2, 4])
+    def test_the_batch_is_that_of_all_processes(self, processes):
+        section = {"batch_size": 64, "batch_size_per_gpu": None}
+        plan = BatchPlan.of(section, images=1000, world_size=processes, accumulate=2)
+        assert plan.batch_size == 64 // processes
+        assert (plan.batches_per_epoch, plan.images_per_step) == (15, 128)
+        line = plan.describe(learning_rate=0.1)
+        assert f" × {64 // processes} images × 2 accumulated = 128 images a step" in line
+        assert line.endswith("7 steps an epoch, highest learning rate 0.1")
+
+    def test_what_does_not_divide_is_said(self):
+        plan = BatchPlan.of({"batch_size": 64, "batch_size_per_gpu": None}, images=126, world_size=3)
+        assert (plan.batch_size, plan.batches_per_epoch) == (21, 2)
+        first, _ = plan.describe(learning_rate=0.1).split("\n")
+        assert first == "64 images do not divide by 3 processes: 63 are used, 21 in each"
+
+    @pytest.mark.parametrize("section", [{"batch_size": 16}, {"batch_size": 64, "batch_size_per_gpu": 16}])
+    def test_images_of_each_process_as_asked_and_in_older_runs(self, section):
+        plan = BatchPlan.of(section, images=1000, world_size=4)
+        assert (plan.batch_size, plan.images_per_step) == (16, 64)
+
+    @pytest.mark.parametrize(
+        ("section", "message"),
+        [
+            ({"batch_size": 3, "batch_size_per_gpu": None}, "data.batch_size=3: .* give at least 4"),
+            ({"batch_size": 64, "batch_size_per_gpu": 0}, "data.batch_size_per_gpu=0: .* give at least 1"),
+            ({"batch_size": 64, "batch_size_per_gpu": None}, "set data.batch_size to 50 or less"),
+            ({"batch_size": 8, "batch_size_per_gpu": 16}, "set data.batch_size_per_gpu to 12 or less"),
+            ({"batch_size": 16}, "set data.batch_size to 12 or less"),
+        ],
+    )
+    def test_mistakes_name_the_key(self, section, message):
+        with pytest.raises(UserError, match=message):
+            BatchPlan.of(section, images=50, world_size=4)
+
+
 class TestLoaders:
     def test_collate_pads_to_the_longest_caption(self, records):
         samples = [pairs(records)[0, index] for index in range(3)]
@@ -294,9 +331,7 @@ class TestLoaders:
 
     def test_evaluation_leaves_out_what_does_not_decode(self, damaged):
         batches = list(
-            evaluation_loader(
-                damaged, transform=EvaluationTransform(32), batch_size=2, workers=0, on_error="skip"
-            )
+            evaluation_loader(damaged, transform=EvaluationTransform(32), batch_size=2, workers=0, on_error="skip")
         )
         assert [len(batch["image"]) for batch in batches] == [2, 0, 2, 2, 2, 1]
         assert batches[1]["image"].shape == (0, 3, 32, 32)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from meru.errors import UserError
-from meru.training.optimizer import build_optimizer, parameter_groups, warmup_cosine
+from meru.training.optimizer import build_optimizer, parameter_groups, scaled_rate, warmup_cosine
 
 
 class Model(nn.Module):
@@ -55,6 +55,15 @@ def test_mistakes_are_one_clear_line():
 def test_the_optimizer_gets_the_groups():
     optimizer = build_optimizer(Model(), torch.optim.SGD, learning_rate=0.1, weight_decay=0.2)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.2}
+
+
+def test_the_rate_grows_with_the_batch_it_is_meant_for():
+    options = {"learning_rate": 0.1, "weight_decay": 0.2}
+    scaled = build_optimizer(Model(), torch.optim.SGD, **options, batch_of_rate=128, images_per_step=1024)
+    assert [group["lr"] for group in scaled.param_groups] == pytest.approx([0.8] * len(scaled.param_groups))
+    assert scaled_rate(0.1, None, 1024) == 0.1
+    with pytest.raises(UserError, match="optim.batch_of_rate=0"):
+        scaled_rate(0.1, 0, 1024)
 
 
 def test_schedule():

@@ -15,7 +15,7 @@ from meru.errors import UserError
 from meru.models import Output
 from meru.training import trainer as trainer_module
 from meru.training.loggers import NoLogger
-from meru.training.settings import TrainerSettings
+from meru.training.settings import TrainerSettings, allow_tf32
 from meru.training.trainer import Trainer
 
 PER_EPOCH, SIZE = 4, 3
@@ -167,6 +167,18 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine(tmp_path):
     assert rates[2:] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_rate_for_each_epoch_is_that_of_cosine_annealing(tmp_path):
+    make(tmp_path, epochs=5, warmup_epochs=0, final_learning_rate=0.001, rate_changes="epoch").run()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=0.05)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5, eta_min=0.05 * 0.001)
+    expected = []
+    for _ in range(5):
+        expected += [optimizer.param_groups[0]["lr"]] * PER_EPOCH
+        optimizer.step()
+        annealing.step()
+    assert [line["learning_rate"] for line in lines(tmp_path)] == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(tmp_path):
     def poisoned(number):
         return {"image": batch_number(number)["image"] * (float("nan") if number == 6 else 1)}
@@ -236,7 +248,9 @@ def test_unknown_monitor_names_the_choices(tmp_path):
         make(tmp_path, evaluate=lambda model: {"accuracy": 0.0}).run()
 
 
-@pytest.mark.parametrize(("setting", "value"), [("precision", "fp8"), ("accumulate", 0), ("log_every", 0)])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("precision", "fp8"), ("rate_changes", "never"), ("accumulate", 0), ("log_every", 0)]
+)
 def test_unusable_settings_are_one_clear_line(setting, value):
     with pytest.raises(UserError, match=f"trainer.{setting}={value}"):
         TrainerSettings(**{"epochs": 1, setting: value})
@@ -265,6 +279,70 @@ def test_precision_bf16_autocasts_the_forward_pass(tmp_path):
     make(tmp_path, model=Watched(), epochs=1, precision="bf16").run()
     make(folder(tmp_path, "fp32"), model=Watched(), epochs=1, precision="fp32").run()
     assert seen == [True] * PER_EPOCH + [False] * PER_EPOCH
+
+
+def test_only_the_forward_pass_is_autocast(tmp_path):
+    seen = {}
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            seen["backward"] = torch.is_autocast_enabled("cpu")
+            return gradient
+
+    class Model(Regression):
+        def forward(self, batch):
+            return super().forward({"image": Watched.apply(batch["image"] * self.scale)})
+
+    def evaluate(model):
+        seen["validation"] = torch.is_autocast_enabled("cpu")
+        return {"score": 0.0}
+
+    make(tmp_path, model=Model(), epochs=1, precision="bf16", evaluate=evaluate).run()
+    assert seen == {"backward": False, "validation": False}
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_auto_is_bf16_only_where_the_card_has_it(real, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or real)
+    options = {name: None for name in ("batches", "evaluate", "logger")}
+    model = Regression()
+    trainer = Trainer(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        batches_per_epoch=1,
+        folder=tmp_path,
+        device=torch.device("cuda"),
+        settings=TrainerSettings(epochs=1),
+        **options,
+    )
+    assert trainer.bf16 == real
+
+
+def test_tf32_is_allowed_by_key_and_on_a_gpu_only():
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for allowed in (True, False):
+            allow_tf32(allowed, device=torch.device("cuda"))
+            assert [backend.allow_tf32 for backend in backends] == [allowed] * 2
+            allow_tf32(not allowed, device=torch.device("cpu"))
+            assert [backend.allow_tf32 for backend in backends] == [allowed] * 2
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_parameter_without_gradient_is_left_alone(tmp_path, ema_decay):
+    model = Regression()
+    model.idle = nn.Parameter(torch.ones(()))
+    assert make(tmp_path, model=model, epochs=1, ema_decay=ema_decay).run()
+    assert model.idle == 1
 
 
 def test_compiled_model_trains(tmp_path, monkeypatch):
