@@ -26,7 +26,7 @@ from meru.hyperbolic_functions import (
     TINY,
     AllPairsDistance,
     distance_excess,
-    exact_matmul,
+    exact_product,
     full_precision,
     hyperboloid_distance,
     hyperboloid_time,
@@ -127,8 +127,8 @@ def pairwise_inner(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Ten
     Returns:
         Shape `(B1, B2)`.
     """
-    with full_precision(curvature, *_matrices(x, y)) as (c, x, y), exact_matmul():
-        return x @ y.T - torch.outer(hyperboloid_time(x, c), hyperboloid_time(y, c))
+    with full_precision(curvature, *_matrices(x, y)) as (c, x, y):
+        return exact_product(x, y) - torch.outer(hyperboloid_time(x, c), hyperboloid_time(y, c))
 
 
 def distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
