@@ -13,6 +13,7 @@ from meru import distributed, poincare
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics, patch_offset
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError, require
+from meru.hyperbolic_functions import exact_product
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
 from meru.losses.hierarchy import category_loss, local_hierarchy_loss
 from meru.losses.semantic_margin import MARGIN_SOURCES, semantic_margin_loss, semantic_margins, soft_targets
@@ -98,8 +99,7 @@ class CLIP(nn.Module):
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Cosine of every query with every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
-        with torch.autocast(queries.device.type, enabled=False):
-            return queries @ gallery.t()
+        return exact_product(queries, gallery)
 
     def average(self, embeddings: Tensor) -> Tensor:
         """One embedding for several of the same thing, say of one class: `(…, P, D)` → `(…, D)`."""
