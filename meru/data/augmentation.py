@@ -15,7 +15,6 @@ from torchvision.transforms import v2
 from meru.data.records import ImageRecord
 from meru.errors import UserError, require
 
-
 INTERPOLATIONS = {mode: v2.InterpolationMode(mode) for mode in ("bilinear", "bicubic")}
 
 

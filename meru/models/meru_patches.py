@@ -105,7 +105,8 @@ class MERUPatches(HyCoCLIP):
             return
         if self.class_token and not image.class_token:
             raise UserError(
-                "patches.class_token=true (in GAHR bai.class_token): this image tower has no class token; set it to false"
+                "patches.class_token=true (in GAHR bai.class_token): this image tower has no class token; "
+                "set it to false"
             )
         attention = BidirectionalAttention(dimension=dimension, activation=activation)
         self.local["interaction"] = attention
