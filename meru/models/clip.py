@@ -31,13 +31,15 @@ class CLIP(nn.Module):
         embedding_dimension: Dimension D of the shared space.
         loss: `contrastive.weight`, and `contrastive.positives`: which captions of a batch are right for an image —
             its own (`pair`), all of the same photograph (`image`) or of the same class (`class`). Likewise
-            `semantic_margin.weight`, `.margin` λ, `.margin_source` (`intra` or `cross`) and `.soft_label` α; `category`
-            and `hierarchy`, HypGCD's losses, with what `meru.losses.hierarchy` takes.
+            `semantic_margin.weight`, `.margin` λ, `.margin_source` (`intra` or `cross`), `.soft_label` α and
+            `.soft_label_epochs`, over which α grows from 0; `category` and `hierarchy`, HypGCD's losses, with what
+            `meru.losses.hierarchy` takes.
         logit_scale: Initial inverse temperature.
         maximum_logit_scale: Its upper bound.
 
     Raises:
-        UserError: if the dimension differs from that of pretrained projections, or for unknown `positives`.
+        UserError: if the dimension differs from that of pretrained projections, for unknown `positives`, or
+            `soft_label_epochs` that are not positive.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class CLIP(nn.Module):
         require(loss["contrastive"]["positives"], POSITIVES, key="loss.contrastive.positives")
         if self.weight("semantic_margin"):
             require(loss["semantic_margin"]["margin_source"], MARGIN_SOURCES, key="loss.semantic_margin.margin_source")
+            if (epochs := loss["semantic_margin"].get("soft_label_epochs", 1.0)) <= 0:
+                raise UserError(f"loss.semantic_margin.soft_label_epochs={epochs}: it must be above 0")
         self.visual = image.network
         self.textual = text.network
         self.visual_proj = _projection(image.width, embedding_dimension, image.projection)
@@ -147,7 +151,7 @@ class CLIP(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> Output:
         """The loss of a batch with `image`, `tokens`, `image_index` and `class_index`.
 
-        `epoch`, a scalar, says how far training is, in epochs; without it, training is past its first.
+        `epoch`, a scalar, says how far training is, in epochs; without it, no weight is still growing.
         """
         image, text = self.embed_image(batch["image"]), self.embed_text(batch["tokens"])
         return self.combine(self.terms(image, text, batch), self.logs(image, text))
@@ -173,8 +177,9 @@ class CLIP(nn.Module):
         settings = self.loss["semantic_margin"]
         scale, first = self.logit_scale.exp(), distributed.rank() * len(image)
         targets = self.positive_targets(batch)
-        # As in TBPS-CLIP, what the model believes counts more and more during the first epoch.
-        share = settings["soft_label"] * batch["epoch"].clamp(max=1) if "epoch" in batch else settings["soft_label"]
+        share = settings["soft_label"]
+        if "epoch" in batch:  # as in TBPS-CLIP, the model's own belief counts for little at first
+            share = share * (batch["epoch"] / settings.get("soft_label_epochs", 1.0)).clamp(max=1)
         losses = []
         for points, scores in zip((image, text), self.cross_similarities(image, text), strict=True):
             if settings["margin_source"] == "intra" and settings["margin"]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from meru import distributed
 from meru.encoders.image import ImageEncoder, encode_image, patch_offset
 from meru.encoders.text import TextEncoder
-from meru.errors import require
+from meru.errors import UserError, require
 from meru.layers.bidirectional_attention import BidirectionalAttention, Interaction, Predictor, WordWindow, real_tokens
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
 from meru.losses.interaction import SCOPES, late_interaction, patch_agreement, word_contrast, word_grounding
@@ -47,6 +47,8 @@ class MERUPatches(HyCoCLIP):
         activation: Of the attention, see `BidirectionalAttention`.
         word_window: Tokens that a word's features in the attention have read, see `WordWindow`; None: the text tower's
             features, as in GAHR, which have read the whole caption so far.
+        class_token: Whether the image tower's class token takes part in the attention, and so in `word_contrast` and
+            `patch_agreement`, beside the patches. No other term and no picture of attention sees it.
         local_logit_scale: Initial inverse temperature of `word_contrast` and `word_grounding`, learned.
         loss: Besides HyCoCLIP's, for `tokens`: weights of `word_contrast` (with `scope` and `exclude_class`),
             `word_grounding` (with `exclude_class`), `patch_agreement`, `part_entailment` (for `grid`, too) and
@@ -54,7 +56,7 @@ class MERUPatches(HyCoCLIP):
         **meru: Arguments of `MERU`.
 
     Raises:
-        UserError: for an unknown mode or scope.
+        UserError: for an unknown mode or scope, or a class token that the image tower lacks.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class MERUPatches(HyCoCLIP):
         grid: int = 2,
         activation: str = "sigmoid",
         word_window: int | None = 4,
+        class_token: bool = False,
         local_logit_scale: float = 10.0,
         **meru,
     ):
@@ -77,6 +80,7 @@ class MERUPatches(HyCoCLIP):
         require(scope, SCOPES, key="loss.word_contrast.scope")
         self.mode, self.merge, self.top, self.grid = mode, merge, top, grid
         self.attends = False
+        self.class_token = class_token
         self.local = nn.ModuleDict()  # all that MERU has not; one name for `optim.multipliers`
         if mode == "tokens":
             self._make_interaction(image, text, activation, word_window, local_logit_scale)
@@ -99,6 +103,11 @@ class MERUPatches(HyCoCLIP):
             self.local_logit_scale = nn.Parameter(torch.tensor(scale).log())
         if not self.attends:
             return
+        if self.class_token and not image.class_token:
+            raise UserError(
+                "patches.class_token=true (in GAHR bai.class_token): this image tower has no class token; "
+                "set it to false"
+            )
         attention = BidirectionalAttention(dimension=dimension, activation=activation)
         self.local["interaction"] = attention
         if word_window:
@@ -159,21 +168,23 @@ class MERUPatches(HyCoCLIP):
 
     def _forward_tokens(self, batch: Mapping[str, Tensor]) -> Output:
         tokens, real = batch["tokens"], real_tokens(batch["tokens"])
-        image, patches = self.image_and_patch_features(batch["image"])
+        features, patches = self.image_and_patch_features(batch["image"])
         embeddings = self.textual.token_embed(tokens)
         lifts_words = self.weight("late_interaction") or (self.weight("part_entailment") and not self.attends)
         if lifts_words or (self.attends and "word_window" not in self.local):
             text, words = self.text_and_word_features(tokens, embeddings)
         else:  # the text tower's last block then works for the end-of-text tokens alone
             text, words = self.text_features(tokens, embeddings), None
-        image, text = self.lift(image, self.visual_alpha), self.lift(text, self.textual_alpha)
+        image, text = self.lift(features, self.visual_alpha), self.lift(text, self.textual_alpha)
         terms = self.terms(image, text, batch)
         logs = self.logs(image, text)
         attention = None
         if self.attends:
             windowed = "word_window" in self.local
             attending = self.local["word_window"](embeddings).float() if windowed else words
-            terms |= self.attention_terms(patches, attending, real, batch)
+            # Where a tower has a class token, its features are those of the whole image.
+            class_token = features[:, None] if self.class_token else None
+            terms |= self.attention_terms(patches, attending, real, batch, class_token)
             if self.weight("part_entailment"):
                 attention = self.own_attention(attending.detach(), patches.detach()).detach()
         if any(self.weight(term) for term in LIFTING):
@@ -192,7 +203,12 @@ class MERUPatches(HyCoCLIP):
         return self.combine(terms, logs)
 
     def attention_terms(
-        self, patches: Tensor, words: Tensor, real: Tensor, batch: Mapping[str, Tensor]
+        self,
+        patches: Tensor,
+        words: Tensor,
+        real: Tensor,
+        batch: Mapping[str, Tensor],
+        class_token: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The terms that train the attention.
 
@@ -201,10 +217,12 @@ class MERUPatches(HyCoCLIP):
             words: Features `(B, M, D)`.
             real: False at padding, bool `(B, M)`.
             batch: For the labels.
+            class_token: Features `(B, 1, D)` that join the patches, but in `word_grounding`; None: patches alone.
         """
         terms = {}
+        looking = patches if class_token is None else torch.cat([class_token, patches], dim=1)
         if self.weight("word_contrast") or self.weight("patch_agreement"):
-            seen: Interaction = self.local["interaction"](patches, words, real)
+            seen: Interaction = self.local["interaction"](looking, words, real)
         if self.weight("word_contrast"):
             settings = self.loss["word_contrast"]
             losses = word_contrast(
@@ -219,8 +237,8 @@ class MERUPatches(HyCoCLIP):
         if self.weight("word_grounding"):
             terms["word_grounding"] = self.grounding(patches, words, real, batch)
         if self.weight("patch_agreement"):
-            predicted = self.local["predictor"](patches), self.local["predictor"](seen.patch_context)
-            terms["patch_agreement"] = patch_agreement(patches, seen.patch_context, *predicted).mean()
+            predicted = self.local["predictor"](looking), self.local["predictor"](seen.patch_context)
+            terms["patch_agreement"] = patch_agreement(looking, seen.patch_context, *predicted).mean()
         return terms
 
     def grounding(self, patches: Tensor, words: Tensor, real: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
