@@ -187,8 +187,10 @@ def test_most_attended_patches_hold_the_image(batch):
     attention[:, -1, 2] = 99.0  # at padding
     real = torch.ones(4, 10, dtype=torch.bool)
     real[:, -1] = False
+    parts = model.most_attended(points, attention, real)
+    assert torch.equal(parts, points[:, 5:6])
     expected = model.excess(points[:, 5], image, 1.2).mean()
-    torch.testing.assert_close(model.top_entailment(points, attention, real, image), expected)
+    torch.testing.assert_close(model.entailment_by_parts(parts, image, "patch")[0], expected)
 
 
 def test_merged_patches_are_averages_of_squares(batch):
