@@ -191,6 +191,13 @@ def test_logs_tell_what_users_of_meru_ask_for(batch):
     assert not any(value.requires_grad for value in logs.values())
 
 
+def test_captions_inside_the_dead_radius_are_counted():
+    model = build(MERU)
+    text = torch.zeros(4, 32)
+    text[:, 0] = torch.tensor([0.05, 0.19, 0.21, 3.0])
+    assert model.logs(torch.ones(4, 32), text)["clamped/half_aperture"] == 0.5
+
+
 def test_embeddings_are_points_of_the_space(batch):
     clip, meru = build(CLIP).eval(), build(MERU).eval()
     assert torch.allclose(clip.embed_text(batch["tokens"]).norm(dim=-1), torch.ones(4))

@@ -197,7 +197,9 @@ class MERUPatches(HyCoCLIP):
                     lifted = self.lift(words, self.textual_alpha).detach()
                     pairs = zip(lifted, points.detach(), strict=True)
                     attention = torch.stack([self.similarity(*pair) for pair in pairs])
-                terms["part_entailment"] = self.top_entailment(points, attention, real, image)
+                parts = self.most_attended(points, attention, real)
+                terms["part_entailment"], figures = self.entailment_by_parts(parts, image, "patch")
+                logs |= figures
         if hasattr(self, "local_logit_scale"):
             logs["local_logit_scale"] = self.local_logit_scale.detach().exp()
         return self.combine(terms, logs)
@@ -273,19 +275,30 @@ class MERUPatches(HyCoCLIP):
         labels = self.positive_labels(batch)
         return contrastive_loss(columns, rows, contrastive_targets(labels, distributed.gather(labels)))
 
-    def top_entailment(self, points: Tensor, attention: Tensor, real: Tensor, image: Tensor) -> Tensor:
-        """How far images lie outside the cones of the `top` patches that their words look at most.
+    def most_attended(self, points: Tensor, attention: Tensor, real: Tensor) -> Tensor:
+        """The `top` patches of each image that their words look at most, `(B, top, D)`.
 
         Args:
             points: Patches on the hyperboloid, `(B, N, D)`.
             attention: Of the words to the patches, `(B, M, N)`, in any unit.
             real: bool `(B, M)`.
-            image: Points `(B, D)`.
         """
         spread = attention.softmax(dim=-1).masked_fill(~real[..., None], 0).sum(dim=1)
         chosen = spread.topk(min(self.top, spread.shape[1]), dim=1).indices
-        parts = points.gather(1, chosen[..., None].expand(-1, -1, points.shape[-1]))
-        return self.excess(parts, image[:, None], self.loss["entailment"]["within_aperture"]).mean()
+        return points.gather(1, chosen[..., None].expand(-1, -1, points.shape[-1]))
+
+    def entailment_by_parts(self, parts: Tensor, image: Tensor, kind: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """How far images lie outside the cones of their parts, and figures beside it.
+
+        Args:
+            parts: Points `(B, P, D)`.
+            image: Points `(B, D)`.
+            kind: `patch` or `part_image`: the parts' name in the figures.
+        """
+        within, image = self.loss["entailment"]["within_aperture"], image[:, None]
+        excess = self.excess(parts, image, within, self.apex_floor("part_entailment"))
+        in_cone, dead = self.cone_shares(parts, image, within)
+        return excess.mean(), {f"share_in_cone/{kind}_image": in_cone, f"clamped/half_aperture_{kind}": dead}
 
     def _forward_grid(self, batch: Mapping[str, Tensor]) -> Output:
         images = batch["image"]
@@ -304,8 +317,8 @@ class MERUPatches(HyCoCLIP):
         if self.weight("part_entailment"):
             parts = parts.unflatten(0, (size, -1))
             logs["norm/part_image"] = parts.detach().norm(dim=-1).flatten()
-            within = self.loss["entailment"]["within_aperture"]
-            terms["part_entailment"] = self.excess(parts, image[:, None], within).mean()
+            terms["part_entailment"], figures = self.entailment_by_parts(parts, image, "part_image")
+            logs |= figures
         return self.combine(terms, logs)
 
     @torch.no_grad()
