@@ -92,6 +92,7 @@ def clip_image_encoder(
         pixel_mean=tuple(network.image_mean),
         pixel_std=tuple(network.image_std),
         projection=projection,
+        logit_scale=_logit_scale(model, bool(pretrained or weights) and not random_weights),
     )
 
 
@@ -134,4 +135,10 @@ def clip_text_encoder(
         network=network,
         tokenizer=CaptionTokenizer(context_length=context_length),
         projection=torch.clone(model.text_projection.detach().t()),
+        logit_scale=_logit_scale(model, bool(pretrained or weights) and not random_weights),
     )
+
+
+def _logit_scale(model: nn.Module, trained: bool) -> float | None:
+    """The inverse temperature of trained weights; that of random ones says nothing."""
+    return model.logit_scale.exp().item() if trained else None
