@@ -7,13 +7,13 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
 
 from meru.command_line import PROJECT
 from meru.discovery_run import train_discovery
 from meru.errors import UserError
 from meru.pretrained import build
 from meru.running import train
+from meru.training.checkpoint import save_weights
 from meru.training.optimizer import warmup_cosine
 
 EVERY = sorted(path.stem for path in (PROJECT / "configs" / "experiment").glob("*.yaml"))
@@ -249,7 +249,7 @@ def test_a_frozen_tower_without_weights_is_refused(overrides, message, compose):
 def test_a_frozen_tower_may_get_its_weights_from_a_file_or_a_whole_model(compose, mobilenet_weights, tmp_path):
     towers = ["encoder=mobilenetv2", "encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2"]
     given = build(compose(*towers, f"encoder.image.weights={mobilenet_weights}"))
-    save_file(given.model.state_dict(), tmp_path / "model.safetensors")
+    save_weights(tmp_path / "model.safetensors", given.model.state_dict())
     whole = build(compose(*towers, f"encoder.init={tmp_path / 'model.safetensors'}"))
     assert torch.equal(whole.model.visual.conv_stem.weight, given.model.visual.conv_stem.weight)
     assert build(compose(*towers, "+encoder.image.random_weights=true"))
