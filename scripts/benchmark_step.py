@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from meru.command_line import PROJECT
-from meru.pretrained import build, is_discovery
+from meru.pretrained import build, is_discovery, without_pretrained_weights
 from meru.training.optimizer import build_optimizer
 
 MODELS = {
@@ -79,7 +79,7 @@ def training_step(overrides: list[str], batch_size: int, device: str, precision:
     if is_discovery(config):
         config.discovery.num_classes = 200  # as many as CUB has
     torch.manual_seed(0)
-    model, tokenizer, _ = build(config)
+    model, tokenizer, _ = build(without_pretrained_weights(config))  # weights change no time
     model = model.to(device).train()
     optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
     size = config.encoder.image.get("image_size", 224)

@@ -71,6 +71,16 @@ def test_text_tower_drops_attention_in_training_alone(original):
         assert not torch.allclose(dropping.network.train()(tokens), expected, atol=1e-3)
 
 
+def test_the_temperature_comes_with_the_weights_and_with_them_only(original):
+    model, source = original
+    scale = pytest.approx(model.logit_scale.exp().item())
+    assert clip_image_encoder(**source).logit_scale == scale
+    assert clip_text_encoder(**source).logit_scale == scale
+    for empty in ({**source, "random_weights": True}, {"name": SMALL, "pretrained": None}):
+        assert clip_image_encoder(**empty).logit_scale is None
+        assert clip_text_encoder(**empty).logit_scale is None
+
+
 def test_two_models_share_no_tower(original):
     _, source = original
     first, second = clip_image_encoder(**source), clip_image_encoder(**source)

@@ -96,6 +96,7 @@ def clip_image_encoder(
         pixel_std=tuple(pixel_std or network.image_std),
         projection=projection,
         class_token=network.attn_pool is None and network.pool_type == "tok",
+        logit_scale=_logit_scale(model, bool(pretrained or weights) and not random_weights),
     )
 
 
@@ -142,4 +143,10 @@ def clip_text_encoder(
         network=network,
         tokenizer=CaptionTokenizer(context_length=context_length),
         projection=torch.clone(model.text_projection.detach().t()),
+        logit_scale=_logit_scale(model, bool(pretrained or weights) and not random_weights),
     )
+
+
+def _logit_scale(model: nn.Module, trained: bool) -> float | None:
+    """The inverse temperature of trained weights; that of random ones says nothing."""
+    return model.logit_scale.exp().item() if trained else None

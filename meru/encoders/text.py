@@ -272,11 +272,13 @@ class TextEncoder:
         network: The tower, `(B, L)` token ids → `(B, width)`.
         tokenizer: Caption → token ids.
         projection: Pretrained projection to the shared space, `(embedding, width)`, where there is one.
+        logit_scale: Inverse temperature that the weights were trained with, where they bring one.
     """
 
     network: TextTransformer
     tokenizer: CaptionTokenizer
     projection: Tensor | None = None
+    logit_scale: float | None = None
 
 
 def text_transformer(

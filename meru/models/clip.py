@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +35,18 @@ class CLIP(nn.Module):
             `semantic_margin.weight`, `.margin` λ, `.margin_source` (`intra` or `cross`), `.soft_label` α and
             `.soft_label_epochs`, over which α grows from 0; `category` and `hierarchy`, HypGCD's losses, with what
             `meru.losses.hierarchy` takes.
-        logit_scale: Initial inverse temperature.
+        logit_scale: Initial inverse temperature; None: that of the towers' weights where both bring the same, as CLIP's
+            do, and 1/0.07 otherwise.
         maximum_logit_scale: Its upper bound.
 
     Raises:
         UserError: if the dimension differs from that of pretrained projections, for unknown `positives`, or
             `soft_label_epochs` that are not positive.
     """
+
+    # Parameters that are logarithms → the name of what they are the logarithm of, in logs and tables.
+    log_scalars: ClassVar[Mapping[str, str]] = {"logit_scale": "logit_scale"}
+    initial_radius: float | None = None  # the unit sphere leaves no choice
 
     def __init__(
         self,
@@ -49,7 +55,7 @@ class CLIP(nn.Module):
         text: TextEncoder,
         loss: Mapping[str, Mapping],
         embedding_dimension: int = 512,
-        logit_scale: float = 1 / 0.07,
+        logit_scale: float | None = None,
         maximum_logit_scale: float = 100.0,
     ):
         super().__init__()
@@ -63,7 +69,9 @@ class CLIP(nn.Module):
         self.textual = text.network
         self.visual_proj = _projection(image.width, embedding_dimension, image.projection)
         self.textual_proj = _projection(text.network.width, embedding_dimension, text.projection)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+        if logit_scale is None:
+            logit_scale = image.logit_scale if image.logit_scale and image.logit_scale == text.logit_scale else 1 / 0.07
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(min(logit_scale, maximum_logit_scale))))
         self.maximum_logit_scale = maximum_logit_scale
         self.patch_offset = patch_offset(image.network, image.image_size)
         self.register_buffer("pixel_mean", torch.tensor(image.pixel_mean).view(3, 1, 1))

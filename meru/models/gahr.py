@@ -48,6 +48,7 @@ class GAHR(MERUPatches):
                     raise UserError(f"space=cosine has no cones: set loss.{term}.weight=0, or space=lorentz")
             for unused in (self.curv, self.visual_alpha, self.textual_alpha):
                 unused.requires_grad_(False)
+            self.initial_radius = None
 
     # ---------------------------------------------------------------------------------------------- the space
     def lift(self, features: Tensor, alpha: Tensor) -> Tensor:

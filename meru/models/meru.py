@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from meru import lorentz
+from meru import distributed, lorentz
 from meru.errors import UserError
 from meru.losses.entailment import entailment_excess, inside_dead_radius
 from meru.models.clip import CLIP
@@ -25,10 +26,29 @@ class MERU(CLIP):
         norm_exponent: p in [0, 1]. Features of norm n·√D enter the tangent space with norm n^p·√D: 1 is MERU, 0 puts
             all at one distance from the origin. A distance sees differences of norm that a cosine does not; in towers
             from scratch they drown at first what tells images apart.
+        initial_radius: Distance from the origin at which `start_at_radius` puts typical points; None: the alphas start
+            at 1/√D, as in the paper.
         **clip: Arguments of `CLIP`.
+
+    Raises:
+        UserError: for an exponent or a radius out of range.
     """
 
-    def __init__(self, *, curvature: float = 1.0, learn_curvature: bool = True, norm_exponent: float = 1.0, **clip):
+    log_scalars: ClassVar[Mapping[str, str]] = CLIP.log_scalars | {
+        "curv": "curvature",
+        "visual_alpha": "alpha/image",
+        "textual_alpha": "alpha/text",
+    }
+
+    def __init__(
+        self,
+        *,
+        curvature: float = 1.0,
+        learn_curvature: bool = True,
+        norm_exponent: float = 1.0,
+        initial_radius: float | None = None,
+        **clip,
+    ):
         super().__init__(**clip)
         if curvature <= 0:
             raise ValueError(f"curvature must be positive, got {curvature}")
@@ -38,7 +58,9 @@ class MERU(CLIP):
             floor = self.apex_floor(term) if term in self.loss else 0.0
             if floor and floor <= 1:
                 raise UserError(f"loss.{term}.apex_floor={floor}: it must be above 1, in units of 2K, or 0 for none")
-        self.norm_exponent = norm_exponent
+        if initial_radius is not None and initial_radius <= 0:
+            raise UserError(f"model.initial_radius={initial_radius}: it must be positive, or null")
+        self.norm_exponent, self.initial_radius = norm_exponent, initial_radius
         self.curv = nn.Parameter(torch.tensor(math.log(curvature)), requires_grad=learn_curvature)
         self.curvature_bounds = (math.log(curvature / 10), math.log(curvature * 10))
         # Features of D independent unit-variance channels start with norm 1 in the tangent space.
@@ -70,11 +92,39 @@ class MERU(CLIP):
     def lift(self, features: Tensor, alpha: Tensor) -> Tensor:
         """Scale features and map them from the tangent space at the origin onto the hyperboloid."""
         with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            if self.norm_exponent != 1:
-                norm = features.norm(dim=-1, keepdim=True) / features.shape[-1] ** 0.5
-                features = features * norm.clamp_min(1e-3) ** (self.norm_exponent - 1)
-            return lorentz.exp_map0(features * alpha.exp(), self.curvature)
+            return lorentz.exp_map0(self._bend_norms(features.float()) * alpha.exp(), self.curvature)
+
+    def _bend_norms(self, features: Tensor) -> Tensor:
+        """Features `(…, D)` with their norms as the `norm_exponent` wants them."""
+        if self.norm_exponent == 1:
+            return features
+        norm = features.norm(dim=-1, keepdim=True) / features.shape[-1] ** 0.5
+        return features * norm.clamp_min(1e-3) ** (self.norm_exponent - 1)
+
+    @torch.no_grad()
+    def start_at_radius(self, images: Iterable[Tensor], tokens: Iterable[Tensor]) -> tuple[float, float]:
+        """Set the alphas so that these images and captions lie at `initial_radius` on average.
+
+        Towers that were trained on cosines, such as CLIP's, have features of any length: at the paper's alphas their
+        points may lie where the space is all but flat. An alpha is at most 0, so features that are shorter than the
+        radius are not lengthened.
+
+        Args:
+            images: Batches as for `embed_image`.
+            tokens: Batches as for `embed_text`.
+
+        Returns:
+            The mean norms of projected images and captions, the main process's in every process.
+        """
+        was_training = self.training
+        self.eval()
+        image = torch.cat([self._bend_norms(self.image_features(batch)).norm(dim=-1) for batch in images])
+        text = torch.cat([self._bend_norms(self.text_features(batch)).norm(dim=-1) for batch in tokens])
+        self.train(was_training)
+        norms = distributed.broadcast((image.mean().item(), text.mean().item()))
+        for alpha, norm in zip((self.visual_alpha, self.textual_alpha), norms, strict=True):
+            alpha.fill_(min(0.0, math.log(self.initial_radius / norm)))
+        return norms
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Negative geodesic distance, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""

@@ -7,6 +7,7 @@ al., ICLR 2025) and the late interaction of FILIP (Yao et al., ICLR 2022).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,8 @@ class MERUPatches(HyCoCLIP):
     Raises:
         UserError: for an unknown mode or scope, or a class token that the image tower lacks.
     """
+
+    log_scalars: ClassVar[Mapping[str, str]] = HyCoCLIP.log_scalars | {"local_logit_scale": "local_logit_scale"}
 
     def __init__(
         self,
