@@ -259,3 +259,11 @@ def test_configuration_is_plain_data(compose):
     text = OmegaConf.to_yaml(compose("experiment=birds_meru"), resolve=True)
     assert "${" not in text
     assert str(Path(PROJECT / "data" / "birds")) in text
+
+
+@pytest.mark.parametrize(("mode", "weight"), [("tokens", 0.0), ("crops", 0.0), ("grid", 0.1)])
+def test_part_entailment_is_off_where_it_teaches_nothing_and_never_without_a_floor(mode, weight, compose):
+    loss = compose("experiment=birds_meru_patches", f"patches.mode={mode}").loss
+    assert loss.part_entailment.weight == weight and loss.part_entailment.apex_floor > 1
+    assert compose("experiment=birds_meru_patches", "loss.part_entailment.weight=0.3").loss.part_entailment.weight == 0.3
+    assert loss.entailment.apex_floor == compose("model=meru").loss.entailment.apex_floor == 0  # as published

@@ -74,12 +74,12 @@ def test_gradient_at_the_origin_is_finite():
     assert apex.grad.isfinite().all()
 
 
-def descend(apex_floor, steps=300):
+def descend(apex_floor, steps=150):
     """Parts of random wholes after gradient descent on the entailment alone; all points and their wholes' cones."""
     generator = torch.Generator().manual_seed(0)
     wholes = lorentz.exp_map0(torch.randn(16, 1, 8, generator=generator) / 8**0.5)
     parts = (0.6 * torch.randn(16, 4, 8, generator=generator) / 8**0.5).requires_grad_()
-    optimizer = torch.optim.Adam([parts], lr=1e-2)
+    optimizer = torch.optim.Adam([parts], lr=2e-2)
     for _ in range(steps):
         points = lorentz.exp_map0(parts)
         loss = entailment_excess(points, wholes, 1.0, minimum_radius=K, aperture_scale=1.2, apex_floor=apex_floor)

@@ -33,8 +33,8 @@ class MERUPatches(HyCoCLIP):
 
     `mode` says what a part is:
 
-    - `tokens`: a patch of the image tower's feature map. Words and patches attend to each other, and the patches that
-      words look at most are more general than their image: their cones hold it.
+    - `tokens`: a patch of the image tower's feature map. Words and patches attend to each other. With
+      `part_entailment`, the patches that words look at most are more general than their image: their cones hold it.
     - `crops`: a crop of the image with words of its own, which the data bring: everything as in `HyCoCLIP`.
     - `grid`: each cell of a grid over the image, enlarged; without words, only with the image in its cone.
 
@@ -52,8 +52,8 @@ class MERUPatches(HyCoCLIP):
             `patch_agreement`, beside the patches. No other term and no picture of attention sees it.
         local_logit_scale: Initial inverse temperature of `word_contrast` and `word_grounding`, learned.
         loss: Besides HyCoCLIP's, for `tokens`: weights of `word_contrast` (with `scope` and `exclude_class`),
-            `word_grounding` (with `exclude_class`), `patch_agreement`, `part_entailment` (for `grid`, too) and
-            `late_interaction`.
+            `word_grounding` (with `exclude_class`), `patch_agreement`, `part_entailment` (for `grid`, too; with an
+            `apex_floor` of its own) and `late_interaction`.
         **meru: Arguments of `MERU`.
 
     Raises:
