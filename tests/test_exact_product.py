@@ -131,8 +131,9 @@ def test_losses_models_and_geometry_hold_no_plain_matmul():
                 continue
             for node in ast.walk(outer):
                 plain = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
-                called = isinstance(node, ast.Attribute) and node.attr in ("matmul", "einsum", "mm", "bmm", "cdist")
-                linear = isinstance(node, ast.Attribute) and ast.unparse(node) == "F.linear"
+                function = getattr(node, "func", None)
+                called = getattr(function, "attr", None) in ("matmul", "einsum", "mm", "bmm", "cdist")
+                linear = function is not None and ast.unparse(function) == "F.linear"
                 assert not (plain or called or linear), f"{path.name}: {ast.unparse(node)}"
 
 
