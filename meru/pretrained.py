@@ -67,7 +67,7 @@ def _require_weights_of_frozen_tower(config: DictConfig) -> None:
     """Frozen random weights are never wanted; `random_weights` says that a checkpoint follows, or that it is a test."""
     tower = config.encoder.image
     trained_whole = {"train_last_blocks": "null", "freeze_batch_norm": "false"}
-    freezing = [key for key in trained_whole if tower.get(key) not in (None, False)]
+    freezing = [key for key in trained_whole if tower.get(key) is not None and tower.get(key) is not False]
     brought = config.encoder.get("init") or any(tower.get(key) for key in ("weights", "pretrained", "random_weights"))
     if freezing and not brought:
         whole = " ".join(f"encoder.image.{key}={trained_whole[key]}" for key in freezing)
