@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from meru import distributed
-from meru.data.batches import steps_per_epoch
+from meru.data.batches import BatchPlan
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_training_loader, every_view_loader, weighted_view_loader
 from meru.data.transforms import Transforms
@@ -27,8 +27,9 @@ from meru.run_folder import environment, make_run_folder
 from meru.running import instantiate_in_turn, make_logger
 from meru.training.checkpoint import save_weights
 from meru.training.loggers import NoLogger
-from meru.training.optimizer import build_optimizer
-from meru.training.trainer import Trainer, TrainerSettings
+from meru.training.optimizer import build_optimizer, scaled_rate
+from meru.training.settings import TrainerSettings
+from meru.training.trainer import Trainer
 
 log = logging.getLogger("meru")
 
@@ -50,19 +51,24 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
     """
     settings = TrainerSettings.of(config.trainer)
     data = load_discovery_data(config)
-    batch = {"batch_size": config.data.batch_size, "world_size": distributed.world_size()}
-    batches_per_epoch = steps_per_epoch(len(data.train), **batch)
+    plan = BatchPlan.of(
+        config.data, images=len(data.train), world_size=distributed.world_size(), accumulate=settings.accumulate
+    )
     folder = Path(config.resume) if config.resume else None
     begun = folder is not None and (folder / "last.pt").exists()
     config = with_num_classes(config, data, device=device)
     torch.manual_seed(config.seed)  # the same weights in every process
     pretrained = build(without_pretrained_weights(config) if begun else config)
-    torch.manual_seed(config.seed + distributed.rank())  # but not the same triplets
     model, transforms = pretrained.model.to(device), pretrained.transforms
-    optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
+    distributed.seed_training(model, config.seed)
+    optimizer = build_optimizer(
+        model, **instantiate(config.optim, _convert_="all"), images_per_step=plan.images_per_step
+    )
     folder = folder or make_run_folder(config)
     logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
     log.info("run folder %s", folder)
+    rate = scaled_rate(config.optim.learning_rate, config.optim.get("batch_of_rate"), plan.images_per_step)
+    log.info("%s", plan.describe(learning_rate=rate))
     log.info(
         "%d training images, %d of them labelled; %d old and %d new classes, %d in the classifier; %s",
         len(data.train),
@@ -88,20 +94,21 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
             neighbours=neighbours,
             independent=released,
             seed=config.seed,
-            total_steps=settings.epochs * batches_per_epoch,
+            total_steps=settings.epochs * plan.batches_per_epoch,
             start_step=start_step,
             rank=distributed.rank(),
             workers=config.data.workers,
             on_error=config.data.on_error,
             kept_views=keep_views(config, data.train, model, transforms, device=device),
-            **batch,
+            batch_size=plan.batch_size,
+            world_size=plan.world_size,
         )
 
     trainer = Trainer(
         model=model,
         optimizer=optimizer,
         batches=batches,
-        batches_per_epoch=batches_per_epoch,
+        batches_per_epoch=plan.batches_per_epoch,
         evaluate=None,
         logger=logger,
         folder=folder,

@@ -7,7 +7,9 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 
 def start() -> torch.device:
@@ -94,6 +96,19 @@ def gather(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _Gather.apply(x)
 
 
+def gather_sequences(x: Tensor) -> Tensor:
+    """`gather` of sequences, `(B, M, …)` → `(B · world, longest M, …)`, padded at the end with 0.
+
+    Args:
+        x: Same shape in every process but for M.
+    """
+    if world_size() == 1:
+        return x
+    longest = torch.tensor(x.shape[1], device=x.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    return gather(F.pad(x, (0, 0) * (x.dim() - 2) + (0, int(longest) - x.shape[1])))
+
+
 def total(x: Tensor) -> Tensor:
     """Sum over all processes, without gradient."""
     x = x.detach().clone()
@@ -117,3 +132,42 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """
     count = total(mask.sum(dim=-1)).to(values.dtype) / world_size()
     return torch.where(mask, values, 0).sum(dim=-1) / torch.where(count == 0, 1, count)
+
+
+class _WithSpare(nn.Module):
+    """A model beside a parameter that it never uses.
+
+    DDP warns about having looked for unused parameters where it finds none, which a model may have in one step only.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        super().__init__()
+        self.model = model
+        self.spare = nn.Parameter(torch.zeros(1, device=device))
+
+    def forward(self, *arguments):
+        return self.model(*arguments)
+
+
+def parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model with its gradients averaged over the processes, also where a step leaves parameters untouched.
+
+    What no process has touched keeps the gradient None, as in a single process.
+    """
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(_WithSpare(model, device), device_ids=devices, find_unused_parameters=True)
+
+
+def seed_training(model: nn.Module, seed: int) -> None:
+    """Seed torch's generators before training.
+
+    All processes draw the same, so that what a loss draws, say triplets, is one choice for the whole batch. Only with
+    dropout, whose masks must differ between the samples, each draws for itself.
+    """
+    torch.manual_seed(seed + rank() if any(_drops(module) for module in model.modules()) else seed)
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a layer leaves something out at random in training: `Dropout`, timm's `DropPath`, attention, …"""
+    rates = [value for name, value in vars(module).items() if name in ("p", "prob") or "drop" in name]
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import Compose
 
 from meru import distributed
 from meru.data.augmentation import caption_augmentation
-from meru.data.batches import steps_per_epoch
+from meru.data.batches import BatchPlan
 from meru.data.loading import evaluation_loader, training_loader
 from meru.data.parts import PART_OF_WORD, CropParts, part_places
 from meru.data.records import ImageRecord, ImageTextData
@@ -36,8 +36,9 @@ from meru.run_folder import environment, make_run_folder
 from meru.training.checkpoint import save_weights
 from meru.training.initial_radius import start_at_initial_radius
 from meru.training.loggers import NoLogger, WandbLogger
-from meru.training.optimizer import build_optimizer
-from meru.training.trainer import Trainer, TrainerSettings
+from meru.training.optimizer import build_optimizer, scaled_rate
+from meru.training.settings import TrainerSettings, allow_tf32
+from meru.training.trainer import Trainer
 
 log = logging.getLogger("meru")
 
@@ -58,18 +59,23 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     settings = TrainerSettings.of(config.trainer)
     data = load_data(config)
     parts = part_source(config, data)
-    batch = {"batch_size": config.data.batch_size, "world_size": distributed.world_size()}
-    batches_per_epoch = steps_per_epoch(len(data.train), **batch)
+    plan = BatchPlan.of(
+        config.data, images=len(data.train), world_size=distributed.world_size(), accumulate=settings.accumulate
+    )
     torch.manual_seed(config.seed)  # the same weights in every process
     folder = Path(config.resume) if config.resume else None
     begun = folder is not None and (folder / "last.pt").exists()
     pretrained = build(without_pretrained_weights(config) if begun else config)
-    torch.manual_seed(config.seed + distributed.rank())  # but not the same dropout
     model = pretrained.model.to(device)
-    optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
+    distributed.seed_training(model, config.seed)
+    optimizer = build_optimizer(
+        model, **instantiate(config.optim, _convert_="all"), images_per_step=plan.images_per_step
+    )
     folder = folder or make_run_folder(config)
     logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
     log.info("run folder %s", folder)
+    rate = scaled_rate(config.optim.learning_rate, config.optim.get("batch_of_rate"), plan.images_per_step)
+    log.info("%s", plan.describe(learning_rate=rate))
     log.info(
         "%d training, %d validation and %d test images of %d %s; %s",
         *(len(split) for split in (data.train, data.validation, data.test)),
@@ -94,16 +100,17 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
             transform=pretrained.transforms.training,
             tokenize=pretrained.tokenizer,
             seed=config.seed,
-            total_steps=settings.epochs * batches_per_epoch,
+            total_steps=settings.epochs * plan.batches_per_epoch,
             start_step=start,
             rank=distributed.rank(),
             workers=config.data.workers,
             on_error=config.data.on_error,
             parts=parts,
             augment_text=caption_augmentation(config.data.get("text_augmentation")),
-            **batch,
+            batch_size=plan.batch_size,
+            world_size=plan.world_size,
         ),
-        batches_per_epoch=batches_per_epoch,
+        batches_per_epoch=plan.batches_per_epoch,
         evaluate=(lambda model: figures_of(data.validation, model=model)) if data.validation else None,
         logger=logger,
         folder=folder,
@@ -115,6 +122,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     if distributed.is_main():
         if finished:
             figures = finish(config, folder, trainer, partial(figures_of, data.test), logger)
+            pretrained = pretrained._replace(model=trainer.evaluated)  # what was exported
             if not isinstance(logger, NoLogger):
                 rows = retrieved_images(config, data.validation or data.test, pretrained, device=device)
                 columns = ["caption", "its image", *(f"found {n}" for n in range(1, len(rows[0]) - 1))]
@@ -226,6 +234,7 @@ def evaluate_run(config: DictConfig) -> dict[str, float]:
         raise UserError(f"split={config.split}: choose one of {', '.join(name for name in splits if splits[name])}")
     device = distributed.start()
     pretrained.model.to(device)
+    allow_tf32(trained.trainer.get("tf32", False), device=device)  # figures of the run come out the same
     if config.suite:
         return SUITES[config.suite](config, trained, splits[config.split], data, pretrained, device=device)
     figures = evaluate_split(trained, splits[config.split], data, pretrained, device=device)

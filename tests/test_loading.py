@@ -215,7 +215,7 @@ class TestRunBatches:
         assert steps_per_epoch(10, batch_size=5, world_size=2) == 1
         with pytest.raises(UserError) as error:
             steps_per_epoch(10, batch_size=6, world_size=2)
-        for part in ("12", "10", "data.batch_size to 5"):
+        for part in ("12", "10", "data.batch_size to 10"):
             assert part in str(error.value)
         with pytest.raises(UserError, match="batch_size=0"):
             steps_per_epoch(10, batch_size=0)

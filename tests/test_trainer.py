@@ -15,7 +15,8 @@ from meru.errors import UserError
 from meru.models import Output
 from meru.training import trainer as trainer_module
 from meru.training.loggers import NoLogger
-from meru.training.trainer import Trainer, TrainerSettings
+from meru.training.settings import TrainerSettings
+from meru.training.trainer import Trainer
 
 PER_EPOCH, SIZE = 4, 3
 

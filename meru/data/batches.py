@@ -1,9 +1,13 @@
-"""Which samples a training step has: a pure function of the seed and the step, whatever the number of workers."""
+"""Which samples a training step has: a pure function of the seed and the step, whatever the number of workers.
+
+And of the number of processes, which share out one batch: see `BatchPlan`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -65,11 +69,88 @@ class RunBatches(Sampler[list[tuple[int, int]]]):
         return torch.randperm(self.length, generator=generator)[:, None]
 
 
-def steps_per_epoch(length: int, *, batch_size: int, world_size: int = 1) -> int:
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """How the images of a step are shared out: over the processes, and over the batches that are accumulated.
+
+    Attributes:
+        batch_size: Images of one process in one batch.
+        world_size: Number of processes.
+        accumulate: Batches whose gradients make one step.
+        batches_per_epoch: Full batches in one pass over the training images.
+        asked: Images that all processes together were to have in a batch.
+    """
+
+    batch_size: int
+    world_size: int
+    accumulate: int
+    batches_per_epoch: int
+    asked: int
+
+    @classmethod
+    def of(cls, section: Mapping, *, images: int, world_size: int, accumulate: int = 1) -> BatchPlan:
+        """The plan of the configuration's section `data`.
+
+        `batch_size` counts the images of all processes; `batch_size_per_gpu`, if given, those of each. Runs that began
+        before there was a `batch_size_per_gpu` counted the images of each process in `batch_size`, and still do.
+
+        Args:
+            section: With these keys.
+            images: Size of the training set.
+            world_size: Number of processes.
+            accumulate: Batches whose gradients make one step.
+
+        Raises:
+            UserError: if a process has no image in a batch, or not even one batch is full.
+        """
+        older = "batch_size_per_gpu" not in section
+        each = section["batch_size" if older else "batch_size_per_gpu"]
+        key = "data.batch_size" if older or each is None else "data.batch_size_per_gpu"
+        asked = section["batch_size"] if each is None else each * world_size
+        batch_size = asked // world_size
+        if batch_size < 1:
+            least = world_size if each is None else 1
+            raise UserError(f"{key}={section[key[5:]]}: every process needs an image, so give at least {least}")
+        largest = images if each is None else images // world_size
+        batches = steps_per_epoch(
+            images, batch_size=batch_size, world_size=world_size, advice=f"set {key} to {largest} or less"
+        )
+        return cls(
+            batch_size=batch_size,
+            world_size=world_size,
+            accumulate=accumulate,
+            batches_per_epoch=batches,
+            asked=asked,
+        )
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of all processes and accumulated batches in one step of the optimizer."""
+        return self.world_size * self.batch_size * self.accumulate
+
+    def describe(self, *, learning_rate: float) -> str:
+        """What a step is, in the line that every run begins with, and another where the batch does not divide.
+
+        Args:
+            learning_rate: The highest.
+        """
+        processes = f"{self.world_size} process{'es' if self.world_size > 1 else ''}"
+        steps = max(1, self.batches_per_epoch // self.accumulate)
+        text = (
+            f"{processes} × {self.batch_size} images × {self.accumulate} accumulated = {self.images_per_step} images a "
+            f"step; {steps} steps an epoch, highest learning rate {learning_rate:g}"
+        )
+        used = self.world_size * self.batch_size
+        if used == self.asked:
+            return text
+        return f"{self.asked} images do not divide by {processes}: {used} are used, {self.batch_size} in each\n{text}"
+
+
+def steps_per_epoch(length: int, *, batch_size: int, world_size: int = 1, advice: str | None = None) -> int:
     """Full batches in one pass over `length` images, `batch_size` of them in each of `world_size` processes.
 
     Raises:
-        UserError: not even one batch is full.
+        UserError: not even one batch is full; `advice` says what to do, by default to lower `data.batch_size`.
     """
     if batch_size < 1:
         raise UserError(f"data.batch_size={batch_size}: a batch needs at least 1 image")
@@ -77,7 +158,7 @@ def steps_per_epoch(length: int, *, batch_size: int, world_size: int = 1) -> int
     if global_batch > length:
         raise UserError(
             f"a batch of {global_batch} images ({batch_size} in each of {world_size} processes) is larger than "
-            f"the training set of {length}: set data.batch_size to {length // world_size} or less"
+            f"the training set of {length}: {advice or f'set data.batch_size to {length} or less'}"
         )
     return length // global_batch
 

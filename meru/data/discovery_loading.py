@@ -140,8 +140,9 @@ class WeightedBatches(RunBatches):
 class NeighbourBatches(RunBatches):
     """HypGCD's: a batch is some images drawn by lot, each with its nearest neighbours; for one epoch at a time.
 
-    With k neighbours a process has `batch_size // k` queries in a batch, so a batch size that k does not divide is
-    rounded down; the number of batches in an epoch is that of full ones all the same.
+    A batch of B images in all processes has B // k queries, so a size that k does not divide is rounded down; the
+    number of batches in an epoch is that of full ones all the same. Processes share out images, not queries: the
+    neighbours of one may be in two processes, and at most `world_size` − 1 images of a batch are left over.
 
     Args:
         labelled: bool `(n,)`.
@@ -164,7 +165,7 @@ class NeighbourBatches(RunBatches):
         super().__init__(length=len(labelled), **options)
         self.labelled, self.neighbours = labelled, neighbours
         self.stratified, self.independent = stratified, independent
-        self.full_batch = self.batch_size
+        self.full_batch = self.batch_size * self.world_size
 
     def _order(self, epoch: int, generator: torch.Generator) -> Tensor:
         nearest = self.neighbours(epoch).cpu()
@@ -174,21 +175,23 @@ class NeighbourBatches(RunBatches):
             raise ValueError(f"a neighbour is out of range 0 … {self.length - 1}")
         k = nearest.shape[1]
         if k > self.full_batch:
-            raise UserError(f"data.batch_size={self.full_batch}: it must be at least discovery.neighbours={k}")
+            raise UserError(
+                f"a batch of {self.full_batch} images (data.batch_size): it must have at least discovery.neighbours={k}"
+            )
         queries_per_batch = self.full_batch // k
-        self.batch_size = queries_per_batch * k
-        count = self.steps_per_epoch * self.world_size * queries_per_batch
+        self.batch_size = queries_per_batch * k // self.world_size
+        count = self.steps_per_epoch * queries_per_batch
         if self.independent:
-            batches = range(self.steps_per_epoch)
-            per_batch = self.world_size * queries_per_batch
-            queries = torch.cat([torch.randperm(self.length, generator=generator)[:per_batch] for _ in batches])
+            orders = [torch.randperm(self.length, generator=generator) for _ in range(self.steps_per_epoch)]
+            queries = torch.cat([order[:queries_per_batch] for order in orders])
         elif self.stratified:
             queries = torch.empty(count, dtype=torch.int64)
             for start, stratum in enumerate((self.labelled, ~self.labelled)):
                 queries[start::2] = _passes(stratum.nonzero().flatten(), len(queries[start::2]), generator)
         else:
             queries = _passes(torch.arange(self.length), count, generator)
-        return _numbered(nearest[queries].flatten())
+        batches = _numbered(nearest[queries].flatten()).unflatten(0, (self.steps_per_epoch, -1))
+        return batches[:, : self.batch_size * self.world_size].flatten(0, 1)
 
 
 class _EpochwiseLoader:

@@ -31,7 +31,7 @@ def word_contrast(
         caption:  −log softmax_k(s cos(f_m, c_k))_m                                          k in the same caption
         batch:    ½ [−log softmax_k(s cos(f_m, c_k))_m − log softmax_k(s cos(c_m, f_k))_m]   k in the whole batch
 
-    `caption` takes B·M² numbers, `batch` the square of the number of words in the batch of this process.
+    `caption` takes B·M² numbers, `batch` the square of the number of words in the batch.
 
     Args:
         words: f, shape `(B, M, D)`.

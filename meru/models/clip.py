@@ -200,16 +200,21 @@ class CLIP(nn.Module):
         return 0.5 * sum(losses)
 
     def category(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """HypGCD's category loss on the images and captions of this process, by their class."""
+        """HypGCD's category loss on the images and captions of all processes, by their class."""
         settings = {name: value for name, value in self.loss["category"].items() if name != "weight"}
-        points, curvature = self.in_ball(torch.cat([image, text]))
-        return category_loss(points, batch["class_index"].repeat(2), curvature, **settings)
+        return category_loss(*self.everything_in_ball(image, text, batch), **settings)
 
     def hierarchy(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """HypGCD's local hierarchy loss on the images and captions of this process."""
+        """HypGCD's local hierarchy loss on the images and captions of all processes."""
         settings = {name: value for name, value in self.loss["hierarchy"].items() if name != "weight"}
-        points, curvature = self.in_ball(torch.cat([image, text]))
-        return local_hierarchy_loss(points, batch["class_index"].repeat(2), curvature, **settings)
+        return local_hierarchy_loss(*self.everything_in_ball(image, text, batch), **settings)
+
+    def everything_in_ball(
+        self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Images and captions of all processes as points `(2 · B · world, D)`, their classes, and the curvature."""
+        points, curvature = self.in_ball(torch.cat([distributed.gather(image), distributed.gather(text)]))
+        return points, distributed.gather(batch["class_index"]).repeat(2), curvature
 
     def in_ball(self, embeddings: Tensor) -> tuple[Tensor, Tensor | float]:
         """Embeddings `(…, D)` as points of a Poincaré ball, and its curvature; unit vectors all at distance 2."""

@@ -230,15 +230,20 @@ class MERUPatches(HyCoCLIP):
             seen: Interaction = self.local["interaction"](looking, words, real)
         if self.weight("word_contrast"):
             settings = self.loss["word_contrast"]
+            features, contexts, counted, labels = words, seen.word_context, real, batch["class_index"]
+            if settings["scope"] == "batch":
+                sequences = (features.float(), contexts.float(), counted)
+                features, contexts, counted = (distributed.gather_sequences(each) for each in sequences)
+                labels = distributed.gather(labels)
             losses = word_contrast(
-                words,
-                seen.word_context,
-                real,
+                features,
+                contexts,
+                counted,
                 self.local_logit_scale.exp(),
                 scope=settings["scope"],
-                labels=batch["class_index"] if settings["exclude_class"] else None,
+                labels=labels if settings["exclude_class"] else None,
             )
-            terms["word_contrast"] = distributed.masked_mean(losses.flatten(), real.flatten())
+            terms["word_contrast"] = distributed.masked_mean(losses.flatten(), counted.flatten())
         if self.weight("word_grounding"):
             terms["word_grounding"] = self.grounding(patches, words, real, batch)
         if self.weight("patch_agreement"):

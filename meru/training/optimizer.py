@@ -88,11 +88,30 @@ def build_optimizer(
     learning_rate: float,
     weight_decay: float,
     multipliers: Mapping[str, float] | None = None,
+    batch_of_rate: float | None = None,
+    images_per_step: int | None = None,
 ) -> torch.optim.Optimizer:
-    """An optimizer over `parameter_groups`. `optimizer` takes the groups: a class of torch.optim, partly applied."""
+    """An optimizer over `parameter_groups`, the learning rate as `scaled_rate` has it.
+
+    `optimizer` takes the groups: a class of torch.optim, partly applied.
+    """
+    learning_rate = scaled_rate(learning_rate, batch_of_rate, images_per_step)
     return optimizer(
         parameter_groups(model, learning_rate=learning_rate, weight_decay=weight_decay, multipliers=multipliers)
     )
+
+
+def scaled_rate(learning_rate: float, batch_of_rate: float | None, images_per_step: int | None) -> float:
+    """The learning rate in proportion to the images of a step, if it is meant for steps of `batch_of_rate` images.
+
+    Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017. Without one of the numbers it
+    stays as it is.
+    """
+    if batch_of_rate is None or images_per_step is None:
+        return learning_rate
+    if batch_of_rate <= 0:
+        raise UserError(f"optim.batch_of_rate={batch_of_rate}: give a number of images above 0, or null")
+    return learning_rate * images_per_step / batch_of_rate
 
 
 def warmup_cosine(step: int, *, total_steps: int, warmup_steps: int, final: float = 0.0) -> float:

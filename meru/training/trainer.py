@@ -13,18 +13,18 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from meru import distributed
 from meru.encoders.weights import fit
 from meru.errors import UserError
+from meru.layers.batch_norm import share_batch_norms
 from meru.training.checkpoint import (
     MetricsFile,
     load_checkpoint,
@@ -35,68 +35,11 @@ from meru.training.checkpoint import (
 )
 from meru.training.optimizer import warmup_cosine
 from meru.training.scalars import ScalarMovement
+from meru.training.settings import TrainerSettings, allow_tf32
 
 log = logging.getLogger("meru")
 
 Batch = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerSettings:
-    """The `trainer` section of the configuration.
-
-    Attributes:
-        epochs: Passes over the training images.
-        accumulate: Batches whose gradients make one step. Negatives come from within each batch.
-        warmup_epochs: Linear warm-up; fractions are fine.
-        final_learning_rate: Learning rate at the end, as a share of the highest.
-        rate_changes: When the learning rate changes: every `step`, or every `epoch`, in which it is that of the epoch's
-            first step, as with torch's CosineAnnealingLR stepped once an epoch.
-        clip_gradient_norm: Upper bound on the gradient's norm; null for none.
-        precision: `bf16` (autocast; geometry stays float32), `fp32`, or `auto`: bf16 on a GPU that has it.
-        ema_decay: Of a moving average of the weights, which is evaluated and exported in their place; 0: none.
-        compile: Compile the model by torch.compile.
-        evaluate_every: Validate every so many epochs, and after the last.
-        monitor: The validation figure, higher is better, that chooses the model.
-        log_every: Steps between logged lines.
-        checkpoint_every: Steps between checkpoints besides those at validations; 0: none.
-    """
-
-    epochs: int
-    accumulate: int = 1
-    warmup_epochs: float = 1.0
-    final_learning_rate: float = 0.0
-    rate_changes: str = "step"
-    clip_gradient_norm: float | None = 1.0
-    precision: str = "auto"
-    ema_decay: float = 0.0
-    compile: bool = False
-    evaluate_every: int = 1
-    monitor: str = "text_to_image/class/recall@1"
-    log_every: int = 10
-    checkpoint_every: int = 0
-
-    @classmethod
-    def of(cls, section: Mapping) -> TrainerSettings:
-        """Settings from the configuration.
-
-        Raises:
-            UserError: for a key that there is not, or a value out of range.
-        """
-        known = [f.name for f in fields(cls)]
-        for key in section:
-            if key not in known:
-                raise UserError(f"trainer.{key}: there is no such key; choose one of {', '.join(known)}")
-        return cls(**section)
-
-    def __post_init__(self):
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise UserError(f"trainer.precision={self.precision}: choose auto, bf16 or fp32")
-        if self.rate_changes not in ("step", "epoch"):
-            raise UserError(f"trainer.rate_changes={self.rate_changes}: choose step or epoch")
-        for name in ("epochs", "accumulate", "evaluate_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(kw_only=True)
@@ -141,12 +84,13 @@ class Trainer:
         if self.settings.ema_decay:
             average = get_ema_multi_avg_fn(self.settings.ema_decay)
             self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=False)
-        bf16_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        bf16_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self.bf16 = self.settings.precision == "bf16" or (self.settings.precision == "auto" and bf16_gpu)
 
     # ------------------------------------------------------------------------------------------- the loop
     def run(self) -> bool:
         """Train to the end. Returns False if a signal stopped it; the run folder then holds what is needed to go on."""
+        allow_tf32(self.settings.tf32, device=self.device)
         states = self._resume()
         metrics = MetricsFile(self.folder / "metrics.jsonl", step=self.step) if distributed.is_main() else None
         stream = self._on_device(self.batches(self.step * self.settings.accumulate))
@@ -190,8 +134,9 @@ class Trainer:
         for micro in range(self.settings.accumulate):
             batch = {**next(stream), "epoch": torch.tensor(self.step / self.steps_per_epoch, device=self.device)}
             last = micro == self.settings.accumulate - 1
-            with self._synchronised(forward, last), self._autocast():
-                output = forward(batch)
+            with self._synchronised(forward, last):
+                with self._autocast():
+                    output = forward(batch)
                 (output.loss / self.settings.accumulate).backward()
             size += len(batch["image"] if "image" in batch else batch["frozen_output"])
             if "skipped" in batch:
@@ -262,12 +207,14 @@ class Trainer:
         progress.set_postfix({"loss": f"{scalars['loss']:.3f}", "images/s": f"{speed:.0f}"})
 
     def _validate(self, metrics: MetricsFile | None, progress: tqdm) -> None:
-        """Figures on the validation split, by the main process; the best weights so far are kept."""
+        """Figures on the validation split, by the main process; the best weights so far are kept.
+
+        In float32, as on the test split and by scripts/evaluate.py.
+        """
         if self.evaluate is None:
             return
         if metrics is not None:
-            with self._autocast():
-                figures = self.evaluate(self.evaluated)
+            figures = self.evaluate(self.evaluated)
             if self.settings.monitor not in figures:
                 raise UserError(f"trainer.monitor={self.settings.monitor}: choose one of {', '.join(sorted(figures))}")
             figure = figures[self.settings.monitor]
@@ -328,11 +275,11 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- small things
     def _wrapped(self) -> nn.Module:
+        several = distributed.world_size() > 1
+        if several:
+            share_batch_norms(self.model)
         forward = torch.compile(self.model) if self.settings.compile else self.model
-        if distributed.world_size() == 1:
-            return forward
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(forward, device_ids=devices)
+        return distributed.parallel(forward, self.device) if several else forward
 
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:

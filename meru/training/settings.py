@@ -1,0 +1,76 @@
+"""The `trainer` section of the configuration, and what of it holds for the whole process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+
+from meru.errors import UserError, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """The `trainer` section of the configuration.
+
+    Attributes:
+        epochs: Passes over the training images.
+        accumulate: Batches whose gradients make one step. Negatives come from within each batch.
+        warmup_epochs: Linear warm-up; fractions are fine.
+        final_learning_rate: Learning rate at the end, as a share of the highest.
+        rate_changes: When the learning rate changes: every `step`, or every `epoch`, in which it is that of the epoch's
+            first step, as with torch's CosineAnnealingLR stepped once an epoch.
+        clip_gradient_norm: Upper bound on the gradient's norm; null for none.
+        precision: `bf16` (autocast; geometry stays float32), `fp32`, or `auto`: bf16 on a GPU that has it.
+        tf32: Whether products and convolutions of the towers in float32 may use TF32 on a GPU.
+        ema_decay: Of a moving average of the weights, which is evaluated and exported in their place; 0: none.
+        compile: Compile the model by torch.compile.
+        evaluate_every: Validate every so many epochs, and after the last.
+        monitor: The validation figure, higher is better, that chooses the model.
+        log_every: Steps between logged lines.
+        checkpoint_every: Steps between checkpoints besides those at validations; 0: none.
+    """
+
+    epochs: int
+    accumulate: int = 1
+    warmup_epochs: float = 1.0
+    final_learning_rate: float = 0.0
+    rate_changes: str = "step"
+    clip_gradient_norm: float | None = 1.0
+    precision: str = "auto"
+    tf32: bool = False
+    ema_decay: float = 0.0
+    compile: bool = False
+    evaluate_every: int = 1
+    monitor: str = "text_to_image/class/recall@1"
+    log_every: int = 10
+    checkpoint_every: int = 0
+
+    @classmethod
+    def of(cls, section: Mapping) -> TrainerSettings:
+        """Settings from the configuration.
+
+        Raises:
+            UserError: for a key that there is not, or a value out of range.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in section:
+            if key not in known:
+                raise UserError(f"trainer.{key}: there is no such key; choose one of {', '.join(known)}")
+        return cls(**section)
+
+    def __post_init__(self):
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise UserError(f"trainer.precision={self.precision}: choose auto, bf16 or fp32")
+        require(self.rate_changes, ("step", "epoch"), key="trainer.rate_changes")
+        for name in ("epochs", "accumulate", "evaluate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
+
+
+def allow_tf32(allowed: bool, *, device: torch.device) -> None:
+    """Whether float32 matrix products and convolutions may use TF32, for the whole process; geometry never does."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = allowed

@@ -1,0 +1,32 @@
+"""Runs a function in several processes that form a gloo group."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+# Imported once, by the server that the processes are forked from.
+multiprocessing.set_forkserver_preload(["torch", "timm", "meru.running", "meru.discovery_run"])
+
+
+def results_of(task: Callable, *arguments, processes: int = 2) -> list:
+    """What `task(rank, *arguments)` gives in each of the processes, by rank; what torch can save."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(
+            _in_group, (folder, processes, task, *arguments), nprocs=processes, start_method="forkserver"
+        )
+        return [torch.load(f"{folder}/{rank}.pt") for rank in range(processes)]
+
+
+def _in_group(rank: int, folder: str, processes: int, task: Callable, *arguments) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes))
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
+    torch.save(task(rank, *arguments), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
