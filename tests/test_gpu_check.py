@@ -134,9 +134,9 @@ def own_path(monkeypatch):
 
 def test_missing_packages_come_from_wheels_and_nothing_present_is_replaced(tmp_path, own_path):
     wheel(tmp_path / "wheels", "carried_here")
-    wheel(tmp_path / "wheels", "torch", "0.1")
-    found = gpu_check.environment_of_parts(tmp_path / "wheels", tmp_path, ["torch", "carried_here"])
-    question = "import carried_here, torch; print(carried_here.VERSION, torch.__version__ != '0.1')"
+    wheel(tmp_path / "wheels", "pluggy", "0.1")
+    found = gpu_check.environment_of_parts(tmp_path / "wheels", tmp_path, ["pluggy", "carried_here"])
+    question = "import carried_here, pluggy; print(carried_here.VERSION, pluggy.__version__ != '0.1')"
     done = subprocess.run([sys.executable, "-c", question], env=found, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["1.0", "True"], done.stderr
     assert [path.name for path in (tmp_path / "packages").glob("*.dist-info")] == ["carried_here-1.0.dist-info"]
