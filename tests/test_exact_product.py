@@ -124,7 +124,6 @@ def test_losses_models_and_geometry_hold_no_plain_matmul():
     files = [*(PROJECT / "meru").glob("*.py"), *(PROJECT / "meru/losses").glob("*.py")]
     files += (PROJECT / "meru/models").glob("*.py")
     allowed = {"exact_matmul", "_ExactProduct", "_fill", "_far_gradients"}  # inside `exact_matmul`
-    allowed |= {"released_distance"}  # for comparison with released code
     for path in files:
         for outer in ast.parse(path.read_text(encoding="utf-8")).body:
             if getattr(outer, "name", None) in allowed:
