@@ -21,6 +21,7 @@ from meru.discovery_figures import evaluate_discovery, format_discovery, read_fe
 from meru.errors import UserError
 from meru.evaluation.clustering import estimate_num_classes
 from meru.evaluation.report import write_json
+from meru.hyperbolic_functions import exact_product
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
 from meru.running import instantiate_in_turn, make_logger
@@ -279,7 +280,7 @@ def _nearest(vectors: Tensor, count: int) -> Tensor:
     """Each unit vector's nearest, itself first: `(n, D)` → int64 `(n, count)`."""
     nearest = []
     for start in range(0, len(vectors), 1024):
-        scores = vectors[start : start + 1024] @ vectors.T
+        scores = exact_product(vectors[start : start + 1024], vectors)
         rows = torch.arange(len(scores))
         scores[rows, start + rows] = 2.0  # above every cosine: itself first, whatever else is equal
         nearest.append(scores.topk(count, dim=1).indices)

@@ -85,6 +85,41 @@ def exact_matmul() -> Iterator[None]:
         choose(before)
 
 
+def exact_product(x: Tensor, y: Tensor) -> Tensor:
+    """x yᵀ, the product of every row of `x` with every row of `y`, in float32 in both passes.
+
+    `exact_matmul` around a plain `x @ y.mT` would not do: its backward runs later, outside.
+
+    Args:
+        x: Shape `(…, B1, D)`; half precision is widened, float64 stays float64.
+        y: Shape `(…, B2, D)`; the dimensions before the last two broadcast with those of `x`.
+
+    Returns:
+        Shape `(…, B1, B2)`, whatever autocast says.
+    """
+    dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
+    x, y = x.to(dtype), y.to(dtype)
+    if y.ndim == 2 < x.ndim:  # one matmul and not a batch of them
+        return _ExactProduct.apply(x.flatten(0, -2), y).unflatten(0, x.shape[:-1])
+    return _ExactProduct.apply(x, y)
+
+
+class _ExactProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        with torch.autocast(x.device.type, enabled=False), exact_matmul():
+            return x @ y.mT
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, y = ctx.saved_tensors
+        needs_x, needs_y = ctx.needs_input_grad
+        towards_x = _ExactProduct.apply(gradient, y.mT).sum_to_size(x.shape) if needs_x else None
+        towards_y = _ExactProduct.apply(gradient.mT, x.mT).sum_to_size(y.shape) if needs_y else None
+        return towards_x, towards_y
+
+
 def root(square: Tensor) -> Tensor:
     """√square; 0, with gradient 0 instead of infinity, where `square` ≤ 0."""
     flat = square <= 0

@@ -26,7 +26,7 @@ from meru.hyperbolic_functions import (
     TINY,
     AllPairsDistance,
     distance_excess,
-    exact_matmul,
+    exact_product,
     full_precision,
     hyperboloid_distance,
     hyperboloid_time,
@@ -39,6 +39,8 @@ from meru.hyperbolic_functions import (
 # Largest radius, in units of 1/√c, to which `exp_map0` maps: MERU's, so that published weights give the same
 # points. There √c‖x‖ = 2^15, far from float32's limits and within reach of the formulas below.
 MAXIMUM_RADIUS = math.asinh(2.0**15)
+# Nearer than this share of max(1, √c‖x‖) two points have no angle: see `exterior_angle`.
+ANGLE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
 def exp_map0(v: Tensor, curvature: Tensor | float = 1.0, *, maximum_radius: float = MAXIMUM_RADIUS) -> Tensor:
@@ -125,8 +127,8 @@ def pairwise_inner(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Ten
     Returns:
         Shape `(B1, B2)`.
     """
-    with full_precision(curvature, *_matrices(x, y)) as (c, x, y), exact_matmul():
-        return x @ y.T - torch.outer(hyperboloid_time(x, c), hyperboloid_time(y, c))
+    with full_precision(curvature, *_matrices(x, y)) as (c, x, y):
+        return exact_product(x, y) - torch.outer(hyperboloid_time(x, c), hyperboloid_time(y, c))
 
 
 def distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
@@ -205,27 +207,40 @@ def exterior_angle(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Ten
 
     Desai et al., section 3.2, print acos of the same ratio, which loses small angles and their gradients.
 
+    Two points a rounding error apart have a random angle whose gradient, 1/sinh(√c d), has no bound, and so has an
+    apex at the origin. The angle is therefore defined as 0, with gradient 0, where with τ = 1e-4
+
+        sinh(√c d(x, y)) ≤ τ max(1, √c‖x‖)   or   √c‖x‖ ≤ τ
+
+    and is exact elsewhere. Rounding to float32 moves a point by up to 6e-8‖x‖, so that it changes an angle that
+    counts by 1e-3 at most, and the errors of float32 features, some 1e-6, by 1e-2. The gradient by y is at most √c/τ
+    long, that by x 2√c/τ. For float64 points τ is 1e-8. Far out τ√c‖x‖ is no longer small: at √c‖x‖ = 1e4, radius
+    9.9, all points within 0.9/√c of x are near.
+
     Args:
         x: Space components, shape `(…, D)`.
         y: Same; the dimensions before D broadcast with those of `x`.
         curvature: c > 0; the space has curvature −c.
 
     Returns:
-        Angles in radians, shape `(…)`, in [0, π]. Where there is none, at x = 0 and x = y, it is 0 with
-        gradient 0: such a point counts as inside the cone.
+        Angles in radians, shape `(…)`, in [0, π]; 0 with gradient 0, as inside the cone, where x is too near to
+        y or to the origin.
     """
     with full_precision(curvature, *_paired(x, y)) as (c, x, y):
         dtype, x, y = x.dtype, unit_curvature(x, c), unit_curvature(y, c)
         difference = y - x
         time_x = hyperboloid_time(x)
         later = (difference * (x + y)).sum(-1) / (time_x + hyperboloid_time(y))  # y_t − x_t
-        along = later - time_x * distance_excess(x, y)
+        excess = distance_excess(x, y)
+        along = later - time_x * excess
         length_x = length(x, keepdim=True)
         direction = x / length_x.clamp_min(TINY)
         sideways = difference - (difference * direction).sum(-1, keepdim=True) * direction
         across = length(length_x * sideways)
-        undefined = (length_x[..., 0] == 0) | ((across == 0) & (along == 0))
-        return torch.atan2(across, torch.where(undefined, 1, along)).to(dtype)
+        tolerance, radius = ANGLE_TOLERANCE[dtype], length_x[..., 0].detach()
+        sinh_square = excess.detach() * (excess.detach() + 2)
+        near = (sinh_square <= (tolerance * radius.clamp_min(1)).square()) | (radius <= tolerance)
+        return torch.atan2(torch.where(near, 0, across), torch.where(near, 1, along)).to(dtype)
 
 
 def geodesic(x: Tensor, y: Tensor, t: Tensor | float, curvature: Tensor | float = 1.0) -> Tensor:

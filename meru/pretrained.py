@@ -41,8 +41,9 @@ def build(config: DictConfig) -> Pretrained:
             `discovery.num_classes`.
 
     Raises:
-        UserError: if weights cannot be had or do not fit.
+        UserError: if weights cannot be had or do not fit, or there are none for a tower that is not trained throughout.
     """
+    _require_weights_of_frozen_tower(config)
     image = instantiate(config.encoder.image, _convert_="all")
     if is_discovery(config):
         return _build_discovery(config, image)
@@ -60,6 +61,21 @@ def build(config: DictConfig) -> Pretrained:
         evaluation=EvaluationTransform(image.image_size, squash=config.data.squash),
     )
     return Pretrained(model, text.tokenizer, transforms)
+
+
+def _require_weights_of_frozen_tower(config: DictConfig) -> None:
+    """Frozen random weights are never wanted; `random_weights` says that a checkpoint follows, or that it is a test."""
+    tower = config.encoder.image
+    trained_whole = {"train_last_blocks": "null", "freeze_batch_norm": "false"}
+    freezing = [key for key in trained_whole if tower.get(key) is not None and tower.get(key) is not False]
+    brought = config.encoder.get("init") or any(tower.get(key) for key in ("weights", "pretrained", "random_weights"))
+    if freezing and not brought:
+        whole = " ".join(f"encoder.image.{key}={trained_whole[key]}" for key in freezing)
+        raise UserError(
+            f"encoder.image.{freezing[0]}={tower[freezing[0]]}: part of {tower.name} would keep random weights; set "
+            "encoder.image.weights=<file>, encoder.image.pretrained or encoder.init=<checkpoint>, or train all of it "
+            f"with {whole}"
+        )
 
 
 def is_discovery(config: DictConfig) -> bool:

@@ -34,6 +34,7 @@ from meru.evaluation.zero_shot import PROMPT_TEMPLATES
 from meru.pretrained import Pretrained, build, load, read_config, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
 from meru.training.checkpoint import save_weights
+from meru.training.initial_radius import start_at_initial_radius
 from meru.training.loggers import NoLogger, WandbLogger
 from meru.training.optimizer import build_optimizer, scaled_rate
 from meru.training.settings import TrainerSettings, allow_tf32
@@ -85,6 +86,11 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     captions = [caption for record in data.train for caption in record.captions]
     if cut := pretrained.tokenizer.count_cut(captions):
         log.info("%d of %d training captions are longer than the context and lose their last words", cut, len(captions))
+    if model.initial_radius and not begun and not config.encoder.init:  # weights of a whole model bring their alphas
+        sample = [data.train[index] for index in _spread(len(data.train), 256)]
+        images = image_batches(config, sample, pretrained)
+        captions = [record.captions[0] for record in sample]
+        start_at_initial_radius(model, images, captions, pretrained.tokenizer, device=device)
     figures_of = partial(evaluate_split, config, data=data, pretrained=pretrained, device=device)
     trainer = Trainer(
         model=model,

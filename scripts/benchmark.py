@@ -50,6 +50,8 @@ def parse_arguments() -> argparse.Namespace:
     step.add_argument("--batch", type=positive, default=16, help="images (default 16)")
     step.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the towers (default fp32)")
     step.add_argument("--task", choices=("image-text", "discovery"), default="image-text")
+    step.add_argument("--model", action="append", help="only this one; may be given several times (default all)")
+    step.add_argument("--open-clip", metavar="NAME", help="beside the step of this open_clip model, say ViT-B-16")
     step.add_argument("encoder", nargs="*", default=["encoder=vit_small"], help="overrides (default encoder=vit_small)")
     step.set_defaults(run=step_report)
 
@@ -62,9 +64,24 @@ def parse_arguments() -> argparse.Namespace:
         explanation = f"rounds; their median counts (default {repeats})"
         command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
     arguments = parser.parse_args()
+    if arguments.run is step_report:
+        check_models(parser, arguments)
     if arguments.output and not arguments.output.absolute().parent.is_dir():
         parser.error(f"no such folder: {arguments.output.parent}")
     return arguments
+
+
+def check_models(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """End with one line for a model that the task has not."""
+    if arguments.open_clip and arguments.task == "discovery":
+        parser.error("--open-clip: for --task image-text only")
+    if arguments.model:
+        from benchmark_step import DISCOVERY, MODELS
+
+        known = DISCOVERY if arguments.task == "discovery" else MODELS
+        for name in arguments.model:
+            if name not in known:
+                parser.error(f"--model {name}: choose among {', '.join(map(repr, known))}")
 
 
 def positive(text: str) -> int:
@@ -96,7 +113,9 @@ def step_report(arguments: argparse.Namespace) -> str:
     from benchmark_step import step_table
 
     encoder, precision = list(arguments.encoder), arguments.precision
-    table = step_table(encoder, arguments.batch, arguments.repeats, arguments.device, precision, arguments.task)
+    sizes = arguments.batch, arguments.repeats, arguments.device
+    extra = {"models": arguments.model, "open_clip": arguments.open_clip}
+    table = step_table(encoder, *sizes, precision, arguments.task, **extra)
     return "\n\n".join(["## Training step", machine, table])
 
 

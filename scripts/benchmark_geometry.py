@@ -7,15 +7,13 @@ import random
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import geoopt
 import mpmath
 import torch
+from benchmark_measuring import markdown, peak_bytes, synchronize
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from meru import lorentz, poincare
 
@@ -203,56 +201,3 @@ def seconds(method: Callable, inputs: list[Tensor], gradient: Tensor | None = No
         torch.autograd.grad(method(*inputs), inputs, gradient, allow_unused=True)
     synchronize(inputs[0].device.type)
     return time.perf_counter() - start
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def peak_bytes(method: Callable, inputs: list[Tensor], backward: bool, device: str) -> int:
-    """Most memory held at a time by tensors that the method makes."""
-
-    def run() -> None:
-        with torch.set_grad_enabled(backward):
-            result = method(*inputs)
-        if backward:
-            torch.autograd.grad(result, inputs, torch.ones_like(result), allow_unused=True)
-
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    with CountMemory(inputs) as memory:
-        run()
-    return memory.peak
-
-
-class CountMemory(TorchDispatchMode):
-    """Adds up the storages alive after every operation: what a CPU does not tell."""
-
-    def __init__(self, outside: list[Tensor]):
-        super().__init__()
-        self.outside = {StorageWeakRef(tensor.untyped_storage()) for tensor in outside}
-        self.alive: dict[StorageWeakRef, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        result = function(*arguments, **(options or {}))
-        self.alive = {storage: size for storage, size in self.alive.items() if not storage.expired()}
-        for storage in self.storages(result):
-            reference = StorageWeakRef(storage)
-            if reference not in self.outside:
-                self.alive[reference] = storage.nbytes()
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return result
-
-    @staticmethod
-    def storages(result) -> Iterator[torch.UntypedStorage]:
-        return (leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -7,7 +7,8 @@ import statistics
 import time
 
 import torch
-from benchmark_geometry import CountMemory, cosine, markdown, synchronize
+from benchmark_geometry import cosine
+from benchmark_measuring import CountMemory, markdown, synchronize
 from torch import Tensor
 
 from meru import lorentz

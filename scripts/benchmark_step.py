@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import hydra
 import torch
-from benchmark_geometry import markdown, synchronize
+from benchmark_measuring import markdown, matmul_teraflops, synchronize
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from meru.command_line import PROJECT
-from meru.pretrained import build, is_discovery
+from meru.pretrained import build, is_discovery, without_pretrained_weights
 from meru.training.optimizer import build_optimizer
 
 MODELS = {
@@ -36,30 +40,24 @@ DISCOVERY = {
 WORDS = ("a", "bird", "with", "black", "white", "brown", "long", "beak", "wings", "tail", "belly", "and", "is")
 
 
-def step_table(encoder: list[str], batch_size: int, repeats: int, device: str, precision: str, task: str) -> str:
-    """Seconds of a step (forward, backward, optimizer) and its ratio to the first's, the models taking turns.
+def step_table(
+    encoder: list[str],
+    batch_size: int,
+    repeats: int,
+    device: str,
+    precision: str,
+    task: str,
+    *,
+    models: list[str] | None = None,
+    open_clip: str | None = None,
+) -> str:
+    """Time of a step (forward, backward, optimizer) and its ratio to the first's, the models taking turns.
 
-    The first is MERU, or SimGCD where `task` is `discovery` and not `image-text`.
+    The first is MERU, or SimGCD where `task` is `discovery` and not `image-text`. On a GPU also images/s, peak memory
+    and the share of the rate that bf16 matrix products reach there.
     """
-    models, first = (DISCOVERY, "simgcd") if task == "discovery" else (MODELS, "meru")
-    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
-    steps = {
-        name: training_step(overrides + encoder, batch_size, device, precision, towers_alone=name == "towers alone")
-        for name, overrides in models.items()
-    }
-    times = defaultdict(list)
-    for _ in range(repeats + 1):  # the first round warms up
-        for name in random.sample(sorted(steps), len(steps)):
-            synchronize(device)
-            start = time.perf_counter()
-            steps[name]()
-            synchronize(device)
-            times[name].append(time.perf_counter() - start)
-    rows = []
-    for name in models:
-        rounds = list(zip(times[name], times[first], strict=True))[1:]
-        ratio = statistics.median(own / base for own, base in rounds)
-        rows.append([name, f"{1000 * statistics.median(own for own, _ in rounds):.0f} ms", f"{ratio:.2f}×"])
+    rows = measure_steps(encoder, batch_size, repeats, device, precision, task, models=models, open_clip=open_clip)
+    first = reference(rows)
     kind = {
         "discovery": "two views of every image, half of them labelled",
         "image-text": "captions of 8 to 24 words; crops and grid pass one and four more pictures of every image "
@@ -69,18 +67,135 @@ def step_table(encoder: list[str], batch_size: int, repeats: int, device: str, p
         f"{' '.join(encoder)}, batch {batch_size}, {precision} towers, {kind[task]}; median of {repeats} rounds in "
         "random order."
     )
-    return note + "\n\n" + markdown(["model", "step", f"over {first}"], rows)
+    if open_clip:
+        note += f" open_clip's step: {OPEN_CLIP_STEP}"
+    columns = ["model", "step", f"over {first['model']}"]
+    cells = [[row["model"], f"{1000 * row['seconds']:.0f} ms", f"{row['ratio']:.2f}×"] for row in rows]
+    if device == "cuda":
+        rate = matmul_teraflops(8192, torch.bfloat16, device)
+        columns += ["images/s", "peak memory", f"share of bf16 matmul ({rate:.0f} TFLOP/s)"]
+        for cell, row in zip(cells, rows, strict=True):
+            share = 100 * row["teraflops"] / rate
+            cell += [f"{row['images_per_second']:.0f}", f"{row['peak_bytes'] / 2**30:.1f} GiB", f"{share:.0f} %"]
+    return note + "\n\n" + markdown(columns, cells)
 
 
-def training_step(overrides: list[str], batch_size: int, device: str, precision: str, *, towers_alone: bool):
-    """A function that takes one step, on a batch that every model gets alike."""
+def reference(rows: list[dict]) -> dict:
+    """The row whose step is the unit of the ratios: MERU's or SimGCD's, else the first."""
+    return next((row for row in rows if row["model"] in ("meru", "simgcd")), rows[0])
+
+
+def measure_steps(
+    encoder: list[str],
+    batch_size: int,
+    repeats: int,
+    device: str,
+    precision: str,
+    task: str,
+    *,
+    models: list[str] | None = None,
+    open_clip: str | None = None,
+    details: bool | None = None,
+    compiled: str | None = None,
+) -> list[dict]:
+    """Figures of a step of every model, the models taking turns.
+
+    Args:
+        encoder: Overrides.
+        models: Names among `MODELS` or `DISCOVERY`; all by default.
+        open_clip: Also the training step of this model of open_clip.
+        details: Count the floating-point operations of a step; by default on a GPU only.
+        compiled: Backend of torch.compile for every model of ours; None: eager.
+
+    Returns:
+        For every model `model`, `seconds`, `ratio` to the reference, `images_per_second`, `loss` of the last step,
+        with details `teraflops` a second, and on a GPU `peak_bytes`, without the other models' share.
+    """
+    choices = DISCOVERY if task == "discovery" else MODELS
+    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+    details = device == "cuda" if details is None else details
+    steps, teraflop, static, peaks = {}, {}, {}, {}
+    names = list(models or choices)
+    if open_clip:
+        names.append(f"open_clip {open_clip}")
+    for name in names:
+        before = allocated(device)
+        if name in choices:
+            alone = name == "towers alone"
+            overrides = [*choices[name], *encoder]
+            steps[name] = training_step(
+                overrides, batch_size, device, precision, towers_alone=alone, compiled=compiled
+            )
+        else:
+            steps[name] = open_clip_step(open_clip, batch_size, device, precision)
+        if details:
+            with FlopCounterMode(display=False) as counter:
+                steps[name]()
+            teraflop[name] = counter.get_total_flops() / 1e12
+        steps[name]()  # the optimizer's state is there from now on
+        static[name] = allocated(device) - before
+        peaks[name] = static[name] + most_allocated(steps[name], device)
+    warmup = 3 if device == "cuda" else 1
+    times, losses = defaultdict(list), {}
+    for _ in range(repeats + warmup):
+        for name in random.sample(sorted(steps), len(steps)):
+            synchronize(device)
+            start = time.perf_counter()
+            losses[name] = steps[name]()
+            synchronize(device)
+            times[name].append(time.perf_counter() - start)
+    rows = [{"model": name} for name in names]
+    base = times[reference(rows)["model"]][warmup:]
+    for row in rows:
+        name = row["model"]
+        own = times[name][warmup:]
+        seconds = statistics.median(own)
+        row |= {
+            "seconds": seconds,
+            "ratio": statistics.median(one / other for one, other in zip(own, base, strict=True)),
+            "images_per_second": batch_size / seconds,
+            "loss": losses[name].item(),
+        }
+        if details:
+            row["teraflops"] = teraflop[name] / seconds
+        if device == "cuda":
+            row["peak_bytes"] = peaks[name]
+    return rows
+
+
+def allocated(device: str) -> int:
+    """Bytes of the tensors on a GPU; 0 on a CPU, which does not tell."""
+    return torch.cuda.memory_allocated() if device == "cuda" else 0
+
+
+def most_allocated(step: Callable[[], Tensor], device: str) -> int:
+    """Most bytes that a step holds on a GPU beside those that it found."""
+    if device != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def training_step(
+    overrides: list[str],
+    batch_size: int,
+    device: str,
+    precision: str,
+    *,
+    towers_alone: bool = False,
+    compiled: str | None = None,
+) -> Callable[[], Tensor]:
+    """A function that takes one step and returns its loss, on a batch that every model gets alike."""
     with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
         config = hydra.compose("train", ["name=benchmark", *overrides])
     if is_discovery(config):
         config.discovery.num_classes = 200  # as many as CUB has
     torch.manual_seed(0)
-    model, tokenizer, _ = build(config)
+    model, tokenizer, _ = build(without_pretrained_weights(config))  # weights change no time
     model = model.to(device).train()
+    forward = torch.compile(model, backend=compiled) if compiled else model
     optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
     size = config.encoder.image.get("image_size", 224)
     pictures = torch.randint(0, 256, (2, batch_size, 3, size, size), dtype=torch.uint8)
@@ -95,29 +210,70 @@ def training_step(overrides: list[str], batch_size: int, device: str, precision:
         batch = pairs(pictures, tokenizer)
     batch = {name: value.to(device) for name, value in batch.items()}
 
-    def step() -> None:
+    def step(**replaced: Tensor) -> Tensor:
+        given = {**batch, **replaced}
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
             if towers_alone:
-                features = model.image_features(batch["image"]), model.text_features(batch["tokens"])
+                features = model.image_features(given["image"]), model.text_features(given["tokens"])
                 loss = sum(each.square().mean() for each in features)
             else:
-                loss = model(batch).loss
+                loss = forward(given).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         model.constrain_()
+        return loss.detach()
+
+    step.tokenizer = tokenizer
+    return step
+
+
+OPEN_CLIP_STEP = (
+    "create_model, ClipLoss and fused AdamW as its training script has them, normalised float images, captions padded "
+    "to 77 tokens."
+)
+
+
+def open_clip_step(name: str, batch_size: int, device: str, precision: str) -> Callable[[], Tensor]:
+    """open_clip's own training step on as many random images and captions like ours, padded as its tokenizer pads."""
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model(name, pretrained=None, device=device).train()
+    plain = [p for p in model.parameters() if p.dim() >= 2]
+    scalars = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": scalars, "weight_decay": 0.0}, {"params": plain, "weight_decay": 0.2}]
+    optimizer = torch.optim.AdamW(groups, lr=5e-4, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    criterion = open_clip.ClipLoss()
+    size = model.visual.image_size
+    images = torch.randn(batch_size, 3, *(size if isinstance(size, tuple) else (size, size)), device=device)
+    tokens = open_clip.get_tokenizer(name)(captions_like_ours(batch_size)).to(device)
+
+    def step() -> Tensor:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = criterion(*model(images, tokens)[:3])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        return loss.detach()
 
     return step
+
+
+def captions_like_ours(count: int, seed: int = 0) -> list[str]:
+    """Captions of 8 to 24 words."""
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(WORDS, k=chance.randint(8, 24))) for _ in range(count)]
 
 
 def pairs(pictures: torch.Tensor, tokenizer) -> dict[str, torch.Tensor]:
     """A batch of images, captions and parts, whatever an image–text model may ask for."""
     batch_size = pictures.shape[1]
-    chance = random.Random(0)
-    captions = [" ".join(chance.choices(WORDS, k=chance.randint(8, 24))) for _ in range(batch_size)]
     return {
         "image": pictures[0],
-        "tokens": tokenizer.batch(captions),
+        "tokens": tokenizer.batch(captions_like_ours(batch_size)),
         "part_image": pictures[1],
         "part_tokens": tokenizer.batch(["long black beak"] * batch_size),
         "has_part": torch.ones(batch_size, dtype=torch.bool),

@@ -9,10 +9,12 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
+import timm
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from safetensors.torch import save_file
 
 from meru.command_line import PROJECT
 
@@ -37,6 +39,14 @@ def person_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from meru.data.pedestrians import draw_pedestrians
 
     return draw_pedestrians(tmp_path_factory.mktemp("persons") / "persons", identities=13, images_per_identity=1)
+
+
+@pytest.fixture(scope="session")
+def mobilenet_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with weights of MobileNetV2 under timm's names, as the recipes on it need one."""
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv2_100.safetensors"
+    save_file(timm.create_model("mobilenetv2_100", num_classes=0).state_dict(), path)
+    return path
 
 
 @pytest.fixture

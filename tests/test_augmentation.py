@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torchvision.transforms.v2 import functional as F
 
 from meru.data.augmentation import CaptionAugmentation, RandomPicks, augmentation_pool, caption_augmentation
 from meru.data.records import ImageRecord
@@ -48,6 +49,24 @@ def test_picks_are_with_replacement_and_as_many_as_asked_for(picture):
     assert torch.equal(transform(picture), plain.flip(2))
 
 
+def test_pictures_are_resized_as_pil_does_it(picture):
+    """TBPS-CLIP resizes PIL images, bilinearly by torchvision's default."""
+    picture = picture // 2 + 64  # the two round overshoots beyond black and white differently
+    for name in ("bilinear", "bicubic"):
+        expected = F.resize(F.to_pil_image(picture), [32, 32], interpolation=F.InterpolationMode(name))
+        found = RandomPicks(32, pool=[], interpolation=name)(picture)
+        assert (found.int() - F.pil_to_tensor(expected).int()).abs().max() <= 1
+        assert augmentation_pool(32, interpolation=name)["crop"].interpolation == F.InterpolationMode(name)
+
+
+def test_what_is_erased_turns_black():
+    torch.manual_seed(0)
+    erased = [RandomPicks(32, pool=["erasing"], picks=1)(torch.full((3, 32, 32), 200)) for _ in range(40)]
+    black = torch.stack([(each == 0).all(dim=0).float().mean() for each in erased])
+    assert all(set(each.unique().tolist()) <= {0, 200} for each in erased)
+    assert 0.2 < (black > 0).float().mean() < 0.8 and black[black > 0].min() > 0.08 and black.max() < 0.22
+
+
 def test_words_are_left_out_at_their_rate_and_never_all():
     torch.manual_seed(0)
     captions = [CaptionAugmentation(word_deletion=0.25, back_translation=0)(RECORD, 0) for _ in range(400)]
@@ -80,6 +99,10 @@ def test_configurations_ask_for_it(compose):
     transforms = build(persons).transforms
     assert isinstance(transforms.training, RandomPicks) and transforms.training.picks == 2
     assert len(transforms.training.pool) == len(POOL)
+    assert transforms.training.resize.interpolation == F.InterpolationMode.BILINEAR
+    assert transforms.evaluation.resize.interpolation == F.InterpolationMode.BICUBIC
+    del persons.data.image_augmentation.interpolation  # as in runs of older versions
+    assert build(persons).transforms.training.resize.interpolation == F.InterpolationMode.BICUBIC
     assert transforms.evaluation.squash
     text = caption_augmentation(persons.data.text_augmentation)
     assert (text.word_deletion, text.back_translation) == (0.05, 0.1)
@@ -96,6 +119,7 @@ def test_configurations_ask_for_it(compose):
     [
         (lambda: RandomPicks(32, pool=["colour", "sepia"]), "image_augmentation.pool has no sepia"),
         (lambda: RandomPicks(32, pool=POOL, picks=-1), "picks=-1"),
+        (lambda: RandomPicks(32, pool=POOL, interpolation="nearest"), "interpolation=nearest: choose one of bilinear"),
         (lambda: CaptionAugmentation(word_deletion=1.5), "word_deletion=1.5"),
         (lambda: CaptionAugmentation(back_translation=-0.1), "back_translation=-0.1"),
     ],

@@ -13,6 +13,8 @@ from meru.discovery_run import train_discovery
 from meru.errors import UserError
 from meru.pretrained import build
 from meru.running import train
+from meru.training.checkpoint import save_weights
+from meru.training.optimizer import warmup_cosine
 
 EVERY = sorted(path.stem for path in (PROJECT / "configs" / "experiment").glob("*.yaml"))
 DISCOVERING = [name for name in EVERY if name.endswith("gcd")]
@@ -35,9 +37,13 @@ def test_there_are_recipes():
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_recipe_takes_two_steps(experiment, compose, cub_folder, person_folder, tmp_path):
+def test_every_recipe_takes_two_steps(
+    experiment, compose, cub_folder, person_folder, mobilenet_weights, tmp_path
+):
     composed = compose(f"experiment={experiment}")
     towers = SMALL_CLIP if composed.encoder.image._target_.endswith("clip_image_encoder") else SMALL
+    if "mobilenetv2" in experiment:
+        towers = [*SMALL, f"encoder.image.weights={mobilenet_weights}"]
     persons = composed.data.monitor.startswith("text_to_image/identity")
     if persons:
         source = [f"data.root={person_folder}"]
@@ -71,6 +77,7 @@ def test_every_recipe_of_discovery_takes_two_steps(experiment, compose, cub_fold
         f"experiment={experiment}",
         "encoder=small",
         "encoder.image.image_size=32",
+        "+encoder.image.random_weights=true",
         "model.projection_width=16",
         "discovery.cached_views=0",
         "data.batch_size=5",
@@ -178,7 +185,86 @@ def test_only_the_model_with_patches_draws_attention_by_itself(compose):
     assert compose("model=hycoclip").evaluation.attention_pictures == 0
 
 
+def test_a_recipe_from_clips_weights_is_also_one_of_the_ablation(compose, cub_folder, tmp_path):
+    """CLIP has neither a curvature nor a radius, which the recipe of MERU sets."""
+    config = compose(
+        "experiment=cub_meru",
+        "model=clip",
+        *SMALL_CLIP,
+        f"data.root={cub_folder}",
+        "data.batch_size=4",
+        "data.workers=0",
+        "trainer.epochs=1",
+        "logger=none",
+        f"folder={tmp_path / 'run'}",
+    )
+    assert train(config, device=torch.device("cpu"))
+
+
+FROM_CLIP = ["cub_meru", "cub_clip", "cub_meru_patches", "cub_gahr"]
+AS_RELEASED = ["cuhk_pedes_gahr", "icfg_pedes_gahr", "rstpreid_gahr"]  # scalars at the towers' rate, alphas at 1/√D
+
+
+@pytest.mark.parametrize("experiment", FROM_CLIP)
+def test_scalars_of_recipes_from_clips_weights_can_move_by_a_factor(experiment, compose):
+    """Adam moves a logarithm by about the rate a step, so the rates must sum to 1 at least for a factor of e."""
+    config = compose(f"experiment={experiment}")
+    per_epoch = 5395 // config.data.batch_size  # nine tenths of CUB's training images
+    total, warmup = config.trainer.epochs * per_epoch, round(config.trainer.warmup_epochs * per_epoch)
+    final = config.trainer.final_learning_rate
+    factors = (warmup_cosine(step, total_steps=total, warmup_steps=warmup, final=final) for step in range(total))
+    reach = config.optim.learning_rate * config.optim.multipliers.scalars * sum(factors)
+    assert 1.4 < reach < 2.0
+
+
+def test_every_recipe_from_clips_weights_is_among_them(compose):
+    def from_clip(name):
+        return compose(f"experiment={name}").encoder.image._target_.endswith("clip_image_encoder")
+
+    assert {name for name in EXPERIMENTS if from_clip(name)} == {*FROM_CLIP, *AS_RELEASED}
+    for name in AS_RELEASED:
+        config = compose(f"experiment={name}")
+        assert config.optim.multipliers.scalars == 1 and config.model.initial_radius is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["encoder=mobilenetv2"], "encoder.image.train_last_blocks=0: part of mobilenetv2_100 would keep random"),
+        (["experiment=cub_mobilenetv2_meru"], "train_last_blocks=3"),
+        (["experiment=cub_mobilenetv2_hypgcd", "discovery.num_classes=5"], "train_last_blocks=1"),
+        (["encoder=mobilenetv2", "encoder.image.train_last_blocks=null"], "freeze_batch_norm=True"),
+        (["encoder=vit_tiny", "encoder.image.train_last_blocks=2"], "train_last_blocks=2: part of vit_tiny"),
+        (["encoder=dino_vitb16", "encoder.image.pretrained=false", "model=simgcd"], "train_last_blocks=1"),
+        (["encoder=clip_vit_b16", "encoder.image.pretrained=null", "encoder.image.train_last_blocks=1"], "ViT-B-16"),
+    ],
+)
+def test_a_frozen_tower_without_weights_is_refused(overrides, message, compose):
+    remedy = "weights=<file>, encoder.image.pretrained or encoder.init"
+    with pytest.raises(UserError, match=f"{message}.*{remedy}") as caught:
+        build(compose(*overrides))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_frozen_tower_may_get_its_weights_from_a_file_or_a_whole_model(compose, mobilenet_weights, tmp_path):
+    towers = ["encoder=mobilenetv2", "encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2"]
+    given = build(compose(*towers, f"encoder.image.weights={mobilenet_weights}"))
+    save_weights(tmp_path / "model.safetensors", given.model.state_dict())
+    whole = build(compose(*towers, f"encoder.init={tmp_path / 'model.safetensors'}"))
+    assert torch.equal(whole.model.visual.conv_stem.weight, given.model.visual.conv_stem.weight)
+    assert build(compose(*towers, "+encoder.image.random_weights=true"))
+
+
 def test_configuration_is_plain_data(compose):
     text = OmegaConf.to_yaml(compose("experiment=birds_meru"), resolve=True)
     assert "${" not in text
     assert str(Path(PROJECT / "data" / "birds")) in text
+
+
+@pytest.mark.parametrize(("mode", "weight"), [("tokens", 0.0), ("crops", 0.0), ("grid", 0.1)])
+def test_part_entailment_is_off_where_it_teaches_nothing_and_never_without_a_floor(mode, weight, compose):
+    loss = compose("experiment=birds_meru_patches", f"patches.mode={mode}").loss
+    assert loss.part_entailment.weight == weight and loss.part_entailment.apex_floor > 1
+    chosen = compose("experiment=birds_meru_patches", f"patches.mode={mode}", "loss.part_entailment.weight=0.3")
+    assert chosen.loss.part_entailment.weight == 0.3
+    assert loss.entailment.apex_floor == compose("model=meru").loss.entailment.apex_floor == 0  # as published

@@ -150,7 +150,9 @@ def test_data_without_captions_and_data_without_a_discovery_split(compose, tmp_p
         load_discovery_data(compose("model=hypgcd", "data=pedestrians"))
 
 
-KEPT = ("encoder.image.name=mobilenetv2_035", "+encoder.image.train_last_blocks=1")
+TOWER = ("encoder.image.name=mobilenetv2_035", "+encoder.image.train_last_blocks=1")
+RANDOM = "+encoder.image.random_weights=true"
+KEPT = (*TOWER, RANDOM)
 
 
 @pytest.mark.parametrize("sampler", ["weighted", "neighbours"])
@@ -166,7 +168,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(views, configuration, tmp_pat
     if views:
         weights = tmp_path / "weights.safetensors"
         save_file(timm.create_model("mobilenetv2_035", num_classes=0).state_dict(), weights)
-        overrides += [*KEPT, f"+encoder.image.weights={weights}"]
+        overrides += [*TOWER, f"+encoder.image.weights={weights}"]
     train_discovery(configuration(*overrides, folder="whole"), device=DEVICE)
     config = configuration(*overrides, "trainer.checkpoint_every=3", folder="stopped")
     save = Trainer._save
@@ -231,7 +233,7 @@ def every_view_loader_of(config, data, transforms, *, epoch):
         (["discovery.cached_views=-2"], "views come in pairs"),
         (["discovery.cached_views=2"], "a ResNet of timm cannot be cut in two"),
         (["discovery.cached_views=2", KEPT[0]], "set encoder.image.train_last_blocks"),
-        (["discovery.cached_views=2", KEPT[0], "+encoder.image.train_last_blocks=0"], "set encoder.image.train_last"),
+        (["discovery.cached_views=2", *KEPT, "encoder.image.train_last_blocks=0"], "set encoder.image.train_last"),
     ],
 )
 def test_views_that_cannot_be_kept(overrides, message, configuration):

@@ -17,7 +17,9 @@ from meru.models.meru import MERU
 VIT = {"patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 4}
 LOSS = {
     "contrastive": {"weight": 0.0, "positives": "class"},
-    "semantic_margin": {"weight": 1.0, "margin": 0.2, "margin_source": "intra", "soft_label": 0.4},
+    "semantic_margin": {
+        "weight": 1.0, "margin": 0.2, "margin_source": "intra", "soft_label": 0.4, "soft_label_epochs": 1.0
+    },
     "reverse_contrastive": {"weight": 1.0, "smoothing": 0.01},
     "cyclic": {"weight": 0.1, "within": 20.0, "across": 0.0},
     "entailment": {"weight": 0.0, "minimum_radius": 0.1, "across_aperture": 0.7, "within_aperture": 1.2},
@@ -29,13 +31,16 @@ LOSS = {
 }
 
 
-def build(kind=GAHR, loss=None, **arguments):
+CONVOLUTIONAL = {"name": "test_resnet", "image_size": 32}
+
+
+def build(kind=GAHR, loss=None, image=None, **arguments):
     torch.manual_seed(0)
     settings = {name: {**settings, **(loss or {}).get(name, {})} for name, settings in LOSS.items()}
     if kind is GAHR:
         arguments = {"word_window": None, **arguments}
     return kind(
-        image=timm_image_encoder(name="vit_tiny_patch16_224", image_size=32, arguments=VIT),
+        image=timm_image_encoder(**(image or {"name": "vit_tiny_patch16_224", "image_size": 32, "arguments": VIT})),
         text=text_transformer(architecture="L1_W64_A4", context_length=16),
         embedding_dimension=32,
         loss=settings,
@@ -93,6 +98,36 @@ def test_persons_with_several_images_are_positives_and_belief_grows_in_the_first
     torch.testing.assert_close(plain.semantic_margin(*points, {**batch, "epoch": torch.tensor(0.0)}), expected)
 
 
+def test_belief_grows_over_as_many_epochs_as_asked_for(batch):
+    """A run of an older version, which has no such number, goes on as it began: over one epoch."""
+    points = build().embed_image(batch["image"]).detach(), build().embed_text(batch["tokens"]).detach()
+    at = {}
+    for epochs in (None, 1.0, 2.0):
+        model = build(loss={"semantic_margin": {"soft_label_epochs": epochs or 1.0}})
+        if epochs is None:
+            del model.loss["semantic_margin"]["soft_label_epochs"]
+        for epoch in (0.0, 0.5, 1.0, 2.0, 3.0):
+            at[epochs, epoch] = model.semantic_margin(*points, {**batch, "epoch": torch.tensor(epoch)}).item()
+    assert all(at[None, epoch] == at[1.0, epoch] == at[2.0, min(2 * epoch, 3)] for epoch in (0.0, 0.5, 1.0, 3.0))
+    assert at[2.0, 0.0] != at[2.0, 1.0] != at[2.0, 2.0] == at[2.0, 3.0]
+
+
+@pytest.mark.parametrize("space", ["lorentz", "cosine"])
+def test_the_cycle_across_modalities_is_of_plain_dot_products(space, batch):
+    model = build(space=space, loss={"cyclic": {"within": 0.0, "across": 3.0}}).eval()
+    image, text = model.embed_image(batch["image"]), model.embed_text(batch["tokens"])
+    if space == "lorentz":  # at different radii the time components would add to the difference
+        text = 3 * text
+    v, t = image.double().tolist(), text.double().tolist()
+    differences = [
+        sum(a * b for a, b in zip(v[i], t[j], strict=True)) - sum(a * b for a, b in zip(t[i], v[j], strict=True))
+        for i in range(4)
+        for j in range(4)
+    ]
+    expected = 3 * sum(difference**2 for difference in differences) / 16
+    assert model.terms(image, text, batch)["cyclic"].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_every_term_switches_off_and_leaves_no_parameter_without_gradient(batch):
     for off in ("semantic_margin", "reverse_contrastive", "cyclic", "word_contrast", "patch_agreement"):
         model = build(loss={off: {"weight": 0.0}})
@@ -139,6 +174,8 @@ def test_semantic_margins_work_in_other_models(kind, batch):
         ({"mode": "crops"}, "patches.mode=crops: choose one of tokens"),
         ({"space": "cosine", "loss": {"entailment": {"weight": 0.1}}}, "space=cosine has no cones"),
         ({"loss": {"semantic_margin": {"margin_source": "both"}}}, "margin_source=both: choose one of intra, cross"),
+        ({"loss": {"semantic_margin": {"soft_label_epochs": 0.0}}}, "soft_label_epochs=0.0: it must be above 0"),
+        ({"image": CONVOLUTIONAL, "class_token": True}, r"bai.class_token\): this image tower has no class token"),
     ],
 )
 def test_settings_that_cannot_be(arguments, message):

@@ -8,6 +8,7 @@ import torch
 from meru.encoders.image import timm_image_encoder
 from meru.encoders.text import text_transformer
 from meru.errors import UserError
+from meru.models.gahr import GAHR
 from meru.models.hycoclip import HyCoCLIP, average_of_terms
 from meru.models.meru import MERU
 from meru.models.meru_patches import MERUPatches
@@ -28,7 +29,7 @@ def build(kind, *, level=None, loss=None, **arguments):
         "late_interaction": {"weight": 0.5},
     }
     for name, changes in (loss or {}).items():
-        settings[name] = {**settings[name], **changes}
+        settings[name] = {**settings.get(name, {}), **changes}
     return kind(
         image=timm_image_encoder(name="vit_tiny_patch16_224", image_size=32, arguments=VIT, patch_level=level),
         text=text_transformer(architecture="L2_W64_A4", context_length=16),
@@ -187,8 +188,10 @@ def test_most_attended_patches_hold_the_image(batch):
     attention[:, -1, 2] = 99.0  # at padding
     real = torch.ones(4, 10, dtype=torch.bool)
     real[:, -1] = False
+    parts = model.most_attended(points, attention, real)
+    assert torch.equal(parts, points[:, 5:6])
     expected = model.excess(points[:, 5], image, 1.2).mean()
-    torch.testing.assert_close(model.top_entailment(points, attention, real, image), expected)
+    torch.testing.assert_close(model.entailment_by_parts(parts, image, "patch")[0], expected)
 
 
 def test_merged_patches_are_averages_of_squares(batch):
@@ -214,3 +217,83 @@ def test_retrieval_is_that_of_meru(batch):
 def test_unknown_choices_are_one_line(arguments, message):
     with pytest.raises(UserError, match=message):
         build(MERUPatches, **arguments)
+
+
+def put_at(monkeypatch, model, image, text):
+    """Puts all images, parts and patches at one radius, all captions and parts' texts at another."""
+    lift = type(model).lift
+
+    def put(features, alpha):
+        points = lift(model, features, alpha)
+        radius = image if alpha is model.visual_alpha else text
+        return points / points.norm(dim=-1, keepdim=True) * radius
+
+    monkeypatch.setattr(model, "lift", put)
+
+
+@pytest.mark.parametrize(
+    ("model", "apexes", "relations"),
+    [
+        (lambda: build(MERU), {"": "text"}, [""]),
+        (
+            lambda: build(HyCoCLIP),
+            {"": "text", "_part_text": "text", "_part_image": "image"},
+            ["", "/part_text_part_image", "/part_image_image", "/part_text_text"],
+        ),
+        (
+            lambda: build(MERUPatches, mode="crops"),
+            {"": "text", "_part_text": "text", "_part_image": "image"},
+            ["", "/part_text_part_image", "/part_image_image", "/part_text_text"],
+        ),
+        (lambda: build(MERUPatches, mode="tokens"), {"": "text", "_patch": "image"}, ["", "/patch_image"]),
+        (lambda: build(MERUPatches, mode="grid"), {"": "text", "_part_image": "image"}, ["", "/part_image_image"]),
+        (lambda: build(GAHR), {"": "text", "_patch": "image"}, ["", "/patch_image"]),
+    ],
+    ids=["MERU", "HyCoCLIP", "crops", "tokens", "grid", "GAHR"],
+)
+def test_every_apex_of_an_entailment_term_is_watched(batch, monkeypatch, model, apexes, relations):
+    built = model()
+    for image, text in ((0.19, 0.5), (0.5, 0.19)):  # on either side of 2K = 0.2
+        with monkeypatch.context() as patch:
+            put_at(patch, built, image, text)
+            logs = built(batch).logs
+        radii = {"image": image, "text": text}
+        found = {name: value for name, value in logs.items() if name.startswith("clamped/half_aperture")}
+        assert {name.removeprefix("clamped/half_aperture"): bool(value) for name, value in found.items()} == {
+            name: radii[apex] < 0.2 for name, apex in apexes.items()
+        }
+        shares = {name: value for name, value in logs.items() if name.startswith("share_in_cone")}
+        assert set(shares) == {f"share_in_cone{relation}" for relation in relations}
+        assert all(0 <= value <= 1 and not value.requires_grad for value in shares.values())
+
+
+def test_shares_of_a_batch_without_parts_are_zero(batch):
+    logs = build(HyCoCLIP)({**batch, "has_part": torch.zeros(4, dtype=torch.bool)}).logs
+    assert logs["clamped/half_aperture_part_image"] == logs["share_in_cone/part_image_image"] == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "term", "loss"),
+    [
+        (lambda loss: build(MERU, loss=loss), "entailment", "entailment"),
+        (lambda loss: build(HyCoCLIP, loss=loss), "entailment", "entailment"),
+        (lambda loss: build(MERUPatches, loss=loss), "part_entailment", "part_entailment"),
+        (lambda loss: build(MERUPatches, loss=loss, mode="grid"), "part_entailment", "part_entailment"),
+    ],
+    ids=["MERU", "HyCoCLIP", "tokens", "grid"],
+)
+def test_the_floor_is_reached_by_its_key_and_is_not_the_default(batch, monkeypatch, model, term, loss):
+    values = []
+    for settings in ({}, {"apex_floor": 0.0}, {"apex_floor": 2.0}):
+        built = model({loss: settings})
+        with monkeypatch.context() as patch:
+            put_at(patch, built, 0.1, 0.1)
+            values.append(built(batch).logs[f"loss/{term}"].item())
+    assert values[0] == values[1] < values[2]
+
+
+@pytest.mark.parametrize("term", ["entailment", "part_entailment"])
+@pytest.mark.parametrize("floor", [-1.0, 0.5, 1.0])
+def test_a_floor_within_the_dead_radius_is_an_error_of_the_user(term, floor):
+    with pytest.raises(UserError, match=rf"loss\.{term}\.apex_floor"):
+        build(MERUPatches, loss={term: {"apex_floor": floor}})

@@ -1,6 +1,7 @@
 """CLIP and MERU: the printed losses, the published names, the bounds, and what a weight of 0 means."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -150,6 +151,65 @@ def test_starting_values_are_those_of_the_paper():
     assert model.visual_alpha.exp().item() == pytest.approx(32**-0.5)
 
 
+@pytest.mark.parametrize(
+    ("towers", "arguments", "expected"),
+    [
+        ((55.0, 55.0), {}, 55.0),
+        ((55.0, 55.0), {"logit_scale": 20.0}, 20.0),
+        ((150.0, 150.0), {}, 100.0),
+        ((55.0, 55.0), {"maximum_logit_scale": 30.0}, 30.0),
+        ((55.0, None), {}, 1 / 0.07),  # a text tower from scratch knows nothing of that temperature
+        ((None, None), {}, 1 / 0.07),
+    ],
+)
+@pytest.mark.parametrize("kind", [CLIP, MERU])
+def test_the_temperature_starts_where_the_weights_have_it(kind, towers, arguments, expected):
+    image = timm_image_encoder(name="vit_tiny_patch16_224", image_size=32, arguments=VIT)
+    text = text_transformer(architecture="L1_W64", context_length=16)
+    model = kind(
+        image=replace(image, logit_scale=towers[0]),
+        text=replace(text, logit_scale=towers[1]),
+        loss={"contrastive": {"positives": "pair"}},
+        embedding_dimension=32,
+        **arguments,
+    )
+    assert model.logit_scale.exp().item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("norm_exponent", [1.0, 0.5])
+def test_alphas_start_at_the_radius(batch, norm_exponent):
+    model = build(MERU, norm_exponent=norm_exponent, initial_radius=0.4, curvature=3.0)
+    assert model.visual_alpha.exp().item() == pytest.approx(32**-0.5)  # nothing was measured yet
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        model.visual_proj.weight.mul_(5)
+        norms = model.start_at_radius([batch["image"][:3], batch["image"][3:]], [batch["tokens"]])
+        assert model.training and torch.equal(torch.get_rng_state(), before)
+        model.eval()
+        points = model.embed_image(batch["image"]), model.embed_text(batch["tokens"])
+    for each, alpha, norm in zip(points, (model.visual_alpha, model.textual_alpha), norms, strict=True):
+        assert model.radius(each).mean().item() == pytest.approx(0.4, rel=1e-4)
+        assert alpha.exp().item() == pytest.approx(0.4 / norm)
+    if norm_exponent == 1:
+        assert norms[0] == pytest.approx(model.image_features(batch["image"]).norm(dim=1).mean().item())
+
+
+def test_short_features_are_not_lengthened(batch):
+    model = build(MERU, initial_radius=50.0)
+    norms = model.start_at_radius([batch["image"]], [batch["tokens"]])
+    assert max(norms) < 50
+    assert model.visual_alpha.item() == model.textual_alpha.item() == 0
+    for wrong in (0.0, -1.0):
+        with pytest.raises(UserError, match="model.initial_radius"):
+            build(MERU, initial_radius=wrong)
+
+
+@pytest.mark.parametrize("kind", [CLIP, MERU])
+def test_every_scalar_of_the_model_is_a_logarithm_with_a_name(kind):
+    model = build(kind)
+    assert set(model.log_scalars) == {name for name, parameter in model.named_parameters() if not parameter.dim()}
+
+
 def test_constrain_brings_scalars_back_into_their_bounds():
     model = build(MERU, curvature=2.0)
     with torch.no_grad():
@@ -189,6 +249,13 @@ def test_logs_tell_what_users_of_meru_ask_for(batch):
             "clamped/logit_scale"} <= set(logs)  # fmt: skip
     assert logs["norm/image"].shape == (4,)
     assert not any(value.requires_grad for value in logs.values())
+
+
+def test_captions_inside_the_dead_radius_are_counted():
+    model = build(MERU)
+    text = torch.zeros(4, 32)
+    text[:, 0] = torch.tensor([0.05, 0.19, 0.21, 3.0])
+    assert model.logs(torch.ones(4, 32), text)["clamped/half_aperture"] == 0.5
 
 
 def test_embeddings_are_points_of_the_space(batch):

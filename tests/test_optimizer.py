@@ -38,6 +38,33 @@ def test_the_innermost_module_counts():
     assert settings_of(groups, model.visual[1].weight)[0] == 2.0
 
 
+class Scaled(Model):
+    """With scalars beside and inside its modules, and a vector of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Parameter(torch.tensor(1.0))
+        self.positions = nn.Parameter(torch.zeros(3))
+        self.visual.gain = nn.Parameter(torch.tensor(1.0))
+
+
+def test_a_parameter_goes_by_its_own_name_then_by_scalars_then_by_its_module():
+    model = Scaled()
+    multipliers = {"visual": 0.5, "scalars": 3.0, "other": 7.0, "positions": 2.0, "visual.0.bias": 11.0}
+    groups = parameter_groups(model, learning_rate=1.0, weight_decay=0.0, multipliers=multipliers)
+    rates = {name: settings_of(groups, parameter)[0] for name, parameter in model.named_parameters()}
+    assert rates == {
+        "scale": 3.0, "other": 7.0, "positions": 2.0, "visual.gain": 3.0, "visual.0.weight": 0.5, "visual.0.bias": 11.0,
+        "visual.1.weight": 0.5, "visual.1.bias": 0.5, "visual_proj.weight": 1.0,
+    }  # fmt: skip
+    assert {group["base_learning_rate"] for group in groups} == {1.0}
+
+
+def test_a_model_may_be_without_scalars():
+    groups = parameter_groups(nn.Linear(2, 2), learning_rate=1.0, weight_decay=0.0, multipliers={"scalars": 9.0})
+    assert [group["lr"] for group in groups] == [1.0]
+
+
 def test_frozen_parameters_are_left_out():
     model = Model()
     model.visual.requires_grad_(False)
@@ -46,8 +73,14 @@ def test_frozen_parameters_are_left_out():
 
 
 def test_mistakes_are_one_clear_line():
-    with pytest.raises(UserError, match="multipliers.vision: the model has no module.*it has visual, visual_proj"):
-        parameter_groups(Model(), learning_rate=1.0, weight_decay=0.0, multipliers={"vision": 2.0})
+    for name, message in {
+        "vision": "it has visual, visual_proj, scale, and scalars for all learnable scalars",
+        "scales": "it has visual, visual_proj, scale",
+        "visual.2": "visual has 0, 1",
+        "visual.0.gain": "visual.0 has weight, bias",
+    }.items():
+        with pytest.raises(UserError, match=f"multipliers.{name}: the model has no module or parameter.*; {message}"):
+            parameter_groups(Model(), learning_rate=1.0, weight_decay=0.0, multipliers={name: 2.0})
     with pytest.raises(UserError, match="nothing to train"):
         parameter_groups(Model().requires_grad_(False), learning_rate=1.0, weight_decay=0.0)
 

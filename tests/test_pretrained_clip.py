@@ -44,6 +44,43 @@ def test_text_tower_gives_open_clips_embeddings(original):
         torch.testing.assert_close(embedded, model.encode_text(padded), atol=1e-5, rtol=1e-4)
 
 
+def test_pooled_features_are_the_class_token_behind_the_same_norm_as_the_patches(original):
+    _, source = original
+    encoder = clip_image_encoder(**source)
+    tokens = []
+    encoder.network.ln_post.register_forward_hook(lambda module, inputs, output: tokens.append(output))
+    pooled, patches = encode_image(encoder.network, torch.randn(2, 3, encoder.image_size, encoder.image_size))
+    assert encoder.class_token and torch.equal(tokens[0], torch.cat([pooled[:, None], patches], dim=1))
+
+
+def test_pixel_statistics_are_the_weights_own_or_those_asked_for(original):
+    _, source = original
+    own = clip_image_encoder(**source)
+    assert (own.pixel_mean, own.pixel_std) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    asked = clip_image_encoder(**source, pixel_mean=[0.485, 0.456, 0.406], pixel_std=[0.229, 0.224, 0.225])
+    assert (asked.pixel_mean, asked.pixel_std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_text_tower_drops_attention_in_training_alone(original):
+    _, source = original
+    plain, dropping = clip_text_encoder(**source), clip_text_encoder(**source, dropout=0.3)
+    tokens = plain.tokenizer.batch(CAPTIONS)
+    with torch.no_grad():
+        expected = plain.network.train()(tokens)
+        assert torch.equal(dropping.network.eval()(tokens), expected)
+        assert not torch.allclose(dropping.network.train()(tokens), expected, atol=1e-3)
+
+
+def test_the_temperature_comes_with_the_weights_and_with_them_only(original):
+    model, source = original
+    scale = pytest.approx(model.logit_scale.exp().item())
+    assert clip_image_encoder(**source).logit_scale == scale
+    assert clip_text_encoder(**source).logit_scale == scale
+    for empty in ({**source, "random_weights": True}, {"name": SMALL, "pretrained": None}):
+        assert clip_image_encoder(**empty).logit_scale is None
+        assert clip_text_encoder(**empty).logit_scale is None
+
+
 def test_two_models_share_no_tower(original):
     _, source = original
     first, second = clip_image_encoder(**source), clip_image_encoder(**source)

@@ -83,7 +83,7 @@ def test_both_languages_give_the_same_figures():
 
 
 @pytest.mark.parametrize("command", sorted(set(commands(READMES[0]))))
-def test_command(command, birds_run, cub_folder, tmp_path):
+def test_command(command, birds_run, cub_folder, mobilenet_weights, tmp_path):
     run, data = birds_run
     in_a_run = command.replace("<run folder>", str(run))
     if command == "bash train_cub.sh meru data=birds":
@@ -113,11 +113,12 @@ def test_command(command, birds_run, cub_folder, tmp_path):
         execute(command, *TINY_TOWERS, f"data.root={cub_folder}", f"folder={tmp_path / 'run'}", cwd=tmp_path)
         assert (tmp_path / "run" / "test.json").exists()
     elif "experiment=cub_mobilenetv2" in command:
-        # The weights, the data and the seed are the reader's; everything else is the command's own.
+        # The file, the data and the seed are the reader's; everything else is the command's own.
         mine = ("encoder.image.weights=", "data.root=", "seed=")
         kept = " ".join(word for word in command.split() if not word.startswith(mine))
         small = [*QUICK, WITHOUT_WANDB, "data.batch_size=4", "encoder.image.image_size=64", f"data.root={cub_folder}"]
-        execute(kept, *small, f"folder={tmp_path / 'run'}", cwd=tmp_path)
+        weights = f"encoder.image.weights={mobilenet_weights}"
+        execute(kept, weights, *small, f"folder={tmp_path / 'run'}", cwd=tmp_path)
     elif "suite=robustness" in command:
         assert "occlusion" in execute(in_a_run, "workers=0", f"output={tmp_path / 'robustness.json'}", cwd=tmp_path)
         assert (tmp_path / "robustness.png").exists()

@@ -69,6 +69,40 @@ def test_gradient_checkpointing_changes_no_figure():
     torch.testing.assert_close(plain.posit_embed.grad, thrifty.posit_embed.grad)
 
 
+def test_dropout_is_of_the_attention_weights_in_training_alone(encoder):
+    """Without MLP and norm the tower is linear in the weights, so that their mean over many draws shows."""
+    dropping = TextTransformer(architecture="L3_W64_A4", context_length=32, dropout=0.5)
+    dropping.load_state_dict(encoder.network.state_dict())
+    tokens = encoder.tokenizer.batch(CAPTIONS)
+    for name in ("forward", "forward_tokens"):
+        plain, evaluated = (getattr(network, name)(tokens) for network in (encoder.network, dropping.eval()))
+        pairs = zip(plain, evaluated, strict=True) if name == "forward_tokens" else [(plain, evaluated)]
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+    torch.manual_seed(0)
+    linear = TextTransformer(architecture="L1_W64_A4", context_length=32, dropout=0.5)
+    linear.ln_final = torch.nn.Identity()
+    torch.nn.init.zeros_(linear.resblocks[0].mlp.c_proj.weight)
+    torch.nn.init.normal_(linear.resblocks[0].attn.out_proj.weight)
+    repeated = tokens.repeat(1000, 1)
+    with torch.no_grad():
+        for features in (linear, lambda tokens: linear.forward_tokens(tokens)[1]):
+            linear.eval()
+            expected = features(tokens)
+            linear.train()
+            drawn = features(repeated).unflatten(0, (1000, len(CAPTIONS)))
+            spread = drawn.std(dim=0)
+            assert spread.flatten(1).max(dim=1).values.min() > 0.1
+            error = (drawn.mean(dim=0) - expected).abs()
+            assert (error <= 5 * spread / 1000**0.5 + 1e-5).all()
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_dropout_is_a_share(dropout):
+    with pytest.raises(UserError, match=f"encoder.text.dropout={dropout}"):
+        text_transformer(architecture="L1_W64", dropout=dropout)
+
+
 def test_parameter_names_are_those_of_published_checkpoints(encoder):
     names = set(encoder.network.state_dict())
     block = {"ln_1.weight", "ln_1.bias", "attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj.weight",

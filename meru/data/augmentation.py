@@ -13,19 +13,20 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from meru.data.records import ImageRecord
-from meru.data.transforms import BICUBIC
-from meru.errors import UserError
+from meru.errors import UserError, require
+
+INTERPOLATIONS = {mode: v2.InterpolationMode(mode) for mode in ("bilinear", "bicubic")}
 
 
-def augmentation_pool(image_size: int) -> dict[str, nn.Module]:
+def augmentation_pool(image_size: int, *, interpolation: str = "bicubic") -> dict[str, nn.Module]:
     """What `RandomPicks` may choose from, by name; maps of uint8 `(3, S, S)`."""
     return {
         "colour": v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
         "rotation": v2.RandomRotation(15),
-        "crop": v2.RandomResizedCrop(image_size, scale=(0.9, 1.0), interpolation=BICUBIC),
+        "crop": v2.RandomResizedCrop(image_size, scale=(0.9, 1.0), interpolation=INTERPOLATIONS[interpolation]),
         "grey": v2.RandomGrayscale(0.1),
         "flip": v2.RandomHorizontalFlip(),
-        "erasing": v2.RandomErasing(scale=(0.1, 0.2)),
+        "erasing": v2.RandomErasing(scale=(0.1, 0.2)),  # to black
     }
 
 
@@ -36,20 +37,22 @@ class RandomPicks(nn.Module):
         image_size: Side S of the result.
         pool: Names of `augmentation_pool`.
         picks: How many are applied.
+        interpolation: Of the resize and of crops: `bilinear`, TBPS-CLIP's, or `bicubic`.
 
     Raises:
-        UserError: for a name that the pool has not, or picks below 0.
+        UserError: for a name that the pool has not, picks below 0, or another interpolation.
     """
 
-    def __init__(self, image_size: int, *, pool: Sequence[str], picks: int = 2):
+    def __init__(self, image_size: int, *, pool: Sequence[str], picks: int = 2, interpolation: str = "bicubic"):
         super().__init__()
-        known = augmentation_pool(image_size)
+        require(interpolation, tuple(INTERPOLATIONS), key="data.image_augmentation.interpolation")
+        known = augmentation_pool(image_size, interpolation=interpolation)
         if unknown := [name for name in pool if name not in known]:
             raise UserError(f"data.image_augmentation.pool has no {unknown[0]}: choose from {', '.join(known)}")
         if picks < 0:
             raise UserError(f"data.image_augmentation.picks={picks}: it must be at least 0")
         self.picks = picks if pool else 0
-        self.resize = v2.Resize((image_size, image_size), interpolation=BICUBIC)
+        self.resize = v2.Resize((image_size, image_size), interpolation=INTERPOLATIONS[interpolation])
         self.pool = nn.ModuleList(known[name] for name in pool)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -27,8 +27,10 @@ class ImageEncoder:
         image_size: Side of the square input, pixels.
         pixel_mean, pixel_std: Normalisation of RGB values in [0, 1] that the weights expect.
         projection: Pretrained projection to the shared space, `(embedding, width)`, where there is one.
+        logit_scale: Inverse temperature that the weights were trained with, where they bring one.
         patch_level: Which of the tower's feature maps its patches are, see `encode_image`; None: the last.
         patch_width: Channels of that map.
+        class_token: Whether the pooled features are those of a class token.
     """
 
     network: nn.Module
@@ -37,8 +39,10 @@ class ImageEncoder:
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
     projection: Tensor | None = None
+    logit_scale: float | None = None
     patch_level: int | None = None
     patch_width: int | None = None
+    class_token: bool = False
 
 
 def encode_image(network: nn.Module, images: Tensor, *, patch_level: int | None = None) -> tuple[Tensor, Tensor]:
@@ -196,6 +200,7 @@ def timm_image_encoder(
         pixel_std=tuple(pixel_std or network.pretrained_cfg["std"]),
         patch_level=patch_level,
         patch_width=width if patch_level is None else network.feature_info[patch_level]["num_chs"],
+        class_token=getattr(network, "global_pool", None) == "token",
     )
 
 

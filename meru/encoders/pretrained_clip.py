@@ -55,6 +55,8 @@ def clip_image_encoder(
     name: str = "ViT-B-16",
     pretrained: str | None = "openai",
     weights: str | None = None,
+    pixel_mean: tuple[float, float, float] | None = None,
+    pixel_std: tuple[float, float, float] | None = None,
     train_last_blocks: int | None = None,
     gradient_checkpointing: bool = False,
     random_weights: bool = False,
@@ -65,6 +67,7 @@ def clip_image_encoder(
         name: open_clip's model name.
         pretrained: open_clip's tag; None for random weights.
         weights: A local file with the whole model's weights, read in place of the tag's download.
+        pixel_mean, pixel_std: Normalisation; by default the one that the weights were trained with.
         train_last_blocks: Train only so many of the last blocks; 0 freezes all, None trains all.
         gradient_checkpointing: Trade a second forward pass for memory.
         random_weights: Load nothing, whatever `pretrained` and `weights` say: a checkpoint follows.
@@ -89,9 +92,11 @@ def clip_image_encoder(
         network=network,
         width=projection.shape[1],
         image_size=network.image_size[0],
-        pixel_mean=tuple(network.image_mean),
-        pixel_std=tuple(network.image_std),
+        pixel_mean=tuple(pixel_mean or network.image_mean),
+        pixel_std=tuple(pixel_std or network.image_std),
         projection=projection,
+        class_token=network.attn_pool is None and network.pool_type == "tok",
+        logit_scale=_logit_scale(model, bool(pretrained or weights) and not random_weights),
     )
 
 
@@ -100,10 +105,13 @@ def clip_text_encoder(
     name: str = "ViT-B-16",
     pretrained: str | None = "openai",
     weights: str | None = None,
+    dropout: float = 0.0,
     gradient_checkpointing: bool = False,
     random_weights: bool = False,
 ) -> TextEncoder:
-    """The text tower of an open_clip model as a `TextTransformer`. Arguments as in `clip_image_encoder`.
+    """The text tower of an open_clip model as a `TextTransformer`.
+
+    Arguments as in `clip_image_encoder`; `dropout` as in `TextTransformer`.
 
     Raises:
         UserError: for an unknown name, a tower of another kind, or weights that cannot be had.
@@ -119,6 +127,7 @@ def clip_text_encoder(
         vocabulary_size=model.token_embedding.num_embeddings,
         context_length=context_length,
         activation="quick_gelu" if quick else "gelu",
+        dropout=dropout,
         gradient_checkpointing=gradient_checkpointing,
     )
     network.load_state_dict(
@@ -134,4 +143,10 @@ def clip_text_encoder(
         network=network,
         tokenizer=CaptionTokenizer(context_length=context_length),
         projection=torch.clone(model.text_projection.detach().t()),
+        logit_scale=_logit_scale(model, bool(pretrained or weights) and not random_weights),
     )
+
+
+def _logit_scale(model: nn.Module, trained: bool) -> float | None:
+    """The inverse temperature of trained weights; that of random ones says nothing."""
+    return model.logit_scale.exp().item() if trained else None

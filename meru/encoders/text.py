@@ -81,12 +81,15 @@ class CaptionTokenizer:
 
 
 class ResidualBlock(nn.Module):
-    """Pre-norm self-attention and MLP. `nn.MultiheadAttention` only holds the parameters, under CLIP's names."""
+    """Pre-norm self-attention and MLP. `nn.MultiheadAttention` only holds the parameters, under CLIP's names.
 
-    def __init__(self, *, width: int, heads: int, activation: nn.Module):
+    `dropout` is the share of the attention weights that training sets to 0.
+    """
+
+    def __init__(self, *, width: int, heads: int, activation: nn.Module, dropout: float = 0.0):
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.attn = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=activation, c_proj=nn.Linear(4 * width, width))
@@ -98,7 +101,11 @@ class ResidualBlock(nn.Module):
         query, key, value = layout.unpack(projected).unflatten(-1, (3, self.attn.num_heads, -1)).unbind(2)
         # Padding stands to the right of every real token, so the causal mask is mask enough.
         attended = F.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=True
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            dropout_p=self._dropout,
+            is_causal=True,
         )
         x = x + self.attn.out_proj(layout.pack(attended.transpose(1, 2).flatten(2)))
         return x + self.mlp(self.ln_2(x))
@@ -116,9 +123,14 @@ class ResidualBlock(nn.Module):
             key.transpose(1, 2),
             value.transpose(1, 2),
             attn_mask=layout.real[:, None, None],
+            dropout_p=self._dropout,
         )
         x = x[layout.last] + self.attn.out_proj(attended.transpose(1, 2).flatten(1))
         return x + self.mlp(self.ln_2(x))
+
+    @property
+    def _dropout(self) -> float:
+        return self.attn.dropout if self.training else 0.0
 
 
 class PackedLayout:
@@ -155,10 +167,11 @@ class TextTransformer(nn.Module):
         vocabulary_size: Number of token ids.
         context_length: Number of positions.
         activation: `gelu`, or `quick_gelu` for the towers that OpenAI released.
+        dropout: Share of the attention weights that training sets to 0, in [0, 1).
         gradient_checkpointing: Trade a second forward pass for memory.
 
     Raises:
-        UserError: if the architecture string cannot be read.
+        UserError: if the architecture string cannot be read, or for a dropout outside [0, 1).
     """
 
     def __init__(
@@ -168,6 +181,7 @@ class TextTransformer(nn.Module):
         vocabulary_size: int = 49408,
         context_length: int = 77,
         activation: str = "gelu",
+        dropout: float = 0.0,
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
@@ -179,12 +193,15 @@ class TextTransformer(nn.Module):
                 f"encoder.text.architecture={architecture}: expected layers, width and heads like L12_W512_A8, "
                 "the width a multiple of the heads"
             )
+        if not 0 <= dropout < 1:
+            raise UserError(f"encoder.text.dropout={dropout}: it must be at least 0 and below 1")
         self.context_length = context_length
         self.gradient_checkpointing = gradient_checkpointing
         self.token_embed = nn.Embedding(vocabulary_size, self.width)
         self.posit_embed = nn.Parameter(torch.empty(context_length, self.width))
         self.resblocks = nn.ModuleList(
-            ResidualBlock(width=self.width, heads=heads, activation=_activation(activation)) for _ in range(layers)
+            ResidualBlock(width=self.width, heads=heads, activation=_activation(activation), dropout=dropout)
+            for _ in range(layers)
         )
         self.ln_final = nn.LayerNorm(self.width)
         # Attention runs with `is_causal`; the mask is kept because published checkpoints carry it.
@@ -255,17 +272,20 @@ class TextEncoder:
         network: The tower, `(B, L)` token ids → `(B, width)`.
         tokenizer: Caption → token ids.
         projection: Pretrained projection to the shared space, `(embedding, width)`, where there is one.
+        logit_scale: Inverse temperature that the weights were trained with, where they bring one.
     """
 
     network: TextTransformer
     tokenizer: CaptionTokenizer
     projection: Tensor | None = None
+    logit_scale: float | None = None
 
 
 def text_transformer(
     *,
     architecture: str = "L12_W512_A8",
     context_length: int = 77,
+    dropout: float = 0.0,
     gradient_checkpointing: bool = False,
     random_weights: bool = True,
 ) -> TextEncoder:
@@ -277,6 +297,7 @@ def text_transformer(
         architecture=architecture,
         vocabulary_size=tokenizer.vocabulary_size,
         context_length=context_length,
+        dropout=dropout,
         gradient_checkpointing=gradient_checkpointing,
     )
     return TextEncoder(network=network, tokenizer=tokenizer)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from meru.evaluation.retrieval import image_text_retrieval
 from meru.evaluation.zero_shot import PROMPT_TEMPLATES, class_prompts, zero_shot_metrics
+from meru.hyperbolic_functions import exact_product
 
 BatchTokenizer = Callable[[list[str]], Tensor]  # captions → int64 (B, L), padded with 0
 
@@ -110,7 +111,7 @@ def evaluate_image_text(
     )
     metrics = retrieve(similarity=model.similarity)
     if class_kind == "identity":
-        beside = retrieve(similarity=lambda x, y: F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).T)
+        beside = retrieve(similarity=lambda x, y: exact_product(F.normalize(x, dim=-1), F.normalize(y, dim=-1)))
         model.train(was_training)
         return _at_identity(metrics, "identity") | _at_identity(beside, "identity_cosine")
     classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)

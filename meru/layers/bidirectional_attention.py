@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meru.errors import UserError
+from meru.hyperbolic_functions import exact_product
 
 ACTIVATIONS = ("sigmoid", "softmax")
 
@@ -91,10 +92,10 @@ class BidirectionalAttention(nn.Module):
             Shape `(…, M, K)`, float32.
         """
         with torch.autocast(words.device.type, enabled=False):
-            query = F.linear(words.float(), self.word_query.weight, self.word_query.bias)
+            query = exact_product(words.float(), self.word_query.weight) + self.word_query.bias
             if scale is None:
-                return query @ keys.float().mT / math.sqrt(query.shape[-1])
-            return (scale * F.normalize(query, dim=-1)) @ F.normalize(keys.float(), dim=-1).mT
+                return exact_product(query, keys) / math.sqrt(query.shape[-1])
+            return exact_product(scale * F.normalize(query, dim=-1), F.normalize(keys.float(), dim=-1))
 
 
 class Predictor(nn.Sequential):

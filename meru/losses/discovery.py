@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from meru.hyperbolic_functions import exact_product
+
 
 def supervised_contrastive_loss(features: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
     """Contrast in which all others of the same label are right.
@@ -59,7 +61,7 @@ def _cosine_logits(features: Tensor, temperature: float) -> tuple[Tensor, Tensor
     with torch.autocast(features.device.type, enabled=False):
         features = F.normalize(features.float(), dim=-1)
         itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
-        return (features @ features.T / temperature).masked_fill(itself, -math.inf), itself
+        return (exact_product(features, features) / temperature).masked_fill(itself, -math.inf), itself
 
 
 def self_distillation_loss(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meru import poincare
-from meru.hyperbolic_functions import root
+from meru.hyperbolic_functions import exact_product, root
 
 ANCESTORS = ("batch", "midpoint", "proxies")
 
@@ -245,7 +245,7 @@ def released_distance(x: Tensor, y: Tensor, curvature: Tensor | float) -> Tensor
     with torch.autocast(x.device.type, enabled=False):
         x, y = x.float(), y.float()
         squares = x.square().sum(dim=1)[:, None] * y.square().sum(dim=1)
-        q = root(1 - 2 * curvature * (x @ y.T) + curvature**2 * squares)
+        q = root(1 - 2 * curvature * exact_product(x, y) + curvature**2 * squares)
         # By differences, not by a matmul: most of these points are each other's other view.
         apart = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
         ratio = curvature**0.5 * apart * q / (q.square() + 1e-5)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from meru.hyperbolic_functions import exact_product
+
 SCOPES = ("caption", "batch")
 
 
@@ -46,12 +48,12 @@ def word_contrast(
     with torch.autocast(words.device.type, enabled=False):
         words, contexts = F.normalize(words.float(), dim=-1), F.normalize(contexts.float(), dim=-1)
         if scope == "caption":
-            logits = scale * words @ contexts.mT
+            logits = exact_product(scale * words, contexts)
             logits = logits.masked_fill(~real[:, None], -math.inf)
             losses = logits.logsumexp(dim=-1) - logits.diagonal(dim1=1, dim2=2)
             return torch.where(real, losses, 0)
         caption, _ = real.nonzero(as_tuple=True)
-        logits = scale * words[real] @ contexts[real].T
+        logits = exact_product(scale * words[real], contexts[real])
         if labels is not None:
             alike = (labels[caption][:, None] == labels[caption]) & (caption[:, None] != caption)
             logits = logits.masked_fill(alike, -math.inf)

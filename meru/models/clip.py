@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from meru import distributed, poincare
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics, patch_offset
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError, require
+from meru.hyperbolic_functions import exact_product
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
 from meru.losses.hierarchy import category_loss, local_hierarchy_loss
 from meru.losses.semantic_margin import MARGIN_SOURCES, semantic_margin_loss, semantic_margins, soft_targets
@@ -30,14 +32,21 @@ class CLIP(nn.Module):
         embedding_dimension: Dimension D of the shared space.
         loss: `contrastive.weight`, and `contrastive.positives`: which captions of a batch are right for an image —
             its own (`pair`), all of the same photograph (`image`) or of the same class (`class`). Likewise
-            `semantic_margin.weight`, `.margin` λ, `.margin_source` (`intra` or `cross`) and `.soft_label` α; `category`
-            and `hierarchy`, HypGCD's losses, with what `meru.losses.hierarchy` takes.
-        logit_scale: Initial inverse temperature.
+            `semantic_margin.weight`, `.margin` λ, `.margin_source` (`intra` or `cross`), `.soft_label` α and
+            `.soft_label_epochs`, over which α grows from 0; `category` and `hierarchy`, HypGCD's losses, with what
+            `meru.losses.hierarchy` takes.
+        logit_scale: Initial inverse temperature; None: that of the towers' weights where both bring the same, as CLIP's
+            do, and 1/0.07 otherwise.
         maximum_logit_scale: Its upper bound.
 
     Raises:
-        UserError: if the dimension differs from that of pretrained projections, or for unknown `positives`.
+        UserError: if the dimension differs from that of pretrained projections, for unknown `positives`, or
+            `soft_label_epochs` that are not positive.
     """
+
+    # Parameters that are logarithms → the name of what they are the logarithm of, in logs and tables.
+    log_scalars: ClassVar[Mapping[str, str]] = {"logit_scale": "logit_scale"}
+    initial_radius: float | None = None  # the unit sphere leaves no choice
 
     def __init__(
         self,
@@ -46,7 +55,7 @@ class CLIP(nn.Module):
         text: TextEncoder,
         loss: Mapping[str, Mapping],
         embedding_dimension: int = 512,
-        logit_scale: float = 1 / 0.07,
+        logit_scale: float | None = None,
         maximum_logit_scale: float = 100.0,
     ):
         super().__init__()
@@ -54,11 +63,15 @@ class CLIP(nn.Module):
         require(loss["contrastive"]["positives"], POSITIVES, key="loss.contrastive.positives")
         if self.weight("semantic_margin"):
             require(loss["semantic_margin"]["margin_source"], MARGIN_SOURCES, key="loss.semantic_margin.margin_source")
+            if (epochs := loss["semantic_margin"].get("soft_label_epochs", 1.0)) <= 0:
+                raise UserError(f"loss.semantic_margin.soft_label_epochs={epochs}: it must be above 0")
         self.visual = image.network
         self.textual = text.network
         self.visual_proj = _projection(image.width, embedding_dimension, image.projection)
         self.textual_proj = _projection(text.network.width, embedding_dimension, text.projection)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+        if logit_scale is None:
+            logit_scale = image.logit_scale if image.logit_scale and image.logit_scale == text.logit_scale else 1 / 0.07
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(min(logit_scale, maximum_logit_scale))))
         self.maximum_logit_scale = maximum_logit_scale
         self.patch_offset = patch_offset(image.network, image.image_size)
         self.register_buffer("pixel_mean", torch.tensor(image.pixel_mean).view(3, 1, 1))
@@ -98,8 +111,7 @@ class CLIP(nn.Module):
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Cosine of every query with every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
-        with torch.autocast(queries.device.type, enabled=False):
-            return queries @ gallery.t()
+        return exact_product(queries, gallery)
 
     def average(self, embeddings: Tensor) -> Tensor:
         """One embedding for several of the same thing, say of one class: `(…, P, D)` → `(…, D)`."""
@@ -147,7 +159,7 @@ class CLIP(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> Output:
         """The loss of a batch with `image`, `tokens`, `image_index` and `class_index`.
 
-        `epoch`, a scalar, says how far training is, in epochs; without it, training is past its first.
+        `epoch`, a scalar, says how far training is, in epochs; without it, no weight is still growing.
         """
         image, text = self.embed_image(batch["image"]), self.embed_text(batch["tokens"])
         return self.combine(self.terms(image, text, batch), self.logs(image, text))
@@ -173,8 +185,9 @@ class CLIP(nn.Module):
         settings = self.loss["semantic_margin"]
         scale, first = self.logit_scale.exp(), distributed.rank() * len(image)
         targets = self.positive_targets(batch)
-        # As in TBPS-CLIP, what the model believes counts more and more during the first epoch.
-        share = settings["soft_label"] * batch["epoch"].clamp(max=1) if "epoch" in batch else settings["soft_label"]
+        share = settings["soft_label"]
+        if "epoch" in batch:  # as in TBPS-CLIP, the model's own belief counts for little at first
+            share = share * (batch["epoch"] / settings.get("soft_label_epochs", 1.0)).clamp(max=1)
         losses = []
         for points, scores in zip((image, text), self.cross_similarities(image, text), strict=True):
             if settings["margin_source"] == "intra" and settings["margin"]:

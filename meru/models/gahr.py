@@ -48,6 +48,7 @@ class GAHR(MERUPatches):
                     raise UserError(f"space=cosine has no cones: set loss.{term}.weight=0, or space=lorentz")
             for unused in (self.curv, self.visual_alpha, self.textual_alpha):
                 unused.requires_grad_(False)
+            self.initial_radius = None
 
     # ---------------------------------------------------------------------------------------------- the space
     def lift(self, features: Tensor, alpha: Tensor) -> Tensor:
@@ -88,14 +89,19 @@ class GAHR(MERUPatches):
         return terms
 
     def cyclic(self, image: Tensor, text: Tensor) -> Tensor:
-        """C-ITC on the inner products of points `(B, D)` with those of all processes."""
+        """C-ITC on the inner products of points `(B, D)` with those of all processes.
+
+        As in the released code, Lorentz's inner product within a modality, but x·y of the space components across
+        them: v_i·t_j − t_i·v_j. The released factor of the logit scale cancels, in the gradient, too.
+        """
         settings = self.loss["cyclic"]
         images, texts = distributed.gather(image), distributed.gather(text)
         loss = image.new_zeros(())
         if settings["within"]:
             loss = settings["within"] * cyclic_loss(self.inner(image, images), self.inner(text, texts))
         if settings["across"]:
-            loss = loss + settings["across"] * cyclic_loss(self.inner(image, texts), self.inner(text, images))
+            products = [CLIP.similarity(self, x, y) for x, y in ((image, texts), (text, images))]
+            loss = loss + settings["across"] * cyclic_loss(*products)
         return loss
 
     def inner(self, x: Tensor, y: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class HyCoCLIP(MERU):
         terms |= {name: term(image, text, batch) for name, term in of_wholes.items() if self.weight(name)}
         logs = {
             **self.logs(image, text),
+            **self.part_logs(image, text, part_image, part_text, has_part, has_text),
             "norm/part_image": part_image[has_part].norm(dim=-1),
             "norm/part_text": part_text[has_text].norm(dim=-1),
             "share_with_part": has_part.float().mean(),
@@ -85,15 +86,41 @@ class HyCoCLIP(MERU):
 
         Arguments as in `part_contrastive`; `has_part`, `has_text` are bool `(B,)`.
         """
-        across, within = (self.loss["entailment"][f"{kind}_aperture"] for kind in ("across", "within"))
+        across, within = self.apertures
+        floor = self.apex_floor("entailment")
         excesses = [
-            self.excess(text, image, across),
-            self.excess(part_text, part_image, across),
-            self.excess(part_image, image, within),
-            self.excess(part_text, text, within),
+            self.excess(text, image, across, floor),
+            self.excess(part_text, part_image, across, floor),
+            self.excess(part_image, image, within, floor),
+            self.excess(part_text, text, within, floor),
         ]
         masks = torch.stack([torch.ones_like(has_part), has_text, has_part, has_text])
         return 2 * average_of_terms(torch.stack(excesses), masks)
+
+    def part_logs(
+        self, image: Tensor, text: Tensor, part_image: Tensor, part_text: Tensor, has_part: Tensor, has_text: Tensor
+    ) -> dict[str, Tensor]:
+        """Figures of the four relations of `part_entailment`, with its arguments: see `MERU.cone_shares`."""
+        across, within = self.apertures
+        worded_text, worded_image = part_text[has_text], part_image[has_text]
+        text_image, _ = self.cone_shares(text, image, across)
+        part_text_part_image, dead_text = self.cone_shares(worded_text, worded_image, across)
+        part_image_image, dead_image = self.cone_shares(part_image[has_part], image[has_part], within)
+        part_text_text, _ = self.cone_shares(worded_text, text[has_text], within)
+        return {
+            "share_in_cone": text_image,
+            "share_in_cone/part_text_part_image": part_text_part_image,
+            "share_in_cone/part_image_image": part_image_image,
+            "share_in_cone/part_text_text": part_text_text,
+            "clamped/half_aperture_part_text": dead_text,
+            "clamped/half_aperture_part_image": dead_image,
+        }
+
+    @property
+    def apertures(self) -> tuple[float, float]:
+        """η across modalities, and of a part's cone around its whole."""
+        settings = self.loss["entailment"]
+        return settings["across_aperture"], settings["within_aperture"]
 
 
 def average_of_terms(values: Tensor, masks: Tensor) -> Tensor:

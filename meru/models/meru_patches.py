@@ -7,6 +7,7 @@ al., ICLR 2025) and the late interaction of FILIP (Yao et al., ICLR 2022).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from meru import distributed
 from meru.encoders.image import ImageEncoder, encode_image, patch_offset
 from meru.encoders.text import TextEncoder
-from meru.errors import require
+from meru.errors import UserError, require
 from meru.layers.bidirectional_attention import BidirectionalAttention, Interaction, Predictor, WordWindow, real_tokens
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
 from meru.losses.interaction import SCOPES, late_interaction, patch_agreement, word_contrast, word_grounding
@@ -32,8 +33,8 @@ class MERUPatches(HyCoCLIP):
 
     `mode` says what a part is:
 
-    - `tokens`: a patch of the image tower's feature map. Words and patches attend to each other, and the patches that
-      words look at most are more general than their image: their cones hold it.
+    - `tokens`: a patch of the image tower's feature map. Words and patches attend to each other. With
+      `part_entailment`, the patches that words look at most are more general than their image: their cones hold it.
     - `crops`: a crop of the image with words of its own, which the data bring: everything as in `HyCoCLIP`.
     - `grid`: each cell of a grid over the image, enlarged; without words, only with the image in its cone.
 
@@ -47,15 +48,19 @@ class MERUPatches(HyCoCLIP):
         activation: Of the attention, see `BidirectionalAttention`.
         word_window: Tokens that a word's features in the attention have read, see `WordWindow`; None: the text tower's
             features, as in GAHR, which have read the whole caption so far.
+        class_token: Whether the image tower's class token takes part in the attention, and so in `word_contrast` and
+            `patch_agreement`, beside the patches. No other term and no picture of attention sees it.
         local_logit_scale: Initial inverse temperature of `word_contrast` and `word_grounding`, learned.
         loss: Besides HyCoCLIP's, for `tokens`: weights of `word_contrast` (with `scope` and `exclude_class`),
-            `word_grounding` (with `exclude_class`), `patch_agreement`, `part_entailment` (for `grid`, too) and
-            `late_interaction`.
+            `word_grounding` (with `exclude_class`), `patch_agreement`, `part_entailment` (for `grid`, too; with an
+            `apex_floor` of its own) and `late_interaction`.
         **meru: Arguments of `MERU`.
 
     Raises:
-        UserError: for an unknown mode or scope.
+        UserError: for an unknown mode or scope, or a class token that the image tower lacks.
     """
+
+    log_scalars: ClassVar[Mapping[str, str]] = HyCoCLIP.log_scalars | {"local_logit_scale": "local_logit_scale"}
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class MERUPatches(HyCoCLIP):
         grid: int = 2,
         activation: str = "sigmoid",
         word_window: int | None = 4,
+        class_token: bool = False,
         local_logit_scale: float = 10.0,
         **meru,
     ):
@@ -77,6 +83,7 @@ class MERUPatches(HyCoCLIP):
         require(scope, SCOPES, key="loss.word_contrast.scope")
         self.mode, self.merge, self.top, self.grid = mode, merge, top, grid
         self.attends = False
+        self.class_token = class_token
         self.local = nn.ModuleDict()  # all that MERU has not; one name for `optim.multipliers`
         if mode == "tokens":
             self._make_interaction(image, text, activation, word_window, local_logit_scale)
@@ -99,6 +106,11 @@ class MERUPatches(HyCoCLIP):
             self.local_logit_scale = nn.Parameter(torch.tensor(scale).log())
         if not self.attends:
             return
+        if self.class_token and not image.class_token:
+            raise UserError(
+                "patches.class_token=true (in GAHR bai.class_token): this image tower has no class token; "
+                "set it to false"
+            )
         attention = BidirectionalAttention(dimension=dimension, activation=activation)
         self.local["interaction"] = attention
         if word_window:
@@ -159,21 +171,23 @@ class MERUPatches(HyCoCLIP):
 
     def _forward_tokens(self, batch: Mapping[str, Tensor]) -> Output:
         tokens, real = batch["tokens"], real_tokens(batch["tokens"])
-        image, patches = self.image_and_patch_features(batch["image"])
+        features, patches = self.image_and_patch_features(batch["image"])
         embeddings = self.textual.token_embed(tokens)
         lifts_words = self.weight("late_interaction") or (self.weight("part_entailment") and not self.attends)
         if lifts_words or (self.attends and "word_window" not in self.local):
             text, words = self.text_and_word_features(tokens, embeddings)
         else:  # the text tower's last block then works for the end-of-text tokens alone
             text, words = self.text_features(tokens, embeddings), None
-        image, text = self.lift(image, self.visual_alpha), self.lift(text, self.textual_alpha)
+        image, text = self.lift(features, self.visual_alpha), self.lift(text, self.textual_alpha)
         terms = self.terms(image, text, batch)
         logs = self.logs(image, text)
         attention = None
         if self.attends:
             windowed = "word_window" in self.local
             attending = self.local["word_window"](embeddings).float() if windowed else words
-            terms |= self.attention_terms(patches, attending, real, batch)
+            # Where a tower has a class token, its features are those of the whole image.
+            class_token = features[:, None] if self.class_token else None
+            terms |= self.attention_terms(patches, attending, real, batch, class_token)
             if self.weight("part_entailment"):
                 attention = self.own_attention(attending.detach(), patches.detach()).detach()
         if any(self.weight(term) for term in LIFTING):
@@ -186,13 +200,20 @@ class MERUPatches(HyCoCLIP):
                     lifted = self.lift(words, self.textual_alpha).detach()
                     pairs = zip(lifted, points.detach(), strict=True)
                     attention = torch.stack([self.similarity(*pair) for pair in pairs])
-                terms["part_entailment"] = self.top_entailment(points, attention, real, image)
+                parts = self.most_attended(points, attention, real)
+                terms["part_entailment"], figures = self.entailment_by_parts(parts, image, "patch")
+                logs |= figures
         if hasattr(self, "local_logit_scale"):
             logs["local_logit_scale"] = self.local_logit_scale.detach().exp()
         return self.combine(terms, logs)
 
     def attention_terms(
-        self, patches: Tensor, words: Tensor, real: Tensor, batch: Mapping[str, Tensor]
+        self,
+        patches: Tensor,
+        words: Tensor,
+        real: Tensor,
+        batch: Mapping[str, Tensor],
+        class_token: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The terms that train the attention.
 
@@ -201,10 +222,12 @@ class MERUPatches(HyCoCLIP):
             words: Features `(B, M, D)`.
             real: False at padding, bool `(B, M)`.
             batch: For the labels.
+            class_token: Features `(B, 1, D)` that join the patches, but in `word_grounding`; None: patches alone.
         """
         terms = {}
+        looking = patches if class_token is None else torch.cat([class_token, patches], dim=1)
         if self.weight("word_contrast") or self.weight("patch_agreement"):
-            seen: Interaction = self.local["interaction"](patches, words, real)
+            seen: Interaction = self.local["interaction"](looking, words, real)
         if self.weight("word_contrast"):
             settings = self.loss["word_contrast"]
             features, contexts, counted, labels = words, seen.word_context, real, batch["class_index"]
@@ -224,8 +247,8 @@ class MERUPatches(HyCoCLIP):
         if self.weight("word_grounding"):
             terms["word_grounding"] = self.grounding(patches, words, real, batch)
         if self.weight("patch_agreement"):
-            predicted = self.local["predictor"](patches), self.local["predictor"](seen.patch_context)
-            terms["patch_agreement"] = patch_agreement(patches, seen.patch_context, *predicted).mean()
+            predicted = self.local["predictor"](looking), self.local["predictor"](seen.patch_context)
+            terms["patch_agreement"] = patch_agreement(looking, seen.patch_context, *predicted).mean()
         return terms
 
     def grounding(self, patches: Tensor, words: Tensor, real: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -260,19 +283,30 @@ class MERUPatches(HyCoCLIP):
         labels = self.positive_labels(batch)
         return contrastive_loss(columns, rows, contrastive_targets(labels, distributed.gather(labels)))
 
-    def top_entailment(self, points: Tensor, attention: Tensor, real: Tensor, image: Tensor) -> Tensor:
-        """How far images lie outside the cones of the `top` patches that their words look at most.
+    def most_attended(self, points: Tensor, attention: Tensor, real: Tensor) -> Tensor:
+        """The `top` patches of each image that their words look at most, `(B, top, D)`.
 
         Args:
             points: Patches on the hyperboloid, `(B, N, D)`.
             attention: Of the words to the patches, `(B, M, N)`, in any unit.
             real: bool `(B, M)`.
-            image: Points `(B, D)`.
         """
         spread = attention.softmax(dim=-1).masked_fill(~real[..., None], 0).sum(dim=1)
         chosen = spread.topk(min(self.top, spread.shape[1]), dim=1).indices
-        parts = points.gather(1, chosen[..., None].expand(-1, -1, points.shape[-1]))
-        return self.excess(parts, image[:, None], self.loss["entailment"]["within_aperture"]).mean()
+        return points.gather(1, chosen[..., None].expand(-1, -1, points.shape[-1]))
+
+    def entailment_by_parts(self, parts: Tensor, image: Tensor, kind: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """How far images lie outside the cones of their parts, and figures beside it.
+
+        Args:
+            parts: Points `(B, P, D)`.
+            image: Points `(B, D)`.
+            kind: `patch` or `part_image`: the parts' name in the figures.
+        """
+        within, image = self.loss["entailment"]["within_aperture"], image[:, None]
+        excess = self.excess(parts, image, within, self.apex_floor("part_entailment"))
+        in_cone, dead = self.cone_shares(parts, image, within)
+        return excess.mean(), {f"share_in_cone/{kind}_image": in_cone, f"clamped/half_aperture_{kind}": dead}
 
     def _forward_grid(self, batch: Mapping[str, Tensor]) -> Output:
         images = batch["image"]
@@ -291,8 +325,8 @@ class MERUPatches(HyCoCLIP):
         if self.weight("part_entailment"):
             parts = parts.unflatten(0, (size, -1))
             logs["norm/part_image"] = parts.detach().norm(dim=-1).flatten()
-            within = self.loss["entailment"]["within_aperture"]
-            terms["part_entailment"] = self.excess(parts, image[:, None], within).mean()
+            terms["part_entailment"], figures = self.entailment_by_parts(parts, image, "part_image")
+            logs |= figures
         return self.combine(terms, logs)
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from meru import distributed
 from meru.encoders.frozen import FrozenPart
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics
 from meru.errors import UserError
+from meru.hyperbolic_functions import exact_product
 from meru.losses.discovery import (
     mean_entropy,
     self_distillation_loss,
@@ -82,7 +83,8 @@ class SimGCD(nn.Module):
         """Cosines of features `(B, W)` with the classes' weights, `(B, K)`."""
         # bfloat16's cosines, divided by the teacher's 0.04, would be off by a tenth.
         with torch.autocast(features.device.type, enabled=False):
-            return F.linear(F.normalize(features.float(), dim=-1), F.normalize(self.classifier.weight, dim=-1))
+            classes = F.normalize(self.classifier.weight, dim=-1)
+            return exact_product(F.normalize(features.float(), dim=-1), classes)
 
     def predict(self, images: Tensor) -> Tensor:
         """Class logits `(B, K)` of images as for `features`; known classes come first."""

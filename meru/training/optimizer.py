@@ -10,6 +10,8 @@ from torch import nn
 
 from meru.errors import UserError
 
+SCALARS = "scalars"
+
 
 def parameter_groups(
     model: nn.Module, *, learning_rate: float, weight_decay: float, multipliers: Mapping[str, float] | None = None
@@ -20,31 +22,63 @@ def parameter_groups(
 
     Args:
         model: Its parameters that do not require a gradient are left out.
-        learning_rate: Of every parameter without a multiplier.
+        learning_rate: Of every parameter without a multiplier; each group keeps it as `base_learning_rate`.
         weight_decay: Of matrices and larger.
-        multipliers: Module, `visual` or `visual.blocks.11` → factor on its learning rate; the innermost counts.
+        multipliers: Name → factor on the learning rate. A name is a parameter's, `curv` or `visual.pos_embed`; the
+            word `scalars`, for all parameters without a dimension, of which there may be none; or a module's, `visual`
+            or `visual.blocks.11`. A parameter goes by the first of these that fits, and by the innermost module.
 
     Raises:
-        UserError: if the model has no such module, or nothing is left to train.
+        UserError: if the model has nothing of such a name, or nothing is left to train.
     """
-    known = {name for name, _ in model.named_modules()}
+    modules = {name for name, _ in model.named_modules()} - {""}
+    known = modules | {name for name, _ in model.named_parameters()} | {SCALARS}
     # A factor of 1 on a tower that a model lacks changes nothing: the configuration names both towers.
     multipliers = {name: factor for name, factor in (multipliers or {}).items() if name in known or factor != 1}
-    for module in multipliers.keys() - known:
-        children = ", ".join(name for name, _ in model.named_children())
-        raise UserError(f"optim.multipliers.{module}: the model has no module of that name; it has {children}")
+    for name in multipliers.keys() - known:
+        raise UserError(_unknown_name(model, name, modules))
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        fitting = [module for module in multipliers if name.startswith(f"{module}.")]
-        factor = multipliers[max(fitting, key=len)] if fitting else 1.0
+        factor = _factor(name, parameter, multipliers)
         decay = weight_decay if parameter.dim() >= 2 else 0.0
-        group = groups.setdefault((factor, decay), {"params": [], "lr": learning_rate * factor, "weight_decay": decay})
+        group = groups.setdefault(
+            (factor, decay),
+            {
+                "params": [],
+                "lr": learning_rate * factor,
+                "base_learning_rate": learning_rate,
+                "weight_decay": decay,
+            },
+        )
         group["params"].append(parameter)
     if not groups:
         raise UserError("nothing to train: every parameter is frozen")
     return list(groups.values())
+
+
+def _factor(name: str, parameter: nn.Parameter, multipliers: Mapping[str, float]) -> float:
+    if name in multipliers:
+        return multipliers[name]
+    if not parameter.dim() and SCALARS in multipliers:
+        return multipliers[SCALARS]
+    around = [module for module in multipliers if name.startswith(f"{module}.")]
+    return multipliers[max(around, key=len)] if around else 1.0
+
+
+def _unknown_name(model: nn.Module, name: str, modules: set[str]) -> str:
+    """Says what there is where the name stops being right."""
+    place = name
+    while place and place not in modules:
+        place = place.rpartition(".")[0]
+    inner = model.get_submodule(place)
+    own = [each for each, _ in inner.named_children()] + [each for each, _ in inner.named_parameters(recurse=False)]
+    where, more = (place, "") if place else ("it", f", and {SCALARS} for all learnable scalars")
+    return (
+        f"optim.multipliers.{name}: the model has no module or parameter of that name; "
+        f"{where} has {', '.join(own)}{more}"
+    )
 
 
 def build_optimizer(

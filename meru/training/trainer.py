@@ -34,6 +34,7 @@ from meru.training.checkpoint import (
     save_weights,
 )
 from meru.training.optimizer import warmup_cosine
+from meru.training.scalars import ScalarMovement
 from meru.training.settings import TrainerSettings, allow_tf32
 
 log = logging.getLogger("meru")
@@ -76,6 +77,9 @@ class Trainer:
         self.steps_per_epoch = max(1, self.batches_per_epoch // self.settings.accumulate)
         self.total_steps = self.settings.epochs * self.steps_per_epoch
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
+        # The first group may be one with a factor of its own, so its rate is not what `learning_rate` means.
+        self.highest_rate = self.optimizer.param_groups[0].get("base_learning_rate", self.highest_rates[0])
+        self.movement = ScalarMovement(self.model, self.optimizer)
         self.average = None
         if self.settings.ema_decay:
             average = get_ema_multi_avg_fn(self.settings.ema_decay)
@@ -118,7 +122,10 @@ class Trainer:
                 if stopping:
                     break
         progress.close()
-        return self.step == self.total_steps
+        finished = self.step == self.total_steps
+        if finished and distributed.is_main():
+            self.movement.report()
+        return finished
 
     def _step(self, forward: nn.Module, stream: Iterator[Batch]) -> tuple[dict[str, Tensor], int]:
         """One step of the optimizer over `accumulate` batches."""
@@ -152,12 +159,13 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
             group["lr"] = rate * factor
         self.optimizer.step()
+        self.movement.count_step()
         self.optimizer.zero_grad()
         self.model.constrain_()
         if self.average:
             self.average.update_parameters(self.model)
         self.step += 1
-        totals["learning_rate"] = torch.tensor(self.optimizer.param_groups[0]["lr"])
+        totals["learning_rate"] = torch.tensor(self.highest_rate * factor)
         return totals, size
 
     def _check_finite(self, figures: dict[str, Tensor]) -> None:
@@ -186,6 +194,7 @@ class Trainer:
         if metrics is None:
             return
         scalars = {name: sum(each[name] for each in everyone) / len(everyone) for name in scalars}
+        scalars |= self.movement.figures()
         speed = images * distributed.world_size() / max(seconds, 1e-9)
         line = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **scalars}
         metrics.write({**line, "images_per_second": speed})
@@ -240,6 +249,7 @@ class Trainer:
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "average": self.average.state_dict() if self.average else None,
+                    "scalars": self.movement.state(),
                     "random_states": states,
                 },
             )
@@ -257,6 +267,7 @@ class Trainer:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.movement.load(state.get("scalars"))  # not in checkpoints of older versions
         self.step, self.best = state["step"], state["best"]
         if distributed.is_main():
             log.info("resumed at step %d of %d", self.step, self.total_steps)
