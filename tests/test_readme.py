@@ -29,7 +29,7 @@ DISCOVERY = [
 ]  # fmt: skip
 MODEL_OF_KEY = {
     "patches": "meru_patches", "space": "gahr", "sms": "gahr", "bai": "gahr", "discovery": "hypgcd",
-    "model.released": "hypgcd", "loss.self_distillation": "hypgcd",
+    "model.released": "hypgcd", "loss.self_distillation": "hypgcd", "loss.part_entailment": "meru_patches",
 }  # fmt: skip
 
 
@@ -141,6 +141,8 @@ def test_command(command, birds_run, cub_folder, mobilenet_weights, tmp_path):
         assert "|" in execute(command, "--batch", "64", "--dimension", "8", cwd=tmp_path)
     elif command.startswith("python scripts/benchmark.py retrieval"):
         assert "cosine" in execute(command, "--size", "50", "--dimension", "8", "--identities", "5", cwd=tmp_path)
+    elif command == "bash scripts/gpu_check.sh gpu_check":  # tests/test_gpu_check.py runs it
+        assert "--smoke" in execute(command, "--help", cwd=tmp_path)
     elif command.startswith("python scripts/prepare_data.py cub"):
         execute("python scripts/prepare_data.py cub", "--root", str(cub_folder), cwd=tmp_path)
     else:
