@@ -39,7 +39,7 @@ def test_a_smoke_run_passes_every_part(tmp_path):
     assert list(results["parts"]) == list(PARTS)
     assert all(part["status"] == "passed" and part["figures"] for part in results["parts"].values())
     steps = results["parts"]["steps"]["figures"]["rows"]
-    assert [row["model"] for row in steps] == ["clip", "meru", "open_clip ViT-S-32-alt"]
+    assert [row["model"] for row in steps] == ["clip", "meru", "open_clip tiny"]
     assert all(row["teraflops"] > 0 for row in steps)
     losses = {row["model"]: row["loss"] for row in results["parts"]["loss"]["figures"]["rows"]}
     for model in ("clip", "meru"):
