@@ -176,8 +176,6 @@ class Partly(nn.Module):
 
 
 def train_partly(rank, folder, accumulate):
-    with open(f"{folder}/stderr_{rank}", "w") as stderr:
-        os.dup2(stderr.fileno(), 2)  # DDP's warnings come from C++
     model = Partly()
     Trainer(
         model=model,
@@ -201,6 +199,16 @@ def test_a_step_may_leave_parameters_untouched(accumulate, tmp_path):
     assert first == second
     assert first["never"] == 1  # no gradient, so not decayed either
     assert first["always"] < 1 and first["sometimes"] < 1
+
+
+def forward_once(rank, folder):
+    with open(f"{folder}/stderr_{rank}", "w") as stderr:
+        os.dup2(stderr.fileno(), 2)  # DDP's warnings come from C++
+    distributed.parallel(nn.Linear(2, 1), CPU)(torch.ones(1, 2)).sum().backward()
+
+
+def test_a_model_that_uses_all_its_parameters_causes_no_warning(tmp_path):
+    results_of(forward_once, str(tmp_path))
     assert not any("unused" in (tmp_path / f"stderr_{rank}").read_text() for rank in range(2))
 
 
