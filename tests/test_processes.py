@@ -204,7 +204,8 @@ def test_a_step_may_leave_parameters_untouched(accumulate, tmp_path):
 def forward_once(rank, folder):
     with open(f"{folder}/stderr_{rank}", "w") as stderr:
         os.dup2(stderr.fileno(), 2)  # DDP's warnings come from C++
-    distributed.parallel(nn.Linear(2, 1), CPU)(torch.ones(1, 2)).sum().backward()
+    parallel = distributed.parallel(nn.Linear(2, 1), CPU)  # must outlive the backward pass
+    parallel(torch.ones(1, 2)).sum().backward()
 
 
 def test_a_model_that_uses_all_its_parameters_causes_no_warning(tmp_path):
