@@ -179,6 +179,15 @@ def test_a_recipe_overrides_the_defaults_and_the_command_line_overrides_the_reci
     assert compose("experiment=cub_mobilenetv2_meru", "trainer.evaluate_every=5").trainer.evaluate_every == 5
 
 
+@pytest.mark.parametrize("experiment", ["birds_meru", "cub_mobilenetv2_meru", "cub_vit_tiny_meru"])
+def test_norms_stay_out_of_the_space_where_meru_is_trained_from_scratch_and_only_there(experiment, compose):
+    assert compose(f"experiment={experiment}").model.norm_exponent == 0
+    assert compose(f"experiment={experiment}", "model.norm_exponent=1").model.norm_exponent == 1
+    assert "norm_exponent" not in compose(f"experiment={experiment}", "model=clip").model
+    for other in ("hycoclip", "meru_patches", "meru"):  # parts must be able to lie nearer the origin than wholes
+        assert compose(f"experiment={experiment}", f"model={other}").model.norm_exponent == 1
+
+
 def test_only_the_model_with_patches_draws_attention_by_itself(compose):
     assert compose("experiment=birds_meru").evaluation.attention_pictures == 0
     assert compose("experiment=birds_meru_patches").evaluation.attention_pictures == 8
