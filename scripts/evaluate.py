@@ -1,4 +1,4 @@
-"""Evaluate a finished run again: `python scripts/evaluate.py run=runs/birds_meru_from_scratch/<date> split=validation`."""
+"""Evaluate a finished run again: `python scripts/evaluate.py run=runs/birds_clip/<date> split=validation`."""
 
 from __future__ import annotations
 
