@@ -173,6 +173,11 @@ def test_released_behaviour_runs_and_differs(batch):
     assert not torch.isclose(ours["loss/category"], theirs["loss/category"])
 
 
+def test_without_any_term_there_is_nothing_to_learn(batch):
+    with pytest.raises(UserError, match="nothing to learn"):
+        build(SimGCD, loss={name: {"weight": 0.0} for name in EUCLIDEAN})(batch)
+
+
 def test_settings_that_cannot_be():
     with pytest.raises(UserError, match="choose one of batch, midpoint, proxies"):
         build(loss={"hierarchy": {"ancestors": "none"}})

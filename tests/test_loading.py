@@ -238,6 +238,10 @@ class TestBatchPlan:
         first, _ = plan.describe(learning_rate=0.1).split("\n")
         assert first == "64 images do not divide by 3 processes: 63 are used, 21 in each"
 
+    def test_more_batches_are_accumulated_than_an_epoch_has(self):
+        with pytest.raises(UserError, match="trainer.accumulate=5: an epoch has 4 batches of 24 images"):
+            BatchPlan.of({"batch_size": 24, "batch_size_per_gpu": None}, images=100, world_size=1, accumulate=5)
+
     @pytest.mark.parametrize("section", [{"batch_size": 16}, {"batch_size": 64, "batch_size_per_gpu": 16}])
     def test_images_of_each_process_as_asked_and_in_older_runs(self, section):
         plan = BatchPlan.of(section, images=1000, world_size=4)

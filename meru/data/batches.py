@@ -101,7 +101,7 @@ class BatchPlan:
             accumulate: Batches whose gradients make one step.
 
         Raises:
-            UserError: if a process has no image in a batch, or not even one batch is full.
+            UserError: if a process has no image in a batch, or an epoch too few full batches for one step.
         """
         older = "batch_size_per_gpu" not in section
         each = section["batch_size" if older else "batch_size_per_gpu"]
@@ -115,6 +115,11 @@ class BatchPlan:
         batches = steps_per_epoch(
             images, batch_size=batch_size, world_size=world_size, advice=f"set {key} to {largest} or less"
         )
+        if accumulate > batches:
+            raise UserError(
+                f"trainer.accumulate={accumulate}: an epoch has {batches} batches of {batch_size * world_size} images; "
+                "accumulate no more, or make the batch smaller"
+            )
         return cls(
             batch_size=batch_size,
             world_size=world_size,
@@ -135,7 +140,7 @@ class BatchPlan:
             learning_rate: The highest.
         """
         processes = f"{self.world_size} process{'es' if self.world_size > 1 else ''}"
-        steps = max(1, self.batches_per_epoch // self.accumulate)
+        steps = self.batches_per_epoch // self.accumulate
         text = (
             f"{processes} × {self.batch_size} images × {self.accumulate} accumulated = {self.images_per_step} images a "
             f"step; {steps} steps an epoch, highest learning rate {learning_rate:g}"

@@ -249,6 +249,8 @@ class CLIP(nn.Module):
 
     def combine(self, terms: dict[str, Tensor], logs: dict[str, Tensor]) -> Output:
         """The weighted sum of the terms, and everything worth logging."""
+        if not terms:
+            raise UserError("every loss.….weight is 0, so there is nothing to learn: give one of them a weight")
         loss = sum(self.weight(name) * value for name, value in terms.items())
         return Output(loss=loss, logs={**{f"loss/{k}": v.detach() for k, v in terms.items()}, **logs})
 
