@@ -186,6 +186,7 @@ def training_step(
     *,
     towers_alone: bool = False,
     compiled: str | None = None,
+    clip_gradient_norm: float | None = None,
 ) -> Callable[[], Tensor]:
     """A function that takes one step and returns its loss, on a batch that every model gets alike."""
     with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
@@ -219,6 +220,8 @@ def training_step(
             else:
                 loss = forward(given).loss
         loss.backward()
+        if clip_gradient_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_gradient_norm)
         optimizer.step()
         optimizer.zero_grad()
         model.constrain_()

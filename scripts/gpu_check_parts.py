@@ -145,8 +145,9 @@ def compiled(part: Part) -> None:
 
     towers, batch, backend = (TINY, 2, None) if part.smoke else (VIT_BASE, 256, "inductor")
     rows = measure_steps(
-        towers, batch, rounds(part), part.device, "bf16", "image-text", models=["meru"], compiled=backend
-    )
+        towers, batch, rounds(part), part.device, "bf16", "image-text", models=["meru"], compiled=backend,
+        details=False,
+    )  # fmt: skip
     part.keep({"batch": batch, "towers": towers, "precision": "bf16", "backend": backend, "rows": rows})
 
 
@@ -160,7 +161,8 @@ def gahr(part: Part) -> None:
 
     number, batch = (6, 2) if part.smoke else (200, 80)
     recipe = SMALL_GAHR if part.smoke else GAHR
-    step = training_step(recipe, batch, part.device, "bf16")
+    # The rate at the start of its warm-up, at which towers with random weights stay finite.
+    step = training_step([*recipe, "optim.learning_rate=8e-6"], batch, part.device, "bf16", clip_gradient_norm=1.0)
     losses, warmup = [], max(1, number // 10)
     figures = {"batch": batch, "recipe": recipe, "precision": "bf16"}
     for index in range(number):
