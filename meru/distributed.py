@@ -72,13 +72,14 @@ def collect(value: object) -> list:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
+        x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(world_size())]
-        dist.all_gather(parts, x.contiguous())
+        dist.all_gather(parts, x)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
+        gradient = gradient.contiguous().clone()  # autograd may hand the same one to others
         dist.all_reduce(gradient)
         return gradient.chunk(world_size())[rank()]
 

@@ -57,7 +57,7 @@ def main() -> None:
         own, overrides = arguments_of(words)
         experiment = [f"experiment={own['experiment']}", *overrides]
         model = compose(experiment)[1]  # also finds out about a mistyped experiment
-        ablation = read_ablation(own["ablation"] or model)
+        ablation = read_ablation(own["ablation"] or default_ablation(model))
         output = Path(own["output"] or f"runs/ablation_{own['experiment'].replace('/', '_')}").expanduser().absolute()
         runs = planned_runs(ablation, experiment, seeds_of(own["seeds"]), output)
         for run in runs:
@@ -98,6 +98,11 @@ def seeds_of(text: str) -> list[int]:
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise UserError(f"seeds={text}: expected whole numbers with commas between them, like 0,1,2")
     return list(dict.fromkeys(map(int, text.split(","))))
+
+
+def default_ablation(model: str) -> str:
+    """Name of the ablation of a model, which is the same for towers from scratch."""
+    return model.removesuffix("_from_scratch")
 
 
 def read_ablation(name: str) -> Ablation:

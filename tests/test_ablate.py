@@ -254,6 +254,12 @@ def test_the_ablations_there_are_can_be_read(path, scripts):
     assert scripts[0].read_ablation(path.stem).variants
 
 
+@pytest.mark.parametrize("experiment", ["birds_meru", "cub_meru", "pedestrians_gahr", "birds_hypgcd"])
+def test_recipes_find_the_ablation_of_their_model(experiment, scripts):
+    _, model = scripts[0].compose([f"experiment={experiment}"])
+    assert scripts[0].read_ablation(scripts[0].default_ablation(model)).variants
+
+
 def test_a_figure_that_is_missing_is_named(workplace, capsys):
     start, _ = workplace
     assert start("seeds=0", columns={"R@1": "found/recall@5"}) == 2

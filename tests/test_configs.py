@@ -188,6 +188,12 @@ def test_norms_stay_out_of_the_space_where_meru_is_trained_from_scratch_and_only
         assert compose(f"experiment={experiment}", f"model={other}").model.norm_exponent == 1
 
 
+@pytest.mark.parametrize("experiment", DISCOVERING)
+def test_recipes_of_discovery_have_the_released_schedule(experiment, compose):
+    trainer = compose(f"experiment={experiment}").trainer
+    assert (trainer.rate_changes, trainer.warmup_epochs, trainer.final_learning_rate) == ("epoch", 0, 0.001)
+
+
 def test_only_the_model_with_patches_draws_attention_by_itself(compose):
     assert compose("experiment=birds_meru").evaluation.attention_pictures == 0
     assert compose("experiment=birds_meru_patches").evaluation.attention_pictures == 8

@@ -190,6 +190,11 @@ class TestTraining:
         with pytest.raises(UserError, match=message):
             list(batches(in_memory(), **options))
 
+    def test_more_processes_than_a_batch_of_neighbours_has_images(self):
+        options = {"sampler": "neighbours", "neighbours": ring(60, k=5), "batch_size": 1, "world_size": 8}
+        with pytest.raises(UserError, match="leaves some of 8 processes without an image"):
+            list(batches(in_memory(), **options))
+
     @pytest.mark.parametrize("table", [torch.zeros(59, 4), torch.zeros(60), torch.full((60, 4), 60)])
     def test_neighbours_of_other_images(self, table):
         with pytest.raises(ValueError, match="neighbour"):

@@ -112,6 +112,15 @@ def test_a_half_written_line_of_metrics_is_dropped(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
 
 
+def test_other_groups_of_parameters_cannot_be_resumed(tmp_path):
+    make(tmp_path, epochs=1, checkpoint_every=1).run()
+    other = make(tmp_path, epochs=2)
+    weight, *rest = other.model.parameters()
+    other.optimizer = torch.optim.AdamW([{"params": [weight]}, {"params": rest}])
+    with pytest.raises(UserError, match=r"leave optim.multipliers, .* as they were"):
+        other.run()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends(tmp_path, number):
     before = signal.getsignal(number)

@@ -180,6 +180,11 @@ class NeighbourBatches(RunBatches):
             )
         queries_per_batch = self.full_batch // k
         self.batch_size = queries_per_batch * k // self.world_size
+        if not self.batch_size:
+            raise UserError(
+                f"a batch of {queries_per_batch} × {k} neighbours (data.batch_size={self.full_batch}) leaves some of "
+                f"{self.world_size} processes without an image: give a larger batch"
+            )
         count = self.steps_per_epoch * queries_per_batch
         if self.independent:
             orders = [torch.randperm(self.length, generator=generator) for _ in range(self.steps_per_epoch)]

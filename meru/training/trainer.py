@@ -266,7 +266,13 @@ class Trainer:
             raise UserError("resume: trainer.ema_decay was switched on or off since this run began")
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise UserError(
+                "resume: the run began with another grouping of its parameters: leave optim.multipliers, and what is "
+                "trained, as they were, or begin a new run"
+            ) from error
         self.movement.load(state.get("scalars"))  # not in checkpoints of older versions
         self.step, self.best = state["step"], state["best"]
         if distributed.is_main():
