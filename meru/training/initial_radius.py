@@ -6,23 +6,23 @@ import logging
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from meru.encoders.text import CaptionTokenizer
-from meru.models.meru import MERU
 
 log = logging.getLogger("meru")
 
 
 def start_at_initial_radius(
-    model: MERU, images: DataLoader, captions: Sequence[str], tokenizer: CaptionTokenizer, *, device: torch.device
+    model: nn.Module, images: DataLoader, captions: Sequence[str], tokenizer: CaptionTokenizer, *, device: torch.device
 ) -> None:
     """Measure the projected norms of training images and captions, and set the alphas by them.
 
     It draws no random numbers. Call it in every process: all of them get the main process's alphas.
 
     Args:
-        model: With an `initial_radius`.
+        model: A hyperbolic one, with `initial_radius` and `start_at_radius`.
         images: See `meru.data.loading.evaluation_loader`.
         captions: Of the same images.
         tokenizer: The text tower's.
