@@ -118,6 +118,8 @@ def test_command(command, birds_run, cub_folder, mobilenet_weights, tmp_path):
         kept = " ".join(word for word in command.split() if not word.startswith(mine))
         small = [*QUICK, WITHOUT_WANDB, "data.batch_size=4", "encoder.image.image_size=64", f"data.root={cub_folder}"]
         weights = f"encoder.image.weights={mobilenet_weights}"
+        if "gcd" in command:
+            small += ["data.old_classes=[002.Red_bird_0,005.Green_bird_1]", "model.projection_width=16"]
         execute(kept, weights, *small, f"folder={tmp_path / 'run'}", cwd=tmp_path)
     elif "suite=robustness" in command:
         assert "occlusion" in execute(in_a_run, "workers=0", f"output={tmp_path / 'robustness.json'}", cwd=tmp_path)
