@@ -168,8 +168,9 @@ def test_table_and_plot_show_a_dash_where_there_is_no_correlation(figures):
 def finished(compose, cub_folder, tmp_path):
     def train_one(model):
         config = compose(
-            f"experiment=birds_{model}", f"model={model}", "encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2",
-            f"data.root={cub_folder}", "data.load._target_=meru.data.cub.load_cub", "data.batch_size=4",
+            f"experiment=birds_{model}", f"model={model}", "encoder.image.image_size=64",
+            "encoder.text.architecture=L1_W64_A2", "data.load._target_=meru.data.cub.load_cub",
+            f"data.root={cub_folder}", "data.batch_size=4",
             "data.workers=0", "trainer.epochs=1", "logger=none", f"folder={tmp_path / model}",
         )  # fmt: skip
         train(config, device=torch.device("cpu"))
