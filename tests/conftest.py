@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
 import numpy as np
+import open_clip
 import pytest
 import timm
 import torch
@@ -15,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
+from warm_python import warm_environment
 
 from meru.command_line import PROJECT
 
@@ -34,6 +37,13 @@ def cub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def warm_python() -> Iterator[Path]:
+    """A Python for the project's scripts that starts at once, see warm_python.py; its prefix is two folders up."""
+    with warm_environment() as prefix:
+        yield prefix / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
 def person_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirteen drawn persons with an image each, eight for training, in CUHK-PEDES' layout; to be read only."""
     from meru.data.pedestrians import draw_pedestrians
@@ -47,6 +57,20 @@ def mobilenet_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "mobilenetv2_100.safetensors"
     save_file(timm.create_model("mobilenetv2_100", num_classes=0).state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides for towers of OpenAI's form with random weights; open_clip's own smallest take seconds to save."""
+    image = {"image_size": 64, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+    path = tmp_path_factory.mktemp("clip") / "small.json"
+    path.write_text(json.dumps({"embed_dim": 64, "vision_cfg": image, "text_cfg": text}))
+    open_clip.add_model_config(path)
+    return [
+        "encoder.image.name=small", "+encoder.image.random_weights=true", "+encoder.text.random_weights=true",
+        "encoder.embedding_dimension=64",
+    ]  # fmt: skip
 
 
 @pytest.fixture

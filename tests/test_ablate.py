@@ -88,8 +88,11 @@ def calls(output):
     return [json.loads(line) for line in (output / "calls.jsonl").read_text().splitlines()]
 
 
-def test_a_real_ablation_is_trained_tabulated_and_not_repeated(workplace, scripts, cub_folder, monkeypatch, capsys):
+def test_a_real_ablation_is_trained_tabulated_and_not_repeated(
+    workplace, scripts, cub_folder, warm_python, monkeypatch, capsys
+):
     start, output = workplace
+    monkeypatch.setattr(sys, "executable", str(warm_python))
     monkeypatch.setattr(scripts[1], "TRAIN", SCRIPTS / "train.py")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

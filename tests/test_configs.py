@@ -20,12 +20,6 @@ EVERY = sorted(path.stem for path in (PROJECT / "configs" / "experiment").glob("
 DISCOVERING = [name for name in EVERY if name.endswith("gcd")]
 EXPERIMENTS = [name for name in EVERY if name not in DISCOVERING]
 # Small enough for a test: the recipes' towers by other sizes.
-SMALL_CLIP = [
-    "encoder.image.name=ViT-S-32-alt",
-    "+encoder.image.random_weights=true",
-    "+encoder.text.random_weights=true",
-    "encoder.embedding_dimension=256",
-]
 PERSON_SIZES = {
     "meru.data.pedestrians.load_pedestrians": ["+data.load.identities=13", "+data.load.images_per_identity=1"]
 }
@@ -38,10 +32,10 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_recipe_takes_two_steps(
-    experiment, compose, cub_folder, person_folder, mobilenet_weights, tmp_path
+    experiment, compose, cub_folder, person_folder, small_clip, mobilenet_weights, tmp_path
 ):
     composed = compose(f"experiment={experiment}")
-    towers = SMALL_CLIP if composed.encoder.image._target_.endswith("clip_image_encoder") else SMALL
+    towers = small_clip if composed.encoder.image._target_.endswith("clip_image_encoder") else SMALL
     if "mobilenetv2" in experiment:
         towers = [*SMALL, f"encoder.image.weights={mobilenet_weights}"]
     persons = composed.data.monitor.startswith("text_to_image/identity")
@@ -200,12 +194,12 @@ def test_only_the_model_with_patches_draws_attention_by_itself(compose):
     assert compose("model=hycoclip").evaluation.attention_pictures == 0
 
 
-def test_a_recipe_from_clips_weights_is_also_one_of_the_ablation(compose, cub_folder, tmp_path):
+def test_a_recipe_from_clips_weights_is_also_one_of_the_ablation(compose, cub_folder, small_clip, tmp_path):
     """CLIP has neither a curvature nor a radius, which the recipe of MERU sets."""
     config = compose(
         "experiment=cub_meru",
         "model=clip",
-        *SMALL_CLIP,
+        *small_clip,
         f"data.root={cub_folder}",
         "data.batch_size=4",
         "data.workers=0",

@@ -1,12 +1,8 @@
 """Two processes are one: the same loss and the same gradients, over gloo."""
 
-import os
-import tempfile
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from process_groups import results_of
 from torch.nn.parallel import DistributedDataParallel
 
 from meru import distributed
@@ -65,21 +61,6 @@ def whole_batch():
 
 def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def in_group(rank, folder, task, *arguments):
-    """Run `task` in one of `WORLD` processes and save what it gives."""
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(WORLD))
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    torch.save(task(rank, *arguments), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def results_of(task, *arguments):
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(in_group, (folder, task, *arguments), nprocs=WORLD)
-        return [torch.load(f"{folder}/{rank}.pt") for rank in range(WORLD)]
 
 
 def one_step(rank, kind, positives):

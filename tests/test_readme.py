@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,14 @@ def commands(readme):
     return [re.sub(r"\s+", " ", line.split(" #")[0]).strip() for line in lines if line and not line.startswith("#")]
 
 
-def execute(command, *more, cwd):
-    """Run a line of the README from another directory, in the environment of the tests."""
+def execute(command, *more, cwd, python=sys.executable):
+    """Run a line of the README from another directory, by that Python of a virtual environment."""
     words = [*shlex.split(command), *more]
-    words[0] = sys.executable if words[0] == "python" else words[0]
+    words[0] = str(python) if words[0] == "python" else words[0]
     words[1] = str(PROJECT / words[1])
-    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "NGPU": "0"}
+    environment = {
+        **os.environ, "VIRTUAL_ENV": str(Path(python).parent.parent), "OMP_NUM_THREADS": "1", "NGPU": "0",
+    }  # fmt: skip
     done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
@@ -83,34 +86,35 @@ def test_both_languages_give_the_same_figures():
 
 
 @pytest.mark.parametrize("command", sorted(set(commands(READMES[0]))))
-def test_command(command, birds_run, cub_folder, mobilenet_weights, tmp_path):
+def test_command(command, birds_run, cub_folder, mobilenet_weights, warm_python, tmp_path):
     run, data = birds_run
+    type_in = partial(execute, python=warm_python, cwd=tmp_path)
     in_a_run = command.replace("<run folder>", str(run))
     if command == "bash train_cub.sh meru data=birds":
         assert (run / "test.json").exists()
     elif " data=birds" in command:
         few = [*QUICK, WITHOUT_WANDB, "+data.load.images_per_species=4", f"data.root={data}", f"output={tmp_path}"]
         seeds = "0,1" if command == "bash train_cub.sh meru data=birds seed=0,1,2 -m" else "0"
-        execute(re.sub(r"seed=[\d,]+", f"seed={seeds}", command), *few, cwd=tmp_path)
+        type_in(re.sub(r"seed=[\d,]+", f"seed={seeds}", command), *few)
         assert len(list(tmp_path.glob("birds_*/*/test.json"))) == len(seeds.split(","))
     elif command == "python scripts/train.py experiment=pedestrians_gahr":
-        execute(command, *PERSONS, f"data.root={tmp_path / 'persons'}", f"folder={tmp_path / 'run'}", cwd=tmp_path)
+        type_in(command, *PERSONS, f"data.root={tmp_path / 'persons'}", f"folder={tmp_path / 'run'}")
         assert (tmp_path / "run" / "test.json").exists()
     elif command.startswith("python scripts/train.py experiment=birds_"):
-        execute(command, *DISCOVERY, f"data.root={data}", f"folder={tmp_path / 'run'}", cwd=tmp_path)
+        type_in(command, *DISCOVERY, f"data.root={data}", f"folder={tmp_path / 'run'}")
         assert (tmp_path / "run" / "test.json").exists()
     elif command.startswith("python scripts/ablate.py experiment=pedestrians_gahr"):
         few = command.replace("seeds=0,1,2", "seeds=0") + " " + " ".join(PERSONS)
-        execute(few, f"data.root={tmp_path / 'persons'}", f"output={tmp_path / 'table'}", cwd=tmp_path)
+        type_in(few, f"data.root={tmp_path / 'persons'}", f"output={tmp_path / 'table'}")
         assert "full" in (tmp_path / "table" / "ablation.md").read_text(encoding="utf-8")
     elif command.startswith("python scripts/ablate.py experiment=birds_hypgcd"):
         few = command.replace("seeds=0,1,2", "seeds=0").replace("jobs=2", "jobs=1") + " " + " ".join(DISCOVERY)
-        execute(few, f"data.root={data}", f"output={tmp_path / 'table'}", cwd=tmp_path)
+        type_in(few, f"data.root={data}", f"output={tmp_path / 'table'}")
         assert "HypGCD" in (tmp_path / "table" / "ablation.md").read_text(encoding="utf-8")
     elif command == "bash scripts/test.sh":
-        assert "pytest" in execute(command, "--version", cwd=tmp_path)
+        assert "pytest" in type_in(command, "--version")
     elif command in ("bash train_cub.sh meru", "bash train_cub.sh clip", "bash train_patches_cub.sh"):
-        execute(command, *TINY_TOWERS, f"data.root={cub_folder}", f"folder={tmp_path / 'run'}", cwd=tmp_path)
+        type_in(command, *TINY_TOWERS, f"data.root={cub_folder}", f"folder={tmp_path / 'run'}")
         assert (tmp_path / "run" / "test.json").exists()
     elif "experiment=cub_mobilenetv2" in command:
         # The file, the data and the seed are the reader's; everything else is the command's own.
@@ -120,33 +124,33 @@ def test_command(command, birds_run, cub_folder, mobilenet_weights, tmp_path):
         weights = f"encoder.image.weights={mobilenet_weights}"
         if "gcd" in command:
             small += ["data.old_classes=[002.Red_bird_0,005.Green_bird_1]", "model.projection_width=16"]
-        execute(kept, weights, *small, f"folder={tmp_path / 'run'}", cwd=tmp_path)
+        type_in(kept, weights, *small, f"folder={tmp_path / 'run'}")
     elif "suite=robustness" in command:
-        assert "occlusion" in execute(in_a_run, "workers=0", f"output={tmp_path / 'robustness.json'}", cwd=tmp_path)
+        assert "occlusion" in type_in(in_a_run, "workers=0", f"output={tmp_path / 'robustness.json'}")
         assert (tmp_path / "robustness.png").exists()
     elif command.startswith("python scripts/evaluate.py"):
-        assert "zero-shot" in execute(in_a_run, "workers=0", cwd=tmp_path)
+        assert "zero-shot" in type_in(in_a_run, "workers=0")
     elif command.startswith("python scripts/visualize.py attention"):
         picture = next((data / "images").rglob("*.jpg"))
-        execute(in_a_run.replace("<file>", str(picture)), cwd=tmp_path)
+        type_in(in_a_run.replace("<file>", str(picture)))
         assert (tmp_path / "attention.png").exists()
     elif command == "python scripts/benchmark.py step":
         small = ["encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2"]
-        assert "tokens" in execute(command, "--batch", "2", "--repeats", "1", *small, cwd=tmp_path)
+        assert "tokens" in type_in(command, "--batch", "2", "--repeats", "1", *small)
     elif command.startswith("python scripts/benchmark.py step --task discovery"):
         quick = command.replace("dino_vitb16", "small").replace("--batch 128", "--batch 4")
         quick = quick.replace("encoder.image.pretrained=false", "")  # a key that the small encoder does not have
-        assert "simgcd + LHL" in execute(quick, cwd=tmp_path)
+        assert "simgcd + LHL" in type_in(quick)
     elif command.startswith("python scripts/compare.py"):
-        assert "± 0.0" in execute("python scripts/compare.py", str(run), str(run), cwd=tmp_path)
+        assert "± 0.0" in type_in("python scripts/compare.py", str(run), str(run))
     elif command.startswith("python scripts/benchmark.py geometry"):
-        assert "|" in execute(command, "--batch", "64", "--dimension", "8", cwd=tmp_path)
+        assert "|" in type_in(command, "--batch", "64", "--dimension", "8")
     elif command.startswith("python scripts/benchmark.py retrieval"):
-        assert "cosine" in execute(command, "--size", "50", "--dimension", "8", "--identities", "5", cwd=tmp_path)
+        assert "cosine" in type_in(command, "--size", "50", "--dimension", "8", "--identities", "5")
     elif command == "bash scripts/gpu_check.sh gpu_check":  # tests/test_gpu_check.py runs it
-        assert "--smoke" in execute(command, "--help", cwd=tmp_path)
+        assert "--smoke" in type_in(command, "--help")
     elif command.startswith("python scripts/prepare_data.py cub"):
-        execute("python scripts/prepare_data.py cub", "--root", str(cub_folder), cwd=tmp_path)
+        type_in("python scripts/prepare_data.py cub", "--root", str(cub_folder))
     else:
         pytest.fail(f"no test runs {command!r}")
 

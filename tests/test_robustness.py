@@ -3,7 +3,6 @@
 import json
 import pickle
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -199,9 +198,9 @@ def test_an_unknown_suite_is_one_line(compose, tmp_path):
         evaluate_run(compose(f"run={tmp_path}", "suite=rain", name="evaluate"))
 
 
-def test_ranking_figures_are_timed():
+def test_ranking_figures_are_timed(warm_python):
     words = ["retrieval", "--size", "40", "--dimension", "8", "--identities", "5"]
-    command = [sys.executable, PROJECT / "scripts" / "benchmark.py", *words]
+    command = [warm_python, PROJECT / "scripts" / "benchmark.py", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "threads: 1" in done.stdout and "40 queries × 40" in done.stdout

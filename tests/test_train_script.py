@@ -25,9 +25,9 @@ TINY = [
 ]
 
 
-def start(*arguments, script="train", **environment):
+def start(*arguments, script="train", python=sys.executable, **environment):
     return subprocess.Popen(
-        [sys.executable, PROJECT / "scripts" / f"{script}.py", *arguments],
+        [python, PROJECT / "scripts" / f"{script}.py", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -115,22 +115,23 @@ def test_the_finished_model_is_loaded_with_tokenizer_and_transform(finished, cub
     assert transforms.evaluation(read_image(path)).shape == (3, 32, 32)
 
 
-def test_evaluating_again_gives_the_same_figures(finished, tmp_path):
+def test_evaluating_again_gives_the_same_figures(finished, tmp_path, warm_python):
     folder, _, _ = finished
-    code, output, errors = run(f"run={folder}", "workers=0", f"output={tmp_path / 'again.json'}", script="evaluate")
+    words = [f"run={folder}", "workers=0", f"output={tmp_path / 'again.json'}"]
+    code, output, errors = run(*words, script="evaluate", python=warm_python)
     assert code == 0, errors
     again, before = (json.loads(path.read_text()) for path in (tmp_path / "again.json", folder / "test.json"))
     assert again == pytest.approx(before)
     assert "zero-shot" in output
 
 
-def test_a_published_checkpoint_starts_a_run(finished, tmp_path):
+def test_a_published_checkpoint_starts_a_run(finished, tmp_path, warm_python):
     """What MERU's authors publish: a `.pth` with the weights under `model`, other things beside them."""
     folder, overrides, _ = finished
     weights = torch.load(folder / "last.pt", weights_only=True)["model"]
     torch.save({"model": weights, "iteration": 120_000}, tmp_path / "meru_vit_s.pth")
     still = ["trainer.epochs=1", "optim.learning_rate=0", f"folder={tmp_path / 'run'}"]
-    code, _, errors = run(*overrides, *still, f"encoder.init={tmp_path / 'meru_vit_s.pth'}")
+    code, _, errors = run(*overrides, *still, f"encoder.init={tmp_path / 'meru_vit_s.pth'}", python=warm_python)
     assert code == 0, errors
     started = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
     assert all(torch.equal(started[name], weights[name]) for name in weights)
@@ -168,37 +169,37 @@ def empty_caption(folder):
         ([empty_caption], "caption", 2),
     ],
 )
-def test_a_mistake_is_one_clear_line(arguments, message, exit_code, cub_folder, make_cub_folder, tmp_path):
+def test_a_mistake_is_one_clear_line(arguments, message, exit_code, cub_folder, make_cub_folder, tmp_path, warm_python):
     overrides = [f"data.root={cub_folder}", "data.workers=1", f"output={tmp_path}"]
     for argument in arguments:
         damage = callable(argument)
         overrides.append(f"data.root={damaged(cub_folder, make_cub_folder, argument)}" if damage else argument)
-    code, _, errors = run("experiment=birds_meru", *TINY, "trainer.epochs=1", *overrides)
+    code, _, errors = run("experiment=birds_meru", *TINY, "trainer.epochs=1", *overrides, python=warm_python)
     lines = [line for line in errors.splitlines() if "|" not in line]  # not the progress bar
     assert "Traceback" not in errors
     assert message in lines[-1] and lines[-1].startswith("error: ")
     assert code == exit_code
 
 
-def test_unreadable_images_can_be_skipped(make_cub_folder, tmp_path):
+def test_unreadable_images_can_be_skipped(make_cub_folder, tmp_path, warm_python):
     folder = make_cub_folder()
     for path in (folder / "images").rglob("*_000[01]_*.jpg"):  # half of the training images, one may be validated
         path.write_bytes(b"not a picture")
     arguments = ["experiment=birds_meru", *TINY, "trainer.epochs=2", "trainer.log_every=1", f"data.root={folder}"]
-    code, _, errors = run(*arguments, "data.on_error=skip", f"folder={tmp_path / 'run'}")
+    code, _, errors = run(*arguments, "data.on_error=skip", f"folder={tmp_path / 'run'}", python=warm_python)
     assert code == 0, errors
     assert sum(line.get("skipped_images", 0) for line in metrics(tmp_path / "run")) > 0
 
 
-def test_a_run_folder_in_use_is_not_overwritten(finished):
+def test_a_run_folder_in_use_is_not_overwritten(finished, warm_python):
     folder, overrides, _ = finished
-    code, _, errors = run(*overrides, f"folder={folder}")
+    code, _, errors = run(*overrides, f"folder={folder}", python=warm_python)
     assert code == 2 and f"go on with resume={folder}" in errors
 
 
-def test_a_run_of_one_model_is_not_resumed_as_another(finished):
+def test_a_run_of_one_model_is_not_resumed_as_another(finished, warm_python):
     folder, _, _ = finished
-    code, _, errors = run("experiment=birds_clip", f"resume={folder}")
+    code, _, errors = run("experiment=birds_clip", f"resume={folder}", python=warm_python)
     assert code == 2 and "is a run of MERU" in errors
 
 

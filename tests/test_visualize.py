@@ -31,15 +31,17 @@ def finished(compose, cub_folder, tmp_path):
     return tmp_path / "run"
 
 
-def visualize(*arguments, cwd):
-    return subprocess.run([sys.executable, SCRIPT, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+def visualize(*arguments, cwd, python=sys.executable):
+    return subprocess.run([python, SCRIPT, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_the_attention_of_a_sentence_is_drawn(finished, picture, tmp_path):
+def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tmp_path):
     (made,) = (finished / "attention").iterdir()  # by the run itself
     assert Image.open(made).size[0] > 300
     sentence = "a red bird, its bill = long"
-    done = visualize("attention", f"run={finished}", f"image={picture}", f"text={sentence}", cwd=tmp_path)
+    done = visualize(
+        "attention", f"run={finished}", f"image={picture}", f"text={sentence}", cwd=tmp_path, python=warm_python
+    )
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "attention.png").size[0] > 300
 
@@ -53,8 +55,8 @@ def test_the_attention_of_a_sentence_is_drawn(finished, picture, tmp_path):
         (["attention", "run=nowhere", "image=y", "text=z"], "nowhere holds no finished run"),
     ],
 )
-def test_wrong_usage_is_one_line(arguments, message, tmp_path):
-    done = visualize(*arguments, cwd=tmp_path)
+def test_wrong_usage_is_one_line(arguments, message, warm_python, tmp_path):
+    done = visualize(*arguments, cwd=tmp_path, python=warm_python)
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
