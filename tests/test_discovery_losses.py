@@ -215,6 +215,25 @@ def test_midpoints_need_the_distances_only(size):
             torch.testing.assert_close(distance_to_midpoint.double(), expected, rtol=1e-4, atol=2e-3 * size)
 
 
+@pytest.mark.parametrize("gap", [0.0, 1e-6, 1e-4, 1e-2])
+@pytest.mark.parametrize("size", [1e-3, 0.1, 2.0])
+def test_a_point_at_the_midpoint_of_its_set_has_a_bounded_gradient(size, gap):
+    """In the middle of the others, the third point's distance to the midpoint of all is 0 but for rounding."""
+    ends = poincare.exp_map0(size * random(100, 6).double() / 6**0.5, 0.1).view(2, 50, 6)
+    middle = poincare.einstein_midpoint(ends.transpose(0, 1), None, 0.1) + gap * size * random(50, 6).double()
+    points = torch.cat([*ends, middle]).float().requires_grad_()
+    indices = torch.arange(150).chunk(3)
+    (found,) = midpoint_distances(poincare.pairwise_distance(points, points, 0.1), indices, indices[2:], 0.1)
+    (gradient,) = torch.autograd.grad(found.sum(), points)
+    slope = 2 / (1 - 0.1 * points.detach().square().sum(1))  # of a distance, at most
+    assert (gradient.norm(dim=1) <= 1.2 * slope).all()
+    exact = points.detach().double()
+    all_three = poincare.einstein_midpoint(torch.stack(exact.chunk(3), 1), None, 0.1)
+    expected = poincare.distance(exact[100:], all_three, 0.1)
+    torch.testing.assert_close(found.detach().double(), expected, rtol=0.1, atol=3e-3 * size)
+
+
+
 def test_triplets_are_reciprocal_neighbours_and_others():
     points, classes = ball(20), torch.arange(20) % 4
     distances = poincare.pairwise_distance(points, points, 0.1)

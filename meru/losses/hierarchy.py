@@ -173,7 +173,8 @@ def midpoint_distances(
         curvature: c > 0.
 
     Returns:
-        For each of `from_points` a tensor of shape `(t,)`.
+        For each of `from_points` a tensor of shape `(t,)`; 0, with gradient 0, within a thousandth of the set's spread,
+        where the right-hand side is what rounding left of T and S.
     """
     scale = curvature**0.5
     number, excess = len(members), 2 * (distances * (scale / 2)).sinh().square()
@@ -181,8 +182,10 @@ def midpoint_distances(
     q = (1 + 2 * spread / number**2).sqrt()
     found = []
     for point in from_points:
-        apart = sum(excess[point, member] for member in members) - 2 * spread / (number * (q + 1))
-        found.append(2 / scale * root(apart.clamp(min=0) / (2 * number * q)).asinh())
+        total = sum(excess[point, member] for member in members)
+        apart = total - 2 * spread / (number * (q + 1))
+        apart = torch.where(apart <= 1e-6 * total, 0, apart)
+        found.append(2 / scale * root(apart / (2 * number * q)).asinh())
     return found
 
 
