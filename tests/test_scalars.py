@@ -72,7 +72,9 @@ def test_the_table_at_the_end_says_what_was_bound(tmp_path, caplog):
     assert rows["pressure"] == [f"{math.exp(2.0):.4g}", f"{math.exp(end):.4g}", "100%"]  # a logarithm under its name
     assert rows["scale"][0] == "1" and "fixed" not in rows
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warning.startswith("pushed moved by more than 90 %") and "optim.multipliers.scalars" in warning
+    # Whether `scale`, too, is named depends on random numbers, which differ by version of torch.
+    named, _, rest = warning.partition(" moved by more than 90 %")
+    assert "pushed" in named.split(", ") and "optim.multipliers.scalars" in rest
 
 
 def test_no_rate_binds_an_optimizer_whose_steps_are_the_gradients(tmp_path, caplog):
