@@ -158,7 +158,7 @@ def test_the_classifier_starts_as_a_linear_layer_of_torch_does():
 
 def test_the_riemannian_factor_is_a_key_and_part_of_released():
     lengths = {}
-    for name, riemannian, released in (("plain", False, False), ("scaled", True, False), ("released", False, True)):
+    for name, riemannian, released in (("plain", False, False), ("scaled", True, False), ("released", True, True)):
         model = build(loss={"category": {"riemannian": riemannian}}, released=released).eval()
         projected = (4 * F.normalize(torch.randn(16, 16), dim=1)).requires_grad_()  # all beyond the clip
         model.category(projected, torch.arange(16) % 3).backward()
@@ -181,6 +181,8 @@ def test_without_any_term_there_is_nothing_to_learn(batch):
 def test_settings_that_cannot_be():
     with pytest.raises(UserError, match="choose one of batch, midpoint, proxies"):
         build(loss={"hierarchy": {"ancestors": "none"}})
+    with pytest.raises(UserError, match="riemannian=false: the released code has the factor"):
+        build(loss={"category": {"riemannian": False}}, released=True)
     with pytest.raises(ValueError, match="curvature must be positive"):
         build(curvature=0.0)
     with pytest.raises(UserError, match="num_classes=1"):

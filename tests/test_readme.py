@@ -163,6 +163,13 @@ def test_python(birds_run, capsys):
     assert "tensor" in capsys.readouterr().out
 
 
+def test_python_finds_the_package_beside_a_clone_of_its_name(tmp_path):
+    (tmp_path / "meru").mkdir()
+    command = [sys.executable, "-c", "import meru; print(meru.load)"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "function load" in found.stdout, found.stderr
+
+
 @pytest.mark.parametrize("readme", READMES)
 def test_links_lead_somewhere(readme):
     text = (PROJECT / readme).read_text(encoding="utf-8")

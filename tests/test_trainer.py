@@ -104,6 +104,17 @@ def test_killed_anywhere_and_resumed_is_bit_identical(tmp_path, killed_at, ema_d
     assert resumed.best == straight.best
 
 
+def test_every_epoch_says_how_it_went_with_and_without_a_validation_split(tmp_path, capfd):
+    make(folder(tmp_path, "with"), evaluate=lambda model: {"score": 0.25}).run()
+    assert [line for line in capfd.readouterr().out.splitlines() if line.startswith("epoch")] == [
+        "epoch 1/3  score 25.0 %  best so far", "epoch 2/3  score 25.0 %", "epoch 3/3  score 25.0 %",
+    ]  # fmt: skip
+    make(folder(tmp_path, "without")).run()
+    shown = [line.split("  loss ") for line in capfd.readouterr().out.splitlines() if line.startswith("epoch")]
+    losses = [line["loss"] for line in lines(tmp_path / "without")][PER_EPOCH - 1 :: PER_EPOCH]
+    assert shown == [[f"epoch {number}/3", f"{loss:.3f}"] for number, loss in enumerate(losses, 1)]
+
+
 def test_a_half_written_line_of_metrics_is_dropped(tmp_path):
     make(tmp_path, epochs=1, checkpoint_every=1).run()
     with (tmp_path / "metrics.jsonl").open("a") as file:

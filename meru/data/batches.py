@@ -161,8 +161,9 @@ def steps_per_epoch(length: int, *, batch_size: int, world_size: int = 1, advice
         raise UserError(f"data.batch_size={batch_size}: a batch needs at least 1 image")
     global_batch = batch_size * world_size
     if global_batch > length:
+        shares = f" ({batch_size} in each of {world_size} processes)" if world_size > 1 else ""
         raise UserError(
-            f"a batch of {global_batch} images ({batch_size} in each of {world_size} processes) is larger than "
+            f"a batch of {global_batch} images{shares} is larger than "
             f"the training set of {length}: {advice or f'set data.batch_size to {length} or less'}"
         )
     return length // global_batch

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from meru import poincare
-from meru.errors import require
+from meru.errors import UserError, require
 from meru.losses.hierarchy import ANCESTORS, category_loss, local_hierarchy_loss
 from meru.models.simgcd import SimGCD
 
@@ -26,7 +26,7 @@ class HypGCD(SimGCD):
         **simgcd: Arguments of `SimGCD`.
 
     Raises:
-        UserError: for unknown ancestors.
+        UserError: for unknown ancestors, or the released code with plain gradients, which it does not have.
     """
 
     def __init__(self, *, curvature: float = 0.1, clip: float = 2.3, released: bool = False, **simgcd):
@@ -36,6 +36,10 @@ class HypGCD(SimGCD):
         self.curvature, self.clip, self.released = curvature, clip, released
         ancestors = self.loss["hierarchy"]["ancestors"]
         require(ancestors, ANCESTORS, key="loss.hierarchy.ancestors")
+        if released and not self.loss["category"].get("riemannian", True):
+            raise UserError(
+                "loss.category.riemannian=false: the released code has the factor; leave it, or model.released, out"
+            )
         self.proxies = None
         if ancestors == "proxies" and self.weight("hierarchy"):
             dimension = simgcd.get("projection_dimension", 256)

@@ -81,7 +81,7 @@ class ScalarMovement:
             rows.append((self.log_scalars.get(name, name), f"{value(start):.4g}", f"{value(end):.4g}", f"{share:.0%}"))
             # Other optimizers take steps as large as the gradient: to them the sum is no bound.
             if share > BINDING and isinstance(self.optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-                bound.append(name)
+                bound.append(self.log_scalars.get(name, name))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
         log.info("%s", "\n".join(lines))

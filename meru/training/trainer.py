@@ -114,7 +114,7 @@ class Trainer:
                     self._log_step(metrics, progress, figures, images=images, seconds=seconds)
                     clock, images = time.perf_counter(), 0
                 if validating := self._validation_due():
-                    self._validate(metrics, progress)
+                    self._validate(metrics, progress, figures)
                     clock, images = time.perf_counter(), 0
                 stopping = self._agreed(self.stop_requested)
                 if validating or stopping or self._checkpoint_due():
@@ -206,12 +206,15 @@ class Trainer:
         self.logger.log({**line, **histograms, "images_per_second": speed}, step=self.step)
         progress.set_postfix({"loss": f"{scalars['loss']:.3f}", "images/s": f"{speed:.0f}"})
 
-    def _validate(self, metrics: MetricsFile | None, progress: tqdm) -> None:
+    def _validate(self, metrics: MetricsFile | None, progress: tqdm, training: dict[str, Tensor]) -> None:
         """Figures on the validation split, by the main process; the best weights so far are kept.
 
-        In float32, as on the test split and by scripts/evaluate.py.
+        In float32, as on the test split and by scripts/evaluate.py. Without such a split the loss is shown.
         """
+        epoch = f"epoch {self.step // self.steps_per_epoch}/{self.settings.epochs}"
         if self.evaluate is None:
+            if metrics is not None:
+                progress.write(f"{epoch}  loss {training['loss'].item():.3f}")
             return
         if metrics is not None:
             figures = self.evaluate(self.evaluated)
@@ -225,10 +228,8 @@ class Trainer:
             line = {f"validation/{name}": value for name, value in figures.items()}
             metrics.write({"step": self.step, **line})
             self.logger.log(line, step=self.step)
-            epoch = self.step // self.steps_per_epoch
             progress.write(
-                f"epoch {epoch}/{self.settings.epochs}  {self.settings.monitor} "
-                f"{100 * figure:.1f} %{'  best so far' if better else ''}"
+                f"{epoch}  {self.settings.monitor} {100 * figure:.1f} %{'  best so far' if better else ''}"
             )
         distributed.barrier()
 
