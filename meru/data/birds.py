@@ -30,19 +30,18 @@ def load_birds(
     images_per_species: int = 40,
     image_size: int = 96,
     validation_fraction: float = 0.1,
-    split_seed: int = 0,
 ) -> ImageTextData:
     """The drawn birds in `root`, drawn first if they are not there.
 
     Args:
         root, seed, images_per_species, image_size: As for `draw_birds`.
-        validation_fraction, split_seed: As `validation_fraction` and `seed` of `load_cub`.
+        validation_fraction: As for `load_cub`, which cuts the validation split with the same seed.
 
     Raises:
         UserError: what `draw_birds` and `load_cub` complain of.
     """
     draw_birds(root, seed=seed, images_per_species=images_per_species, image_size=image_size)
-    return load_cub(root=root, validation_fraction=validation_fraction, seed=split_seed)
+    return load_cub(root=root, validation_fraction=validation_fraction, seed=seed)
 
 
 def draw_birds(

@@ -228,9 +228,7 @@ class Trainer:
             line = {f"validation/{name}": value for name, value in figures.items()}
             metrics.write({"step": self.step, **line})
             self.logger.log(line, step=self.step)
-            progress.write(
-                f"{epoch}  {self.settings.monitor} {100 * figure:.1f} %{'  best so far' if better else ''}"
-            )
+            progress.write(f"{epoch}  {self.settings.monitor} {100 * figure:.1f} %{'  best so far' if better else ''}")
         distributed.barrier()
 
     @property
