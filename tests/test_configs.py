@@ -50,6 +50,7 @@ def test_every_recipe_takes_two_steps(
         *towers,
         *source,
         *PERSON_SIZES.get(composed.data.load._target_, []),
+        f"evaluation.attention_pictures={min(1, composed.evaluation.attention_pictures)}",
         "data.batch_size=4",
         "data.workers=0",
         "trainer.epochs=1",

@@ -14,15 +14,17 @@ from meru.command_line import PROJECT
 
 READMES = ("README.md", "README.zh-CN.md")
 WITHOUT_WANDB = "logger=none"  # saves three seconds a run; the first command has it
+ONE_PICTURE = "evaluation.attention_pictures=1"  # saves ten
 QUICK = ["trainer.epochs=1", "data.batch_size=8", "data.workers=0", "encoder.text.architecture=L1_W64_A2"]
 TINY_TOWERS = [
     "encoder.image.name=ViT-S-32-alt", "+encoder.image.random_weights=true", "+encoder.text.random_weights=true",
     "encoder.embedding_dimension=256", "trainer.epochs=1", "data.batch_size=4", "data.workers=0", WITHOUT_WANDB,
+    ONE_PICTURE,
 ]  # fmt: skip
 
 PERSONS = [
     *QUICK, "data.batch_size=4", "+data.load.identities=13", "+data.load.images_per_identity=1",
-    "encoder.image.image_size=32", WITHOUT_WANDB,
+    "encoder.image.image_size=32", WITHOUT_WANDB, ONE_PICTURE,
 ]  # fmt: skip
 DISCOVERY = [
     "+data.discovery.images_per_species=4", "trainer.epochs=1", "data.batch_size=8", "data.workers=0",
@@ -93,7 +95,8 @@ def test_command(command, birds_run, cub_folder, mobilenet_weights, warm_python,
     if command == "bash train_cub.sh meru data=birds":
         assert (run / "test.json").exists()
     elif " data=birds" in command:
-        few = [*QUICK, WITHOUT_WANDB, "+data.load.images_per_species=4", f"data.root={data}", f"output={tmp_path}"]
+        few = [*QUICK, WITHOUT_WANDB, ONE_PICTURE, "+data.load.images_per_species=4", f"data.root={data}"]
+        few.append(f"output={tmp_path}")
         seeds = "0,1" if command == "bash train_cub.sh meru data=birds seed=0,1,2 -m" else "0"
         type_in(re.sub(r"seed=[\d,]+", f"seed={seeds}", command), *few)
         assert len(list(tmp_path.glob("birds_*/*/test.json"))) == len(seeds.split(","))
@@ -124,6 +127,8 @@ def test_command(command, birds_run, cub_folder, mobilenet_weights, warm_python,
         weights = f"encoder.image.weights={mobilenet_weights}"
         if "gcd" in command:
             small += ["data.old_classes=[002.Red_bird_0,005.Green_bird_1]", "model.projection_width=16"]
+        else:
+            small.append(ONE_PICTURE)
         type_in(kept, weights, *small, f"folder={tmp_path / 'run'}")
     elif "suite=robustness" in command:
         assert "occlusion" in type_in(in_a_run, "workers=0", f"output={tmp_path / 'robustness.json'}")
