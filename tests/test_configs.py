@@ -189,6 +189,11 @@ def test_recipes_of_discovery_have_the_released_schedule(experiment, compose):
     assert (trainer.rate_changes, trainer.warmup_epochs, trainer.final_learning_rate) == ("epoch", 0, 0.001)
 
 
+@pytest.mark.parametrize("model", ["clip", "meru", "gahr", "hypgcd"])
+def test_the_category_loss_has_the_factor_that_its_published_weight_is_meant_with(model, compose):
+    assert compose(f"model={model}").loss.category.riemannian
+
+
 def test_only_the_model_with_patches_draws_attention_by_itself(compose):
     assert compose("experiment=birds_meru").evaluation.attention_pictures == 0
     assert compose("experiment=birds_meru_patches").evaluation.attention_pictures == 8

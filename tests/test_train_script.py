@@ -158,7 +158,7 @@ def empty_caption(folder):
         (["model=merry"], "Could not find 'model/merry'", 2),
         (["experiment=cub_clop"], "Could not find 'experiment/cub_clop'", 2),
         (["data=cub", "data.root=/nowhere/CUB"], "no CUB data: /nowhere/CUB is no folder; download", 2),
-        (["data.batch_size=100"], "larger than the training set", 2),
+        (["data.batch_size=100"], "a batch of 100 images is larger than the training set", 2),
         (["trainer.precision=fp8"], "trainer.precision=fp8: choose auto, bf16 or fp32", 2),
         (["trainer.monitor=accuracy"], "trainer.monitor=accuracy: choose one of", 2),
         (["+trainer.epoch=3"], "trainer.epoch: there is no such key", 2),

@@ -68,7 +68,7 @@ def warm_environment() -> Iterator[Path]:
 
 
 def serve(address: str, python: str) -> Callable[[], None]:
-    """Answer commands; returns only in a process made for one, with what is to be run there."""
+    """Fork a process for every command. It returns in such a process only, with the function that runs the command."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()  # a command that comes during the imports waits

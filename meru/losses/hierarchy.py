@@ -174,7 +174,7 @@ def midpoint_distances(
 
     Returns:
         For each of `from_points` a tensor of shape `(t,)`; 0, with gradient 0, within a thousandth of the set's spread,
-        where the right-hand side is what rounding left of T and S.
+        where nothing but rounding is left of the right-hand side.
     """
     scale = curvature**0.5
     number, excess = len(members), 2 * (distances * (scale / 2)).sinh().square()

@@ -209,7 +209,7 @@ class Trainer:
     def _validate(self, metrics: MetricsFile | None, progress: tqdm, training: dict[str, Tensor]) -> None:
         """Figures on the validation split, by the main process; the best weights so far are kept.
 
-        In float32, as on the test split and by scripts/evaluate.py. Without such a split the loss is shown.
+        In float32, as on the test split and by scripts/evaluate.py. Without that split, the last step's loss is shown.
         """
         epoch = f"epoch {self.step // self.steps_per_epoch}/{self.settings.epochs}"
         if self.evaluate is None:
