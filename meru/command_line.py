@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
-import errno
 import functools
 import logging
 import os
@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from meru.errors import UserError
+from meru.files import os_error_message
 
 PROJECT = Path(__file__).resolve().parent.parent
+# What a terminal gets for characters that its encoding lacks.
+_IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
 
 
 def report_progress() -> None:
@@ -31,17 +34,38 @@ def report_progress() -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a user's mistake, a full disk or Ctrl-C into one line on standard error and an exit code."""
+    """Turn a user's mistake, a file system that refuses, or Ctrl-C into one line on standard error and an exit code."""
+    print_everywhere()
     try:
         yield
     except UserError as error:
         _leave(str(error), error.exit_code)
     except KeyboardInterrupt:
         _leave("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever reads the output has enough, as `head` has. Python would complain once more when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno is None:  # raised by a library in its own words
             raise
-        _leave(f"the disk is full ({error.filename or 'while writing'}): make room and start again", 1)
+        _leave(os_error_message(error), 1)
+
+
+def print_everywhere() -> None:
+    """Let standard output and error take any text, also where the terminal's encoding lacks a character of it."""
+    codecs.register_error("spelt out", _spelt_out)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="spelt out")
+
+
+def _spelt_out(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    known = "".join(_IN_ASCII.get(each) or each.encode("ascii", "backslashreplace").decode() for each in characters)
+    return known, error.end
 
 
 def keep_freed_memory() -> None:
@@ -103,5 +127,5 @@ def configuration_message(error: Exception) -> str:
 def _leave(message: str, exit_code: int) -> None:
     # Every process of a group meets the same mistake; one of them says it.
     if os.environ.get("RANK", "0") == "0":
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(exit_code)

@@ -16,6 +16,7 @@ from meru.encoders.image import ImageEncoder
 from meru.encoders.text import CaptionTokenizer
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
+from meru.files import user_path
 
 
 class Pretrained(NamedTuple):
@@ -100,7 +101,7 @@ def load(run: str | Path) -> Pretrained:
     Raises:
         UserError: if one of the files is missing, broken, or does not fit the other.
     """
-    run = Path(run).expanduser()
+    run = user_path(run)
     if not (run / "model.safetensors").is_file():
         raise UserError(f"{run} holds no finished run (model.safetensors is missing); finish it with resume={run}")
     pretrained = build(without_pretrained_weights(read_config(run)))
@@ -115,7 +116,7 @@ def read_config(run: str | Path) -> DictConfig:
     Raises:
         UserError: if there is none.
     """
-    path = Path(run).expanduser() / "config.yaml"
+    path = user_path(run) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: {path} is missing")
     return OmegaConf.load(path)

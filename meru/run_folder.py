@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from meru import distributed
 from meru.command_line import PROJECT
 from meru.errors import UserError
+from meru.files import user_path, write_text
 from meru.pretrained import read_config
-from meru.training.checkpoint import write_atomically
 
 
 def make_run_folder(config: DictConfig) -> Path:
@@ -27,7 +27,7 @@ def make_run_folder(config: DictConfig) -> Path:
     folder = None
     if distributed.is_main():
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        folder = Path(config.folder or Path(config.output) / config.name / stamp).expanduser().absolute()
+        folder = user_path(config.folder or Path(config.output) / config.name / stamp)
         if not config.folder:
             folder = next(name for name in _numbered(folder) if not name.exists())
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -47,7 +47,7 @@ def _numbered(folder: Path) -> Iterator[Path]:
 def save_config(folder: Path, config: DictConfig) -> None:
     """Write `config.yaml`, everything resolved, so that the run can be read without this checkout's configs/."""
     text = OmegaConf.to_yaml(config, resolve=True)
-    write_atomically(folder / "config.yaml", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(folder / "config.yaml", text)
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -59,7 +59,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: if `resume` names no run folder, a run of another model, or a key is not in its configuration.
     """
-    folder = Path(config.resume).expanduser().absolute()
+    folder = user_path(config.resume)
     resumed = read_config(folder)
     model = resumed.model._target_.rpartition(".")[2]
     if resumed.model._target_ != config.model._target_:

@@ -31,6 +31,7 @@ from meru.evaluation.report import format_table, write_json
 from meru.evaluation.retrieval import top_k
 from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
 from meru.evaluation.zero_shot import PROMPT_TEMPLATES
+from meru.files import user_path
 from meru.pretrained import Pretrained, build, load, read_config, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
 from meru.training.checkpoint import save_weights
@@ -220,11 +221,11 @@ def evaluate_run(config: DictConfig) -> dict[str, float]:
     """
     if config.suite and config.suite not in SUITES:
         raise UserError(f"suite={config.suite}: choose one of {', '.join(SUITES)}, or leave it out")
-    run = Path(config.run).expanduser()
+    run = user_path(config.run)
     pretrained = load(run)
     trained = read_config(run)
     if config.root:
-        trained.data.root = str(Path(config.root).expanduser().absolute())
+        trained.data.root = str(user_path(config.root))
     for key in ("captions_per_image", "templates", "batch_size", "pointing"):
         trained.evaluation[key] = config[key]
     trained.data.workers = config.workers
@@ -240,7 +241,7 @@ def evaluate_run(config: DictConfig) -> dict[str, float]:
     figures = evaluate_split(trained, splits[config.split], data, pretrained, device=device)
     log.info("%s", format_table(figures, f"{config.split} split of {run.name}"))
     if config.output:
-        write_json(config.output, figures)
+        write_json(user_path(config.output), figures)
         log.info("figures: %s", config.output)
     return figures
 
@@ -272,10 +273,10 @@ def evaluate_degraded(
         class_kind=data.class_kind,
         captions_per_image=config.captions_per_image,
     )
-    run = Path(config.run).expanduser()
+    run = user_path(config.run)
     title = f"{config.split} split of {run.name}"
     log.info("%s", format_robustness(figures, title))
-    output = Path(config.output or run / "robustness.json").expanduser()
+    output = user_path(config.output or run / "robustness.json")
     write_json(output, figures)
     save_figure(robustness_figure(figures, title), output.with_suffix(".png"))
     log.info("figures: %s and %s", output, output.with_suffix(".png").name)

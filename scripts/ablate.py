@@ -27,6 +27,7 @@ from compare import NOT_COMPARED, cell, chance_of, mean_and_deviation
 
 from meru.command_line import PROJECT, configuration_message, one_line_errors
 from meru.errors import UserError
+from meru.files import user_path, write_text
 
 ABLATIONS = PROJECT / "configs" / "ablation"
 OWN = {"experiment": "", "seeds": "0,1,2", "ablation": "", "output": "", "jobs": ""}
@@ -58,7 +59,7 @@ def main() -> None:
         experiment = [f"experiment={own['experiment']}", *overrides]
         model = compose(experiment)[1]  # also finds out about a mistyped experiment
         ablation = read_ablation(own["ablation"] or default_ablation(model))
-        output = Path(own["output"] or f"runs/ablation_{own['experiment'].replace('/', '_')}").expanduser().absolute()
+        output = user_path(own["output"] or f"runs/ablation_{own['experiment'].replace('/', '_')}")
         runs = planned_runs(ablation, experiment, seeds_of(own["seeds"]), output)
         for run in runs:
             check_unchanged(run)
@@ -207,9 +208,7 @@ def write_tables(columns: dict[str, str], rows: dict[str, list[Run]], output: Pa
     figures = {variant: [read_figures(run, columns) for run in runs] for variant, runs in rows.items() if runs}
     text = markdown(columns, figures)
     for name, content in (("ablation.md", text + "\n"), ("ablation.csv", comma_separated(columns, figures))):
-        temporary = output / f".{name}.part"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(output / name)
+        write_text(output / name, content)
     return text
 
 

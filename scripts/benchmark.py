@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from meru.files import write_text
+
 PROJECT = Path(__file__).resolve().parent.parent
 # glibc hands big tensors back to the kernel, and page faults then take longer than the mathematics.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
@@ -27,9 +29,7 @@ def main() -> None:
     report = arguments.run(arguments)
     print(report)
     if arguments.output:
-        temporary = arguments.output.with_name(arguments.output.name + ".part")
-        temporary.write_text(report + "\n", encoding="utf-8")
-        temporary.replace(arguments.output)
+        write_text(arguments.output, report + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -70,5 +70,5 @@ def test_failure_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
 
 def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write the figures to"):
+    with pytest.raises(UserError, match="cannot write .*metrics.json: File exists"):
         write_json(tmp_path / "file" / "metrics.json", METRICS)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from meru.data.records import ImageRecord, ImageTextData, missing_files
 from meru.errors import UserError
+from meru.files import user_path
 
 DOWNLOAD_PAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 # A class attribute goes into the prompts when more than this percentage of the annotators saw it.
@@ -58,7 +59,7 @@ def load_cub(
     class_names = {class_id: _plain_words(classes[class_id]) for class_id in present}
 
     attributes = class_attributes(folder)
-    caption_folder = Path(captions) if captions is not None else find_captions(folder)
+    caption_folder = user_path(captions) if captions is not None else find_captions(folder)
     if caption_folder is not None:
         texts = {image_id: read_captions(caption_folder, name) for image_id, name in files.items()}
     else:
@@ -89,7 +90,7 @@ def load_cub(
 
 def find_cub(root: str | Path) -> Path:
     """The folder that holds `images.txt`: `root` itself or `root/CUB_200_2011`."""
-    root = Path(root).expanduser().absolute()
+    root = user_path(root)
     for folder in (root, root / "CUB_200_2011"):
         if (folder / "images.txt").is_file():
             return folder

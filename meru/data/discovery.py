@@ -18,6 +18,7 @@ from torch import Tensor
 
 from meru.data.records import missing_files
 from meru.errors import UserError
+from meru.files import user_path
 
 SPLITS_FOLDER = Path(__file__).parent / "ssb_splits"
 
@@ -184,7 +185,7 @@ def draw_labelled(of_old_class: Tensor, *, fraction: float, seed: int) -> Tensor
 
 def find_folder(root: str | Path, *, marker: str, inside: Collection[str], what: str, advice: str) -> Path:
     """The folder with the file or folder `marker`: `root`, or one of those `inside` it."""
-    root = Path(root).expanduser().absolute()
+    root = user_path(root)
     for folder in (root, *(root / name for name in inside)):
         if (folder / marker).exists():
             return folder
@@ -214,7 +215,7 @@ def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
 def from_torchvision(data_set: type, root: str | Path, *, what: str, download: bool, **options):
     """One of torchvision's data sets, its complaints as a user's mistakes; `options` are its own."""
     try:
-        return data_set(str(Path(root).expanduser()), download=download, **options)
+        return data_set(str(user_path(root)), download=download, **options)
     except (RuntimeError, OSError) as error:
         if download:
             raise UserError(f"{what} could not be fetched into {root} ({error}); try again", exit_code=1) from None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from meru.errors import UserError
+from meru.files import user_path
 
 log = logging.getLogger("meru")
 
@@ -44,7 +45,7 @@ def draw_once(
     Raises:
         UserError: an argument out of range; `root` holds other drawings or something else, or cannot be written.
     """
-    root = Path(root)
+    root = user_path(root)
     for name, value in arguments.items():
         if type(value) is not int or value < least[name]:
             raise UserError(f"{kind}: {name} is {value!r}; give a whole number of at least {least[name]}")

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from meru.data.records import ImageRecord, ImageTextData, missing_files
 from meru.errors import UserError
+from meru.files import user_path
 
 SPLITS = ("train", "val", "test")
 CONVERTED = tuple(f"{split}_reid.json" for split in SPLITS)  # TBPS-CLIP's, with back-translations
@@ -120,7 +121,7 @@ def find_annotations(root: str | Path, layout: str) -> tuple[Path, list[Path]]:
     """
     if layout not in LAYOUTS:
         raise UserError(f"data.load.layout={layout}: choose one of {', '.join(LAYOUTS)}")
-    root, wanted = Path(root).expanduser().absolute(), LAYOUTS[layout]
+    root, wanted = user_path(root), LAYOUTS[layout]
     for folder in (root, root / wanted.folder):
         converted = [folder / name for name in CONVERTED if (folder / name).is_file()]
         if {path.name for path in converted} >= {CONVERTED[0], CONVERTED[2]}:

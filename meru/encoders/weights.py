@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from meru.errors import UserError
+from meru.files import user_path
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def read_weights(path: str | Path, *, what: str) -> dict[str, Tensor]:
     Raises:
         UserError: if the file is missing, truncated or holds no weights.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise UserError(f"{what}: no file {path}")
     try:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from meru.errors import UserError
+from meru.files import write_atomically
 
 COLUMNS = 6
 
@@ -53,13 +53,4 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         UserError: if the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(temporary, format="png", dpi=120)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write the picture {path}: {error.strerror}", exit_code=1) from error
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -20,11 +20,10 @@ A figure is a float under a name `<row>/<metric>`; its chance level, the expecta
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from meru.errors import UserError
+from meru.files import write_text
 
 ROWS = {
     "text_to_image/image": "text → image, same image",
@@ -113,22 +112,8 @@ def write_json(path: str | Path, metrics: Mapping[str, float | None]) -> None:
         ValueError: if a figure is NaN or infinite.
         UserError: if the file cannot be written; what stood there before is untouched.
     """
-    path = Path(path)
     text = json.dumps(dict(metrics), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        message = f"cannot write the figures to {path}: {error.strerror}; free space or choose another folder"
-        raise UserError(message, exit_code=1) from error
+    write_text(Path(path), text, advice="free space or choose another folder")
 
 
 def _percent(share: float) -> str:

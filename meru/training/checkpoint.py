@@ -10,10 +10,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,43 +18,14 @@ from torch import Tensor
 
 from meru import distributed
 from meru.errors import UserError
+from meru.files import write_atomically, write_text
 
 FORMAT = 1
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary name beside `path`, force the bytes to disk, then rename.
-
-    Raises:
-        UserError: if the disk is full or the folder cannot be written; `path` is then untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself is durable only now
-        finally:
-            os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-        full = getattr(error, "errno", None) == errno.ENOSPC or isinstance(error, RuntimeError)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        kept = f"; {path.name} as it was is kept" if path.exists() else ""
-        raise UserError(
-            f"cannot write {path} ({reason}){' — is the disk full?' if full else ''}{kept}: make room and go on with "
-            f"resume={path.parent}",
-            exit_code=1,
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write a checkpoint of tensors, numbers, strings and containers of them."""
-    write_atomically(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
+    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file), advice=_go_on(path))
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -81,11 +49,15 @@ def load_checkpoint(path: Path) -> dict:
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write a state dict as safetensors."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # safetensors refuses tensors that share or skip memory
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    write_atomically(path, lambda temporary: save_file(plain, temporary))
+    write_atomically(path, lambda file: file.write(save(plain)), advice=_go_on(path))
+
+
+def _go_on(path: Path) -> str:
+    return f"make room and go on with resume={path.parent}"
 
 
 def random_states() -> list[dict[str, Tensor]]:
@@ -117,7 +89,7 @@ class MetricsFile:
         self.path = path
         if path.exists():
             kept = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
-            write_atomically(path, lambda temporary: temporary.write_text("".join(f"{k}\n" for k in kept), "utf-8"))
+            write_text(path, "".join(f"{line}\n" for line in kept), advice=_go_on(path))
 
     def write(self, figures: dict) -> None:
         """Append a line."""

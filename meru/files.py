@@ -1,0 +1,137 @@
+"""Paths that a user names, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from meru.errors import UserError
+
+_LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")
+_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOSYS)
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: make room and start again",
+    errno.EDQUOT: "the disk quota is used up: delete something, or write elsewhere",
+    errno.EROFS: "the file system is read-only: choose another place",
+    errno.EACCES: "no permission: choose another place, or change its rights",
+    errno.EPERM: "no permission: choose another place, or change its rights",
+    errno.EMFILE: "too many open files: raise the limit (`ulimit -n 4096`), or lower data.workers",
+    errno.ENFILE: "too many open files on this machine: lower data.workers",
+    errno.EFBIG: "the file would be larger than `ulimit -f` or the file system allows",
+    errno.ENOMEM: "not enough memory: lower data.workers or data.batch_size",
+    errno.EAGAIN: "no more processes or memory: lower data.workers, or raise `ulimit -u`",
+    errno.EIO: "the disk or network drive failed: check it, then start again",
+    errno.ESTALE: "the network drive was taken away: mount it again, then start again",
+    errno.ENOTCONN: "the network drive was taken away: mount it again, then start again",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.ELOOP: "symbolic links point at each other: mend them",
+    errno.ENOTDIR: "a part of the path is a file: choose another place",
+    errno.EISDIR: "it is a folder: name a file",
+    errno.ENOENT: "it is not there: check the path",
+    errno.EEXIST: "it is there already: choose another name",
+}
+
+
+def user_path(path: str | Path) -> Path:
+    """The absolute path that a user means: `~` is the home folder, and relative ones start where the user stands.
+
+    Symbolic links stay as they are named.
+
+    Raises:
+        UserError: for a home folder that is not known, or a path that no file system takes.
+    """
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r}: a path cannot hold a NUL character")
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise UserError(f"{path}: the home folder behind ~ is not known here: write the whole path") from None
+
+
+def os_error_message(error: OSError) -> str:
+    """What went wrong, where, and what to do, on one line."""
+    number = errno.ENOSPC if "No space left" in str(error) else error.errno
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    places = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    where = f"{' → '.join(places)}: " if places else ""
+    advice = _ADVICE.get(number)
+    return f"{where}{reason}{f' ({advice})' if advice else ''}"
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, advice: str | None = None) -> None:
+    """Call `write` with a temporary file beside `path`, force the bytes to disk, then rename.
+
+    A process that is killed meanwhile leaves the temporary file behind: see `remove_leftovers`. The file's mode follows
+    the umask.
+
+    Args:
+        path: The file; missing folders on the way to it are made.
+        write: Takes a binary file, open for writing.
+        advice: What to do where it fails, after the reason.
+
+    Raises:
+        UserError: if the file cannot be written; what stood at `path` before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns what the disk says into a RuntimeError
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            reason = OSError(str(error).splitlines()[0])
+        kept = f"; {path.name} as it was is kept" if path.is_file() else ""
+        raise UserError(
+            f"cannot write {path}: {os_error_message(_without_place(reason))}{kept}{f': {advice}' if advice else ''}",
+            exit_code=1,
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, advice: str | None = None) -> None:
+    """`write_atomically` of a text in UTF-8, lines ending in LF everywhere."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")), advice=advice)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files that `write_atomically` could not remove, because its process was killed."""
+    return [path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name)]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete them. Call it only where nobody else writes into the folder."""
+    for path in leftovers(folder):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, on file systems that can: SMB, FUSE, and WSL's mounts refuse."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _without_place(error: OSError) -> OSError:
+    """The same error without the temporary file's name, which says nothing to a user."""
+    return OSError(error.errno, error.strerror) if error.errno else error
