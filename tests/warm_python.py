@@ -113,6 +113,9 @@ def run(*, arguments: list[str], directory: str, environment: dict[str, str], st
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", closefd=False, buffering=1)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
