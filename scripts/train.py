@@ -22,12 +22,10 @@ def main(config: DictConfig) -> None:
     from meru.running import train
 
     device = distributed.start()
-    try:
-        if config.resume:
-            config = resumed_config(config, HydraConfig.get().overrides.task)
-        (train_discovery if is_discovery(config) else train)(config, device=device)
-    finally:
-        distributed.stop()
+    if config.resume:
+        config = resumed_config(config, HydraConfig.get().overrides.task)
+    (train_discovery if is_discovery(config) else train)(config, device=device)
+    distributed.stop()  # not after a failure: others would fail for want of this process before it has said why
 
 
 if __name__ == "__main__":
