@@ -14,6 +14,7 @@ from meru import poincare
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_evaluation_loader
 from meru.data.transforms import Transforms
+from meru.data.workers import TIMEOUT
 from meru.evaluation.clustering import kmeans
 from meru.evaluation.discovery import assigned_classes, discovery_metrics
 from meru.evaluation.hierarchy import (
@@ -49,6 +50,7 @@ def read_features(
         transform=transforms.evaluation,
         batch_size=config.evaluation.batch_size,
         workers=config.data.workers,
+        timeout=config.data.get("timeout", TIMEOUT),  # not in configurations of older runs
         on_error=config.data.on_error,
     )
     for batch in loader:

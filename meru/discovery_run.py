@@ -17,6 +17,7 @@ from meru.data.batches import BatchPlan
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_training_loader, every_view_loader, weighted_view_loader
 from meru.data.transforms import Transforms
+from meru.data.workers import TIMEOUT
 from meru.discovery_figures import evaluate_discovery, format_discovery, read_features, save_trees
 from meru.errors import UserError
 from meru.evaluation.clustering import estimate_num_classes
@@ -98,6 +99,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
             start_step=start_step,
             rank=distributed.rank(),
             workers=config.data.workers,
+            timeout=config.data.get("timeout", TIMEOUT),  # not in configurations of older runs
             on_error=config.data.on_error,
             kept_views=keep_views(config, data.train, model, transforms, device=device),
             batch_size=plan.batch_size,
@@ -209,6 +211,7 @@ def keep_views(
             batch_size=16,  # small batches stay in a CPU's cache, and do not slow a GPU down that reads from disk
             seed=config.seed,
             workers=config.data.workers,
+            timeout=config.data.get("timeout", TIMEOUT),  # not in configurations of older runs
             on_error=config.data.on_error,
         )
         for batch in loader:
@@ -268,6 +271,7 @@ def released_neighbours(
         batch_size=config.evaluation.batch_size,
         seed=config.seed,
         workers=config.data.workers,
+        timeout=config.data.get("timeout", TIMEOUT),  # not in configurations of older runs
         on_error=config.data.on_error,
     )
     views = (batch["image"][:, 0].to(device, non_blocking=True) for batch in loader)

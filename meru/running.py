@@ -22,6 +22,7 @@ from meru.data.loading import evaluation_loader, training_loader
 from meru.data.parts import PART_OF_WORD, CropParts, part_places
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.transforms import read_image
+from meru.data.workers import TIMEOUT
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
 from meru.evaluation.image_text import embed_captions, embed_images, evaluate_image_text
@@ -105,6 +106,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
             start_step=start,
             rank=distributed.rank(),
             workers=config.data.workers,
+            timeout=config.data.get("timeout", TIMEOUT),  # not in configurations of older runs
             on_error=config.data.on_error,
             parts=parts,
             augment_text=caption_augmentation(config.data.get("text_augmentation")),
@@ -357,5 +359,6 @@ def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained
         transform=pretrained.transforms.evaluation,
         batch_size=config.evaluation.batch_size,
         workers=config.data.workers,
+        timeout=config.data.get("timeout", TIMEOUT),  # not in configurations of older runs
         on_error=config.data.on_error,
     )
