@@ -17,8 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from meru import failures
-from meru.stopping import ONE_REQUEST
+from meru import failures, stopping
 
 PATIENCE = 10.0  # seconds after a second signal until processes that do not end are killed
 MEMORY = "probably because memory ran out: lower data.workers or data.batch_size, or give the job more memory"
@@ -30,13 +29,20 @@ def launch() -> int:
     logging.disable(logging.CRITICAL)  # what torchrun reports of signals and failures is said below, on one line
     with tempfile.TemporaryDirectory(prefix="meru_", ignore_cleanup_errors=True) as folder:
         os.environ[failures.FOLDER] = folder
+        signal.signal(signal.SIGTERM, stop)  # until there are processes to hand it to: torch alone takes seconds
         try:
             line, exit_code = run_torch(Path(folder))
-        except KeyboardInterrupt:
-            line, exit_code = "error: interrupted", 130
+        except KeyboardInterrupt as error:
+            message, exit_code = stopping.reason(error)
+            line = f"error: {message}"
         if line:
             print(line, file=sys.stderr, flush=True)
         return exit_code
+
+
+def stop(number: int, frame: object) -> None:
+    """A signal handler."""
+    raise stopping.Stopped(number)
 
 
 def run_torch(folder: Path) -> tuple[str, int]:
@@ -78,7 +84,7 @@ def hand_signals_on(processes: Callable[[], list[int]], came: list[int]) -> None
         for process in processes():
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
-        if came and time.monotonic() - first[0] > ONE_REQUEST:
+        if came and time.monotonic() - first[0] > stopping.ONE_REQUEST:
             threading.Thread(target=kill_soon, args=(processes(),), daemon=True).start()
         first[0] = first[0] or time.monotonic()
         came.append(number)

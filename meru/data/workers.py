@@ -75,9 +75,13 @@ class Loader(DataLoader):
         main = threading.current_thread() is threading.main_thread()
         handler = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
         try:
+            if self.num_workers:
+                multiprocessing.Queue()  # where this is refused, torch's own iterator would be left half made
             return super().__iter__()
         except OSError as error:
-            if self.num_workers and error.errno in (errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.ENOSYS):
+            if error.errno == errno.EMFILE:
+                raise UserError(_FILES, exit_code=1) from error
+            if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOSYS):
                 raise UserError(_no_shared_memory(), exit_code=1) from error
             raise UserError(
                 f"cannot start data.workers={self.num_workers} processes: {os_error_message(error)}", exit_code=1
