@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose
 
 from meru import distributed
+from meru.configuration import change, read_config
 from meru.data.augmentation import caption_augmentation
 from meru.data.batches import BatchPlan
 from meru.data.loading import evaluation_loader, training_loader
@@ -32,7 +33,7 @@ from meru.evaluation.retrieval import top_k
 from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
 from meru.evaluation.zero_shot import PROMPT_TEMPLATES
 from meru.files import user_path
-from meru.pretrained import Pretrained, build, load, read_config, without_pretrained_weights
+from meru.pretrained import Pretrained, build, load, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
 from meru.training.checkpoint import save_weights
 from meru.training.initial_radius import start_at_initial_radius
@@ -225,7 +226,7 @@ def evaluate_run(config: DictConfig) -> dict[str, float]:
     pretrained = load(run)
     trained = read_config(run)
     if config.root:
-        trained.data.root = str(user_path(config.root))
+        change(trained, "data.root", str(user_path(config.root)))
     for key in ("captions_per_image", "templates", "batch_size", "pointing"):
         trained.evaluation[key] = config[key]
     trained.data.workers = config.workers

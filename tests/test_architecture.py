@@ -10,7 +10,7 @@ from meru.command_line import PROJECT
 FLOORS = [
     {"lorentz", "poincare", "hyperbolic_functions", "distributed", "errors", "files", "encoders", "evaluation"},
     {"layers", "losses", "data", "training"},
-    {"models", "pretrained"},
+    {"models", "pretrained", "configuration"},
     {"command_line", "run_folder", "running", "discovery_run", "discovery_figures"},
 ]
 FILES = sorted((PROJECT / "meru").rglob("*.py"))

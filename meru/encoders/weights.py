@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from meru.errors import UserError
 from meru.files import user_path
+
+CHECKSUM = "blake2b"  # key of the metadata
 
 
 @contextmanager
@@ -40,9 +43,7 @@ def read_weights(path: str | Path, *, what: str) -> dict[str, Tensor]:
         raise UserError(f"{what}: no file {path}")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the two libraries raise for a broken file is the file's fault
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -53,6 +54,27 @@ def read_weights(path: str | Path, *, what: str) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{what}: {path} holds no state dict")
     return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no mapping
+        expected = (file.metadata() or {}).get(CHECKSUM)
+    if expected is not None and expected != checksum(weights):
+        raise ValueError("its checksum does not match")
+    return weights
+
+
+def checksum(weights: dict[str, Tensor]) -> str:
+    """Of the names, types, shapes and bytes of tensors in main memory: what safetensors files of ours carry."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
 
 
 def load_weights(module: nn.Module, path: str | Path, *, what: str) -> None:

@@ -56,6 +56,8 @@ class Trainer:
         folder: The run folder.
         device: The model's.
         settings: See `TrainerSettings`.
+        epoch_state: What `batches` found at the start of an epoch and needs to its end, tensors and numbers by name;
+            it is part of a checkpoint, and filled from one before `batches` is called.
     """
 
     model: nn.Module
@@ -67,6 +69,7 @@ class Trainer:
     folder: Path
     device: torch.device
     settings: TrainerSettings
+    epoch_state: dict[str, Tensor | int] = field(default_factory=dict)
 
     step: int = field(default=0, init=False)
     best: dict[str, float] = field(default_factory=lambda: {"figure": -math.inf, "step": -1}, init=False)
@@ -172,18 +175,26 @@ class Trainer:
         """Stop before a step that would spoil the weights, and say which term did it."""
         if not self._agreed(not bool(torch.isfinite(figures["loss"] + figures["gradient_norm"]))):
             return
-        bad = [name for name, value in figures.items() if name.startswith("loss/") and not value.isfinite()]
+        bad = [f"the weight {name}" for name in self._spoilt_weights()]
+        if not bad:
+            bad = [name for name, value in figures.items() if name.startswith("loss/") and not value.isfinite()]
         if not bad:
             bad = [
                 f"the gradient of {name}"
                 for name, parameter in self.model.named_parameters()
                 if parameter.grad is not None and not parameter.grad.isfinite().all()
             ]
+        self._stop_unfinished(bad[0] if bad else "the loss of another process")
+
+    def _spoilt_weights(self) -> list[str]:
+        """Names of parameters and buffers with a value that is not finite."""
+        return [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
+
+    def _stop_unfinished(self, what: str) -> None:
         last = self.folder / "last.pt"
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
         raise UserError(
-            f"step {self.step}: {bad[0] if bad else 'the loss of another process'} is not finite; {kept}. "
-            "Try a lower learning rate or trainer.precision=fp32",
+            f"step {self.step}: {what} is not finite; {kept}. Try a lower learning rate or trainer.precision=fp32",
             exit_code=1,
         )
 
@@ -238,12 +249,19 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- state
     def _save(self) -> None:
+        if spoilt := self._spoilt_weights():  # alike in all processes
+            self._stop_unfinished(f"the weight {spoilt[0]}")
         states = random_states()
         if distributed.is_main():
             save_checkpoint(
                 self.folder / "last.pt",
                 {
                     "step": self.step,
+                    "steps_per_epoch": self.steps_per_epoch,
+                    "processes": distributed.world_size(),
+                    "epochs": self.settings.epochs,
+                    "optimizer_class": type(self.optimizer).__name__,
+                    "epoch_state": self.epoch_state,
                     "best": self.best,
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
@@ -260,23 +278,62 @@ class Trainer:
         if not path.exists():
             return None
         state = load_checkpoint(path)
+        self._check_same_steps(state)
         fit(self.model, state["model"], source=str(path), what="resume")
         if bool(self.average) != bool(state["average"]):
             raise UserError("resume: trainer.ema_decay was switched on or off since this run began")
         if self.average:
             self.average.load_state_dict(state["average"])
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise UserError(
-                "resume: the run began with another grouping of its parameters: leave optim.multipliers, and what is "
-                "trained, as they were, or begin a new run"
-            ) from error
+        self._load_optimizer(state)
+        self.epoch_state.update(state.get("epoch_state", {}))
         self.movement.load(state.get("scalars"))  # not in checkpoints of older versions
         self.step, self.best = state["step"], state["best"]
         if distributed.is_main():
             log.info("resumed at step %d of %d", self.step, self.total_steps)
         return state["random_states"]
+
+    def _check_same_steps(self, state: dict) -> None:
+        """A step must be what it was: the same place in an epoch, with the same images."""
+        began = state.get("steps_per_epoch", self.steps_per_epoch)  # not in checkpoints of older versions, as below
+        if began != self.steps_per_epoch:
+            processes, now = state["processes"], distributed.world_size()
+            raise UserError(
+                f"resume: this run has {began} steps an epoch with the {processes} process{'es'[: 2 * (processes > 1)]} "
+                f"that it began with, and would have {self.steps_per_epoch} with {now}: start {processes} (NGPU="
+                f"{processes}), and leave the training images and the batch as they were"
+            )
+        if state["step"] > self.total_steps:
+            raise UserError(
+                f"resume: trainer.epochs={self.settings.epochs} ends at step {self.total_steps}, and this run is at "
+                f"step {state['step']} already: ask for at least {-(-state['step'] // self.steps_per_epoch)} epochs"
+            )
+        if state.get("epochs", self.settings.epochs) != self.settings.epochs and distributed.is_main():
+            log.info(
+                "trainer.epochs was %d and is %d: the learning rate goes on as in a run of %d epochs",
+                state["epochs"],
+                self.settings.epochs,
+                self.settings.epochs,
+            )
+
+    def _load_optimizer(self, state: dict) -> None:
+        """Its moments; the rest (rates, weight decay, …) is as configured now."""
+        own, began = type(self.optimizer).__name__, state.get("optimizer_class")
+        if began not in (None, own):
+            raise UserError(f"resume: this run began with {began}, not {own}: leave optim as it was")
+        configured = [
+            {name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups
+        ]
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                "resume: the run began with another grouping of its parameters: leave optim.multipliers, and what is "
+                "trained, as they were, or begin a new run"
+            ) from error
+        for group, options in zip(self.optimizer.param_groups, configured, strict=True):
+            if missing := {"betas", "momentum"} & options.keys() - group.keys():
+                raise UserError(f"resume: last.pt is of another optimizer (no {min(missing)}): leave optim as it was")
+            group.update(options)
 
     # ------------------------------------------------------------------------------------------- small things
     def _wrapped(self) -> nn.Module:
