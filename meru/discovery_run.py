@@ -23,8 +23,9 @@ from meru.evaluation.clustering import estimate_num_classes
 from meru.evaluation.report import write_json
 from meru.hyperbolic_functions import exact_product
 from meru.pretrained import build, without_pretrained_weights
+from meru.run_data import load_discovery_data
 from meru.run_folder import environment, make_run_folder
-from meru.running import instantiate_in_turn, make_logger
+from meru.running import make_logger
 from meru.training.checkpoint import save_weights
 from meru.training.loggers import NoLogger
 from meru.training.optimizer import build_optimizer, scaled_rate
@@ -133,13 +134,6 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
         logger.finish()
     distributed.barrier()
     return figures
-
-
-def load_discovery_data(config: DictConfig) -> DiscoveryData:
-    """The images, and the labels of some."""
-    if "discovery" not in config.data:
-        raise UserError("this data set has no split for discovery: choose another, say data=cub or data=birds")
-    return instantiate_in_turn(config.data.discovery)
 
 
 def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.device) -> DictConfig:
