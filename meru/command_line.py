@@ -11,7 +11,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from meru.errors import UserError
 from meru.files import PROJECT, os_error_message

@@ -185,7 +185,12 @@ def seed_training(model: nn.Module, seed: int) -> None:
     All processes draw the same, so that what a loss draws, say triplets, is one choice for the whole batch. Only with
     dropout, whose masks must differ between the samples, each draws for itself.
     """
-    torch.manual_seed(seed + rank() if any(_drops(module) for module in model.modules()) else seed)
+    torch.manual_seed(seed if draw_alike(model) else seed + rank())
+
+
+def draw_alike(model: nn.Module) -> bool:
+    """Whether all processes draw the same random numbers, see `seed_training`."""
+    return not any(_drops(module) for module in model.modules())
 
 
 def _drops(module: nn.Module) -> bool:

@@ -74,6 +74,12 @@ def _first_free(folder: Path) -> Path:
     raise AssertionError("count has no end")
 
 
+def save_changes(folder: Path, config: DictConfig) -> None:
+    """Keep what a resumed run does differently, for those who evaluate it or go on with it later."""
+    if OmegaConf.to_container(config, resolve=True) != OmegaConf.to_container(read_config(folder), resolve=True):
+        save_config(folder, config)
+
+
 def hold(folder: Path) -> None:
     """Keep other runs out of a run folder until `release`, or until this process ends in whatever way.
 
@@ -97,7 +103,8 @@ def hold(folder: Path) -> None:
                     return
                 file.seek(0)
                 holder = file.read().strip() or "another process"
-            raise UserError(f"{folder} is in use by {holder}: wait until that run ends, or end it", exit_code=1) from None
+            message = f"{folder} is in use by {holder}: wait until that run ends, or end it"
+            raise UserError(message, exit_code=1) from None
         with suppress(OSError):
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 break

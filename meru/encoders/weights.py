@@ -60,7 +60,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no mapping
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         expected = (file.metadata() or {}).get(CHECKSUM)
     if expected is not None and expected != checksum(weights):
         raise ValueError("its checksum does not match")

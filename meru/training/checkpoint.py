@@ -53,7 +53,7 @@ def load_checkpoint(path: Path) -> dict:
             raise UserError(f"resume: {os_error_message(error)}", exit_code=1) from None
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(
-            f"resume: {path} is damaged or no checkpoint ({reason}); remove it to start this run over, "
+            f"resume: {path} is damaged, truncated or no checkpoint ({reason}); remove it to start this run over, "
             "or restore a copy"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -65,7 +65,7 @@ def load_checkpoint(path: Path) -> dict:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a state dict as safetensors, with a checksum of the tensors in its metadata, which `read_weights` compares."""
+    """Write a state dict as safetensors, with a checksum of the tensors that `read_weights` compares."""
     from safetensors.torch import save
 
     # safetensors refuses tensors that share or skip memory
@@ -86,10 +86,16 @@ def random_states() -> list[dict[str, Tensor]]:
     return distributed.collect(own)
 
 
-def restore_random_states(states: list[dict[str, Tensor]]) -> None:
-    """Give this process its generators' states back, if it was there when they were saved."""
-    if distributed.rank() < len(states):
-        own = states[distributed.rank()]
+def restore_random_states(states: list[dict[str, Tensor]], *, alike: bool) -> None:
+    """Give this process its generators' states back.
+
+    Args:
+        states: By rank, as they were saved.
+        alike: Whether all processes draw the same; then one that was not there before takes the first one's.
+    """
+    rank = 0 if alike else distributed.rank()
+    if rank < len(states):
+        own = states[rank]
         torch.set_rng_state(own["cpu"])
         if "cuda" in own and torch.cuda.is_available():
             torch.cuda.set_rng_state(own["cuda"])

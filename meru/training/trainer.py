@@ -22,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from meru import distributed
-from meru.encoders.weights import fit
 from meru.errors import UserError
 from meru.layers.batch_norm import share_batch_norms
 from meru.training.checkpoint import (
@@ -36,6 +35,7 @@ from meru.training.checkpoint import (
 from meru.training.optimizer import warmup_cosine
 from meru.training.scalars import ScalarMovement
 from meru.training.settings import TrainerSettings, allow_tf32
+from meru.training.state import restore, state_of
 
 log = logging.getLogger("meru")
 
@@ -58,6 +58,7 @@ class Trainer:
         settings: See `TrainerSettings`.
         epoch_state: What `batches` found at the start of an epoch and needs to its end, tensors and numbers by name;
             it is part of a checkpoint, and filled from one before `batches` is called.
+        on_resumed: Called in the main process when a checkpoint has been taken up.
     """
 
     model: nn.Module
@@ -70,6 +71,7 @@ class Trainer:
     device: torch.device
     settings: TrainerSettings
     epoch_state: dict[str, Tensor | int] = field(default_factory=dict)
+    on_resumed: Callable[[], None] = lambda: None
 
     step: int = field(default=0, init=False)
     best: dict[str, float] = field(default_factory=lambda: {"figure": -math.inf, "step": -1}, init=False)
@@ -100,7 +102,7 @@ class Trainer:
         first = next(stream, None)  # starts the workers; only then does nothing else draw random numbers
         stream = itertools.chain([first], stream)
         if states:
-            restore_random_states(states)
+            restore_random_states(states, alike=distributed.draw_alike(self.model))
         forward = self._wrapped()
         self.model.train()
         progress = tqdm(
@@ -175,7 +177,7 @@ class Trainer:
         """Stop before a step that would spoil the weights, and say which term did it."""
         if not self._agreed(not bool(torch.isfinite(figures["loss"] + figures["gradient_norm"]))):
             return
-        bad = [f"the weight {name}" for name in self._spoilt_weights()]
+        bad = [f"the weight {name}" for name in self.spoilt_weights()]
         if not bad:
             bad = [name for name, value in figures.items() if name.startswith("loss/") and not value.isfinite()]
         if not bad:
@@ -186,7 +188,7 @@ class Trainer:
             ]
         self._stop_unfinished(bad[0] if bad else "the loss of another process")
 
-    def _spoilt_weights(self) -> list[str]:
+    def spoilt_weights(self) -> list[str]:
         """Names of parameters and buffers with a value that is not finite."""
         return [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
 
@@ -249,27 +251,11 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- state
     def _save(self) -> None:
-        if spoilt := self._spoilt_weights():  # alike in all processes
+        if spoilt := self.spoilt_weights():  # alike in all processes
             self._stop_unfinished(f"the weight {spoilt[0]}")
         states = random_states()
         if distributed.is_main():
-            save_checkpoint(
-                self.folder / "last.pt",
-                {
-                    "step": self.step,
-                    "steps_per_epoch": self.steps_per_epoch,
-                    "processes": distributed.world_size(),
-                    "epochs": self.settings.epochs,
-                    "optimizer_class": type(self.optimizer).__name__,
-                    "epoch_state": self.epoch_state,
-                    "best": self.best,
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "average": self.average.state_dict() if self.average else None,
-                    "scalars": self.movement.state(),
-                    "random_states": states,
-                },
-            )
+            save_checkpoint(self.folder / "last.pt", {**state_of(self), "random_states": states})
         distributed.barrier()
 
     def _resume(self) -> list[dict[str, Tensor]] | None:
@@ -278,62 +264,11 @@ class Trainer:
         if not path.exists():
             return None
         state = load_checkpoint(path)
-        self._check_same_steps(state)
-        fit(self.model, state["model"], source=str(path), what="resume")
-        if bool(self.average) != bool(state["average"]):
-            raise UserError("resume: trainer.ema_decay was switched on or off since this run began")
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        self._load_optimizer(state)
-        self.epoch_state.update(state.get("epoch_state", {}))
-        self.movement.load(state.get("scalars"))  # not in checkpoints of older versions
-        self.step, self.best = state["step"], state["best"]
+        restore(self, state, source=str(path))
         if distributed.is_main():
+            self.on_resumed()
             log.info("resumed at step %d of %d", self.step, self.total_steps)
         return state["random_states"]
-
-    def _check_same_steps(self, state: dict) -> None:
-        """A step must be what it was: the same place in an epoch, with the same images."""
-        began = state.get("steps_per_epoch", self.steps_per_epoch)  # not in checkpoints of older versions, as below
-        if began != self.steps_per_epoch:
-            processes, now = state["processes"], distributed.world_size()
-            raise UserError(
-                f"resume: this run has {began} steps an epoch with the {processes} process{'es'[: 2 * (processes > 1)]} "
-                f"that it began with, and would have {self.steps_per_epoch} with {now}: start {processes} (NGPU="
-                f"{processes}), and leave the training images and the batch as they were"
-            )
-        if state["step"] > self.total_steps:
-            raise UserError(
-                f"resume: trainer.epochs={self.settings.epochs} ends at step {self.total_steps}, and this run is at "
-                f"step {state['step']} already: ask for at least {-(-state['step'] // self.steps_per_epoch)} epochs"
-            )
-        if state.get("epochs", self.settings.epochs) != self.settings.epochs and distributed.is_main():
-            log.info(
-                "trainer.epochs was %d and is %d: the learning rate goes on as in a run of %d epochs",
-                state["epochs"],
-                self.settings.epochs,
-                self.settings.epochs,
-            )
-
-    def _load_optimizer(self, state: dict) -> None:
-        """Its moments; the rest (rates, weight decay, …) is as configured now."""
-        own, began = type(self.optimizer).__name__, state.get("optimizer_class")
-        if began not in (None, own):
-            raise UserError(f"resume: this run began with {began}, not {own}: leave optim as it was")
-        configured = [
-            {name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups
-        ]
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                "resume: the run began with another grouping of its parameters: leave optim.multipliers, and what is "
-                "trained, as they were, or begin a new run"
-            ) from error
-        for group, options in zip(self.optimizer.param_groups, configured, strict=True):
-            if missing := {"betas", "momentum"} & options.keys() - group.keys():
-                raise UserError(f"resume: last.pt is of another optimizer (no {min(missing)}): leave optim as it was")
-            group.update(options)
 
     # ------------------------------------------------------------------------------------------- small things
     def _wrapped(self) -> nn.Module:
