@@ -35,7 +35,7 @@ _ADVICE = {
     errno.ENOTDIR: "a part of the path is a file: choose another place",
     errno.EISDIR: "it is a folder: name a file",
     errno.ENOENT: "it is not there: check the path",
-    errno.EEXIST: "it is there already: choose another name",
+    errno.EEXIST: "something else of that name is in the way: choose another place",
 }
 
 
@@ -110,7 +110,7 @@ def make_folder_of(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {os_error_message(error)}", exit_code=1) from None
+        raise UserError(f"cannot write {path}: {os_error_message(_without_place(error))}", exit_code=1) from None
 
 
 def write_text(path: Path, text: str, *, advice: str | None = None) -> None:
