@@ -15,6 +15,8 @@ from pathlib import Path
 
 from meru.errors import UserError
 from meru.files import os_error_message
+from meru.keys import check
+from meru.overrides import readable
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What a terminal gets for characters that its encoding lacks.
@@ -82,7 +84,8 @@ def keep_freed_memory() -> None:
 def hydra_main(task: Callable, *, config_name: str) -> None:
     """Run `task(config)` under Hydra, configuration errors as one line.
 
-    Hydra makes no folders and configures no logging: a run folder is the run's own business.
+    Hydra makes no folders and configures no logging: a run folder is the run's own business. Every key is checked
+    before the task begins.
     """
     import hydra
     from hydra.errors import HydraException, InstantiationException
@@ -102,6 +105,7 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
         report_progress()  # here, because Hydra configures logging before it calls the task
         with one_line_errors():
             try:
+                check(config, command=config_name)
                 task(config)
             except InstantiationException as error:
                 # It wraps what the constructor raised; a TypeError is a key that the constructor does not take.
@@ -112,6 +116,7 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
                 raise UserError(configuration_message(error)) from error
 
     with one_line_errors():
+        sys.argv[1:] = readable(sys.argv[1:], command=config_name)
         try:
             hydra.main(version_base="1.3", config_path=str(PROJECT / "configs"), config_name=config_name)(guarded)()
         except (HydraException, OmegaConfBaseException) as error:

@@ -8,7 +8,8 @@ import pytest
 from meru.command_line import PROJECT
 
 FLOORS = [
-    {"lorentz", "poincare", "hyperbolic_functions", "distributed", "errors", "files", "encoders", "evaluation"},
+    {"lorentz", "poincare", "hyperbolic_functions", "distributed", "errors", "files", "keys", "overrides"}
+    | {"encoders", "evaluation"},
     {"layers", "losses", "data", "training"},
     {"models", "pretrained"},
     {"command_line", "run_folder", "running", "discovery_run", "discovery_figures"},
