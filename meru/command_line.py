@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import contextlib
 import ctypes
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from meru.errors import UserError
 from meru.files import os_error_message
 from meru.keys import check
+from meru.keys.kinds import Kind, Whole
 from meru.overrides import readable
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -79,6 +83,18 @@ def keep_freed_memory() -> None:
         allocator = ctypes.CDLL("libc.so.6")
         allocator.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too
         allocator.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and the heap does not shrink
+
+
+def argument(kind: Kind, make: Callable[[Any], Any] = lambda value: value) -> Callable[[str], Any]:
+    """What argparse calls `type`: refuses what is not of the kind, and says what is; `make` gets the others."""
+
+    def read(text: str) -> Any:
+        value = int(text) if isinstance(kind, Whole) and re.fullmatch(r"[+-]?[0-9]+", text) else text
+        if not kind.takes(value):
+            raise argparse.ArgumentTypeError(f"'{text}': give {kind.allowed}")
+        return make(value)
+
+    return read
 
 
 def hydra_main(task: Callable, *, config_name: str) -> None:

@@ -22,6 +22,7 @@ from meru.errors import UserError
 from meru.evaluation.clustering import estimate_num_classes
 from meru.evaluation.report import write_json
 from meru.hyperbolic_functions import exact_product
+from meru.overrides import pasteable
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
 from meru.running import instantiate_in_turn, make_logger
@@ -129,7 +130,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
             log.info("%s", format_discovery(figures, "unlabelled training images, the last step"))
             log.info("model, figures and configuration: %s", folder)
         else:
-            log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
+            log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
         logger.finish()
     distributed.barrier()
     return figures

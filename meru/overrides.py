@@ -53,10 +53,10 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
     parsed = _parsed(word)
     if parsed is None:
         if multirun and "," in value:
-            raise UserError(f"{word}: with --multirun commas separate values: put each in quotes: {_example(key, known)}")
+            raise UserError(f"{word}: with --multirun commas separate values; quote each: {_example(key, None)}")
         if value[:1] in ("'", '"') or (value[:1] in ("[", "{") and not is_text):
             allowed = f"give {known.allowed}; " if known else ""
-            raise UserError(f"{word}: {allowed}texts go in quotes, and the whole word in others: {_example(key, known)}")
+            raise UserError(f"{word}: {allowed}quote texts, and the whole word for the shell: {_example(key, known)}")
         return quoted
     if parsed.is_sweep_override():
         if multirun:
@@ -71,12 +71,17 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
 
 def pasteable(key: str, value: str | Path) -> str:
     """`key=value` for a person to paste into a shell: quoted for the shell, and for Hydra, where that is needed."""
+    return shlex.quote(override(key, value))
+
+
+def override(key: str, value: str | Path) -> str:
+    """`key=value` for Hydra, which then takes the value as it is."""
     text = str(value).replace("${", "\\${")
     word = f"{key}={text}"
     parsed = _parsed(word)
     if parsed is None or parsed.is_sweep_override() or parsed.value() != text:
         word = f"{key}={_quoted(text)}"
-    return shlex.quote(word)
+    return word
 
 
 def read_override(word: str) -> tuple[str, Any]:

@@ -15,6 +15,7 @@ from meru import distributed
 from meru.command_line import PROJECT
 from meru.errors import UserError
 from meru.files import user_path, write_text
+from meru.overrides import pasteable, read_override
 from meru.pretrained import read_config
 
 
@@ -31,7 +32,8 @@ def make_run_folder(config: DictConfig) -> Path:
         if not config.folder:
             folder = next(name for name in _numbered(folder) if not name.exists())
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"folder={folder} is not empty: choose another, or go on with resume={folder}")
+            go_on = pasteable("resume", folder)
+            raise UserError(f"folder={folder} is not empty: choose another, or go on with {go_on}")
         folder.mkdir(parents=True, exist_ok=True)
         save_config(folder, config)
     return distributed.broadcast(folder)
@@ -65,12 +67,14 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     if resumed.model._target_ != config.model._target_:
         raise UserError(f"resume={folder} is a run of {model}: use the command that began it")
     for override in overrides:
-        key, _, value = override.partition("=")
+        if override.startswith("~"):
+            raise UserError(f"{override}: a resumed run keeps all its keys: leave it out")
+        key, value = read_override(override)
         if key in ("resume", "experiment") or (PROJECT / "configs" / key).is_dir():
             continue
         if OmegaConf.select(resumed, key, default=override) is override:
             raise UserError(f"{override}: the resumed run's configuration has no key {key}")
-        OmegaConf.update(resumed, key, OmegaConf.from_dotlist([f"x={value}"]).x)
+        OmegaConf.update(resumed, key, value)
     resumed.resume = str(folder)
     return resumed
 

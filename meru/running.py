@@ -32,6 +32,7 @@ from meru.evaluation.retrieval import top_k
 from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
 from meru.evaluation.zero_shot import PROMPT_TEMPLATES
 from meru.files import user_path
+from meru.overrides import pasteable
 from meru.pretrained import Pretrained, build, load, read_config, without_pretrained_weights
 from meru.run_folder import environment, make_run_folder
 from meru.training.checkpoint import save_weights
@@ -132,7 +133,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
                 rows = save_attention(pictures, folder, data.test, pretrained)
                 logger.images("attention", rows, ["caption", "where its words look"], step=trainer.step)
         else:
-            log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
+            log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
         logger.finish()
     distributed.barrier()
     return figures

@@ -19,6 +19,7 @@ from torch import Tensor
 from meru import distributed
 from meru.errors import UserError
 from meru.files import write_atomically, write_text
+from meru.overrides import pasteable
 
 FORMAT = 1
 
@@ -57,7 +58,7 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def _go_on(path: Path) -> str:
-    return f"make room and go on with resume={path.parent}"
+    return f"make room and go on with {pasteable('resume', path.parent)}"
 
 
 def random_states() -> list[dict[str, Tensor]]:
