@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from torch import Tensor
@@ -116,7 +117,8 @@ class WandbLogger:
         if self.run:
             self._guarded(lambda: self.run.finish())
         if self.run and self.offline:
-            log.info("wandb: no API key, logged offline; to send: wandb sync %s", self.folder / "wandb" / "latest-run")
+            latest = quote(str(self.folder / "wandb" / "latest-run"))
+            log.info("wandb: no API key, logged offline; to send: wandb sync %s", latest)
 
     def _value(self, value: float | Tensor):
         if isinstance(value, Tensor) and value.dim():
