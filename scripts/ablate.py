@@ -26,9 +26,10 @@ from ablation_runs import Run, slots_of, train_all
 from compare import NOT_COMPARED, cell, chance_of, mean_and_deviation
 
 from meru.command_line import PROJECT, configuration_message, one_line_errors
+from meru.configuration import leaves, read_yaml
 from meru.errors import UserError
 from meru.files import user_path, write_text
-from meru.keys import check
+from meru.keys import absolute_paths, check
 from meru.overrides import readable
 
 ABLATIONS = PROJECT / "configs" / "ablation"
@@ -182,6 +183,7 @@ def compose(overrides: list[str]) -> tuple[dict, str]:
         HydraConfig.instance().set_config(config)
         own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         check(own, command="train")
+        absolute_paths(own)  # as a run folder keeps them
         return yaml.safe_load(OmegaConf.to_yaml(own, resolve=True)), config.hydra.runtime.choices["model"]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(configuration_message(error)) from error
@@ -189,14 +191,15 @@ def compose(overrides: list[str]) -> tuple[dict, str]:
 
 def check_unchanged(run: Run) -> None:
     """Refuse a folder that holds a run with another configuration: its figures would stand in the wrong row."""
-    import yaml
+    from omegaconf import OmegaConf
 
     path = run.folder / "config.yaml"
     if not path.is_file():
         if run.folder.exists() and any(run.folder.iterdir()):
             raise UserError(f"{run.folder} holds something that is no run: move it, or choose another output=")
         return
-    before, now = flat(yaml.safe_load(path.read_text(encoding="utf-8"))), flat(run.configuration)
+    before = dict(leaves(OmegaConf.to_container(read_yaml(path), resolve=True)))
+    now = dict(leaves(run.configuration))
     if "discovery.asked_num_classes" in before:  # a run folder has the number that null or estimate came to
         before["discovery.num_classes"] = before.pop("discovery.asked_num_classes")
     for key in sorted(before.keys() | now.keys()):
@@ -206,15 +209,6 @@ def check_unchanged(run: Run) -> None:
                 f"{run.folder} holds a run with {key}={old}, now it would be {new}: choose another output=, "
                 "or remove that folder"
             )
-
-
-def flat(section: dict, prefix: str = "") -> dict[str, object]:
-    """`{"a": {"b": 1}}` → `{"a.b": 1}`."""
-    leaves = {}
-    for key, value in section.items():
-        name = f"{prefix}{key}"
-        leaves |= flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
-    return leaves
 
 
 # ---------------------------------------------------------------- the table
