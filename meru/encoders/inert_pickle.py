@@ -11,6 +11,7 @@ import pickle
 import sys
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,12 @@ _HARMLESS = {
     "argparse", "array", "collections", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools",
     "inspect", "logging", "numbers", "pathlib", "random", "time", "types", "typing", "uuid", "zoneinfo",
 }  # fmt: skip
-_FUNCTIONS_OF = {"numpy", "torch", "collections", "functools", "_codecs"}  # called by their pickles; here they are not
+# What libraries call in their own pickles; here it is not called.
+_FUNCTIONS_OF = {
+    "_codecs", "collections", "functools", "numpy._core.multiarray", "numpy._core.numeric", "numpy.core.multiarray",
+    "numpy.core.numeric", "numpy.random._pickle", "torch._tensor", "torch._utils", "torch.storage",
+}  # fmt: skip
+_LOWER_CASE_TYPES = {("numpy", "dtype"), ("numpy", "ndarray")}
 _STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -84,7 +90,7 @@ class StandIn(dict, metaclass=_StandInType):
 
 def _stand_in(module: str, name: str) -> type:
     last = name.rpartition(".")[2].lstrip("_")
-    is_function = last[:1].islower() and module.partition(".")[0] not in _FUNCTIONS_OF
+    is_function = last[:1].islower() and module not in _FUNCTIONS_OF and (module, name) not in _LOWER_CASE_TYPES
     return _StandInType(last or "StandIn", (StandIn,), {"original": f"{module}.{name}", "is_function": is_function})
 
 
@@ -106,13 +112,11 @@ _KNOWN = {
     ("torch._utils", "_rebuild_parameter_with_state"): _first,
     ("torch.jit._pickle", "restore_type_tag"): _first,
     **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "bool", "double", "tensor")},
+    ("copyreg", "_reconstructor"): _reconstructor,
     **{
-        (module, kind.__name__): kind
-        for module in ("builtins", "__builtin__")
-        for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, slice, range)
+        ("builtins", kind.__name__): kind
+        for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, slice, object)
     },
-    **{(module, "_reconstructor"): _reconstructor for module in ("copyreg", "copy_reg")},
-    **{(module, "object"): object for module in ("builtins", "__builtin__")},
 }
 
 
@@ -125,6 +129,9 @@ class InertUnpickler(pickle.Unpickler):
         Raises:
             DangerousFileError: for what an attack needs: most of Python's own library.
         """
+        # Names of Python 2, which stand in all pickles before protocol 3: `commands.Popen` is `subprocess.Popen`.
+        module, name = NAME_MAPPING.get((module, name), (module, name))
+        module = IMPORT_MAPPING.get(module, module)
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
         if module in ("torch", "torch.storage") and name in _STORAGES:
@@ -132,8 +139,7 @@ class InertUnpickler(pickle.Unpickler):
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         root = module.partition(".")[0]
-        own_library = root in sys.stdlib_module_names or root in ("__builtin__", "copy_reg")
-        if own_library and root not in _HARMLESS and (module, name) != ("_codecs", "encode"):
+        if root in sys.stdlib_module_names and root not in _HARMLESS and (module, name) != ("_codecs", "encode"):
             raise DangerousFileError(f"{module}.{name}")
         return _stand_in(module, name)
 

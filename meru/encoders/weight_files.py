@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import zipfile
 from pathlib import Path
 
 from meru.errors import UserError
 from meru.files import os_error_message
+
+log = logging.getLogger("meru")
 
 # In a folder as model hubs and this project's runs have them, the first of these that is there.
 FOLDER_NAMES = (
@@ -133,6 +136,17 @@ def _kind_of_zip(path: Path) -> str:
     if "model.weights.h5" in names:
         return f"a file of Keras; {_CONVERT}"
     return f"a zip archive; {_UNPACK}"
+
+
+def warn_of_damage(path: Path) -> None:
+    """Say where a zip file's checksums differ from its content: PyTorch compares none when it reads."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            log.warning(
+                "%s: the checksum of %s differs: it is damaged, or was written without checksums", path, damaged
+            )
 
 
 def shards(index: Path, *, what: str) -> list[Path]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
 from meru.encoders.inert_pickle import DangerousFileError, StandIn, module_weights, read_inertly
-from meru.encoders.weight_files import shards, weight_file
+from meru.encoders.weight_files import shards, warn_of_damage, weight_file
 from meru.errors import UserError
 from meru.files import user_path
 
@@ -86,7 +88,11 @@ def _read_torch(path: Path, *, inert: bool) -> object:
     """
     if not inert:
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about newer forms of pickles
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            warn_of_damage(path)
+            return content
         except Exception as error:  # UnpicklingError, or whatever follows from a class that it does not know
             first = error
     try:
@@ -94,7 +100,7 @@ def _read_torch(path: Path, *, inert: bool) -> object:
     except DangerousFileError:
         raise
     except Exception as error:
-        raise error if inert else first from error
+        raise error if inert or isinstance(first, UnpicklingError) else first from error
 
 
 def _state_dict(content: object, path: Path, *, what: str) -> dict[str, Tensor]:
