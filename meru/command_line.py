@@ -11,12 +11,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from meru.errors import UserError
-from meru.files import os_error_message
+from meru.files import PROJECT, os_error_message
 
-PROJECT = Path(__file__).resolve().parent.parent
 # What a terminal gets for characters that its encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from pathlib import Path
+from functools import partial
 
 import torch
 from hydra.utils import instantiate
@@ -21,10 +21,12 @@ from meru.discovery_figures import evaluate_discovery, format_discovery, read_fe
 from meru.errors import UserError
 from meru.evaluation.clustering import estimate_num_classes
 from meru.evaluation.report import write_json
+from meru.files import user_path
 from meru.hyperbolic_functions import exact_product
 from meru.pretrained import build, without_pretrained_weights
-from meru.run_folder import environment, make_run_folder
-from meru.running import instantiate_in_turn, make_logger
+from meru.run_data import load_discovery_data
+from meru.run_folder import environment, make_run_folder, release, save_changes
+from meru.running import make_logger
 from meru.training.checkpoint import save_weights
 from meru.training.loggers import NoLogger
 from meru.training.optimizer import build_optimizer, scaled_rate
@@ -54,9 +56,9 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
     plan = BatchPlan.of(
         config.data, images=len(data.train), world_size=distributed.world_size(), accumulate=settings.accumulate
     )
-    folder = Path(config.resume) if config.resume else None
+    folder = user_path(config.resume) if config.resume else None
     begun = folder is not None and (folder / "last.pt").exists()
-    config = with_num_classes(config, data, device=device)
+    asked, config = config, with_num_classes(config, data, device=device)
     torch.manual_seed(config.seed)  # the same weights in every process
     pretrained = build(without_pretrained_weights(config) if begun else config)
     model, transforms = pretrained.model.to(device), pretrained.transforms
@@ -64,7 +66,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
     optimizer = build_optimizer(
         model, **instantiate(config.optim, _convert_="all"), images_per_step=plan.images_per_step
     )
-    folder = folder or make_run_folder(config)
+    folder = folder or make_run_folder(config, asked=asked)
     logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
     log.info("run folder %s", folder)
     rate = scaled_rate(config.optim.learning_rate, config.optim.get("batch_of_rate"), plan.images_per_step)
@@ -80,10 +82,15 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
     )
 
     released = config.model.get("released", False)
+    found: dict[str, Tensor | int] = {}
 
     def neighbours(epoch: int) -> Tensor:
-        find = released_neighbours if released else nearest_images
-        return find(config, data.train, model, transforms, epoch=epoch, device=device)
+        # A run that resumes within an epoch has the neighbours that the weights at the epoch's start made.
+        if found.get("epoch") != epoch:
+            find = released_neighbours if released else nearest_images
+            found["neighbours"] = find(config, data.train, model, transforms, epoch=epoch, device=device)
+            found["epoch"] = epoch
+        return found["neighbours"]
 
     def batches(start_step: int) -> Iterable[dict[str, Tensor]]:
         # Called once the weights of a resumed run are in the model: views kept before would be those of an empty tower.
@@ -114,6 +121,8 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
         folder=folder,
         device=device,
         settings=settings,
+        epoch_state=found,
+        on_resumed=partial(save_changes, folder, config),
     )
     finished = trainer.run()
     figures = None
@@ -131,15 +140,9 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
         else:
             log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
         logger.finish()
+        release(folder)
     distributed.barrier()
     return figures
-
-
-def load_discovery_data(config: DictConfig) -> DiscoveryData:
-    """The images, and the labels of some."""
-    if "discovery" not in config.data:
-        raise UserError("this data set has no split for discovery: choose another, say data=cub or data=birds")
-    return instantiate_in_turn(config.data.discovery)
 
 
 def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.device) -> DictConfig:
@@ -151,7 +154,7 @@ def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.d
     if wanted is None:
         number = true
     elif wanted == "estimate":
-        number = distributed.broadcast(estimated_classes(config, data, device=device) if distributed.is_main() else 0)
+        number = distributed.decided_by_main(lambda: estimated_classes(config, data, device=device))
     elif isinstance(wanted, int):
         number = wanted
     else:
@@ -161,7 +164,7 @@ def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.d
     config = config.copy()
     with open_dict(config):
         config.discovery.num_classes = number
-        config.discovery.asked_num_classes = wanted
+        config.discovery.asked_num_classes = config.discovery.get("asked_num_classes", wanted)
     return config
 
 

@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from meru.errors import UserError
 
+PROJECT = Path(__file__).resolve().parent.parent
+
 _LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOSYS)
 _ADVICE = {

@@ -16,6 +16,7 @@ def main(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from meru import distributed
+    from meru.configuration import check_targets
     from meru.discovery_run import train_discovery
     from meru.pretrained import is_discovery
     from meru.run_folder import resumed_config
@@ -23,6 +24,7 @@ def main(config: DictConfig) -> None:
 
     device = distributed.start()
     try:
+        check_targets(config, source="the command line")
         if config.resume:
             config = resumed_config(config, HydraConfig.get().overrides.task)
         (train_discovery if is_discovery(config) else train)(config, device=device)

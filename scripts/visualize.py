@@ -46,8 +46,8 @@ def attention(*, run: str, image: str, text: str, output: str = "attention.png")
     """Save where each word of `text` looks in `image`."""
     import meru
     from meru.data.transforms import read_image
+    from meru.evaluating import draw_attention
     from meru.evaluation.pictures import save_figure
-    from meru.running import draw_attention
 
     pretrained = meru.load(run)
     figure = draw_attention(pretrained, read_image(image), text)

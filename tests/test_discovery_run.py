@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 import meru
 from meru.data.discovery_loading import every_view_loader, weighted_view_loader
 from meru.discovery_figures import evaluate_discovery, read_features, save_trees
-from meru.discovery_run import keep_views, load_discovery_data, nearest_images, released_neighbours, train_discovery
+from meru.discovery_run import keep_views, nearest_images, released_neighbours, train_discovery
 from meru.encoders.frozen import FrozenPart
 from meru.errors import UserError
 from meru.pretrained import build
+from meru.run_data import load_discovery_data
 from meru.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
@@ -146,7 +147,7 @@ def test_settings_that_cannot_be(overrides, message, configuration):
 
 
 def test_data_without_captions_and_data_without_a_discovery_split(compose, tmp_path):
-    from meru.running import load_data
+    from meru.run_data import load_data
 
     with pytest.raises(UserError, match="no captions, only classes to discover"):
         load_data(compose("model=meru", "data=cifar10"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from meru import running
+from meru import evaluating, running
 
 CPU = torch.device("cpu")
 
@@ -68,7 +68,7 @@ def test_evaluating_the_validation_split_again_repeats_its_figures(configuration
     best = torch.load(folder / "last.pt", weights_only=True)["best"]["step"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (line,) = [line for line in lines if line["step"] == best and "loss" not in line]
-    again = running.evaluate_run(compose(f"run={folder}", "split=validation", "workers=0", name="evaluate"))
+    again = evaluating.evaluate_run(compose(f"run={folder}", "split=validation", "workers=0", name="evaluate"))
     assert {f"validation/{name}": value for name, value in again.items()} == {
         name: value for name, value in line.items() if name != "step"
     }

@@ -65,7 +65,9 @@ def test_a_run_prints_its_table_with_chance_levels_and_where_everything_lies(fin
     assert "(33.3)" in output  # chance of zero-shot top-1 among three classes
     assert str(folder) in output
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "last.pt", "best.safetensors", "model.safetensors", "test.json"}
+    assert names == {
+        "asked.yaml", "config.yaml", "metrics.jsonl", "last.pt", "best.safetensors", "model.safetensors", "test.json"
+    }  # fmt: skip
 
 
 def test_killed_by_sigkill_and_resumed_ends_with_the_same_bits(finished, tmp_path):

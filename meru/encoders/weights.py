@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import warnings
@@ -20,6 +21,8 @@ from meru.errors import UserError
 from meru.files import user_path
 
 log = logging.getLogger("meru")
+
+CHECKSUM = "blake2b"  # key of the metadata of safetensors files of ours
 
 # Where trainers put the weights of a checkpoint; of several, the first: averages and teachers are the better towers.
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema", "teacher")
@@ -75,9 +78,24 @@ def read_weights(path: str | Path, *, what: str) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
-    return load_file(path)
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        expected = (file.metadata() or {}).get(CHECKSUM)
+    if expected is not None and expected != checksum(weights):
+        raise ValueError("its checksum does not match")
+    return weights
+
+
+def checksum(weights: dict[str, Tensor]) -> str:
+    """Of the names, types, shapes and bytes of tensors in main memory: what safetensors files of ours carry."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
 
 
 def _read_torch(path: Path, *, inert: bool) -> object:
