@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import contextlib
 import ctypes
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -90,8 +92,9 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
     # Paths in configs/ are written relative to the project, whatever directory the user stands in.
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
     keep_freed_memory()
+    words = [override for word in sys.argv[1:] for override in overrides_of(word)]
     # A flag among the overrides would end them.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed by Hydra
     warnings.filterwarnings("ignore", module="hydra")
 
@@ -114,6 +117,46 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
             hydra.main(version_base="1.3", config_path=str(PROJECT / "configs"), config_name=config_name)(guarded)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(configuration_message(error)) from error
+
+
+_KEY_IN_DASHES = re.compile(r"--([+~]{0,2}[\w.@/:-]+)=(.*)", re.DOTALL)
+_HYDRA_FLAGS = {
+    "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "config-path",
+    "config-name", "config-dir", "experimental-rerun", "info",
+}  # fmt: skip
+
+
+def overrides_of(word: str) -> list[str]:
+    """Hydra's overrides in a word of the command line: the word, unless it is `--key=value`.
+
+    So agents of wandb's sweeps write parameters. Their values are Python's: None is null, and a dictionary, of nested
+    parameters, is an override for each key in it.
+    """
+    form = _KEY_IN_DASHES.fullmatch(word)
+    if form is None or form[1] in _HYDRA_FLAGS:
+        return [word]
+    key, text = form.groups()
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None if text == "None" else text
+    if isinstance(value, dict) and value:
+        return [override for name, each in value.items() for override in overrides_of(f"--{key}.{name}={each}")]
+    return [f"{key}={text if isinstance(value, (str, int, float)) else _in_hydra(value)}"]
+
+
+def _in_hydra(value: object) -> str:
+    """A Python value in the words of Hydra's overrides."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_in_hydra, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}:{_in_hydra(each)}' for name, each in value.items())}}}"
+    if isinstance(value, str):
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{quoted}'"
+    return str(value)
 
 
 def configuration_message(error: Exception) -> str:
