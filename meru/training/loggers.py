@@ -96,11 +96,11 @@ class WandbLogger:
         os.environ.setdefault("WANDB_SILENT", "true")
         sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
         arguments = {
-            "dir": None if os.environ.get("WANDB_DIR") else str(folder),
+            "dir": os.environ.get("WANDB_DIR") or str(folder),
             "config": dict(config),
             "project": None if sweep else project or os.environ.get("WANDB_PROJECT") or "meru",
             "entity": None if sweep else entity,
-            "name": None if sweep or os.environ.get("WANDB_NAME") else readable_name(name, folder),
+            "name": None if sweep else os.environ.get("WANDB_NAME") or readable_name(name, folder),
             "resume": None if sweep or os.environ.get("WANDB_RESUME") else "allow",
             "tags": tags,
             "group": group,
