@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import argparse
 import codecs
 import contextlib
 import ctypes
@@ -13,9 +13,13 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from meru.errors import UserError
 from meru.files import PROJECT, os_error_message
+from meru.keys import check
+from meru.keys.kinds import Kind, Whole
+from meru.overrides import overrides_of, readable
 
 # What a terminal gets for characters that its encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
@@ -79,10 +83,23 @@ def keep_freed_memory() -> None:
         allocator.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and the heap does not shrink
 
 
+def argument(kind: Kind, make: Callable[[Any], Any] = lambda value: value) -> Callable[[str], Any]:
+    """What argparse calls `type`: refuses what is not of the kind, and says what is; `make` gets the others."""
+
+    def read(text: str) -> Any:
+        value = int(text) if isinstance(kind, Whole) and re.fullmatch(r"[+-]?[0-9]+", text) else text
+        if not kind.takes(value):
+            raise argparse.ArgumentTypeError(f"'{text}': give {kind.allowed}")
+        return make(value)
+
+    return read
+
+
 def hydra_main(task: Callable, *, config_name: str) -> None:
     """Run `task(config)` under Hydra, configuration errors as one line.
 
-    Hydra makes no folders and configures no logging: a run folder is the run's own business.
+    Hydra makes no folders and configures no logging: a run folder is the run's own business. Every key is checked
+    before the task begins.
     """
     import hydra
     from hydra.errors import HydraException, InstantiationException
@@ -103,6 +120,7 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
         report_progress()  # here, because Hydra configures logging before it calls the task
         with one_line_errors():
             try:
+                check(config, command=config_name)
                 task(config)
             except InstantiationException as error:
                 # It wraps what the constructor raised; a TypeError is a key that the constructor does not take.
@@ -113,50 +131,11 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
                 raise UserError(configuration_message(error)) from error
 
     with one_line_errors():
+        sys.argv[1:] = readable(sys.argv[1:], command=config_name)
         try:
             hydra.main(version_base="1.3", config_path=str(PROJECT / "configs"), config_name=config_name)(guarded)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(configuration_message(error)) from error
-
-
-_KEY_IN_DASHES = re.compile(r"--([+~]{0,2}[\w.@/:-]+)=(.*)", re.DOTALL)
-_HYDRA_FLAGS = {
-    "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "config-path",
-    "config-name", "config-dir", "experimental-rerun", "info",
-}  # fmt: skip
-
-
-def overrides_of(word: str) -> list[str]:
-    """Hydra's overrides in a word of the command line: the word, unless it is `--key=value`.
-
-    So agents of wandb's sweeps write parameters. Their values are Python's: None is null, and a dictionary, of nested
-    parameters, is an override for each key in it.
-    """
-    form = _KEY_IN_DASHES.fullmatch(word)
-    if form is None or form[1] in _HYDRA_FLAGS:
-        return [word]
-    key, text = form.groups()
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        value = None if text == "None" else text
-    if isinstance(value, dict) and value:
-        return [override for name, each in value.items() for override in overrides_of(f"--{key}.{name}={each}")]
-    return [f"{key}={text if isinstance(value, (str, int, float)) else _in_hydra(value)}"]
-
-
-def _in_hydra(value: object) -> str:
-    """A Python value in the words of Hydra's overrides."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_in_hydra, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{name}:{_in_hydra(each)}' for name, each in value.items())}}}"
-    if isinstance(value, str):
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{quoted}'"
-    return str(value)
 
 
 def configuration_message(error: Exception) -> str:

@@ -98,11 +98,14 @@ def _read(path: Path) -> DictConfig:
 
 def _take_up_edits(asked: DictConfig, became: DictConfig) -> None:
     """Values of `config.yaml` that are not what `asked.yaml` says by itself."""
-    by_itself = dict(leaves(OmegaConf.to_container(asked, resolve=True)))
-    raw = dict(leaves(OmegaConf.to_container(asked, resolve=False)))
+    # A checkout that was moved has its data elsewhere now: what follows from its place is no edit.
+    moved = asked.copy()
+    for key, raw in leaves(OmegaConf.to_container(asked, resolve=False)):
+        if "${project:" in str(raw):
+            OmegaConf.update(moved, key, "another checkout")
+    elsewhere, by_itself = (dict(leaves(OmegaConf.to_container(each, resolve=True))) for each in (moved, asked))
     for key, value in leaves(OmegaConf.to_container(became, resolve=True)):
-        # A checkout that was moved has its data elsewhere now.
-        if by_itself.get(key, _ABSENT) != value and "${project:" not in str(raw.get(key)):
+        if by_itself.get(key, _ABSENT) != value and by_itself.get(key) == elsewhere.get(key):
             _set(asked, key, value)
 
 

@@ -23,6 +23,7 @@ from meru.evaluation.clustering import estimate_num_classes
 from meru.evaluation.report import write_json
 from meru.files import user_path
 from meru.hyperbolic_functions import exact_product
+from meru.overrides import pasteable
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_data import load_discovery_data
 from meru.run_folder import environment, make_run_folder, release, save_changes
@@ -138,7 +139,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
             log.info("%s", format_discovery(figures, "unlabelled training images, the last step"))
             log.info("model, figures and configuration: %s", folder)
         else:
-            log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
+            log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
         logger.finish()
         release(folder)
     distributed.barrier()

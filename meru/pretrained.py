@@ -18,6 +18,7 @@ from meru.encoders.text import CaptionTokenizer
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
 from meru.files import user_path
+from meru.overrides import pasteable
 
 
 class Pretrained(NamedTuple):
@@ -104,7 +105,8 @@ def load(run: str | Path) -> Pretrained:
     """
     run = user_path(run)
     if not (run / "model.safetensors").is_file():
-        raise UserError(f"{run} holds no finished run (model.safetensors is missing); finish it with resume={run}")
+        finish = pasteable("resume", run)
+        raise UserError(f"{run} holds no finished run (model.safetensors is missing); finish it with {finish}")
     pretrained = build(without_pretrained_weights(read_config(run)))
     load_weights(pretrained.model, run / "model.safetensors", what="run")
     pretrained.model.eval()

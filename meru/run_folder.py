@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import IO
 
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from meru import distributed
 from meru.configuration import change, read_config, save_config
 from meru.errors import UserError
 from meru.files import PROJECT, leftovers, os_error_message, remove_leftovers, user_path
+from meru.keys import absolute_paths, check, fixed_on_resume
+from meru.overrides import pasteable, read_override
 
 try:
     import fcntl
@@ -30,6 +31,13 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".lock"
+# What tells the choices of a group apart.
+IDENTITY = {
+    "data": ("load._target_", "load.layout", "discovery._target_"),
+    "encoder": ("image._target_", "image.name", "text._target_", "text.architecture"),
+    "optim": ("optimizer._target_",),
+}
+_ABSENT = object()
 _held: dict[Path, IO[str]] = {}
 
 
@@ -55,7 +63,8 @@ def _make(config: DictConfig, asked: DictConfig | None) -> Path:
         hold(folder)
         if any(path.name not in (LOCK, "asked.yaml") for path in set(folder.iterdir()) - set(leftovers(folder))):
             release(folder)
-            raise UserError(f"folder={folder} is not empty: choose another, or go on with resume={folder}")
+            go_on = pasteable("resume", folder)
+            raise UserError(f"folder={folder} is not empty: choose another, or go on with {go_on}")
         remove_leftovers(folder)
     except OSError as error:
         raise UserError(f"no run folder can be made: {os_error_message(error)}", exit_code=1) from None
@@ -132,15 +141,15 @@ def _release_all() -> None:
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of the run to be resumed, with the command line's overrides on top; holds the run folder.
 
-    Choices of groups that `experiment` makes belong to the run's beginning, and count for nothing now; only the model
-    must be the same.
+    What `experiment` chooses belongs to the run's beginning, and counts for nothing now; only the model must be the
+    same. Every other word acts, or is refused.
 
     Args:
         config: As the command line composes it.
         overrides: The command line.
 
     Raises:
-        UserError: if `resume` names no run folder or one in use, a run of another model, or a key that is not in its
+        UserError: if `resume` names no run folder or one in use, a run of another model, or a key is not in its
             configuration or cannot change any more.
     """
     folder = user_path(config.resume)
@@ -148,18 +157,39 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     model = resumed.model._target_.rpartition(".")[2]
     if resumed.model._target_ != config.model._target_:
         raise UserError(f"resume={folder} is a run of {model}: use the command that began it")
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.key_or_group
-        if key in ("resume", "experiment") or (PROJECT / "configs" / key).is_dir():
+    for word in overrides:
+        if word.startswith("~"):
+            raise UserError(f"{word}: a resumed run keeps all its keys: leave it out")
+        key, value = read_override(word)
+        if key in ("resume", "experiment"):
             continue
-        if override.is_delete():
-            raise UserError(f"{override.input_line}: a key of a resumed run can be changed, not removed")
-        if not override.is_add() and OmegaConf.select(resumed, key, default=override) is override:
-            raise UserError(f"{override.input_line}: the resumed run's configuration has no key {key}")
-        change(resumed, key, override.value())
+        if (PROJECT / "configs" / key).is_dir():
+            _choose_again(resumed, config, key, word)
+            continue
+        before = OmegaConf.select(resumed, key, default=_ABSENT)
+        if before is _ABSENT and not word.startswith("+"):
+            raise UserError(f"{word}: the resumed run's configuration has no key {key}")
+        if before != value and fixed_on_resume(key):
+            raise UserError(f"{word}: this run has {key}={before}, and a resumed run keeps it; else begin a new one")
+        change(resumed, key, value)
+    absolute_paths(resumed)
+    check(resumed, command="train", partial=True)
     resumed.resume = str(folder)
     distributed.decided_by_main(lambda: _hold_for_resuming(folder))
     return resumed
+
+
+def _choose_again(resumed: DictConfig, config: DictConfig, group: str, word: str) -> None:
+    """A group's choice on the command line of a resumed run: another logger is taken, the rest must be as it was."""
+    if group == "logger":
+        resumed.logger = config.logger
+    for key in IDENTITY.get(group, ()):
+        before, now = (OmegaConf.select(each, f"{group}.{key}") for each in (resumed, config))
+        if before != now:
+            raise UserError(
+                f"{word}: this run has {group}.{key}={before}, and a resumed run keeps it: leave {word} out, or begin "
+                "a new run"
+            )
 
 
 def _hold_for_resuming(folder: Path) -> None:

@@ -18,6 +18,7 @@ from meru.data.parts import CropParts
 from meru.data.records import ImageTextData
 from meru.evaluating import evaluate_split, evenly_spread, finish, image_batches, retrieved_images, save_attention
 from meru.files import user_path
+from meru.overrides import pasteable
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_data import load_data
 from meru.run_folder import environment, make_run_folder, release, save_changes
@@ -119,7 +120,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
                 rows = save_attention(pictures, folder, data.test, pretrained)
                 logger.images("attention", rows, ["caption", "where its words look"], step=trainer.step)
         else:
-            log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
+            log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
         logger.finish()
         release(folder)
     distributed.barrier()

@@ -28,9 +28,18 @@ from compare import NOT_COMPARED, cell, chance_of, mean_and_deviation
 from meru.command_line import PROJECT, configuration_message, one_line_errors
 from meru.errors import UserError
 from meru.files import user_path, write_text
+from meru.keys import check
+from meru.overrides import readable
 
 ABLATIONS = PROJECT / "configs" / "ablation"
 OWN = {"experiment": "", "seeds": "0,1,2", "ablation": "", "output": "", "jobs": ""}
+ALLOWED = {
+    "experiment": "the name of a recipe in configs/experiment",
+    "seeds": "whole numbers with commas between them, like 0,1,2",
+    "ablation": "the name of a file in configs/ablation",
+    "output": "the path of a folder",
+    "jobs": "a whole number of runs at a time",
+}
 OF_EACH_RUN = ("seed", "folder", "resume")
 
 
@@ -56,14 +65,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's signal is a Ctrl-C, too
     with one_line_errors():
         own, overrides = arguments_of(words)
+        slots = slots_of(own["jobs"])
+        seeds = seeds_of(own["seeds"])
         experiment = [f"experiment={own['experiment']}", *overrides]
         model = compose(experiment)[1]  # also finds out about a mistyped experiment
         ablation = read_ablation(own["ablation"] or default_ablation(model))
         output = user_path(own["output"] or f"runs/ablation_{own['experiment'].replace('/', '_')}")
-        runs = planned_runs(ablation, experiment, seeds_of(own["seeds"]), output)
+        runs = planned_runs(ablation, experiment, seeds, output)
         for run in runs:
             check_unchanged(run)
-        slots = slots_of(own["jobs"])
         failed = train_all(runs, slots, output)
         rows = {
             variant: [run for run in runs if run.variant == variant and run.finished] for variant in ablation.variants
@@ -86,18 +96,20 @@ def arguments_of(words: list[str]) -> tuple[dict[str, str], list[str]]:
         if key in OF_EACH_RUN:
             raise UserError(f"{word}: every run has its own {key}; see seeds= and output= in --help")
         if key in own:
+            if not value:
+                raise UserError(f"{word}: give {ALLOWED[key]}; see --help")
             own[key] = value
         else:
             overrides.append(word)
     if not own["experiment"]:
         raise UserError("experiment= is missing; see --help")
-    return own, overrides
+    return own, readable(overrides, command="train")
 
 
 def seeds_of(text: str) -> list[int]:
     """`0,1,2` → [0, 1, 2]."""
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise UserError(f"seeds={text}: expected whole numbers with commas between them, like 0,1,2")
+    if not re.fullmatch(r"[0-9]{1,10}(,[0-9]{1,10})*", text):
+        raise UserError(f"seeds={text}: give {ALLOWED['seeds']}")
     return list(dict.fromkeys(map(int, text.split(","))))
 
 
@@ -144,14 +156,18 @@ def planned_runs(ablation: Ablation, experiment: list[str], seeds: list[int], ou
     runs = []
     for seed in seeds:
         for variant, changes in ablation.variants.items():
-            overrides = [*experiment, *changes, f"seed={seed}"]
             folder = output / f"{slug(variant)}_{seed}"
-            runs.append(Run(variant, seed, folder, overrides, compose(overrides)[0]))
+            try:
+                overrides = [*experiment, *readable(changes, command="train"), f"seed={seed}"]
+                configuration = compose(overrides)[0]
+            except UserError as error:
+                raise UserError(f"variant '{variant}', seed {seed}: {error}") from error
+            runs.append(Run(variant, seed, folder, overrides, configuration))
     return runs
 
 
 def compose(overrides: list[str]) -> tuple[dict, str]:
-    """The configuration with which `scripts/train.py` would run, and the name of its model."""
+    """The configuration with which `scripts/train.py` would run, checked, and the name of its model."""
     import hydra
     import yaml
     from hydra.core.hydra_config import HydraConfig
@@ -165,6 +181,7 @@ def compose(overrides: list[str]) -> tuple[dict, str]:
             config = hydra.compose("train", overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        check(own, command="train")
         return yaml.safe_load(OmegaConf.to_yaml(own, resolve=True)), config.hydra.runtime.choices["model"]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(configuration_message(error)) from error

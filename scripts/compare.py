@@ -9,8 +9,11 @@ import argparse
 import json
 from pathlib import Path
 
-from meru.command_line import one_line_errors
+from meru.command_line import argument, one_line_errors
 from meru.errors import UserError
+from meru.files import user_path
+from meru.keys.declarations import FOLDER
+from meru.keys.kinds import Text
 
 COLUMNS = {
     "text→image class R@1": "text_to_image/class/recall@1",
@@ -29,8 +32,15 @@ NOT_COMPARED = ("seed", "folder", "resume", "output", "logger")
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
-    parser.add_argument("--figures", default="test.json", help="which figures of each run (default test.json)")
+    parser.add_argument(
+        "runs", nargs="+", type=argument(FOLDER, user_path), metavar="RUN", help="folders of finished runs"
+    )
+    parser.add_argument(
+        "--figures",
+        default="test.json",
+        type=argument(Text("the name of a file in a run folder")),
+        help="which figures of each run (default test.json)",
+    )
     arguments = parser.parse_args()
     with one_line_errors():
         print(table(arguments.runs, arguments.figures))

@@ -18,6 +18,7 @@ def main(config: DictConfig) -> None:
     from meru import distributed
     from meru.configuration import check_targets
     from meru.discovery_run import train_discovery
+    from meru.keys import absolute_paths
     from meru.pretrained import is_discovery
     from meru.run_folder import resumed_config
     from meru.running import train
@@ -25,6 +26,7 @@ def main(config: DictConfig) -> None:
     device = distributed.start()
     try:
         check_targets(config, source="the command line")
+        absolute_paths(config)
         if config.resume:
             config = resumed_config(config, HydraConfig.get().overrides.task)
         (train_discovery if is_discovery(config) else train)(config, device=device)

@@ -13,6 +13,13 @@ from pathlib import Path
 from meru.command_line import one_line_errors, report_progress
 from meru.errors import UserError
 
+ALLOWED = {
+    "run": "the folder of a finished run",
+    "image": "the path of a photograph",
+    "text": "a sentence",
+    "output": "the path of a PNG file",
+}
+
 
 def main() -> None:
     """Read the command line: a picture's name, then `key=value`."""
@@ -36,6 +43,8 @@ def arguments_of(words: list[str], *, required: tuple[str, ...], optional: tuple
         key, equals, value = word.partition("=")
         if not equals or key not in required + optional:
             raise UserError(f"'{word}': expected key=value with one of {', '.join(required + optional)}")
+        if not value.strip():
+            raise UserError(f"{key}=: give {ALLOWED[key]}; see --help")
         given[key] = value
     if missing := [key for key in required if not given.get(key)]:
         raise UserError(f"{missing[0]}= is missing; see --help")

@@ -8,7 +8,8 @@ import pytest
 from meru.command_line import PROJECT
 
 FLOORS = [
-    {"lorentz", "poincare", "hyperbolic_functions", "distributed", "errors", "files", "encoders", "evaluation"},
+    {"lorentz", "poincare", "hyperbolic_functions", "distributed", "errors", "files", "keys", "overrides"}
+    | {"encoders", "evaluation"},
     {"layers", "losses", "data", "training"},
     {"models", "pretrained", "configuration"},
     {"command_line", "run_folder", "run_data", "running", "evaluating", "discovery_run", "discovery_figures"},

@@ -166,10 +166,18 @@ def test_a_run_on_kept_views(sampler, configuration):
     assert 0 <= train_discovery(config, device=DEVICE)["discovery/all/accuracy"] <= 1
 
 
-@pytest.mark.parametrize("views", [0, 2])
-def test_a_stopped_run_goes_on_to_the_same_weights(views, configuration, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("views", "more"),
+    [
+        (0, ["discovery.sampler=weighted"]),
+        (2, ["discovery.sampler=uniform"]),
+        (0, ["discovery.sampler=neighbours"]),  # those that the epoch began with
+        (0, ["discovery.sampler=neighbours", "model.released=true"]),
+    ],
+)
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(views, more, configuration, tmp_path, monkeypatch):
     """Also one that began with the weights of a file, which are not read again."""
-    overrides = ["trainer.epochs=2", f"discovery.cached_views={views}"]
+    overrides = ["trainer.epochs=2", f"discovery.cached_views={views}", *more]
     if views:
         weights = tmp_path / "weights.safetensors"
         save_file(timm.create_model("mobilenetv2_035", num_classes=0).state_dict(), weights)

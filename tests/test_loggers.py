@@ -81,17 +81,16 @@ def test_with_a_log_in_it_is_online(wandb, tmp_path, monkeypatch, source):
 @pytest.mark.parametrize(
     ("variables", "asked", "expected"),
     [
-        ({"WANDB_MODE": "disabled"}, None, None),
         ({"WANDB_MODE": "disabled"}, "auto", None),
-        ({"WANDB_DISABLED": "true"}, None, None),
-        ({"WANDB_DISABLED": "false"}, None, "online"),
-        ({"WANDB_MODE": "offline"}, None, "offline"),
-        ({"WANDB_MODE": "dryrun"}, None, "offline"),
-        ({"WANDB_MODE": "nonsense"}, None, "online"),
+        ({"WANDB_DISABLED": "true"}, "auto", None),
+        ({"WANDB_DISABLED": "false"}, "auto", "online"),
+        ({"WANDB_MODE": "offline"}, "auto", "offline"),
+        ({"WANDB_MODE": "dryrun"}, "auto", "offline"),
+        ({"WANDB_MODE": "nonsense"}, "auto", "online"),
         ({"WANDB_MODE": "disabled"}, "offline", "offline"),
         ({"WANDB_MODE": "offline"}, "online", "online"),
         ({"WANDB_MODE": "online"}, "disabled", None),
-        ({"WANDB_MODE": "online", "WANDB_API_KEY": ""}, None, "offline"),
+        ({"WANDB_MODE": "online", "WANDB_API_KEY": ""}, "auto", "offline"),
         ({"WANDB_API_KEY": ""}, "online", "offline"),
     ],
 )

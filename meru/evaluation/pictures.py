@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from meru.files import write_atomically
+from meru.files import make_folder_of, write_atomically
 
 COLUMNS = 6
 
@@ -53,4 +53,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         UserError: if the folder cannot be written.
     """
+    make_folder_of(path)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

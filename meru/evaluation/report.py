@@ -23,7 +23,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from meru.files import write_text
+from meru.files import make_folder_of, write_text
 
 ROWS = {
     "text_to_image/image": "text → image, same image",
@@ -113,6 +113,7 @@ def write_json(path: str | Path, metrics: Mapping[str, float | None]) -> None:
         UserError: if the file cannot be written; what stood there before is untouched.
     """
     text = json.dumps(dict(metrics), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    make_folder_of(Path(path))
     write_text(Path(path), text, advice="free space or choose another folder")
 
 

@@ -26,6 +26,7 @@ from meru import distributed
 from meru.encoders.weights import CHECKSUM, checksum
 from meru.errors import UserError
 from meru.files import os_error_message, write_atomically, write_text
+from meru.overrides import pasteable
 
 FORMAT = 1
 # What a checkpoint of any version holds.
@@ -70,12 +71,12 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
     # safetensors refuses tensors that share or skip memory
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    content = save(plain, metadata={"format": "pt", CHECKSUM: checksum(plain)})
+    content = save(plain, metadata={CHECKSUM: checksum(plain)})
     write_atomically(path, lambda file: file.write(content), advice=_go_on(path))
 
 
 def _go_on(path: Path) -> str:
-    return f"make room and go on with resume={path.parent}"
+    return f"make room and go on with {pasteable('resume', path.parent)}"
 
 
 def random_states() -> list[dict[str, Tensor]]:

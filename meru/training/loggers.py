@@ -53,7 +53,7 @@ class NoLogger:
 class WandbLogger:
     """Weights & Biases: online if a log-in is configured, else offline; asks nothing, and gives up quietly.
 
-    wandb's own variables count wherever an argument is None: `WANDB_MODE`, `WANDB_PROJECT`, `WANDB_ENTITY`,
+    wandb's own variables count wherever an argument is None or `auto`: `WANDB_MODE`, `WANDB_PROJECT`, `WANDB_ENTITY`,
     `WANDB_RUN_GROUP`, `WANDB_TAGS`; and `WANDB_NAME`, `WANDB_RUN_ID`, `WANDB_RESUME`, `WANDB_DIR` in any case. In a
     sweep its agent decides on project, id and name.
 
@@ -64,8 +64,8 @@ class WandbLogger:
         identity: The id of the run in wandb if an older version of this project began it; its folder's name.
         project: Project's name; None: `WANDB_PROJECT`, or else `meru`.
         entity: User or team; None: as wandb has it.
-        mode: `online`, `offline`, `disabled`; `auto` or None: as `WANDB_MODE` and wandb's settings say, or else online
-            with a log-in and offline without.
+        mode: `online`, `offline`, `disabled`; `auto`: as `WANDB_MODE` and wandb's settings say, or else online with a
+            log-in and offline without.
         tags, group: As in `wandb.init`.
 
     Raises:
@@ -81,16 +81,14 @@ class WandbLogger:
         identity: str,
         project: str | None = None,
         entity: str | None = None,
-        mode: str | None = None,
+        mode: str = "auto",
         tags: list[str] | None = None,
         group: str | None = None,
     ):
         self.folder, self.run = folder, None
         self.reason = ""  # for being offline
-        mode = None if mode == "auto" else mode
-        if mode is not None:
-            require(mode, ("auto", "online", "offline", "disabled"), key="logger.mode")
-        mode = mode or _mode_of_environment()
+        require(mode, ("auto", "online", "offline", "disabled"), key="logger.mode")
+        mode = _mode_of_environment() if mode == "auto" else mode
         if mode == "disabled":
             return
         os.environ.setdefault("WANDB_SILENT", "true")
