@@ -300,7 +300,8 @@ _OPTIM = {
 }
 _LOGGER = {
     "_target_": Key(TARGET, meaning="where figures go besides metrics.jsonl"),
-    "project": Key(Text(), meaning="the project in Weights & Biases"),
+    "project": Key(Text(), meaning="the project in Weights & Biases", null=True),
+    "entity": Key(Text(), meaning="the user or team in Weights & Biases", null=True),
     "mode": Key(Choice(("auto", "online", "offline", "disabled"))),
     "tags": Key(TEXTS, meaning="of the run in Weights & Biases", null=True),
     "group": Key(Text(), meaning="of the run in Weights & Biases", null=True),
