@@ -163,66 +163,6 @@ def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained
     )
 
 
-def finish(config, folder: Path, trainer: Trainer, figures_on_test: Callable, logger) -> dict[str, float]:
-    """Export the chosen weights and use the test split, once."""
-    model = trainer.evaluated
-    best = folder / "best.safetensors"
-    if best.exists():
-        load_weights(model, best, what="best.safetensors")
-        policy = f"the best of {config.trainer.monitor} on validation, step {trainer.best['step']:.0f}"
-    else:
-        policy = "the last step (no validation split)"
-    save_weights(folder / "model.safetensors", model.state_dict())
-    figures = figures_on_test(model=model)
-    write_json(folder / "test.json", figures)
-    logger.log({f"test/{name}": figure for name, figure in figures.items()}, step=trainer.step)
-    log.info("%s", format_table(figures, f"test split, {policy}"))
-    log.info("model, figures and configuration: %s", folder)
-    return figures
-
-
-def retrieved_images(
-    config: DictConfig, records: Sequence[ImageRecord], pretrained: Pretrained, *, device: torch.device
-) -> list[list]:
-    """For eight captions spread over the records: the caption, its image's file, and the five images nearest to it."""
-    model = pretrained.model.eval()
-    images = embed_images(model, image_batches(config, records, pretrained), device=device)
-    queries = evenly_spread(len(records), 8)
-    captions = [records[query].captions[0] for query in queries]
-    texts = embed_captions(model, captions, tokenizer=pretrained.tokenizer.batch, device=device)
-    _, nearest = top_k(texts, images["embeddings"], similarity=model.similarity, k=5)
-    found = images["image_index"][nearest].tolist()
-    return [
-        [caption, records[query].path, *(records[index].path for index in row)]
-        for caption, query, row in zip(captions, queries, found, strict=True)
-    ]
-
-
-def save_attention(
-    count: int, folder: Path, records: Sequence[ImageRecord], pretrained: Pretrained
-) -> list[list[str | Path]]:
-    """Pictures of where the words of `count` captions look, spread over the records: each caption and its PNG file."""
-    rows = []
-    for number, index in enumerate(evenly_spread(len(records), count)):
-        record = records[index]
-        path = folder / "attention" / f"{number}_{record.path.stem}.png"
-        save_figure(draw_attention(pretrained, read_image(record.path), record.captions[0]), path)
-        rows.append([record.captions[0], path])
-    return rows
-
-
-@torch.no_grad()
-def draw_attention(pretrained: Pretrained, image: Tensor, caption: str) -> Figure:
-    """Where the words of a caption look in an image, uint8 RGB `(3, H, W)`."""
-    model, tokenizer, transforms = pretrained
-    model.eval()
-    device = model.logit_scale.device
-    picture, tokens = transforms.evaluation(image), tokenizer.batch([caption])
-    (weights,) = model.word_attention(picture[None].to(device), tokens.to(device), torch.tensor([0], device=device))
-    words = tokenizer.words(tokens[0])
-    return attention_figure(picture, [word for word, _ in words], weights[[at for _, at in words]], title=caption)
-
-
 def evenly_spread(length: int, count: int) -> list[int]:
     """At most `count` indices, evenly spread over `length`."""
     return list(range(0, length, max(1, length // count)))[:count]
