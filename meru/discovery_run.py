@@ -17,16 +17,15 @@ from meru.data.batches import BatchPlan
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_training_loader, every_view_loader, weighted_view_loader
 from meru.data.transforms import Transforms
-from meru.discovery_figures import evaluate_discovery, format_discovery, read_features, save_trees
+from meru.discovery_figures import read_features
 from meru.errors import UserError
 from meru.evaluation.clustering import estimate_num_classes
-from meru.evaluation.report import write_json
+from meru.finishing import finish_discovery
 from meru.hyperbolic_functions import exact_product
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_data import load_discovery_data
 from meru.run_folder import environment, make_run_folder
 from meru.running import make_logger
-from meru.training.checkpoint import save_weights
 from meru.training.loggers import NoLogger
 from meru.training.optimizer import build_optimizer, scaled_rate
 from meru.training.settings import TrainerSettings
@@ -119,19 +118,13 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
     finished = trainer.run()
     figures = None
     if distributed.is_main():
-        if finished:
-            model = trainer.evaluated
-            save_weights(folder / "model.safetensors", model.state_dict())
-            seen = read_features(config, data.train, model, transforms, device=device)
-            figures = evaluate_discovery(config, data, seen, model, transforms, device=device)
-            figures |= save_trees(folder / "tree", data, seen, model)
-            write_json(folder / "test.json", figures)
-            logger.log({f"test/{name}": figure for name, figure in figures.items()}, step=trainer.step)
-            log.info("%s", format_discovery(figures, "unlabelled training images, the last step"))
-            log.info("model, figures and configuration: %s", folder)
-        else:
-            log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
-        logger.finish()
+        try:
+            if finished:
+                figures = finish_discovery(config, folder, trainer, data, transforms, logger, device=device)
+            else:
+                log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
+        finally:
+            logger.finish()
     distributed.barrier()
     return figures
 

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from torch import Tensor, nn
 
 from meru.data.discovery import DiscoveryData
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.transforms import Transforms, read_image
-from meru.discovery_figures import discovery_figures, draw_trees, format_discovery
+from meru.discovery_figures import ClassTrees, discovery_figures, format_discovery, save_trees
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
-from meru.evaluating import evaluate_split, evenly_spread, image_batches
+from meru.evaluating import draw_attention, evaluate_split, evenly_spread, image_batches
 from meru.evaluation.image_text import embed_captions, embed_images
-from meru.evaluation.pictures import attention_figure, save_figure
+from meru.evaluation.pictures import save_figure
 from meru.evaluation.report import format_table, write_json
 from meru.evaluation.retrieval import top_k
-from meru.files import os_error_message
+from meru.optional_part import optional, reason_of
 from meru.pretrained import Pretrained
 from meru.training.checkpoint import save_weights
 from meru.training.loggers import NoLogger
@@ -60,7 +57,7 @@ def finish(
     pretrained = pretrained._replace(model=model)
     figures = report(
         folder,
-        lambda: evaluate_split(config, data.test, data, pretrained, split="test", device=device),
+        lambda: evaluate_split(config, data.test, data, pretrained, device=device),
         table=lambda figures: format_table(figures, f"test split, {policy}"),
         logger=logger,
         step=trainer.step,
@@ -94,11 +91,11 @@ def finish_discovery(
     """
     model = trainer.evaluated
     save_weights(folder / "model.safetensors", model.state_dict())
-    trees = {}
+    found: list[ClassTrees] = []
 
     def figures_of() -> dict[str, float | None]:
-        figures, found = discovery_figures(config, data, model, transforms, device=device)
-        trees.update(found)
+        figures, trees = discovery_figures(config, data, model, transforms, device=device)
+        found.append(trees)
         return figures
 
     figures = report(
@@ -108,8 +105,7 @@ def finish_discovery(
         logger=logger,
         step=trainer.step,
     )
-    with optional("pictures of the trees"):
-        draw_trees(folder / "tree", trees)
+    save_trees(folder / "tree", found[0])
     return figures
 
 
@@ -146,30 +142,14 @@ def report(
     return figures
 
 
-@contextlib.contextmanager
-def optional(what: str) -> Iterator[None]:
-    """Something that a finished run can do without: where it fails, one line says so and the rest goes on."""
-    try:
-        yield
-    except Exception as error:  # the training is worth more than any picture of it
-        log.warning("%s left out: %s", what, reason_of(error))
-
-
-def reason_of(error: Exception) -> str:
-    """What went wrong, on one line; of an error that is not the user's, with its kind."""
-    if isinstance(error, OSError):
-        return os_error_message(error)
-    message = " ".join(str(error).split())
-    return message if isinstance(error, UserError) else f"{type(error).__name__}: {message}"
-
-
 def retrieved_images(
     config: DictConfig, records: Sequence[ImageRecord], pretrained: Pretrained, *, device: torch.device
 ) -> list[list]:
     """For eight captions spread over the records: the caption, its image's file, and the five images nearest to it."""
     model = pretrained.model.eval()
     images = embed_images(model, image_batches(config, records, pretrained), device=device)
-    queries = evenly_spread(len(records), 8)
+    decoded = images["image_index"].tolist()
+    queries = [decoded[place] for place in evenly_spread(len(decoded), 8)]
     captions = [records[query].captions[0] for query in queries]
     texts = embed_captions(model, captions, tokenizer=pretrained.tokenizer.batch, device=device)
     _, nearest = top_k(texts, images["embeddings"], similarity=model.similarity, k=5)
@@ -183,23 +163,20 @@ def retrieved_images(
 def save_attention(
     count: int, folder: Path, records: Sequence[ImageRecord], pretrained: Pretrained
 ) -> list[list[str | Path]]:
-    """Pictures of where the words of `count` captions look, spread over the records: each caption and its PNG file."""
+    """Pictures of where the words of `count` captions look, spread over the records: each caption and its PNG file.
+
+    A picture that fails is left out, with a line that says so.
+    """
     rows = []
     for number, index in enumerate(evenly_spread(len(records), count)):
         record = records[index]
-        path = folder / "attention" / f"{number}_{record.path.stem}.png"
-        save_figure(draw_attention(pretrained, read_image(record.path), record.captions[0]), path)
-        rows.append([record.captions[0], path])
+        path = folder / "attention" / f"{number}_{safe_name(record.path.stem)}.png"
+        with optional(f"the picture of attention of {record.path}"):
+            save_figure(draw_attention(pretrained, read_image(record.path), record.captions[0]), path)
+            rows.append([record.captions[0], path])
     return rows
 
 
-@torch.no_grad()
-def draw_attention(pretrained: Pretrained, image: Tensor, caption: str) -> Figure:
-    """Where the words of a caption look in an image, uint8 RGB `(3, H, W)`."""
-    model, tokenizer, transforms = pretrained
-    model.eval()
-    device = model.logit_scale.device
-    picture, tokens = transforms.evaluation(image), tokenizer.batch([caption])
-    (weights,) = model.word_attention(picture[None].to(device), tokens.to(device), torch.tensor([0], device=device))
-    words = tokenizer.words(tokens[0])
-    return attention_figure(picture, [word for word, _ in words], weights[[at for _, at in words]], title=caption)
+def safe_name(name: str) -> str:
+    """A name as part of a file's that every file system takes: letters, digits, `-`, `.` and `_`, at most 50."""
+    return re.sub(r"[^\w.-]+", "_", name)[:50]

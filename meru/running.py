@@ -16,7 +16,8 @@ from meru.data.batches import BatchPlan
 from meru.data.loading import training_loader
 from meru.data.parts import CropParts
 from meru.data.records import ImageTextData
-from meru.evaluating import evaluate_split, evenly_spread, finish, image_batches, retrieved_images, save_attention
+from meru.evaluating import any_decodes, evaluate_split, evenly_spread, image_batches
+from meru.finishing import finish
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_data import load_data
 from meru.run_folder import environment, make_run_folder
@@ -77,7 +78,10 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
         images = image_batches(config, sample, pretrained)
         captions = [record.captions[0] for record in sample]
         start_at_initial_radius(model, images, captions, pretrained.tokenizer, device=device)
-    figures_of = partial(evaluate_split, config, data=data, pretrained=pretrained, device=device)
+    validated = any_decodes(data.validation, config.data.on_error)
+    if data.validation and not validated:
+        log.warning("none of the %d validation images decodes: the last weights will count", len(data.validation))
+    figures_of = partial(evaluate_split, config, data.validation, data, pretrained, device=device)
     trainer = Trainer(
         model=model,
         optimizer=optimizer,
@@ -97,7 +101,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
             world_size=plan.world_size,
         ),
         batches_per_epoch=plan.batches_per_epoch,
-        evaluate=(lambda model: figures_of(data.validation, model=model)) if data.validation else None,
+        evaluate=(lambda model: figures_of(model=model)) if validated else None,
         logger=logger,
         folder=folder,
         device=device,
@@ -106,19 +110,13 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     finished = trainer.run()
     figures = None
     if distributed.is_main():
-        if finished:
-            figures = finish(config, folder, trainer, partial(figures_of, data.test), logger)
-            pretrained = pretrained._replace(model=trainer.evaluated)  # what was exported
-            if not isinstance(logger, NoLogger):
-                rows = retrieved_images(config, data.validation or data.test, pretrained, device=device)
-                columns = ["caption", "its image", *(f"found {n}" for n in range(1, len(rows[0]) - 1))]
-                logger.images("retrieved", rows, columns, step=trainer.step)
-            if pictures := config.evaluation.get("attention_pictures"):  # not in configurations of older runs
-                rows = save_attention(pictures, folder, data.test, pretrained)
-                logger.images("attention", rows, ["caption", "where its words look"], step=trainer.step)
-        else:
-            log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
-        logger.finish()
+        try:
+            if finished:
+                figures = finish(config, folder, trainer, data, pretrained, logger, device=device)
+            else:
+                log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
+        finally:
+            logger.finish()
     distributed.barrier()
     return figures
 
