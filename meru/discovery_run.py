@@ -158,12 +158,20 @@ def estimated_classes(config: DictConfig, data: DiscoveryData, *, device: torch.
     config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
     model, _, transforms = build(config)
     read = read_features(config, data.train, model.to(device), transforms, device=device)
+    images = len(read.get("features", ()))
+    maximum = config.discovery.maximum_classes or min(3 * data.num_old, images)
+    if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
+        raise UserError(
+            f"discovery.num_classes=estimate: up to {maximum} classes, {data.num_old} of them old, cannot be estimated "
+            f"from {images} images: at least two are to be old, and discovery.maximum_classes lies between the old "
+            "ones and the images; set it, or give discovery.num_classes as a number"
+        )
     number, _ = estimate_num_classes(
         read["features"],
         read["label"],
         read["labelled"],
         data.num_old,
-        maximum=config.discovery.maximum_classes or 3 * data.num_old,
+        maximum=maximum,
         seed=config.seed,
     )
     log.info("estimated %d classes, there are %d", number, len(data.class_names))
@@ -225,7 +233,7 @@ def nearest_images(
     In the data set's order and without augmentation, so the same in every epoch with the same model.
     """
     read = read_features(config, split, model, transforms, device=device)
-    if len(read["projected"]) < len(split):
+    if len(read.get("projected", ())) < len(split):
         raise UserError("discovery.sampler=neighbours needs every image to decode: choose weighted, or restore them")
     return _nearest(read["projected"], config.discovery.neighbours)
 
@@ -265,6 +273,8 @@ def released_neighbours(
 
 def _nearest(vectors: Tensor, count: int) -> Tensor:
     """Each unit vector's nearest, itself first: `(n, D)` → int64 `(n, count)`."""
+    if count > len(vectors):
+        raise UserError(f"discovery.neighbours={count}: there are {len(vectors)} training images; choose fewer")
     nearest = []
     for start in range(0, len(vectors), 1024):
         scores = exact_product(vectors[start : start + 1024], vectors)

@@ -57,7 +57,8 @@ def dendrogram_figure(tree: Tree, groups: Sequence[Hashable], *, title: str = ""
     axis.set_xlim(1.02 * reach, -0.01 * reach)
     axis.set_ylim(leaves - 0.5, -0.5)
     axis.yaxis.tick_right()
-    axis.set_yticks(range(leaves), [printable(tree.names[leaf], width=60) for leaf in order], fontsize=7, parse_math=False)
+    names = [printable(tree.names[leaf], width=60) for leaf in order]
+    axis.set_yticks(range(leaves), names, fontsize=7, parse_math=False)
     for label, leaf in zip(axis.get_yticklabels(), order, strict=True):
         label.set_color(colours.get(groups[leaf], "black"))
     axis.tick_params(axis="y", length=0)
@@ -116,7 +117,8 @@ def poincare_disk_figure(
     dots = [colours.get(group, MIXED) for group in groups]
     axis.scatter(*places[:leaves].T.numpy(), s=28, c=dots, edgecolors="white", linewidths=0.4, zorder=3)
     if named:
-        _write_names(axis, [printable(name, width=60) for name in tree.names], places[:leaves], 1.04 * reach, dots, size=7 if leaves <= 80 else 5)
+        names = [printable(name, width=60) for name in tree.names]
+        _write_names(axis, names, places[:leaves], 1.04 * reach, dots, size=7 if leaves <= 80 else 5)
     largest = [group for group, _ in Counter(groups).most_common() if group in colours][:LEGEND]
     for group in largest:
         axis.scatter([], [], s=28, color=colours[group], label=printable(str(group), width=60))
