@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import subprocess
 
 import pytest
 import torch
 
 import meru
 from meru import evaluating
+from meru.command_line import PROJECT
 from meru.discovery_run import train_discovery
 from meru.errors import UserError
 from meru.evaluating import evaluate_run
@@ -35,12 +37,14 @@ def discovery_run(compose, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def person_run(compose, person_folder, small_clip, tmp_path_factory):
+def person_run(compose, person_folder, tmp_path_factory):
     """A finished run of GAHR on drawn persons."""
     folder = tmp_path_factory.mktemp("persons") / "run"
     config = compose(
         "experiment=pedestrians_gahr", f"data.root={person_folder}", "+data.load.identities=13",
-        "+data.load.images_per_identity=1", *small_clip, "evaluation.attention_pictures=0", "data.batch_size=4", "data.workers=0", "trainer.epochs=1", "logger=none", f"folder={folder}",
+        "+data.load.images_per_identity=1", "encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2",
+        "evaluation.attention_pictures=0", "data.batch_size=4", "data.workers=0", "trainer.epochs=1", "logger=none",
+        f"folder={folder}",
     )  # fmt: skip
     train(config, device=CPU)
     return folder
@@ -93,6 +97,15 @@ def test_a_discovery_run_takes_root_and_batch_size(discovery_run, compose, tmp_p
 def test_what_a_discovery_run_cannot_be_asked_names_the_key(word, message, discovery_run, compose):
     with pytest.raises(UserError, match=message):
         again(compose, discovery_run[0], word.replace("[a {}]", "['a {}']"))
+
+
+def test_a_discovery_run_reads_no_sentences_and_says_so(discovery_run, warm_python, tmp_path):
+    run, birds = discovery_run
+    image = next((birds / "images").rglob("*.png"), None) or next((birds / "images").rglob("*.jpg"))
+    command = [warm_python, PROJECT / "scripts" / "visualize.py", "attention", f"run={run}", f"image={image}", "text=x"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "is a run of HypGCD, which discovers classes and reads no sentences" in done.stderr
 
 
 def test_a_discovery_run_without_test_images(discovery_run, compose, monkeypatch):
