@@ -18,10 +18,9 @@ from torchvision.transforms.v2 import Compose
 from meru import distributed
 from meru.data.augmentation import caption_augmentation
 from meru.data.batches import BatchPlan
-from meru.data.loading import evaluation_loader, training_loader
+from meru.data.loading import evaluation_loader, read_or_skip, reading_options, training_loader
 from meru.data.parts import PART_OF_WORD, CropParts, part_places
 from meru.data.records import ImageRecord, ImageTextData
-from meru.data.transforms import read_image
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
 from meru.evaluation.image_text import embed_captions, embed_images, evaluate_image_text
@@ -105,7 +104,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
             start_step=start,
             rank=distributed.rank(),
             workers=config.data.workers,
-            on_error=config.data.on_error,
+            **reading_options(config.data),
             parts=parts,
             augment_text=caption_augmentation(config.data.get("text_augmentation")),
             batch_size=plan.batch_size,
@@ -129,7 +128,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
                 columns = ["caption", "its image", *(f"found {n}" for n in range(1, len(rows[0]) - 1))]
                 logger.images("retrieved", rows, columns, step=trainer.step)
             if pictures := config.evaluation.get("attention_pictures"):  # not in configurations of older runs
-                rows = save_attention(pictures, folder, data.test, pretrained)
+                rows = save_attention(pictures, folder, data.test, pretrained, **reading_options(config.data))
                 logger.images("attention", rows, ["caption", "where its words look"], step=trainer.step)
         else:
             log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
@@ -174,14 +173,16 @@ def retrieved_images(
 
 
 def save_attention(
-    count: int, folder: Path, records: Sequence[ImageRecord], pretrained: Pretrained
+    count: int, folder: Path, records: Sequence[ImageRecord], pretrained: Pretrained, **reading
 ) -> list[list[str | Path]]:
     """Pictures of where the words of `count` captions look, spread over the records: each caption and its PNG file."""
     rows = []
     for number, index in enumerate(_spread(len(records), count)):
         record = records[index]
         path = folder / "attention" / f"{number}_{record.path.stem}.png"
-        save_figure(draw_attention(pretrained, read_image(record.path), record.captions[0]), path)
+        if (image := read_or_skip(record.path, **reading)) is None:
+            continue
+        save_figure(draw_attention(pretrained, image, record.captions[0]), path)
         rows.append([record.captions[0], path])
     return rows
 
@@ -335,7 +336,8 @@ def evaluate_split(
         templates=config.evaluation.templates or PROMPT_TEMPLATES,
     )
     if config.evaluation.get("pointing"):
-        places, centres = part_places(records, pretrained.transforms.evaluation)
+        maximum_pixels = reading_options(config.data)["maximum_pixels"]
+        places, centres = part_places(records, pretrained.transforms.evaluation, maximum_pixels=maximum_pixels)
         figures |= pointing_game(
             model,
             image_batches(config, records, pretrained),
@@ -357,5 +359,5 @@ def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained
         transform=pretrained.transforms.evaluation,
         batch_size=config.evaluation.batch_size,
         workers=config.data.workers,
-        on_error=config.data.on_error,
+        **reading_options(config.data),
     )
