@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from meru import poincare
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_evaluation_loader
+from meru.data.loading import reading_options
 from meru.data.transforms import Transforms
 from meru.evaluation.clustering import kmeans
 from meru.evaluation.discovery import assigned_classes, discovery_metrics
@@ -98,7 +99,7 @@ def read_features(
         transform=transforms.evaluation,
         batch_size=config.evaluation.batch_size,
         workers=config.data.workers,
-        on_error=config.data.on_error,
+        **reading_options(config.data),
     )
     for batch in loader:
         if not len(batch["image"]):

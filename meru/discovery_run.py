@@ -16,6 +16,7 @@ from meru import distributed
 from meru.data.batches import BatchPlan
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_training_loader, every_view_loader, weighted_view_loader
+from meru.data.loading import reading_options
 from meru.data.transforms import Transforms
 from meru.discovery_figures import read_features
 from meru.errors import UserError
@@ -98,7 +99,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
             start_step=start_step,
             rank=distributed.rank(),
             workers=config.data.workers,
-            on_error=config.data.on_error,
+            **reading_options(config.data),
             kept_views=keep_views(config, data.train, model, transforms, device=device),
             batch_size=plan.batch_size,
             world_size=plan.world_size,
@@ -204,7 +205,7 @@ def keep_views(
             batch_size=16,  # small batches stay in a CPU's cache, and do not slow a GPU down that reads from disk
             seed=config.seed,
             workers=config.data.workers,
-            on_error=config.data.on_error,
+            **reading_options(config.data),
         )
         for batch in loader:
             if batch["skipped"]:
@@ -263,7 +264,7 @@ def released_neighbours(
         batch_size=config.evaluation.batch_size,
         seed=config.seed,
         workers=config.data.workers,
-        on_error=config.data.on_error,
+        **reading_options(config.data),
     )
     views = (batch["image"][:, 0].to(device, non_blocking=True) for batch in loader)
     embedded = torch.cat([model.embed_image(view).cpu() for view in views])

@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose
 
 from meru import distributed
-from meru.data.loading import evaluation_loader
+from meru.data.loading import evaluation_loader, read_or_skip, reading_options
 from meru.data.parts import PART_OF_WORD, part_places
 from meru.data.records import ImageRecord, ImageTextData
-from meru.data.transforms import read_image
 from meru.discovery_figures import discovery_figures, format_discovery
 from meru.errors import UserError
 from meru.evaluation.image_text import evaluate_image_text
@@ -102,7 +101,7 @@ def evaluate_image_text_run(
     if split not in splits:
         raise UserError(f"split={split}: this run's data have no {split} images; choose {' or '.join(splits)}")
     records = splits[split]
-    if not any_decodes(records, trained.data.on_error):
+    if not any_decodes(records, **reading_options(trained.data)):
         raise UserError(f"none of the {len(records)} {split} images decodes, {records[0].path} the first: restore them")
     device = distributed.start()
     pretrained.model.to(device)
@@ -212,7 +211,7 @@ def evaluate_split(
 
     Empty where there are no records, or none of their images decodes and such are skipped.
     """
-    if not any_decodes(records, config.data.on_error):
+    if not any_decodes(records, **reading_options(config.data)):
         log.warning("%s: no figures", f"none of {len(records)} images decodes" if records else "there are no images")
         return {}
     model = model or pretrained.model
@@ -229,7 +228,8 @@ def evaluate_split(
         templates=config.evaluation.templates or PROMPT_TEMPLATES,
     )
     if config.evaluation.get("pointing"):
-        places, centres = part_places(records, pretrained.transforms.evaluation)
+        maximum_pixels = reading_options(config.data)["maximum_pixels"]
+        places, centres = part_places(records, pretrained.transforms.evaluation, maximum_pixels=maximum_pixels)
         figures |= pointing_game(
             model,
             image_batches(config, records, pretrained),
@@ -244,17 +244,14 @@ def evaluate_split(
     return finite_figures(figures)
 
 
-def any_decodes(records: Sequence[ImageRecord], on_error: str) -> bool:
-    """Whether there is an image to evaluate on; those that do not decode count where they are not to be skipped."""
-    return any(on_error != "skip" or _decodes(record.path) for record in records)
+def any_decodes(records: Sequence[ImageRecord], *, on_error: str, **reading: int) -> bool:
+    """Whether there is an image to evaluate on; those that do not decode count where they are not to be skipped.
 
-
-def _decodes(path: Path) -> bool:
-    try:
-        read_image(path)
-    except UserError:
-        return False
-    return True
+    `reading` is what `read_or_skip` takes.
+    """
+    return any(
+        on_error != "skip" or read_or_skip(record.path, on_error=on_error, **reading) is not None for record in records
+    )
 
 
 def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained: Pretrained) -> DataLoader:
@@ -264,7 +261,7 @@ def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained
         transform=pretrained.transforms.evaluation,
         batch_size=config.evaluation.batch_size,
         workers=config.data.workers,
-        on_error=config.data.on_error,
+        **reading_options(config.data),
     )
 
 

@@ -12,8 +12,9 @@ import torch
 from omegaconf import DictConfig
 
 from meru.data.discovery import DiscoveryData
+from meru.data.loading import read_or_skip, reading_options
 from meru.data.records import ImageRecord, ImageTextData
-from meru.data.transforms import Transforms, read_image
+from meru.data.transforms import Transforms
 from meru.discovery_figures import ClassTrees, discovery_figures, format_discovery, save_trees
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
@@ -69,7 +70,8 @@ def finish(
             logger.images("retrieved", rows, columns, step=trainer.step)
     if pictures := config.evaluation.get("attention_pictures"):  # not in configurations of older runs
         with optional("pictures of attention"):
-            rows = save_attention(pictures, folder, data.test or data.validation or data.train, pretrained)
+            records = data.test or data.validation or data.train
+            rows = save_attention(pictures, folder, records, pretrained, **reading_options(config.data))
             logger.images("attention", rows, ["caption", "where its words look"], step=trainer.step)
     return figures
 
@@ -161,18 +163,21 @@ def retrieved_images(
 
 
 def save_attention(
-    count: int, folder: Path, records: Sequence[ImageRecord], pretrained: Pretrained
+    count: int, folder: Path, records: Sequence[ImageRecord], pretrained: Pretrained, **reading: str | int
 ) -> list[list[str | Path]]:
     """Pictures of where the words of `count` captions look, spread over the records: each caption and its PNG file.
 
-    A picture that fails is left out, with a line that says so.
+    A picture that fails is left out, with a line that says so; one whose image is to be skipped, without. `reading` is
+    what `read_or_skip` takes.
     """
     rows = []
     for number, index in enumerate(evenly_spread(len(records), count)):
         record = records[index]
         path = folder / "attention" / f"{number}_{safe_name(record.path.stem)}.png"
         with optional(f"the picture of attention of {record.path}"):
-            save_figure(draw_attention(pretrained, read_image(record.path), record.captions[0]), path)
+            if (image := read_or_skip(record.path, **reading)) is None:
+                continue
+            save_figure(draw_attention(pretrained, image, record.captions[0]), path)
             rows.append([record.captions[0], path])
     return rows
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from meru import distributed
 from meru.data.augmentation import caption_augmentation
 from meru.data.batches import BatchPlan
-from meru.data.loading import training_loader
+from meru.data.loading import reading_options, training_loader
 from meru.data.parts import CropParts
 from meru.data.records import ImageTextData
 from meru.evaluating import any_decodes, evaluate_split, evenly_spread, image_batches
@@ -78,7 +78,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
         images = image_batches(config, sample, pretrained)
         captions = [record.captions[0] for record in sample]
         start_at_initial_radius(model, images, captions, pretrained.tokenizer, device=device)
-    validated = any_decodes(data.validation, config.data.on_error)
+    validated = any_decodes(data.validation, **reading_options(config.data))
     if data.validation and not validated:
         log.warning("none of the %d validation images decodes: the last weights will count", len(data.validation))
     figures_of = partial(evaluate_split, config, data.validation, data, pretrained, device=device)
@@ -94,7 +94,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
             start_step=start,
             rank=distributed.rank(),
             workers=config.data.workers,
-            on_error=config.data.on_error,
+            **reading_options(config.data),
             parts=parts,
             augment_text=caption_augmentation(config.data.get("text_augmentation")),
             batch_size=plan.batch_size,

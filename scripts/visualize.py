@@ -44,7 +44,7 @@ def arguments_of(words: list[str], *, required: tuple[str, ...], optional: tuple
 def attention(*, run: str, image: str, text: str, output: str = "attention.png") -> None:
     """Save where each word of `text` looks in `image`."""
     import meru
-    from meru.data.transforms import read_image
+    from meru.data.images import read_image
     from meru.evaluating import draw_attention
     from meru.evaluation.pictures import save_figure
     from meru.files import user_path
