@@ -122,6 +122,8 @@ class TestSplit:
             DiscoveryData(("a", "b"), 1, in_memory(6), none)
         with pytest.raises(UserError, match="a labelled training image is of a new class"):
             DiscoveryData(tuple("abcdef"), 1, in_memory(6, share=1), none)
+        with pytest.raises(ValueError, match="1 families of 6 classes"):
+            DiscoveryData(tuple("abcdef"), 3, in_memory(6), none, families=("one",))
         with pytest.raises(ValueError, match="2 images, 1 labels"):
             DiscoverySplit(none.images.new_zeros(2, 3, 1, 1), torch.zeros(1), torch.zeros(2))
 
@@ -159,6 +161,7 @@ class TestCub:
         assert data.num_old == 3 and data.train.labels.tolist() == [0] * 4 + [2] * 4 + [1] * 4 + [3] * 4
         assert labelled(data) == spelled_out([number for number in range(4) for _ in range(4)], range(3))
         assert len(data.test) == 8 and not data.test.labelled.any()
+        assert data.families == ("Vireo", "Finch", "Albatross", "Towhee")
         assert [path.parent.name for path in data.train.images[:4]] == [official[0]] * 4
 
     def test_own_pictures_need_a_list(self, cub_folder):
@@ -189,6 +192,7 @@ def test_birds_have_old_and_new_species_of_every_family(tmp_path, monkeypatch):
     plain = [species.name.replace("-", " ") for species in SPECIES]
     assert data.class_names[0] == plain[0] and data.class_names[24] == plain[1]
     assert len(data.train) == 48 and data.train.labelled.sum() == 12
+    assert data.families == tuple(families)
 
 
 class TestCars:
@@ -210,6 +214,7 @@ class TestCars:
             data = load_cars_discovery(root=root)
             # The devkit counts from 1, the benchmark, which lists 1, 0, 195 and 2 in this order as known, from 0.
             assert data.class_names == ("Car 2", "Car 1", "Car 196", "Car 3", "Car 4") and data.num_old == 4
+            assert data.families is None  # the last word of a car's name is its year
             assert labelled(data) == spelled_out((2, 1, 1, 0, 195, 3), (1, 0, 195, 2))
             assert data.train.images[3] == tmp_path / "cars" / "cars_train" / "00004.jpg"
             assert [data.class_names[label] for label in data.test.labels] == ["Car 1", "Car 196"]
@@ -252,6 +257,17 @@ class TestAircraft:
         assert data.class_names[:3] == tuple(f"Jet {number:03d}" for number in old[:3])
         assert labelled(data) == spelled_out([99 - position % 100 for position in range(200)], old)
         assert data.train.labelled.sum() == 50 and len(data.test) == 3
+        assert data.families is None
+
+    def test_families_of_variants_are_those_of_their_images(self, tmp_path):
+        self.write(tmp_path)
+        path = tmp_path / "data" / "images_family_trainval.txt"
+        lines = [f"{1000 + position} Boeing {(99 - position % 100) // 10}\n" for position in range(200)]
+        path.write_text("".join(lines))
+        data = load_aircraft_discovery(root=tmp_path)
+        assert data.families == tuple(f"Boeing {int(name.split()[1]) // 10}" for name in data.class_names)
+        path.write_text("".join(["1000 Airbus\n", *lines[1:]]))  # one variant in two families
+        assert load_aircraft_discovery(root=tmp_path).families is None
 
     def test_errors(self, tmp_path):
         with pytest.raises(UserError, match="no FGVC-Aircraft"):

@@ -37,7 +37,7 @@ def test_a_parameter_of_a_sweep_is_an_override(word, expected):
 
 @pytest.mark.parametrize(
     "word",
-    ["--cfg=job", "--cfg", "job", "--help", "--multirun", "-m", "--config-name=evaluate", "--package=a.b", "--info=all"],
+    ["--cfg=job", "--cfg", "job", "--help", "--multirun", "-m", "--config-name=evaluate", "--package=a.b", "--info"],
 )
 def test_hydras_own_flags_stay_flags(word):
     assert overrides_of(word) == [word]

@@ -69,14 +69,19 @@ class DiscoveryData:
         num_old: How many are old.
         train: Labelled and unlabelled training images; figures are computed over the unlabelled ones.
         test: Images of all classes that training does not see, none of them labelled; may be empty.
+        families: What groups the classes, one for each of `class_names`, such as "Albatross" for two kinds of it; None
+            where the data set says nothing about it.
     """
 
     class_names: tuple[str, ...]
     num_old: int
     train: DiscoverySplit
     test: DiscoverySplit
+    families: tuple[str, ...] | None = None
 
     def __post_init__(self):
+        if self.families is not None and len(self.families) != len(self.class_names):
+            raise ValueError(f"{len(self.families)} families of {len(self.class_names)} classes")
         for name, split in (("training", self.train), ("test", self.test)):
             outside = split.labels[(split.labels < 0) | (split.labels >= len(self.class_names))]
             if len(outside):
@@ -114,6 +119,7 @@ def discovery_data(
     classes: ClassList,
     train: tuple[Images, Sequence[int]],
     test: tuple[Images, Sequence[int]] = ((), ()),
+    families: Sequence[str] | None = None,
     labelled_fraction: float = 0.5,
     split_seed: int = 0,
 ) -> DiscoveryData:
@@ -126,6 +132,7 @@ def discovery_data(
         names: Every class, by its number in the data set.
         classes: Numbers of the old and the new ones.
         train, test: Images in the data set's own order, with the number of each one's class.
+        families: What groups the classes, by the same numbers as `names`; None where it is not known.
         labelled_fraction: Share of the training images of old classes that are labelled, in (0, 1).
         split_seed: Decides which they are; the release's is 0.
 
@@ -161,6 +168,7 @@ def discovery_data(
         num_old=num_old,
         train=DiscoverySplit(train[0], labels[0], labelled),
         test=DiscoverySplit(test[0], labels[1], torch.zeros(len(labels[1]), dtype=torch.bool)),
+        families=None if families is None else tuple(families[number] for number in label),
     )
 
 

@@ -30,6 +30,7 @@ from meru.data.discovery import (
 )
 from meru.data.records import ImageTextData
 from meru.errors import UserError
+from meru.evaluation.hierarchy import family_of
 
 AIRCRAFT_PAGE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
 
@@ -172,12 +173,14 @@ def load_aircraft_discovery(
             raise UserError(f"{folder}: variant {min(strange)} has test images only; restore images_variant_test.txt")
         files = [f"{image}.jpg" for image, _ in pairs]
         listings[part] = existing_images(folder / "data" / "images", files), [number[variant] for _, variant in pairs]
+    families = folder / "data" / "images_family_trainval.txt"
     return discovery_data(
         source=folder,
         names=names,
         classes=classes,
         train=listings["trainval"],
         test=listings["test"],
+        families=_families(names, lines["trainval"], _variants(families)) if families.is_file() else None,
         labelled_fraction=labelled_fraction,
         split_seed=split_seed,
     )
@@ -196,6 +199,8 @@ def _from_records(
         classes=classes,
         train=train,
         test=test,
+        # A name without any word is a family of its own.
+        families=[family_of(name) if name.strip() else name for name in data.class_names],
         labelled_fraction=labelled_fraction,
         split_seed=split_seed,
     )
@@ -216,6 +221,19 @@ def _cars(annotations: Path, folder: Path) -> Listing:
         raise UserError(f"{annotations}: the annotations have no {min(missing)}; restore the file")
     files = existing_images(folder, [str(name) for name in rows["fname"]])
     return files, [int(number) - 1 for number in rows["class"]]
+
+
+def _families(
+    names: Sequence[str], variants: Sequence[tuple[str, str]], families: Sequence[tuple[str, str]]
+) -> list[str] | None:
+    """The family of each variant, from that of its images; None where one has none, or two."""
+    of_image = dict(families)
+    found: dict[str, set[str | None]] = {name: set() for name in names}
+    for image, variant in variants:
+        found[variant].add(of_image.get(image))
+    if any(len(each) != 1 or None in each for each in found.values()):
+        return None
+    return [str(*found[name]) for name in names]
 
 
 def _variants(path: Path) -> list[tuple[str, str]]:

@@ -16,8 +16,9 @@ class ImageRecord:
         path: The image file.
         class_index: Position of its class in `ImageTextData.class_names`; of persons, the number of the identity.
         captions: At least one sentence.
-        box: Bounding box of the bird `(x, y, width, height)` in pixels of the file, or None.
-        parts: Visible parts only, name → `(x, y)` in pixels of the file.
+        box: Bounding box of the bird `(x, y, width, height)`, or None. It is in pixels of the picture as viewers show
+            it, and annotation tools: where a file says by EXIF that it lies on its side, of the turned picture.
+        parts: Visible parts only, name → `(x, y)` in the same pixels.
         colours: Part → colour, of its class: what `meru.data.cub.class_attributes` gives. Empty where it has none.
         back_translations: Captions translated to another language and back, one for each of `captions`; or none.
     """
