@@ -245,10 +245,12 @@ class TestAircraft:
         names = [f"Jet {number:03d}" for number in range(variants)]
         order = [name for _ in range(2) for name in reversed(names)]
         images = [f"{1000 + position}" for position in range(len(order))]
-        touch(root / "data" / "images", *(f"{image}.jpg" for image in images))
+        touch(root / "data" / "images", *(f"{image}.jpg" for image in [*images, "500", "501", "502"]))
         lines = [f"{image} {name}\n" for image, name in zip(images, order, strict=True)]
         (root / "data" / "images_variant_trainval.txt").write_text("".join(lines))
-        (root / "data" / "images_variant_test.txt").write_text("".join(lines[:3]))
+        (root / "data" / "images_variant_test.txt").write_text(
+            "".join(f"{500 + number} {names[number]}\n" for number in range(3))
+        )
 
     def test_layout(self, tmp_path):
         self.write(tmp_path / "fgvc-aircraft-2013b")
