@@ -31,7 +31,13 @@ def visible_folders(folder: Path) -> list[Path]:
 
 
 def find_folder(
-    root: str | Path, *, marker: str | Sequence[str], inside: Sequence[str] = (), what: str, advice: str
+    root: str | Path,
+    *,
+    marker: str | Sequence[str],
+    inside: Sequence[str] = (),
+    what: str,
+    missing: str | None = None,
+    advice: str,
 ) -> Path:
     """The folder with a file or folder `marker`: `root`, one of those `inside` it, or the only one that holds it.
 
@@ -40,6 +46,7 @@ def find_folder(
     Args:
         marker: One name, or several of which one is enough.
         what: The data set, for messages.
+        missing: What the folder lacks, where one marker's name does not tell.
         advice: What to do where there is none, before "or set data.root=".
 
     Raises:
@@ -63,7 +70,7 @@ def find_folder(
                     f"{what}: {found[0]} and {found[1]} both hold {markers[0]}; set data.root= to the one that is meant"
                 )
             return found[0]
-    reason = f"holds no {markers[0]}" if root.is_dir() else "is no folder"
+    reason = f"holds no {missing or markers[0]}" if root.is_dir() else "is no folder"
     raise UserError(f"no {what}: {root} {reason}; {advice}, or set data.root=<folder> to a copy of it")
 
 
