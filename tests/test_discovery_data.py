@@ -219,6 +219,50 @@ class TestCars:
             assert data.train.images[3] == tmp_path / "cars" / "cars_train" / "00004.jpg"
             assert [data.class_names[label] for label in data.test.labels] == ["Car 1", "Car 196"]
 
+    @pytest.mark.parametrize("copy", ["kaggle", "flat", "browser", "torchvision", "archive"])
+    def test_copies_as_they_circulate(self, tmp_path, copy):
+        root = tmp_path / "data"
+        self.write(root)
+        expected = load_cars_discovery(root=root)
+        labels = "cars_test_annos_withlabels.mat"
+        if copy == "kaggle":
+            (root / "car_devkit").mkdir()
+            (root / "devkit").rename(root / "car_devkit" / "devkit")
+            (root / "car_devkit" / "devkit" / labels).rename(root / labels)
+            for part in ("cars_train", "cars_test"):
+                (root / part).rename(root / "moved")
+                (root / part).mkdir()
+                (root / "moved").rename(root / part / part)
+        elif copy == "flat":
+            for path in (root / "devkit").iterdir():
+                path.rename(root / path.name)
+            (root / "devkit").rmdir()
+        elif copy == "browser":
+            (root / "devkit" / labels).rename(root / "cars_test_annos_withlabels (1).mat")
+        else:
+            inner = root / ("stanford_cars" if copy == "torchvision" else "archive/input")
+            inner.mkdir(parents=True)
+            for name in ("devkit", "cars_train", "cars_test"):
+                (root / name).rename(inner / name)
+        data = load_cars_discovery(root=root)
+        assert data.class_names == expected.class_names and labelled(data) == labelled(expected)
+        for split in ("train", "test"):
+            found, before = getattr(data, split), getattr(expected, split)
+            assert found.labels.tolist() == before.labels.tolist() and all(path.is_file() for path in found.images)
+            assert [path.name for path in found.images] == [path.name for path in before.images]
+
+    def test_an_image_twice_or_outside(self, tmp_path):
+        self.write(tmp_path)
+        kind = [("class", "O"), ("fname", "O")]
+        for names, message in (
+            (("00001.jpg", "00001.JPG"), "00001.jpg is listed twice, entries 1 and 2"),
+            (("00001.jpg", "../a.jpg"), r"'../a.jpg' is listed, which leaves the folder"),
+        ):
+            rows = np.array([[(1, name) for name in names]], dtype=kind)
+            savemat(tmp_path / "devkit" / "cars_train_annos.mat", {"annotations": rows})
+            with pytest.raises(UserError, match=message):
+                load_cars_discovery(root=tmp_path)
+
     def test_without_labels_of_the_test(self, tmp_path):
         self.write(tmp_path)
         (tmp_path / "devkit" / "cars_test_annos_withlabels.mat").unlink()
@@ -245,10 +289,12 @@ class TestAircraft:
         names = [f"Jet {number:03d}" for number in range(variants)]
         order = [name for _ in range(2) for name in reversed(names)]
         images = [f"{1000 + position}" for position in range(len(order))]
-        touch(root / "data" / "images", *(f"{image}.jpg" for image in images))
+        touch(root / "data" / "images", *(f"{image}.jpg" for image in [*images, "500", "501", "502"]))
         lines = [f"{image} {name}\n" for image, name in zip(images, order, strict=True)]
         (root / "data" / "images_variant_trainval.txt").write_text("".join(lines))
-        (root / "data" / "images_variant_test.txt").write_text("".join(lines[:3]))
+        (root / "data" / "images_variant_test.txt").write_text(
+            "".join(f"{500 + number} {names[number]}\n" for number in range(3))
+        )
 
     def test_layout(self, tmp_path):
         self.write(tmp_path / "fgvc-aircraft-2013b")
@@ -277,6 +323,16 @@ class TestAircraft:
             load_aircraft_discovery(root=tmp_path)
         (tmp_path / "data" / "images_variant_test.txt").write_text("1000\n")
         with pytest.raises(UserError, match="entry 1: expected '<image> <variant>'"):
+            load_aircraft_discovery(root=tmp_path)
+
+
+    def test_a_leak_is_named(self, tmp_path):
+        self.write(tmp_path)
+        path = tmp_path / "data" / "images_variant_test.txt"
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+        assert len(load_aircraft_discovery(root=tmp_path).test) == 3
+        path.write_text(path.read_text(encoding="utf-8-sig") + "1004 Jet 003\n")
+        with pytest.raises(UserError, match=r"1004.jpg is listed for training and for the test"):
             load_aircraft_discovery(root=tmp_path)
 
 
@@ -309,6 +365,31 @@ class TestClassFolders:
         assert labelled(data) == spelled_out([number for number in range(683) for _ in range(2)], classes.old)
         assert len(data.test) == 0 and "no small-validation" in caplog.text
 
+    def test_what_systems_leave_behind_is_no_picture(self, tmp_path):
+        classes = [str(number) for number in range(683)]
+        for name in classes:
+            touch(tmp_path / "small-train" / "small-train" / name, f"{name}_a.jpg", "b.AVIF")
+        expected = load_herbarium_discovery(root=tmp_path)
+        inner = tmp_path / "small-train" / "small-train"
+        touch(inner / ".ipynb_checkpoints", "x.jpg")
+        touch(inner / "__MACOSX" / "0", "x.jpg")
+        touch(inner / "0" / ".ipynb_checkpoints", "0_a-checkpoint.jpg")
+        for name in classes[::50]:
+            touch(inner / name, f"._{name}_a.jpg", ".DS_Store", "Thumbs.db")
+        touch(inner, "Thumbs.db", ".DS_Store", "._0")
+        data = load_herbarium_discovery(root=tmp_path)
+        assert data.class_names == expected.class_names and data.train.images == expected.train.images
+        assert len(data.train) == 2 * 683
+        for path in (inner / "5").iterdir():
+            path.unlink()
+        with pytest.raises(UserError, match=r"small-train: no picture in 1 of the class folders, 5 alone"):
+            load_herbarium_discovery(root=tmp_path)
+
+    def test_pictures_without_class_folders(self, tmp_path):
+        touch(tmp_path / "ILSVRC" / "Data" / "CLS-LOC" / "train", "ILSVRC2012_val_00000001.JPEG")
+        with pytest.raises(UserError, match="CLS-LOC/train holds pictures but no class folders"):
+            load_imagenet1k_discovery(root=tmp_path)
+
     def test_errors(self, tmp_path):
         with pytest.raises(UserError, match="no ImageNet: .* holds no train"):
             load_imagenet1k_discovery(root=tmp_path)
@@ -325,8 +406,8 @@ class TestClassFolders:
 
 class TestCifar:
     def test_layout(self, tmp_path, monkeypatch):
-        folder = tmp_path / CIFAR10.base_folder
-        folder.mkdir()
+        folder = tmp_path / "archive" / CIFAR10.base_folder
+        folder.mkdir(parents=True)
         numbers = np.random.default_rng(0).integers(0, 10, 40).tolist()
         pictures = np.random.default_rng(1).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
         for name in ("data_batch_1", "test_batch"):
@@ -341,6 +422,8 @@ class TestCifar:
         assert data.num_old == 5 and data.class_names == tuple(f"kind {n}" for n in range(10))
         assert data.train.labels.tolist() == numbers and labelled(data) == spelled_out(numbers, range(5))
         assert torch.equal(data.train.images, torch.from_numpy(pictures)) and len(data.test) == 40
+        for root in (folder, folder.parent):
+            assert load_cifar10_discovery(root=root).train.labels.tolist() == numbers
 
     def test_without_data(self, tmp_path):
         with pytest.raises(UserError, match="no CIFAR10: .*data.download=true"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meru.data.records import missing_files
+from meru.data.folders import FileFinder, first_repeated, inner_path
 from meru.errors import UserError
 from meru.files import user_path
 
@@ -191,24 +191,28 @@ def draw_labelled(of_old_class: Tensor, *, fraction: float, seed: int) -> Tensor
     return labelled
 
 
-def find_folder(root: str | Path, *, marker: str, inside: Collection[str], what: str, advice: str) -> Path:
-    """The folder with the file or folder `marker`: `root`, or one of those `inside` it."""
-    root = user_path(root)
-    for folder in (root, *(root / name for name in inside)):
-        if (folder / marker).exists():
-            return folder
-    found = f"holds no {marker}" if root.is_dir() else "is no folder"
-    raise UserError(f"no {what}: {root} {found}; {advice}, or set data.root=<folder> to a copy of it")
-
-
-def existing_images(folder: Path, files: list[str]) -> tuple[Path, ...]:
-    """Paths of the files inside `folder`, all of which must be there."""
-    if absent := missing_files(folder, files):
+def existing_images(folder: Path, files: Sequence[str]) -> tuple[Path, ...]:
+    """Paths of the files inside `folder`, all of which must be there, and none twice."""
+    inner = [inner_path(file) for file in files]
+    if None in inner:
+        outside = files[inner.index(None)]
+        raise UserError(f"{folder}: image {outside!r} is listed, which leaves the folder; restore the list")
+    found, absent = FileFinder(folder).find_all(inner)
+    if absent:
         raise UserError(
             f"{folder / absent[0]} is listed but absent ({len(absent)} of {len(files)} images are): unpack the data "
             "set's archive again"
         )
-    return tuple(folder / file for file in files)
+    if repeated := first_repeated(found):
+        first, second = repeated
+        raise UserError(f"{found[first]} is listed twice, entries {first + 1} and {second + 1}; keep one")
+    return tuple(found)
+
+
+def check_no_leak(train: Sequence[Path], test: Sequence[Path]) -> None:
+    """That no training image is a test image."""
+    if both := set(train) & set(test):
+        raise UserError(f"{min(both)} is listed for training and for the test; keep one of the two")
 
 
 def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +37,7 @@ class ImageTextData:
     Attributes:
         class_names: In plain words, by `ImageRecord.class_index`; of persons, who have none, the identities' numbers.
         train, validation: May not be chosen by looking at `test`; `validation` may be empty.
-        test: The official one.
+        test: The official one; may be empty, too.
         class_kind: `class`, or `identity` for persons: then nothing is classified by name.
     """
 
@@ -48,18 +46,3 @@ class ImageTextData:
     validation: tuple[ImageRecord, ...]
     test: tuple[ImageRecord, ...]
     class_kind: str = "class"
-
-
-def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
-    """Those of the names, paths inside `folder`, that are not there, in order."""
-    # One listing a folder instead of one question an image: quick on network drives as well.
-    listings: dict[str, set[str]] = {}
-    absent = []
-    for name in names:
-        inner, file = os.path.split(name)
-        if inner not in listings:
-            path = folder / inner
-            listings[inner] = set(os.listdir(path)) if path.is_dir() else set()
-        if file not in listings[inner]:
-            absent.append(name)
-    return absent
