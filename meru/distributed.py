@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,7 @@ from meru.errors import UserError
 COLLECTIVE = timedelta(hours=2)  # only rank 0 evaluates, and the others wait for it: longer than the default
 RENDEZVOUS = timedelta(minutes=10)
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+Result = TypeVar("Result")
 
 
 def start() -> torch.device:
@@ -153,6 +156,20 @@ def broadcast(value: object) -> object:
     return box[0]
 
 
+def decided_by_main(decide: Callable[[], Result]) -> Result:
+    """What `decide` gives in the main process, in every process; its `UserError` is raised in all of them alike."""
+    outcome: tuple[object, UserError | None] = (None, None)
+    if is_main():
+        try:
+            outcome = (decide(), None)
+        except UserError as error:
+            outcome = (None, error)
+    result, error = broadcast(outcome)
+    if error is not None:
+        raise error
+    return result
+
+
 def collect(value: object) -> list:
     """Every process's value, by rank, in every process; any picklable object."""
     if world_size() == 1:
@@ -258,7 +275,12 @@ def seed_training(model: nn.Module, seed: int) -> None:
     All processes draw the same, so that what a loss draws, say triplets, is one choice for the whole batch. Only with
     dropout, whose masks must differ between the samples, each draws for itself.
     """
-    torch.manual_seed(seed + rank() if any(_drops(module) for module in model.modules()) else seed)
+    torch.manual_seed(seed if draw_alike(model) else seed + rank())
+
+
+def draw_alike(model: nn.Module) -> bool:
+    """Whether all processes draw the same random numbers, see `seed_training`."""
+    return not any(_drops(module) for module in model.modules())
 
 
 def _drops(module: nn.Module) -> bool:

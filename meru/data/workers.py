@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -138,6 +138,11 @@ class EpochwiseLoader:
             until = min((step // self.epoch + 1) * self.epoch, self.total_steps)
             yield from self.make(step, until)
             step = until
+
+
+def worker_options(section: Mapping) -> dict[str, int | float]:
+    """`workers` and `timeout` of a configuration's `data`; runs of earlier versions lack the second."""
+    return {"workers": section["workers"], "timeout": section.get("timeout", TIMEOUT)}
 
 
 def loader_options(workers: int, timeout: float) -> dict:
