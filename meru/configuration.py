@@ -8,9 +8,12 @@ A run folder may come from anyone: what its configuration would have instantiate
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import os
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -145,7 +148,7 @@ def change(config: DictConfig, key: str, value: object) -> None:
     """
     before = OmegaConf.select(config, key)
     _set(config, key, value)
-    for follower in _followers(key):
+    for follower in _followers().get(key, ()):
         if OmegaConf.select(config, follower, default=_ABSENT) == before:
             _set(config, follower, value)
 
@@ -154,16 +157,18 @@ def _set(config: DictConfig, key: str, value: object) -> None:
     OmegaConf.update(config, key, value, merge=not isinstance(value, Mapping), force_add=True)
 
 
-def _followers(key: str) -> Iterator[str]:
-    """Keys that configs/ interpolates from `key`."""
-    configs = PROJECT / "configs"
+@functools.cache
+def _followers() -> dict[str, list[str]]:
+    """Key → the keys that configs/ interpolates from it."""
+    configs, followers = PROJECT / "configs", defaultdict(list)
     for path in sorted(configs.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
         place = path.parent.relative_to(configs)
         prefix = "" if "@package _global_" in text or place == Path(".") else f"{place.as_posix()}."
         for name, raw in leaves(yaml.safe_load(text) or {}):
-            if raw == f"${{{key}}}":
-                yield prefix + name
+            if form := re.fullmatch(r"\$\{([\w.]+)\}", str(raw)):
+                followers[form[1]].append(prefix + name)
+    return followers
 
 
 # ---------------------------------------------------------------- what a configuration may instantiate
