@@ -55,6 +55,10 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
     quoted = f"{plus}{key}={_quoted(value)}"
     is_text = known is not None and isinstance(known.kind, Text)
     parsed = _parsed(word)
+    if key in GROUPS and parsed is not None and not parsed.is_sweep_override():
+        if parsed.value() is None:
+            raise UserError(f"{word}: give the name of a file in configs/{key}, or leave it out")
+        return word if isinstance(parsed.value(), (str, list)) else quoted
     if parsed is None:
         if multirun and "," in value:
             raise UserError(f"{word}: with --multirun commas separate values; quote each: {_example(key, None)}")
