@@ -13,16 +13,14 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from meru.errors import UserError
-from meru.files import os_error_message
+from meru.files import PROJECT, os_error_message
 from meru.keys import absent_key, check, declaration, notes
 from meru.keys.kinds import Kind, Whole
-from meru.overrides import readable
+from meru.overrides import overrides_of, readable
 
-PROJECT = Path(__file__).resolve().parent.parent
 # What a terminal gets for characters that its encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
 
@@ -111,8 +109,9 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
     # Paths in configs/ are written relative to the project, whatever directory the user stands in.
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
     keep_freed_memory()
+    words = [override for word in sys.argv[1:] for override in overrides_of(word)]
     # A flag among the overrides would end them.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed by Hydra
     warnings.filterwarnings("ignore", module="hydra")
 

@@ -5,6 +5,7 @@ Hydra has a grammar of its own for values: Chinese, brackets, `=`, `~` and comma
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Sequence
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"(\+{0,2})([\w$.]+)=(.*)", re.DOTALL)
 _MULTIRUN = ("-m", "--multirun")
+_KEY_IN_DASHES = re.compile(r"--([+~]{0,2}[\w.@/:-]+)=(.*)", re.DOTALL)
+_HYDRA_FLAGS = {
+    "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "config-path",
+    "config-name", "config-dir", "experimental-rerun", "info",
+}  # fmt: skip
 
 
 def readable(words: Sequence[str], *, command: str) -> list[str]:
@@ -135,3 +141,36 @@ def _example(key: str, known: Key | None) -> str:
     """How to quote for the shell and for Hydra."""
     example = known.kind.example if known and isinstance(known.kind, ListOf) else '"a,b"'
     return shlex.quote(f"{key}={example}")
+
+
+def overrides_of(word: str) -> list[str]:
+    """Hydra's overrides in a word of the command line: the word, unless it is `--key=value`.
+
+    So agents of wandb's sweeps write parameters. Their values are Python's: None is null, and a dictionary, of nested
+    parameters, is an override for each key in it.
+    """
+    form = _KEY_IN_DASHES.fullmatch(word)
+    if form is None or form[1] in _HYDRA_FLAGS:
+        return [word]
+    key, text = form.groups()
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None if text == "None" else text
+    if isinstance(value, dict) and value:
+        return [override for name, each in value.items() for override in overrides_of(f"--{key}.{name}={each}")]
+    return [f"{key}={text if isinstance(value, (str, int, float)) else _in_hydra(value)}"]
+
+
+def _in_hydra(value: object) -> str:
+    """A Python value in the words of Hydra's overrides."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_in_hydra, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}:{_in_hydra(each)}' for name, each in value.items())}}}"
+    if isinstance(value, str):
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{quoted}'"
+    return str(value)

@@ -88,7 +88,7 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
     plain = OmegaConf.to_container(config, resolve=False)
     for key, value, literal in _nodes(config, plain, command=command):
         known = declaration(key, command=command)
-        if literal and known and isinstance(known.kind, FilePath) and known.kind.takes(value) and value != "???":
+        if literal and known and isinstance(known.kind, FilePath) and isinstance(value, str) and value != "???":
             OmegaConf.update(config, key, str(user_path(value)))
 
 

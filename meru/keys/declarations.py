@@ -132,6 +132,7 @@ _DATA = {
     "batch_size_per_gpu": _fixed(Whole(1, 65_536), "images", null=True),
     "workers": Key(Whole(0, 512), "processes"),
     "on_error": Key(Choice(("raise", "skip"))),
+    "maximum_pixels": Key(Whole(1, 10**10), "pixels"),
     "crop_scale": Key(ListOf(Number(0, 1, above=True), "[0.5,1.0]", least=2, most=2, ascending=True), "shares"),
     "flip": Key(Flag(), meaning="mirror half of the training images"),
     "squash": Key(Flag()),
@@ -305,7 +306,8 @@ _OPTIM = {
 }
 _LOGGER = {
     "_target_": Key(TARGET, meaning="where figures go besides metrics.jsonl"),
-    "project": Key(Text(), meaning="the project in Weights & Biases"),
+    "project": Key(Text(), meaning="the project in Weights & Biases", null=True),
+    "entity": Key(Text(), meaning="the user or team in Weights & Biases", null=True),
     "mode": Key(Choice(("auto", "online", "offline", "disabled"))),
     "tags": Key(TEXTS, meaning="of the run in Weights & Biases", null=True),
     "group": Key(Text(), meaning="of the run in Weights & Biases", null=True),
@@ -331,7 +333,7 @@ TRAIN = {
 }
 EVALUATE = {
     "run": Key(FOLDER),
-    "split": Key(Choice(("test", "validation", "train")), meaning="which images"),
+    "split": Key(Choice(("test", "validation", "train")), meaning="which images", null=True),
     "suite": Key(Choice(("robustness",)), null=True),
     "root": Key(FOLDER, null=True),
     **{name: key for name, key in _EVALUATION.items() if name != "attention_pictures"},
