@@ -64,7 +64,7 @@ TARGET = Text("the dotted path of a class or function")
 TEMPLATES = ListOf(Template(), '["a photo of a {}."]', least=1, most=10_000)
 RGB = ListOf(Number(-10, 10), "[0.5,0.5,0.5]", least=3, most=3)
 RGB_SPREAD = ListOf(Number(0, 10, above=True), "[0.5,0.5,0.5]", least=3, most=3)
-TEXTS = ListOf(Text(), "[one,two]")
+TEXTS = ListOf(Text(), '["one","2"]')
 TEMPERATURE = Number(0, 1000, above=True)
 
 
