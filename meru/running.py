@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import Compose
 from meru import distributed
 from meru.data.augmentation import caption_augmentation
 from meru.data.batches import BatchPlan
-from meru.data.loading import evaluation_loader, read_or_skip, reading_options, training_loader
+from meru.data.loading import check_decoding, evaluation_loader, read_or_skip, reading_options, training_loader
 from meru.data.parts import PART_OF_WORD, CropParts, part_places
 from meru.data.records import ImageRecord, ImageTextData
 from meru.encoders.weights import load_weights
@@ -58,6 +58,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     """
     settings = TrainerSettings.of(config.trainer)
     data = load_data(config)
+    check_decoding(data.paths(), **reading_options(config.data))
     parts = part_source(config, data)
     plan = BatchPlan.of(
         config.data, images=len(data.train), world_size=distributed.world_size(), accumulate=settings.accumulate
@@ -234,6 +235,7 @@ def evaluate_run(config: DictConfig) -> dict[str, float]:
     splits = {"test": data.test, "validation": data.validation, "train": data.train}
     if not splits.get(config.split):
         raise UserError(f"split={config.split}: choose one of {', '.join(name for name in splits if splits[name])}")
+    check_decoding({config.split: [record.path for record in splits[config.split]]}, **reading_options(trained.data))
     device = distributed.start()
     pretrained.model.to(device)
     allow_tf32(trained.trainer.get("tf32", False), device=device)  # figures of the run come out the same

@@ -50,6 +50,23 @@ def read_or_skip(path: Path, *, on_error: str = "raise", maximum_pixels: int = M
         return None
 
 
+def check_decoding(splits: Mapping[str, Sequence[Path]], **reading) -> None:
+    """See that an image of every split decodes, before a run: one in most cases is all that is read.
+
+    Args:
+        splits: Image files by the name of their split; it may have none.
+        reading: `on_error` and `maximum_pixels`. Where errors are not skipped, the first image has to decode.
+
+    Raises:
+        UserError: a split has images and none that decodes.
+    """
+    for name, paths in splits.items():
+        if paths and all(read_or_skip(path, **reading) is None for path in paths):
+            raise UserError(
+                f"none of the {len(paths)} {name} images decodes, {paths[0]} the first: restore the images", exit_code=1
+            )
+
+
 class _Images(Dataset):
     """What both data sets share: records, a transform, and what becomes of an image that does not decode."""
 
