@@ -87,11 +87,13 @@ def scratch_folder(root: Path) -> Iterator[Path]:
         maker = re.fullmatch(r"(\d+)-\w+", left.name.removeprefix(start))
         if fcntl and maker and not _is_alive(int(maker[1])) and not _is_locked(left / _LOCK):
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{start}{os.getpid()}-", dir=root.parent) as scratch:
-        with open(Path(scratch) / _LOCK, "w") as lock:
-            with contextlib.suppress(OSError, AttributeError):  # some network drives have no locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield Path(scratch)
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{start}{os.getpid()}-", dir=root.parent) as scratch,
+        open(Path(scratch) / _LOCK, "w") as lock,
+    ):
+        with contextlib.suppress(OSError, AttributeError):  # some network drives have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(scratch)
 
 
 def _is_alive(process: int) -> bool:
