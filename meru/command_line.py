@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import contextlib
 import ctypes
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
 from meru.errors import UserError
-from meru.files import os_error_message
+from meru.files import PROJECT, os_error_message
+from meru.keys import check, notes
+from meru.keys.kinds import Kind, Whole
+from meru.overrides import overrides_of, readable
 
-PROJECT = Path(__file__).resolve().parent.parent
 # What a terminal gets for characters that its encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
 
@@ -79,10 +83,23 @@ def keep_freed_memory() -> None:
         allocator.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and the heap does not shrink
 
 
+def argument(kind: Kind, make: Callable[[Any], Any] = lambda value: value) -> Callable[[str], Any]:
+    """What argparse calls `type`: refuses what is not of the kind, and says what is; `make` gets the others."""
+
+    def read(text: str) -> Any:
+        value = int(text) if isinstance(kind, Whole) and re.fullmatch(r"[+-]?[0-9]+", text) else text
+        if not kind.takes(value):
+            raise argparse.ArgumentTypeError(f"'{text}': give {kind.allowed}")
+        return make(value)
+
+    return read
+
+
 def hydra_main(task: Callable, *, config_name: str) -> None:
     """Run `task(config)` under Hydra, configuration errors as one line.
 
-    Hydra makes no folders and configures no logging: a run folder is the run's own business.
+    Hydra makes no folders and configures no logging: a run folder is the run's own business. Every key is checked
+    before the task begins.
     """
     import hydra
     from hydra.errors import HydraException, InstantiationException
@@ -92,8 +109,9 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
     # Paths in configs/ are written relative to the project, whatever directory the user stands in.
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
     keep_freed_memory()
+    words = [override for word in sys.argv[1:] for override in overrides_of(word)]
     # A flag among the overrides would end them.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed by Hydra
     warnings.filterwarnings("ignore", module="hydra")
 
@@ -102,6 +120,9 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
         report_progress()  # here, because Hydra configures logging before it calls the task
         with one_line_errors():
             try:
+                check(config, command=config_name)
+                for note in notes(config):
+                    logging.getLogger("meru").info("note: %s", note)
                 task(config)
             except InstantiationException as error:
                 # It wraps what the constructor raised; a TypeError is a key that the constructor does not take.
@@ -112,6 +133,7 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
                 raise UserError(configuration_message(error)) from error
 
     with one_line_errors():
+        sys.argv[1:] = readable(sys.argv[1:], command=config_name)
         try:
             hydra.main(version_base="1.3", config_path=str(PROJECT / "configs"), config_name=config_name)(guarded)()
         except (HydraException, OmegaConfBaseException) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from pathlib import Path
+from functools import partial
 
 import torch
 from hydra.utils import instantiate
@@ -18,15 +18,17 @@ from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_training_loader, every_view_loader, weighted_view_loader
 from meru.data.loading import check_decoding, reading_options
 from meru.data.transforms import Transforms
-from meru.discovery_figures import evaluate_discovery, format_discovery, read_features, save_trees
+from meru.discovery_figures import read_features
 from meru.errors import UserError
 from meru.evaluation.clustering import estimate_num_classes
-from meru.evaluation.report import write_json
+from meru.files import user_path
+from meru.finishing import finish_discovery
 from meru.hyperbolic_functions import exact_product
+from meru.overrides import pasteable
 from meru.pretrained import build, without_pretrained_weights
-from meru.run_folder import environment, make_run_folder
-from meru.running import instantiate_in_turn, make_logger
-from meru.training.checkpoint import save_weights
+from meru.run_data import load_discovery_data
+from meru.run_folder import environment, make_run_folder, save_changes
+from meru.running import closing, make_logger
 from meru.training.loggers import NoLogger
 from meru.training.optimizer import build_optimizer, scaled_rate
 from meru.training.settings import TrainerSettings
@@ -56,9 +58,9 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
     plan = BatchPlan.of(
         config.data, images=len(data.train), world_size=distributed.world_size(), accumulate=settings.accumulate
     )
-    folder = Path(config.resume) if config.resume else None
+    folder = user_path(config.resume) if config.resume else None
     begun = folder is not None and (folder / "last.pt").exists()
-    config = with_num_classes(config, data, device=device)
+    asked, config = config, with_num_classes(config, data, device=device)
     torch.manual_seed(config.seed)  # the same weights in every process
     pretrained = build(without_pretrained_weights(config) if begun else config)
     model, transforms = pretrained.model.to(device), pretrained.transforms
@@ -66,7 +68,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
     optimizer = build_optimizer(
         model, **instantiate(config.optim, _convert_="all"), images_per_step=plan.images_per_step
     )
-    folder = folder or make_run_folder(config)
+    folder = folder or make_run_folder(config, asked=asked)
     logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
     log.info("run folder %s", folder)
     rate = scaled_rate(config.optim.learning_rate, config.optim.get("batch_of_rate"), plan.images_per_step)
@@ -82,10 +84,15 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
     )
 
     released = config.model.get("released", False)
+    found: dict[str, Tensor | int] = {}
 
     def neighbours(epoch: int) -> Tensor:
-        find = released_neighbours if released else nearest_images
-        return find(config, data.train, model, transforms, epoch=epoch, device=device)
+        # A run that resumes within an epoch has the neighbours that the weights at the epoch's start made.
+        if found.get("epoch") != epoch:
+            find = released_neighbours if released else nearest_images
+            found["neighbours"] = find(config, data.train, model, transforms, epoch=epoch, device=device)
+            found["epoch"] = epoch
+        return found["neighbours"]
 
     def batches(start_step: int) -> Iterable[dict[str, Tensor]]:
         # Called once the weights of a resumed run are in the model: views kept before would be those of an empty tower.
@@ -116,32 +123,18 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
         folder=folder,
         device=device,
         settings=settings,
+        epoch_state=found,
+        on_resumed=partial(save_changes, folder, config),
     )
-    finished = trainer.run()
     figures = None
-    if distributed.is_main():
-        if finished:
-            model = trainer.evaluated
-            save_weights(folder / "model.safetensors", model.state_dict())
-            seen = read_features(config, data.train, model, transforms, device=device)
-            figures = evaluate_discovery(config, data, seen, model, transforms, device=device)
-            figures |= save_trees(folder / "tree", data, seen, model)
-            write_json(folder / "test.json", figures)
-            logger.log({f"test/{name}": figure for name, figure in figures.items()}, step=trainer.step)
-            log.info("%s", format_discovery(figures, "unlabelled training images, the last step"))
-            log.info("model, figures and configuration: %s", folder)
-        else:
-            log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
-        logger.finish()
+    with closing(logger, folder):
+        finished = trainer.run()
+        if distributed.is_main() and finished:
+            figures = finish_discovery(config, folder, trainer, data, transforms, logger, device=device)
+        elif not finished:
+            log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
     distributed.barrier()
     return figures
-
-
-def load_discovery_data(config: DictConfig) -> DiscoveryData:
-    """The images, and the labels of some."""
-    if "discovery" not in config.data:
-        raise UserError("this data set has no split for discovery: choose another, say data=cub or data=birds")
-    return instantiate_in_turn(config.data.discovery)
 
 
 def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.device) -> DictConfig:
@@ -153,7 +146,7 @@ def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.d
     if wanted is None:
         number = true
     elif wanted == "estimate":
-        number = distributed.broadcast(estimated_classes(config, data, device=device) if distributed.is_main() else 0)
+        number = distributed.decided_by_main(lambda: estimated_classes(config, data, device=device))
     elif isinstance(wanted, int):
         number = wanted
     else:
@@ -163,7 +156,7 @@ def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.d
     config = config.copy()
     with open_dict(config):
         config.discovery.num_classes = number
-        config.discovery.asked_num_classes = wanted
+        config.discovery.asked_num_classes = config.discovery.get("asked_num_classes", wanted)
     return config
 
 
@@ -173,12 +166,20 @@ def estimated_classes(config: DictConfig, data: DiscoveryData, *, device: torch.
     config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
     model, _, transforms = build(config)
     read = read_features(config, data.train, model.to(device), transforms, device=device)
+    images = len(read.get("features", ()))
+    maximum = config.discovery.maximum_classes or min(3 * data.num_old, images)
+    if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
+        raise UserError(
+            f"discovery.num_classes=estimate: up to {maximum} classes, {data.num_old} of them old, cannot be estimated "
+            f"from {images} images: at least two are to be old, and discovery.maximum_classes lies between the old "
+            "ones and the images; set it, or give discovery.num_classes as a number"
+        )
     number, _ = estimate_num_classes(
         read["features"],
         read["label"],
         read["labelled"],
         data.num_old,
-        maximum=config.discovery.maximum_classes or 3 * data.num_old,
+        maximum=maximum,
         seed=config.seed,
     )
     log.info("estimated %d classes, there are %d", number, len(data.class_names))
@@ -240,7 +241,7 @@ def nearest_images(
     In the data set's order and without augmentation, so the same in every epoch with the same model.
     """
     read = read_features(config, split, model, transforms, device=device)
-    if len(read["projected"]) < len(split):
+    if len(read.get("projected", ())) < len(split):
         raise UserError("discovery.sampler=neighbours needs every image to decode: choose weighted, or restore them")
     return _nearest(read["projected"], config.discovery.neighbours)
 
@@ -280,6 +281,8 @@ def released_neighbours(
 
 def _nearest(vectors: Tensor, count: int) -> Tensor:
     """Each unit vector's nearest, itself first: `(n, D)` → int64 `(n, count)`."""
+    if count > len(vectors):
+        raise UserError(f"discovery.neighbours={count}: there are {len(vectors)} training images; choose fewer")
     nearest = []
     for start in range(0, len(vectors), 1024):
         scores = exact_product(vectors[start : start + 1024], vectors)

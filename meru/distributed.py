@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+
+from meru.errors import UserError
+
+Result = TypeVar("Result")
 
 
 def start() -> torch.device:
@@ -58,6 +64,20 @@ def broadcast(value: object) -> object:
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def decided_by_main(decide: Callable[[], Result]) -> Result:
+    """What `decide` gives in the main process, in every process; its `UserError` is raised in all of them alike."""
+    outcome: tuple[object, UserError | None] = (None, None)
+    if is_main():
+        try:
+            outcome = (decide(), None)
+        except UserError as error:
+            outcome = (None, error)
+    result, error = broadcast(outcome)
+    if error is not None:
+        raise error
+    return result
 
 
 def collect(value: object) -> list:
@@ -165,7 +185,12 @@ def seed_training(model: nn.Module, seed: int) -> None:
     All processes draw the same, so that what a loss draws, say triplets, is one choice for the whole batch. Only with
     dropout, whose masks must differ between the samples, each draws for itself.
     """
-    torch.manual_seed(seed + rank() if any(_drops(module) for module in model.modules()) else seed)
+    torch.manual_seed(seed if draw_alike(model) else seed + rank())
+
+
+def draw_alike(model: nn.Module) -> bool:
+    """Whether all processes draw the same random numbers, see `seed_training`."""
+    return not any(_drops(module) for module in model.modules())
 
 
 def _drops(module: nn.Module) -> bool:

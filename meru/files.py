@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from meru.errors import UserError
 
+PROJECT = Path(__file__).resolve().parent.parent
+
 _LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOSYS)
 _ADVICE = {
@@ -33,7 +35,7 @@ _ADVICE = {
     errno.ENOTDIR: "a part of the path is a file: choose another place",
     errno.EISDIR: "it is a folder: name a file",
     errno.ENOENT: "it is not there: check the path",
-    errno.EEXIST: "it is there already: choose another name",
+    errno.EEXIST: "something else of that name is in the way: choose another place",
 }
 
 
@@ -70,7 +72,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, advice:
     the umask.
 
     Args:
-        path: The file; missing folders on the way to it are made.
+        path: The file, in a folder that exists.
         write: Takes a binary file, open for writing.
         advice: What to do where it fails, after the reason.
 
@@ -79,7 +81,6 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, advice:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             write(file)
             file.flush()
@@ -98,6 +99,18 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, advice:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folders on the way to a file that a user named.
+
+    Raises:
+        UserError: if one cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {os_error_message(_without_place(error))}", exit_code=1) from None
 
 
 def write_text(path: Path, text: str, *, advice: str | None = None) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import nn
 
+from meru.configuration import read_config
 from meru.data.augmentation import RandomPicks
 from meru.data.transforms import EvaluationTransform, Transforms, discovery_transforms, training_transform
 from meru.encoders.image import ImageEncoder
@@ -17,6 +18,7 @@ from meru.encoders.text import CaptionTokenizer
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
 from meru.files import user_path
+from meru.overrides import pasteable
 
 
 class Pretrained(NamedTuple):
@@ -103,23 +105,12 @@ def load(run: str | Path) -> Pretrained:
     """
     run = user_path(run)
     if not (run / "model.safetensors").is_file():
-        raise UserError(f"{run} holds no finished run (model.safetensors is missing); finish it with resume={run}")
+        finish = pasteable("resume", run)
+        raise UserError(f"{run} holds no finished run (model.safetensors is missing); finish it with {finish}")
     pretrained = build(without_pretrained_weights(read_config(run)))
     load_weights(pretrained.model, run / "model.safetensors", what="run")
     pretrained.model.eval()
     return pretrained
-
-
-def read_config(run: str | Path) -> DictConfig:
-    """The configuration of a run folder.
-
-    Raises:
-        UserError: if there is none.
-    """
-    path = user_path(run) / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{run} is no run folder: {path} is missing")
-    return OmegaConf.load(path)
 
 
 def without_pretrained_weights(config: DictConfig) -> DictConfig:

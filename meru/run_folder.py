@@ -1,89 +1,218 @@
-"""Run folders: made, described, taken up again."""
+"""Run folders: made, held, described, taken up again."""
 
 from __future__ import annotations
 
+import atexit
+import errno
+import os
 import platform
+import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
+from itertools import count
 from pathlib import Path
+from typing import IO
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from meru import distributed
-from meru.command_line import PROJECT
+from meru.configuration import change, read_config, save_config
 from meru.errors import UserError
-from meru.files import user_path, write_text
-from meru.pretrained import read_config
+from meru.files import PROJECT, leftovers, os_error_message, remove_leftovers, user_path
+from meru.keys import absolute_paths, check, fixed_on_resume
+from meru.overrides import pasteable, read_override
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = ".lock"
+# What tells the choices of a group apart.
+IDENTITY = {
+    "data": ("load._target_", "load.layout", "discovery._target_"),
+    "encoder": ("image._target_", "image.name", "text._target_", "text.architecture"),
+    "optim": ("optimizer._target_",),
+}
+_ABSENT = object()
+_held: dict[Path, IO[str]] = {}
 
 
-def make_run_folder(config: DictConfig) -> Path:
-    """A new folder with `config.yaml` in it; the main process decides its name for all.
+def make_run_folder(config: DictConfig, *, asked: DictConfig | None = None) -> Path:
+    """A new folder with the configuration in it, held by this run; the main process decides its name for all.
+
+    Args:
+        config: As training uses it.
+        asked: As it was composed, where that differs.
 
     Raises:
-        UserError: if the folder named by `folder` holds something already.
+        UserError: if the folder named by `folder` holds something already, or cannot be made.
     """
-    folder = None
-    if distributed.is_main():
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        folder = user_path(config.folder or Path(config.output) / config.name / stamp)
-        if not config.folder:
-            folder = next(name for name in _numbered(folder) if not name.exists())
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"folder={folder} is not empty: choose another, or go on with resume={folder}")
+    return distributed.decided_by_main(lambda: _make(config, asked))
+
+
+def _make(config: DictConfig, asked: DictConfig | None) -> Path:
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    wanted = user_path(config.folder or Path(config.output) / config.name / stamp)
+    try:
+        folder = wanted if config.folder else _first_free(wanted)
         folder.mkdir(parents=True, exist_ok=True)
+        hold(folder)
+        if any(path.name not in (LOCK, "asked.yaml") for path in set(folder.iterdir()) - set(leftovers(folder))):
+            release(folder)
+            go_on = pasteable("resume", folder)
+            raise UserError(f"folder={folder} is not empty: choose another, or go on with {go_on}")
+        remove_leftovers(folder)
+    except OSError as error:
+        raise UserError(f"no run folder can be made: {os_error_message(error)}", exit_code=1) from None
+    save_config(folder, config, asked=asked)
+    return folder
+
+
+def _first_free(folder: Path) -> Path:
+    """The name itself, then with -2, -3, …: two runs may start in the same second, and mkdir says who was first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        name = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with suppress(FileExistsError):
+            name.mkdir()
+            return name
+    raise AssertionError("count has no end")
+
+
+def save_changes(folder: Path, config: DictConfig) -> None:
+    """Keep what a resumed run does differently, for those who evaluate it or go on with it later."""
+    if OmegaConf.to_container(config, resolve=True) != OmegaConf.to_container(read_config(folder), resolve=True):
         save_config(folder, config)
-    return distributed.broadcast(folder)
 
 
-def _numbered(folder: Path) -> Iterator[Path]:
-    """The name itself, then with -2, -3, …: two runs may start in the same second."""
-    yield folder
-    for number in range(2, 10_000):
-        yield folder.with_name(f"{folder.name}-{number}")
+def hold(folder: Path) -> None:
+    """Keep other runs out of a run folder until `release`, or until this process ends in whatever way.
+
+    The lock is one of the kernel's on the file `.lock`. File systems that have no locks are worked in without.
+
+    Raises:
+        UserError: if another process holds it; it names that process.
+    """
+    if fcntl is None or folder in _held:
+        return
+    path = folder / LOCK
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            # A record lock, not flock: it is not handed down to worker processes, which may live a little longer.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            with file:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):  # no locks on this file system
+                    path.unlink(missing_ok=True)
+                    return
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+            message = f"{folder} is in use by {holder}: wait until that run ends, or end it"
+            raise UserError(message, exit_code=1) from None
+        with suppress(OSError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                break
+        file.close()  # its holder has deleted it meanwhile
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    _held[folder] = file
 
 
-def save_config(folder: Path, config: DictConfig) -> None:
-    """Write `config.yaml`, everything resolved, so that the run can be read without this checkout's configs/."""
-    text = OmegaConf.to_yaml(config, resolve=True)
-    write_text(folder / "config.yaml", text)
+def release(folder: Path) -> None:
+    """Let others in again."""
+    if file := _held.pop(folder, None):
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+        file.close()
+
+
+@atexit.register
+def _release_all() -> None:
+    for folder in list(_held):
+        release(folder)
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of the run to be resumed, with the command line's `key=value` overrides on top.
+    """The configuration of the run to be resumed, with the command line's overrides on top; holds the run folder.
 
-    Choices of groups on the command line (`experiment=cub_meru`, `data=birds`) were made when the run began, and
-    count for nothing now; only the model must be the same.
+    What `experiment` chooses belongs to the run's beginning, and counts for nothing now; only the model must be the
+    same. Every other word acts, or is refused.
+
+    Args:
+        config: As the command line composes it.
+        overrides: The command line.
 
     Raises:
-        UserError: if `resume` names no run folder, a run of another model, or a key is not in its configuration.
+        UserError: if `resume` names no run folder or one in use, a run of another model, or a key is not in its
+            configuration or cannot change any more.
     """
     folder = user_path(config.resume)
     resumed = read_config(folder)
     model = resumed.model._target_.rpartition(".")[2]
     if resumed.model._target_ != config.model._target_:
         raise UserError(f"resume={folder} is a run of {model}: use the command that began it")
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key in ("resume", "experiment") or (PROJECT / "configs" / key).is_dir():
+    for word in overrides:
+        if word.startswith("~"):
+            raise UserError(f"{word}: a resumed run keeps all its keys: leave it out")
+        key, value = read_override(word)
+        if key in ("resume", "experiment"):
             continue
-        if OmegaConf.select(resumed, key, default=override) is override:
-            raise UserError(f"{override}: the resumed run's configuration has no key {key}")
-        OmegaConf.update(resumed, key, OmegaConf.from_dotlist([f"x={value}"]).x)
+        if (PROJECT / "configs" / key).is_dir():
+            _choose_again(resumed, config, key, word)
+            continue
+        before = OmegaConf.select(resumed, key, default=_ABSENT)
+        if before is _ABSENT and not word.startswith("+"):
+            raise UserError(f"{word}: the resumed run's configuration has no key {key}")
+        if before != value and fixed_on_resume(key):
+            raise UserError(f"{word}: this run has {key}={before}, and a resumed run keeps it; else begin a new one")
+        change(resumed, key, value)
+    absolute_paths(resumed)
+    check(resumed, command="train", partial=True)
     resumed.resume = str(folder)
+    distributed.decided_by_main(lambda: _hold_for_resuming(folder))
     return resumed
+
+
+def _choose_again(resumed: DictConfig, config: DictConfig, group: str, word: str) -> None:
+    """A group's choice on the command line of a resumed run: another logger is taken, the rest must be as it was."""
+    if group == "logger":
+        resumed.logger = config.logger
+    for key in IDENTITY.get(group, ()):
+        before, now = (OmegaConf.select(each, f"{group}.{key}") for each in (resumed, config))
+        if before != now:
+            raise UserError(
+                f"{word}: this run has {group}.{key}={before}, and a resumed run keeps it: leave {word} out, or begin "
+                "a new run"
+            )
+
+
+def _hold_for_resuming(folder: Path) -> None:
+    hold(folder)
+    remove_leftovers(folder)
 
 
 def environment(device: torch.device) -> dict[str, str]:
     """Where and by which code a run was made: what makes its figures repeatable."""
-    commit = subprocess.run(
-        ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return {
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "device": f"{distributed.world_size()} × {name}",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def commit() -> str:
+    """The checkout's commit; "unknown" without git, or where git does not answer."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return described.stdout.strip() or "unknown"

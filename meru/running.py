@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Compose
 
 from meru import distributed
 from meru.data.augmentation import caption_augmentation
 from meru.data.batches import BatchPlan
-from meru.data.loading import check_decoding, evaluation_loader, read_or_skip, reading_options, training_loader
-from meru.data.parts import PART_OF_WORD, CropParts, part_places
-from meru.data.records import ImageRecord, ImageTextData
-from meru.encoders.weights import load_weights
-from meru.errors import UserError
-from meru.evaluation.image_text import embed_captions, embed_images, evaluate_image_text
-from meru.evaluation.pictures import attention_figure, save_figure
-from meru.evaluation.pointing import pointing_game
-from meru.evaluation.report import format_table, write_json
-from meru.evaluation.retrieval import top_k
-from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
-from meru.evaluation.zero_shot import PROMPT_TEMPLATES
+from meru.data.loading import check_decoding, reading_options, training_loader
+from meru.data.parts import CropParts
+from meru.data.records import ImageTextData
+from meru.evaluating import any_decodes, evaluate_split, evenly_spread, image_batches
 from meru.files import user_path
-from meru.pretrained import Pretrained, build, load, read_config, without_pretrained_weights
-from meru.run_folder import environment, make_run_folder
-from meru.training.checkpoint import save_weights
+from meru.finishing import finish
+from meru.overrides import pasteable
+from meru.pretrained import build, without_pretrained_weights
+from meru.run_data import load_data
+from meru.run_folder import environment, make_run_folder, release, save_changes
 from meru.training.initial_radius import start_at_initial_radius
 from meru.training.loggers import NoLogger, WandbLogger
 from meru.training.optimizer import build_optimizer, scaled_rate
-from meru.training.settings import TrainerSettings, allow_tf32
+from meru.training.settings import TrainerSettings
 from meru.training.trainer import Trainer
 
 log = logging.getLogger("meru")
@@ -64,7 +55,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
         config.data, images=len(data.train), world_size=distributed.world_size(), accumulate=settings.accumulate
     )
     torch.manual_seed(config.seed)  # the same weights in every process
-    folder = Path(config.resume) if config.resume else None
+    folder = user_path(config.resume) if config.resume else None
     begun = folder is not None and (folder / "last.pt").exists()
     pretrained = build(without_pretrained_weights(config) if begun else config)
     model = pretrained.model.to(device)
@@ -88,11 +79,14 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     if cut := pretrained.tokenizer.count_cut(captions):
         log.info("%d of %d training captions are longer than the context and lose their last words", cut, len(captions))
     if model.initial_radius and not begun and not config.encoder.init:  # weights of a whole model bring their alphas
-        sample = [data.train[index] for index in _spread(len(data.train), 256)]
+        sample = [data.train[index] for index in evenly_spread(len(data.train), 256)]
         images = image_batches(config, sample, pretrained)
         captions = [record.captions[0] for record in sample]
         start_at_initial_radius(model, images, captions, pretrained.tokenizer, device=device)
-    figures_of = partial(evaluate_split, config, data=data, pretrained=pretrained, device=device)
+    validated = any_decodes(data.validation, **reading_options(config.data))
+    if data.validation and not validated:
+        log.warning("none of the %d validation images decodes: the last weights will count", len(data.validation))
+    figures_of = partial(evaluate_split, config, data.validation, data, pretrained, device=device)
     trainer = Trainer(
         model=model,
         optimizer=optimizer,
@@ -112,97 +106,34 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
             world_size=plan.world_size,
         ),
         batches_per_epoch=plan.batches_per_epoch,
-        evaluate=(lambda model: figures_of(data.validation, model=model)) if data.validation else None,
+        evaluate=(lambda model: figures_of(model=model)) if validated else None,
         logger=logger,
         folder=folder,
         device=device,
         settings=settings,
+        on_resumed=partial(save_changes, folder, config),
     )
-    finished = trainer.run()
     figures = None
-    if distributed.is_main():
-        if finished:
-            figures = finish(config, folder, trainer, partial(figures_of, data.test), logger)
-            pretrained = pretrained._replace(model=trainer.evaluated)  # what was exported
-            if not isinstance(logger, NoLogger):
-                rows = retrieved_images(config, data.validation or data.test, pretrained, device=device)
-                columns = ["caption", "its image", *(f"found {n}" for n in range(1, len(rows[0]) - 1))]
-                logger.images("retrieved", rows, columns, step=trainer.step)
-            if pictures := config.evaluation.get("attention_pictures"):  # not in configurations of older runs
-                rows = save_attention(pictures, folder, data.test, pretrained, **reading_options(config.data))
-                logger.images("attention", rows, ["caption", "where its words look"], step=trainer.step)
-        else:
-            log.info("stopped at step %d; to go on: resume=%s", trainer.step, folder)
-        logger.finish()
+    with closing(logger, folder):
+        finished = trainer.run()
+        if distributed.is_main() and finished:
+            figures = finish(config, folder, trainer, data, pretrained, logger, device=device)
+        elif not finished:
+            log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
     distributed.barrier()
     return figures
 
 
-def finish(config, folder: Path, trainer: Trainer, figures_on_test: Callable, logger) -> dict[str, float]:
-    """Export the chosen weights and use the test split, once."""
-    model = trainer.evaluated
-    best = folder / "best.safetensors"
-    if best.exists():
-        load_weights(model, best, what="best.safetensors")
-        policy = f"the best of {config.trainer.monitor} on validation, step {trainer.best['step']:.0f}"
-    else:
-        policy = "the last step (no validation split)"
-    save_weights(folder / "model.safetensors", model.state_dict())
-    figures = figures_on_test(model=model)
-    write_json(folder / "test.json", figures)
-    logger.log({f"test/{name}": figure for name, figure in figures.items()}, step=trainer.step)
-    log.info("%s", format_table(figures, f"test split, {policy}"))
-    log.info("model, figures and configuration: %s", folder)
-    return figures
-
-
-def retrieved_images(
-    config: DictConfig, records: Sequence[ImageRecord], pretrained: Pretrained, *, device: torch.device
-) -> list[list]:
-    """For eight captions spread over the records: the caption, its image's file, and the five images nearest to it."""
-    model = pretrained.model.eval()
-    images = embed_images(model, image_batches(config, records, pretrained), device=device)
-    queries = _spread(len(records), 8)
-    captions = [records[query].captions[0] for query in queries]
-    texts = embed_captions(model, captions, tokenizer=pretrained.tokenizer.batch, device=device)
-    _, nearest = top_k(texts, images["embeddings"], similarity=model.similarity, k=5)
-    found = images["image_index"][nearest].tolist()
-    return [
-        [caption, records[query].path, *(records[index].path for index in row)]
-        for caption, query, row in zip(captions, queries, found, strict=True)
-    ]
-
-
-def save_attention(
-    count: int, folder: Path, records: Sequence[ImageRecord], pretrained: Pretrained, **reading
-) -> list[list[str | Path]]:
-    """Pictures of where the words of `count` captions look, spread over the records: each caption and its PNG file."""
-    rows = []
-    for number, index in enumerate(_spread(len(records), count)):
-        record = records[index]
-        path = folder / "attention" / f"{number}_{record.path.stem}.png"
-        if (image := read_or_skip(record.path, **reading)) is None:
-            continue
-        save_figure(draw_attention(pretrained, image, record.captions[0]), path)
-        rows.append([record.captions[0], path])
-    return rows
-
-
-@torch.no_grad()
-def draw_attention(pretrained: Pretrained, image: Tensor, caption: str) -> Figure:
-    """Where the words of a caption look in an image, uint8 RGB `(3, H, W)`."""
-    model, tokenizer, transforms = pretrained
-    model.eval()
-    device = model.logit_scale.device
-    picture, tokens = transforms.evaluation(image), tokenizer.batch([caption])
-    (weights,) = model.word_attention(picture[None].to(device), tokens.to(device), torch.tensor([0], device=device))
-    words = tokenizer.words(tokens[0])
-    return attention_figure(picture, [word for word, _ in words], weights[[at for _, at in words]], title=caption)
-
-
-def _spread(length: int, count: int) -> list[int]:
-    """At most `count` indices, evenly spread over `length`."""
-    return list(range(0, length, max(1, length // count)))[:count]
+@contextlib.contextmanager
+def closing(logger: NoLogger | WandbLogger, folder: Path) -> Iterator[None]:
+    """Close the logger of a run after the block, as failed after an error, and give the run folder free."""
+    try:
+        yield
+    except BaseException:
+        logger.finish(exit_code=1)
+        raise
+    logger.finish()
+    release(folder)
 
 
 def make_logger(config: DictConfig, folder: Path, device: torch.device) -> NoLogger | WandbLogger:
@@ -210,83 +141,6 @@ def make_logger(config: DictConfig, folder: Path, device: torch.device) -> NoLog
     facts = {**OmegaConf.to_container(config, resolve=True), "environment": environment(device)}
     start = instantiate(config.logger, _partial_=True, _convert_="all")
     return start(folder=folder, config=facts, name=f"{config.name}/{folder.name}", identity=folder.name)
-
-
-def evaluate_run(config: DictConfig) -> dict[str, float]:
-    """Evaluate a finished run again, print its table, and write the figures.
-
-    Args:
-        config: As `configs/evaluate.yaml` describes it.
-
-    Raises:
-        UserError: if the run is not finished, or its data are not where they were.
-    """
-    if config.suite and config.suite not in SUITES:
-        raise UserError(f"suite={config.suite}: choose one of {', '.join(SUITES)}, or leave it out")
-    run = user_path(config.run)
-    pretrained = load(run)
-    trained = read_config(run)
-    if config.root:
-        trained.data.root = str(user_path(config.root))
-    for key in ("captions_per_image", "templates", "batch_size", "pointing"):
-        trained.evaluation[key] = config[key]
-    trained.data.workers = config.workers
-    data = load_data(trained)
-    splits = {"test": data.test, "validation": data.validation, "train": data.train}
-    if not splits.get(config.split):
-        raise UserError(f"split={config.split}: choose one of {', '.join(name for name in splits if splits[name])}")
-    check_decoding({config.split: [record.path for record in splits[config.split]]}, **reading_options(trained.data))
-    device = distributed.start()
-    pretrained.model.to(device)
-    allow_tf32(trained.trainer.get("tf32", False), device=device)  # figures of the run come out the same
-    if config.suite:
-        return SUITES[config.suite](config, trained, splits[config.split], data, pretrained, device=device)
-    figures = evaluate_split(trained, splits[config.split], data, pretrained, device=device)
-    log.info("%s", format_table(figures, f"{config.split} split of {run.name}"))
-    if config.output:
-        write_json(user_path(config.output), figures)
-        log.info("figures: %s", config.output)
-    return figures
-
-
-def evaluate_degraded(
-    config: DictConfig,
-    trained: DictConfig,
-    records: Sequence[ImageRecord],
-    data: ImageTextData,
-    pretrained: Pretrained,
-    *,
-    device: torch.device,
-) -> dict[str, float | None]:
-    """`suite=robustness`: worse images, shorter captions; table, `robustness.json` and a plot beside the model."""
-    transforms = pretrained.transforms
-
-    def batches(degradation: Degradation | None) -> DataLoader:
-        log.info("images, %s", degradation or "as they are")
-        steps = [degradation, transforms.evaluation] if degradation else [transforms.evaluation]
-        degraded = pretrained._replace(transforms=transforms._replace(evaluation=Compose(steps)))
-        return image_batches(trained, records, degraded)
-
-    figures = evaluate_robustness(
-        pretrained.model,
-        batches,
-        captions=[record.captions for record in records],
-        tokenizer=pretrained.tokenizer.batch,
-        device=device,
-        class_kind=data.class_kind,
-        captions_per_image=config.captions_per_image,
-    )
-    run = user_path(config.run)
-    title = f"{config.split} split of {run.name}"
-    log.info("%s", format_robustness(figures, title))
-    output = user_path(config.output or run / "robustness.json")
-    write_json(output, figures)
-    save_figure(robustness_figure(figures, title), output.with_suffix(".png"))
-    log.info("figures: %s and %s", output, output.with_suffix(".png").name)
-    return figures
-
-
-SUITES = {"robustness": evaluate_degraded}
 
 
 def part_source(config: DictConfig, data: ImageTextData) -> CropParts | None:
@@ -297,69 +151,3 @@ def part_source(config: DictConfig, data: ImageTextData) -> CropParts | None:
     crops = CropParts(crops=patches.crops, window=patches.window)
     crops.check(data.train, config.data.root)
     return crops
-
-
-def load_data(config: DictConfig) -> ImageTextData:
-    """The splits of images and captions."""
-    if "load" not in config.data:
-        raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
-    return instantiate_in_turn(config.data.load)
-
-
-def instantiate_in_turn(section: DictConfig):
-    """What a section of the configuration makes: in the main process first, which may draw or unpack data for all."""
-    if distributed.is_main():
-        made = instantiate(section)
-    distributed.barrier()
-    return made if distributed.is_main() else instantiate(section)
-
-
-def evaluate_split(
-    config: DictConfig,
-    records: Sequence[ImageRecord],
-    data: ImageTextData,
-    pretrained: Pretrained,
-    *,
-    model: nn.Module | None = None,
-    device: torch.device,
-) -> dict[str, float]:
-    """All figures on some records of the data, of the pretrained model or of another in its place (its average)."""
-    model = model or pretrained.model
-    captions = [record.captions for record in records]
-    figures = evaluate_image_text(
-        model,
-        image_batches(config, records, pretrained),
-        captions=captions,
-        class_names=data.class_names,
-        class_kind=data.class_kind,
-        tokenizer=pretrained.tokenizer.batch,
-        device=device,
-        captions_per_image=config.evaluation.captions_per_image,
-        templates=config.evaluation.templates or PROMPT_TEMPLATES,
-    )
-    if config.evaluation.get("pointing"):
-        maximum_pixels = reading_options(config.data)["maximum_pixels"]
-        places, centres = part_places(records, pretrained.transforms.evaluation, maximum_pixels=maximum_pixels)
-        figures |= pointing_game(
-            model,
-            image_batches(config, records, pretrained),
-            captions=captions,
-            places=places,
-            centres=centres,
-            part_of_word=PART_OF_WORD,
-            tokenize=pretrained.tokenizer.batch,
-            words=pretrained.tokenizer.words,
-            device=device,
-        )
-    return figures
-
-
-def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained: Pretrained) -> DataLoader:
-    """The records' images in order, as the model takes them in evaluation."""
-    return evaluation_loader(
-        records,
-        transform=pretrained.transforms.evaluation,
-        batch_size=config.evaluation.batch_size,
-        workers=config.data.workers,
-        **reading_options(config.data),
-    )

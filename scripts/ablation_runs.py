@@ -13,9 +13,11 @@ from pathlib import Path
 
 from meru.command_line import PROJECT
 from meru.errors import UserError
+from meru.overrides import override
 
 TRAIN = PROJECT / "scripts" / "train.py"
 LINES_OF_A_FAILURE = 8
+MOST_JOBS = 1000
 
 
 @dataclass
@@ -48,16 +50,16 @@ class Run:
     def command(self) -> list[str]:
         """Begins the run, or goes on with it."""
         if not (self.folder / "config.yaml").is_file():
-            return [sys.executable, str(TRAIN), *self.overrides, f"folder={self.folder}"]
+            return [sys.executable, str(TRAIN), *self.overrides, override("folder", self.folder)]
         # Its own configuration says everything else; a key added by + cannot be given a second time.
         choices = [word for word in self.overrides if (PROJECT / "configs" / word.partition("=")[0]).is_dir()]
-        return [sys.executable, str(TRAIN), *choices, f"resume={self.folder}"]
+        return [sys.executable, str(TRAIN), *choices, override("resume", self.folder)]
 
 
 def slots_of(jobs: str) -> list[dict[str, str]]:
     """For every run at a time the environment variables that give it its GPU and its share of the cores."""
-    if jobs and not re.fullmatch(r"[1-9]\d*", jobs):
-        raise UserError(f"jobs={jobs}: expected a whole number of at least 1")
+    if jobs and not (re.fullmatch(r"[1-9]\d{0,3}", jobs) and int(jobs) <= MOST_JOBS):
+        raise UserError(f"jobs={jobs}: give a whole number from 1 to {MOST_JOBS} (runs at a time)")
     gpus = visible_gpus()
     count = int(jobs or max(1, len(gpus)))
     if gpus and count > len(gpus):

@@ -17,7 +17,7 @@ check_overrides() { # OVERRIDE...
                 usage
                 exit 0
                 ;;
-            *=* | '~'?* | -m | --multirun | --cfg | job) ;; # `--cfg job` prints all keys
+            *=* | '~'?* | -m | --multirun | --cfg | job | --resolve | --info) ;; # `--cfg job` prints all keys
             *) wrong_usage "'$override' is no Hydra override (key=value)." ;;
         esac
     done
@@ -31,9 +31,9 @@ train() { # MODEL OVERRIDE...
     shift
     check_overrides "$@"
     for override in "$@"; do
-        case $override in
+        case ${override#--} in # agents of wandb's sweeps write --key=value
             experiment=*) recipe=$override ;;
-            data=*) data=${override#data=} ;;
+            data=*) data=${override#*data=} ;;
         esac
     done
     if [ -z "$recipe" ]; then

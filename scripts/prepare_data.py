@@ -20,9 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from meru.command_line import PROJECT, one_line_errors, report_progress
+from meru.command_line import PROJECT, argument, one_line_errors, report_progress
 from meru.errors import UserError
 from meru.files import user_path
+from meru.keys.declarations import FOLDER, SEED
+from meru.keys.kinds import Whole
+from meru.overrides import pasteable
 
 CUB_ROOT = PROJECT / "data" / "CUB_200_2011"
 BIRDS_ROOT = PROJECT / "data" / "birds"
@@ -32,6 +35,7 @@ ARCHIVE_MD5 = "97eceeb196236b17998738112f37df78"
 CAPTIONS_PAGE = "https://github.com/reedscot/cvpr2016"
 FULL_COPY = {"classes": 200, "training": 5994, "test": 5794}
 UNREADABLE_SHOWN = 20
+ROOT, SEED_ARGUMENT, PIXELS = argument(FOLDER, user_path), argument(SEED), argument(Whole(1, 10**10))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,24 +44,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     data_sets = parser.add_subparsers(dest="data_set", required=True)
     cub = data_sets.add_parser("cub", help="CUB-200-2011 with captions: check, and fetch with --download")
-    cub.add_argument("--root", type=Path, default=CUB_ROOT, help="default: %(default)s")
+    cub.add_argument("--root", type=ROOT, default=CUB_ROOT, help="default: %(default)s")
     cub.add_argument("--download", action="store_true", help="fetch and unpack the images if root has none")
-    cub.add_argument("--maximum-pixels", type=int, help="as data.maximum_pixels, for larger images")
+    cub.add_argument("--maximum-pixels", type=PIXELS, help="as data.maximum_pixels, for larger images")
     cub.set_defaults(prepare=prepare_cub)
     birds = data_sets.add_parser("birds", help="birds drawn by code: draw")
-    birds.add_argument("--root", type=Path, default=BIRDS_ROOT, help="default: %(default)s")
+    birds.add_argument("--root", type=ROOT, default=BIRDS_ROOT, help="default: %(default)s")
     birds.add_argument(
-        "--seed", type=int, default=0, help="another seed, other pictures (default: %(default)s)"
+        "--seed", type=SEED_ARGUMENT, default=0, help="another seed, other pictures (default: %(default)s)"
     )
     birds.set_defaults(prepare=prepare_birds)
     pedestrians = data_sets.add_parser("pedestrians", help="persons drawn by code: draw")
-    pedestrians.add_argument("--root", type=Path, default=PEDESTRIANS_ROOT, help="default: %(default)s")
-    pedestrians.add_argument("--seed", type=int, default=0, help="another seed, other people (default: %(default)s)")
+    pedestrians.add_argument("--root", type=ROOT, default=PEDESTRIANS_ROOT, help="default: %(default)s")
+    pedestrians.add_argument(
+        "--seed", type=SEED_ARGUMENT, default=0, help="another seed, other people (default: %(default)s)"
+    )
     pedestrians.set_defaults(prepare=prepare_pedestrians)
     for layout, folder in (("cuhk_pedes", "CUHK-PEDES"), ("icfg_pedes", "ICFG-PEDES"), ("rstpreid", "RSTPReid")):
         persons = data_sets.add_parser(layout, help=f"{folder}: check, and how to get it")
-        persons.add_argument("--root", type=Path, default=PROJECT / "data" / folder, help="default: %(default)s")
-        persons.add_argument("--maximum-pixels", type=int, help="as data.maximum_pixels, for larger images")
+        persons.add_argument("--root", type=ROOT, default=PROJECT / "data" / folder, help="default: %(default)s")
+        persons.add_argument("--maximum-pixels", type=PIXELS, help="as data.maximum_pixels, for larger images")
         persons.set_defaults(prepare=partial(prepare_persons, layout))
     options = parser.parse_args(arguments)
     report_progress()
@@ -70,7 +76,7 @@ def prepare_birds(options: argparse.Namespace) -> None:
     from meru.data.birds import draw_birds
 
     root = draw_birds(options.root, seed=options.seed)
-    override = "" if root == BIRDS_ROOT else f" data.root={root}"
+    override = "" if root == BIRDS_ROOT else f" {pasteable('data.root', root)}"
     print(f"birds in {root}, ready; train with: bash train_cub.sh meru data=birds{override}")
 
 
@@ -78,7 +84,7 @@ def prepare_pedestrians(options: argparse.Namespace) -> None:
     from meru.data.pedestrians import draw_pedestrians
 
     root = draw_pedestrians(options.root, seed=options.seed)
-    override = "" if root == PEDESTRIANS_ROOT else f" data.root={root}"
+    override = "" if root == PEDESTRIANS_ROOT else f" {pasteable('data.root', root)}"
     print(f"persons in {root}, ready; train with: python scripts/train.py experiment=pedestrians_gahr{override}")
 
 
@@ -99,7 +105,7 @@ def prepare_persons(layout: str, options: argparse.Namespace) -> None:
         check_decoding(list(find_images(folder, splits, layout=layout).values()), options.maximum_pixels)
     except UserError as error:
         raise UserError(str(error), exit_code=1) from error
-    override = "" if folder == PROJECT / "data" / name else f" data.root={folder}"
+    override = "" if folder == PROJECT / "data" / name else f" {pasteable('data.root', folder)}"
     print(f"ready; train with: python scripts/train.py experiment={layout}_gahr{override}")
 
 
@@ -186,7 +192,7 @@ def check_cub(root: Path, maximum_pixels: int | None) -> None:
     )
 
     check_decoding([record.path for record in records], maximum_pixels)
-    override = "" if folder == CUB_ROOT else f" data.root={folder}"
+    override = "" if folder == CUB_ROOT else f" {pasteable('data.root', folder)}"
     print(f"ready; train with: bash train_cub.sh meru{override}")
 
 

@@ -16,13 +16,17 @@ def main(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from meru import distributed
+    from meru.configuration import check_targets
     from meru.discovery_run import train_discovery
+    from meru.keys import absolute_paths
     from meru.pretrained import is_discovery
     from meru.run_folder import resumed_config
     from meru.running import train
 
     device = distributed.start()
     try:
+        check_targets(config, source="the command line")
+        absolute_paths(config)
         if config.resume:
             config = resumed_config(config, HydraConfig.get().overrides.task)
         (train_discovery if is_discovery(config) else train)(config, device=device)

@@ -11,7 +11,8 @@ import meru
 from meru.data.transforms import read_image
 from meru.encoders.pretrained_clip import _load
 from meru.pretrained import build
-from meru.running import load_data, train
+from meru.run_data import load_data
+from meru.running import train
 from meru.training.checkpoint import save_weights
 from meru.training.trainer import Trainer
 

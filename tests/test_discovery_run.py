@@ -10,11 +10,12 @@ from safetensors.torch import save_file
 
 import meru
 from meru.data.discovery_loading import every_view_loader, weighted_view_loader
-from meru.discovery_figures import evaluate_discovery, read_features, save_trees
-from meru.discovery_run import keep_views, load_discovery_data, nearest_images, released_neighbours, train_discovery
+from meru.discovery_figures import class_trees, evaluate_discovery, purities, read_features, save_trees
+from meru.discovery_run import keep_views, nearest_images, released_neighbours, train_discovery
 from meru.encoders.frozen import FrozenPart
 from meru.errors import UserError
 from meru.pretrained import build
+from meru.run_data import load_discovery_data
 from meru.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
@@ -78,7 +79,9 @@ def test_trees_of_the_predicted_classes_are_written(experiment, configuration, t
     with torch.no_grad():  # an image of each class as its weight: predictions that differ
         model.classifier.weight.copy_(everything["features"][first] - everything["features"].mean(dim=0))
     seen = read_features(config, data.train, model, transforms, device=DEVICE)
-    figures = save_trees(tmp_path / "tree", data, seen, model)
+    trees = class_trees(data, seen, model)
+    figures = purities(trees)
+    save_trees(tmp_path / "tree", trees)
     written = {path.name for path in (tmp_path / "tree").iterdir()}
     of_features = {"feature_tree.nwk", "feature_tree.json", "feature_tree.png"}
     of_ball = {"tree.nwk", "tree.json", "tree.png", "poincare_disk.png"}
@@ -146,7 +149,7 @@ def test_settings_that_cannot_be(overrides, message, configuration):
 
 
 def test_data_without_captions_and_data_without_a_discovery_split(compose, tmp_path):
-    from meru.running import load_data
+    from meru.run_data import load_data
 
     with pytest.raises(UserError, match="no captions, only classes to discover"):
         load_data(compose("model=meru", "data=cifar10"))
@@ -165,10 +168,18 @@ def test_a_run_on_kept_views(sampler, configuration):
     assert 0 <= train_discovery(config, device=DEVICE)["discovery/all/accuracy"] <= 1
 
 
-@pytest.mark.parametrize("views", [0, 2])
-def test_a_stopped_run_goes_on_to_the_same_weights(views, configuration, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("views", "more"),
+    [
+        (0, ["discovery.sampler=weighted"]),
+        (2, ["discovery.sampler=uniform"]),
+        (0, ["discovery.sampler=neighbours"]),  # those that the epoch began with
+        (0, ["discovery.sampler=neighbours", "model.released=true"]),
+    ],
+)
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(views, more, configuration, tmp_path, monkeypatch):
     """Also one that began with the weights of a file, which are not read again."""
-    overrides = ["trainer.epochs=2", f"discovery.cached_views={views}"]
+    overrides = ["trainer.epochs=2", f"discovery.cached_views={views}", *more]
     if views:
         weights = tmp_path / "weights.safetensors"
         save_file(timm.create_model("mobilenetv2_035", num_classes=0).state_dict(), weights)

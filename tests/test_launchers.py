@@ -72,6 +72,9 @@ def test_help_exits_0(checkout, arguments):
         (["meru", "data=mine"], ["experiment=cub_meru", "data=mine"]),  # no recipe of that name
         (["meru", "data=birds", "experiment=other"], ["data=birds", "experiment=other"]),
         (["meru", "--cfg", "job"], ["experiment=cub_meru", "--cfg", "job"]),
+        # as agents of wandb's sweeps write parameters
+        (["meru", "--seed=1", "--data=birds"], ["experiment=birds_meru", "--seed=1", "--data=birds"]),
+        (["clip", "--experiment=other"], ["--experiment=other"]),
     ],
 )
 def test_recipe_follows_model_and_data(installed, arguments, passed_on):

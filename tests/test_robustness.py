@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from meru.command_line import PROJECT
 from meru.errors import UserError
+from meru.evaluating import evaluate_run
 from meru.evaluation.robustness import (
     DEGRADATIONS,
     AddNoise,
@@ -22,7 +23,7 @@ from meru.evaluation.robustness import (
     robustness_figure,
     shortened,
 )
-from meru.running import evaluate_run, train
+from meru.running import train
 
 EVERY = [degradation for degrees in DEGRADATIONS.values() for degradation in degrees.values()]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from meru import running
+from meru import evaluating, finishing, running
 
 CPU = torch.device("cpu")
 
@@ -48,13 +48,13 @@ def test_pictures_are_of_the_exported_weights(configuration, monkeypatch):
     drawn = []
     monkeypatch.setattr(running, "make_logger", lambda *_: Pictures())
     for name, place in (("retrieved_images", 2), ("save_attention", 3)):
-        draw = getattr(running, name)
+        draw = getattr(finishing, name)
 
         def watched(*arguments, draw=draw, place=place, **options):
             drawn.append({name: value.clone() for name, value in arguments[place].model.state_dict().items()})
             return draw(*arguments, **options)
 
-        monkeypatch.setattr(running, name, watched)
+        monkeypatch.setattr(finishing, name, watched)
     running.train(configuration, device=CPU)
     exported = load_file(Path(configuration.folder) / "model.safetensors")
     assert len(drawn) == 2
@@ -68,7 +68,7 @@ def test_evaluating_the_validation_split_again_repeats_its_figures(configuration
     best = torch.load(folder / "last.pt", weights_only=True)["best"]["step"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (line,) = [line for line in lines if line["step"] == best and "loss" not in line]
-    again = running.evaluate_run(compose(f"run={folder}", "split=validation", "workers=0", name="evaluate"))
+    again = evaluating.evaluate_run(compose(f"run={folder}", "split=validation", "workers=0", name="evaluate"))
     assert {f"validation/{name}": value for name, value in again.items()} == {
         name: value for name, value in line.items() if name != "step"
     }

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import meru
 from meru.command_line import PROJECT
@@ -65,7 +66,9 @@ def test_a_run_prints_its_table_with_chance_levels_and_where_everything_lies(fin
     assert "(33.3)" in output  # chance of zero-shot top-1 among three classes
     assert str(folder) in output
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "last.pt", "best.safetensors", "model.safetensors", "test.json"}
+    assert names == {
+        "asked.yaml", "config.yaml", "metrics.jsonl", "last.pt", "best.safetensors", "model.safetensors", "test.json"
+    }  # fmt: skip
 
 
 def test_killed_by_sigkill_and_resumed_ends_with_the_same_bits(finished, tmp_path):
@@ -154,17 +157,18 @@ def empty_caption(folder):
 @pytest.mark.parametrize(
     ("arguments", "message", "exit_code"),
     [
-        (["no.such.key=1"], "Could not override 'no.such.key'", 2),
+        (["no.such.key=1"], "no.such.key: no such key; the configuration has name, seed", 2),
+        (["trainer.epoch=3"], "trainer.epoch: no such key; did you mean trainer.epochs?", 2),
         (["model=merry"], "Could not find 'model/merry'", 2),
         (["experiment=cub_clop"], "Could not find 'experiment/cub_clop'", 2),
         (["data=cub", "data.root=/nowhere/CUB"], "no CUB data: /nowhere/CUB is no folder; download", 2),
         (["data.batch_size=100"], "a batch of 100 images is larger than the training set", 2),
-        (["trainer.precision=fp8"], "trainer.precision=fp8: choose auto, bf16 or fp32", 2),
-        (["trainer.monitor=accuracy"], "trainer.monitor=accuracy: choose one of", 2),
-        (["+trainer.epoch=3"], "trainer.epoch: there is no such key", 2),
+        (["trainer.precision=fp8"], "trainer.precision=fp8: give one of auto, bf16, fp32", 2),
+        (["trainer.monitor=accuracy"], "trainer.monitor=accuracy: give a figure of the validation split, such as", 2),
+        (["+trainer.epoch=3"], "trainer.epoch: no such key; did you mean trainer.epochs?", 2),
         (["resume=/nowhere"], "/nowhere is no run folder", 2),
         (["encoder.init=/nowhere/meru.pth"], "encoder.init: no file /nowhere/meru.pth", 2),
-        (["encoder.text.architecture=huge"], "expected layers, width and heads like L12_W512_A8", 2),
+        (["encoder.text.architecture=huge"], "architecture=huge: give layers, width and heads as L12_W512_A8", 2),
         ([break_image], "does not decode", 1),
         ([empty_caption], "caption", 2),
     ],
@@ -189,6 +193,19 @@ def test_unreadable_images_can_be_skipped(make_cub_folder, tmp_path, warm_python
     code, _, errors = run(*arguments, "data.on_error=skip", f"folder={tmp_path / 'run'}", python=warm_python)
     assert code == 0, errors
     assert sum(line.get("skipped_images", 0) for line in metrics(tmp_path / "run")) > 0
+
+
+def test_an_agent_of_a_sweep_starts_a_run_with_its_own_parameters_and_id(cub_folder, tmp_path, warm_python):
+    parameters = ["--optim.learning_rate=1e-05", "--trainer.epochs=1", "--data.crop_scale=[0.6, 1.0]", "--seed=7"]
+    fixed = ["experiment=birds_meru", *TINY, "logger=wandb", f"data.root={cub_folder}", f"folder={tmp_path / 'run'}"]
+    agent = {"WANDB_SWEEP_ID": "s", "WANDB_RUN_ID": "agents-own", "WANDB_MODE": "offline", "HOME": str(tmp_path)}
+    code, output, errors = run(*fixed, *parameters, python=warm_python, **agent)
+    assert code == 0, errors
+    config = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    assert (config.optim.learning_rate, config.trainer.epochs, config.seed) == (1e-05, 1, 7)
+    assert config.data.crop_scale == [0.6, 1.0]
+    (written,) = (tmp_path / "run" / "wandb").glob("offline-run-*-agents-own")
+    assert f"to send: wandb sync {written}" in output
 
 
 def test_a_run_folder_in_use_is_not_overwritten(finished, warm_python):

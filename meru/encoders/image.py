@@ -13,7 +13,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from meru.encoders.weights import load_weights, quietly
+from meru.encoders.weights import load_weights, quietly, short
 from meru.errors import UserError
 
 
@@ -150,7 +150,8 @@ def timm_image_encoder(
         name: timm's model name, a pretrained tag behind a dot if there is one.
         image_size: Side of the square input, pixels.
         pretrained: Fetch timm's weights for the name.
-        weights: A local `.safetensors` or `.pth` file with timm's parameter names; instead of `pretrained`.
+        weights: A local file with timm's parameter names, see `read_weights`; instead of `pretrained`. A classifier
+            in it, and what else is not of the tower, is left out.
         arguments: Passed to `timm.create_model`.
         pixel_mean, pixel_std: Normalisation; by default the one timm states for the weights.
         norm_epsilon: Replace the epsilon of every layer norm (published MERU towers: 1e-5).
@@ -173,7 +174,9 @@ def timm_image_encoder(
     fetch = pretrained and not weights and not random_weights
     network = _create(name, image_size=image_size, pretrained=fetch, arguments=arguments)
     if weights and not random_weights:
-        load_weights(network, weights, what="encoder.image.weights")
+        classifier = network.pretrained_cfg.get("classifier") or ()
+        heads = [classifier] if isinstance(classifier, str) else classifier
+        load_weights(network, weights, what="encoder.image.weights", surplus=heads)
     if norm_epsilon is not None:
         for module in network.modules():
             if isinstance(module, nn.LayerNorm):
@@ -212,12 +215,13 @@ def _create(name: str, *, image_size: int, pretrained: bool, arguments: dict) ->
             return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
     except TypeError as error:
         raise UserError(f"encoder.image.arguments={arguments}: {name} of timm does not take them: {error}") from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # hubs raise what their network libraries raise, of no common kind
         if not pretrained:
             raise
         raise UserError(
-            f"encoder.image.pretrained: looked for timm's weights of {name} on the model hub and in its local cache; "
-            "point encoder.image.weights to a file, set encoder.image.pretrained=false, or choose another encoder"
+            f"encoder.image.pretrained: looked for timm's weights of {name} on the model hub and in its local cache "
+            f"({short(error)}); point encoder.image.weights to a file, set encoder.image.pretrained=false, or choose "
+            "another encoder"
         ) from error
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from functools import lru_cache
-from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from meru.encoders.image import ImageEncoder
 from meru.encoders.text import CaptionTokenizer, QuickGELU, TextEncoder, TextTransformer
-from meru.encoders.weights import quietly
+from meru.encoders.weights import fit, quietly, read_weights, short
 from meru.errors import UserError
+
+# Sizes that OpenAI's archives hold among the weights, and a bias that only the sigmoid loss has.
+_SURPLUS = ("input_resolution", "context_length", "vocab_size", "logit_bias")
 
 
 @lru_cache(maxsize=1)
@@ -22,8 +24,8 @@ def _load(name: str, pretrained: str | None, weights: str | None, random_weights
 
     if name not in open_clip.list_models():
         raise UserError(f"encoder.image.name={name}: open_clip has no such model; see open_clip.list_models()")
-    if weights and not random_weights and not Path(weights).expanduser().is_file():
-        raise UserError(f"encoder.image.weights: no file {weights}")
+    # Read first: a file that cannot be read is known before the model is made.
+    content = read_weights(weights, what="encoder.image.weights") if weights and not random_weights else None
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained and pretrained not in tags and not weights and not random_weights:
         known = ", ".join(tags) or "no weights"
@@ -31,23 +33,35 @@ def _load(name: str, pretrained: str | None, weights: str | None, random_weights
     try:
         with quietly():
             # OpenAI's towers were trained with QuickGELU, and a local copy of them needs it as well.
-            return open_clip.create_model(
+            model = open_clip.create_model(
                 name,
-                pretrained=None if random_weights else weights or pretrained,
+                pretrained=None if random_weights or weights else pretrained,
                 force_quick_gelu=pretrained == "openai",
                 weights_only=True,
             )
     except Exception as error:  # open_clip and the hub raise anything from OSError to RuntimeError here
-        if weights:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            message = f"encoder.image.weights: {weights} does not fit {name} or is truncated ({reason})"
-            raise UserError(message) from error
+        if weights or random_weights or not pretrained:
+            raise
         source = open_clip.get_pretrained_cfg(name, pretrained)
         place = (source.get("hf_hub") or source.get("url")).strip("/")
         raise UserError(
             f"encoder: no weights of {name}, tag {pretrained!r}: looked for {place} on the model hub and in its local "
-            "cache; point encoder.image.weights to a file, or choose another encoder, say encoder=vit_small"
+            f"cache ({short(error)}); point encoder.image.weights to a file, or choose another encoder, say "
+            "encoder=vit_small"
         ) from error
+    if content is not None:
+        _resize_positions(model, content)
+        fit(model, content, source=str(weights), what=f"encoder.image.weights of {name}", surplus=_SURPLUS)
+    return model
+
+
+def _resize_positions(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Positions of another image size are interpolated, and those of a longer text cut, as open_clip does it."""
+    from open_clip.model import resize_pos_embed, resize_text_pos_embed
+
+    with quietly():
+        resize_pos_embed(weights, model)
+        resize_text_pos_embed(weights, model)
 
 
 def clip_image_encoder(
@@ -66,7 +80,8 @@ def clip_image_encoder(
     Args:
         name: open_clip's model name.
         pretrained: open_clip's tag; None for random weights.
-        weights: A local file with the whole model's weights, read in place of the tag's download.
+        weights: A local file with the whole model's weights, read in place of the tag's download: open_clip's, or the
+            TorchScript archive that OpenAI published.
         pixel_mean, pixel_std: Normalisation; by default the one that the weights were trained with.
         train_last_blocks: Train only so many of the last blocks; 0 freezes all, None trains all.
         gradient_checkpointing: Trade a second forward pass for memory.

@@ -236,9 +236,7 @@ class TextTransformer(nn.Module):
         x = self.ln_final(self._run(tokens, layout, self.resblocks, embeddings))
         return x[layout.last], layout.unpack(x)
 
-    def _run(
-        self, tokens: Tensor, layout: PackedLayout, blocks: nn.ModuleList, embeddings: Tensor | None
-    ) -> Tensor:
+    def _run(self, tokens: Tensor, layout: PackedLayout, blocks: nn.ModuleList, embeddings: Tensor | None) -> Tensor:
         positions = layout.index % tokens.shape[1]
         x = self.token_embed(tokens.flatten()[layout.index]) if embeddings is None else layout.pack(embeddings)
         x = x + self.posit_embed[positions]

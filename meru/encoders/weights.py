@@ -1,17 +1,38 @@
-"""Weight files: read safely, checked against the module, one line of explanation where they do not fit."""
+"""Weights from files: read without running anything, found by their names, checked against the module."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
+from meru.encoders.inert_pickle import DangerousFileError, StandIn, module_weights, read_inertly
+from meru.encoders.weight_files import shards, warn_of_damage, weight_file
 from meru.errors import UserError
 from meru.files import user_path
+
+log = logging.getLogger("meru")
+
+CHECKSUM = "blake2b"  # key of the metadata of safetensors files of ours
+
+# Where trainers put the weights of a checkpoint; of several, the first: averages and teachers are the better towers.
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema", "teacher")
+_WRAPPERS = (
+    *_AVERAGES,
+    *("state_dict", "model_state_dict", "model", "model_state", "student", "params", "net", "network", "weights"),
+    *("module", "backbone", "encoder"),
+)
+# Parts that only training needs: surplus behind them says nothing against the tower.
+_HEAD = re.compile(r"((.+_)?(head|heads|fc|classifier|projector|predictor|prototypes|logits)|mask_token|decoder_.+)\d*")
 
 
 @contextmanager
@@ -26,52 +47,232 @@ def quietly() -> Iterator[None]:
 
 
 def read_weights(path: str | Path, *, what: str) -> dict[str, Tensor]:
-    """The state dict in a `.safetensors` file or a PyTorch checkpoint (`weights_only=True`: no code is run).
+    """The state dict in a safetensors file, a PyTorch checkpoint or a TorchScript archive; no code of it is run.
 
     Args:
-        path: The file. A PyTorch checkpoint may hold the weights directly or under `model` or `state_dict`.
+        path: The file, or a folder with one. A checkpoint may hold the weights directly, under a usual key (`model`,
+            `state_dict`, `teacher`, …; an average of the weights before the weights themselves), or as a whole model.
         what: The config key or argument that named the file, for messages.
 
     Raises:
-        UserError: if the file is missing, truncated or holds no weights.
+        UserError: if the file is missing, truncated, of a kind that is not read, or holds no weights.
     """
-    path = user_path(path)
-    if not path.is_file():
-        raise UserError(f"{what}: no file {path}")
+    path, kind = weight_file(user_path(path), what=what)
+    if kind == "index":
+        parts = [read_weights(shard, what=what) for shard in shards(path, what=what)]
+        return {name: tensor for part in parts for name, tensor in part.items()}
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+        if kind == "safetensors":
+            return _read_safetensors(path)
+        content = _read_torch(path, inert=kind == "torchscript")
+    except DangerousFileError as error:
+        raise UserError(
+            f"{what}: {path} would call {error} when it is loaded, which no weights need: do not trust it; "
+            "ask for a file of tensors alone"
+        ) from error
+    except MemoryError as error:
+        raise UserError(f"{what}: not enough memory to read {path}", exit_code=1) from error
+    except Exception as error:  # whatever the libraries raise for a broken file is the file's fault
+        raise UserError(f"{what}: {path} is truncated or no weight file ({short(error)})") from error
+    return _state_dict(content, path, what=what)
 
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the two libraries raise for a broken file is the file's fault
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{what}: {path} is truncated or no weight file ({reason[:160]})") from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{what}: {path} holds no state dict")
-    return content
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        expected = (file.metadata() or {}).get(CHECKSUM)
+    if expected is not None and expected != checksum(weights):
+        raise ValueError("its checksum does not match")
+    return weights
 
 
-def load_weights(module: nn.Module, path: str | Path, *, what: str) -> None:
-    """Load a file strictly into a module.
+def checksum(weights: dict[str, Tensor]) -> str:
+    """Of the names, types, shapes and bytes of tensors in main memory: what safetensors files of ours carry."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _read_torch(path: Path, *, inert: bool) -> object:
+    """What a file of `torch.save` holds.
+
+    PyTorch's own reader refuses all that is no tensor, number or container; then, and for TorchScript, whose loader
+    runs code of the archive, the reader that runs nothing and keeps the tensors.
+    """
+    if not inert:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about newer forms of pickles
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            warn_of_damage(path)
+            return content
+        except Exception as error:  # UnpicklingError, or whatever follows from a class that it does not know
+            first = error
+    try:
+        return read_inertly(path)
+    except DangerousFileError:
+        raise
+    except Exception as error:
+        raise error if inert or isinstance(first, UnpicklingError) else first from error
+
+
+def _state_dict(content: object, path: Path, *, what: str) -> dict[str, Tensor]:
+    """The tensors by name; which of several parts of a checkpoint they are from is said."""
+    taken: list[str] = []
+    while not (tensors := _tensors(content)):
+        parts = content if isinstance(content, dict) and not isinstance(content, StandIn) else {}
+        holders = [key for key in parts if isinstance(key, str) and _holds_tensors(parts[key])]
+        usual = [key for key in _WRAPPERS if key in holders]
+        if not usual and len(holders) != 1:
+            several = f"; it holds {', '.join(holders[:6])}: save one of them alone" if holders else ""
+            raise UserError(
+                f"{what}: {path} holds no state dict{several} (torch.save(model.state_dict(), file) writes one)"
+            )
+        taken.append((usual or holders)[0])
+        content = parts[taken[-1]]
+    if taken and (len(usual) > 1 or taken[-1] not in ("model", "state_dict")):
+        log.info("%s: took %s of %s", what, ".".join(taken), path.name)
+    return tensors
+
+
+def _tensors(content: object) -> dict[str, Tensor]:
+    if isinstance(content, StandIn):
+        return module_weights(content) or _tensors(dict(content))
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _holds_tensors(content: object, depth: int = 3) -> bool:
+    if _tensors(content):
+        return True
+    return (
+        depth > 0
+        and isinstance(content, dict)
+        and any(_holds_tensors(part, depth - 1) for key, part in content.items() if key in _WRAPPERS)
+    )
+
+
+def load_weights(module: nn.Module, path: str | Path, *, what: str, surplus: Sequence[str] | None = None) -> None:
+    """Load a file into a module; its names may stand behind a prefix, as `module.` or `backbone.`.
+
+    Args:
+        module: Left as it was if anything is wrong.
+        path: As in `read_weights`.
+        what: As in `read_weights`.
+        surplus: As in `fit`.
 
     Raises:
-        UserError: as `read_weights`, and if names or shapes differ; the module is then left as it was.
+        UserError: as `read_weights` and `fit`.
     """
-    fit(module, read_weights(path, what=what), source=str(path), what=what)
+    fit(module, read_weights(path, what=what), source=str(path), what=what, surplus=surplus)
 
 
-def fit(module: nn.Module, weights: dict[str, Tensor], *, source: str, what: str) -> None:
-    """Load a state dict strictly; a user error names the first thing that differs."""
+def fit(
+    module: nn.Module, weights: dict[str, Tensor], *, source: str, what: str, surplus: Sequence[str] | None = None
+) -> None:
+    """Load a state dict whole: every weight of the module is found, with its shape.
+
+    Args:
+        module: Gets the weights in its own dtype.
+        weights: By name; the prefix behind which most of the module's names stand is taken off.
+        source: Where they are from, for messages.
+        what: The config key or argument that named it, for messages.
+        surplus: The module is part of a model, and its file may hold the rest: what stands behind these names, other
+            heads, and what lies outside the prefix is left out, in one line. None: nothing may be left out.
+
+    Raises:
+        UserError: if a name is missing or left over, shapes differ, or values are not finite; it names the first.
+    """
     own = module.state_dict()
-    missing = sorted(own.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - own.keys())
-    shapes = [name for name in own if name in weights and own[name].shape != weights[name].shape]
-    for names, how in ((missing, "lacks"), (unexpected, "also holds"), (shapes, "has another shape of")):
+    prefix, found = _behind_best_prefix(own, weights)
+    behind = f" behind the prefix {prefix}" if prefix else ""
+    missing = [name for name in own if name not in found and not _counts_only(name)]
+    if missing and not own.keys() & found.keys():
+        transformers = any("encoder.layer" in name for name in weights)
+        hint = ", as in Hugging Face's transformers" if transformers else ""
+        raise UserError(
+            f"{what}: {source} is of another architecture: it lacks {missing[0]} and all other names, "
+            f"its own begin with {next(iter(weights))}{hint}"
+        )
+    left = [name for name in found if name not in own and not _counts_only(name)]
+    heads = [name for name in left if surplus is not None and _is_head(name, surplus)]
+    outside = [] if prefix == "" else [name for name in weights if not name.startswith(prefix)]
+    unexpected = [name for name in left if name not in heads] + (outside if surplus is None else [])
+    for names, how in ((missing, "lacks"), (unexpected, "also holds")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"{what}: {source} is of another architecture: it {how} {names[0]}{more}")
-    module.load_state_dict(weights)
+            raise UserError(f"{what}: {source} is of another architecture:{behind} it {how} {names[0]}{more}")
+    chosen = {name: found[name] if name in found else own[name] for name in own}
+    for name, ours in own.items():
+        if chosen[name].numel() == ours.numel() == 1:
+            chosen[name] = chosen[name].reshape(ours.shape)
+        _check(module, name, chosen[name], ours, source=source, what=what)
+    module.load_state_dict(chosen)
+    if prefix or heads or outside:
+        dropped = sorted({name.split(".")[0] for name in (*heads, *outside)})
+        taken = f"weights behind {prefix}" if prefix else "weights"
+        log.info("%s: %s loaded%s", what, taken, f"; left out: {', '.join(dropped)}" if dropped else "")
+
+
+def _behind_best_prefix(own: dict[str, Tensor], weights: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """The prefix behind which most of the module's names stand, and the weights behind it without it.
+
+    Of equals, none, then a teacher's, then the first in the file.
+    """
+    counts = Counter({"": 0})
+    for name in weights:
+        steps = [0, *(match.end() for match in re.finditer(r"\.", name))]
+        counts.update(name[:step] for step in steps if name[step:] in own)
+    prefix = max(counts, key=lambda each: (counts[each], each == "", "teacher" in each))
+    return prefix, {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def _is_head(name: str, surplus: Sequence[str]) -> bool:
+    named = any(name == each or name.startswith(f"{each}.") for each in surplus)
+    return named or _HEAD.fullmatch(name.split(".")[0]) is not None
+
+
+def _counts_only(name: str) -> bool:
+    """Whether a name is a batch norm's counter of batches, which files from before 2018 lack."""
+    return name.endswith("num_batches_tracked")
+
+
+def _check(module: nn.Module, name: str, theirs: Tensor, ours: Tensor, *, source: str, what: str) -> None:
+    if theirs.shape != ours.shape:
+        sizes = _image_sizes(module, name, theirs)
+        raise UserError(
+            f"{what}: {source} is of another architecture: it has another shape of {name}, "
+            f"{tuple(theirs.shape)} instead of {tuple(ours.shape)}{sizes}"
+        )
+    if ours.is_floating_point() and not theirs.is_floating_point():
+        raise UserError(f"{what}: {source} holds {name} as {theirs.dtype}: name a file that is not quantized")
+    if theirs.is_floating_point() and not theirs.isfinite().all() and ours.isfinite().all():
+        number = int((~theirs.isfinite()).sum())
+        raise UserError(
+            f"{what}: {source} holds {number} values of {name} that are not finite: it is damaged, or its training "
+            "failed; name another file"
+        )
+
+
+def _image_sizes(module: nn.Module, name: str, theirs: Tensor) -> str:
+    """For positions of a vision transformer, the image size that the file is for."""
+    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+    if name != "pos_embed" or patch is None or theirs.dim() != 3:
+        return ""
+    side = (theirs.shape[1] - getattr(module, "num_prefix_tokens", 0)) ** 0.5
+    ours = module.patch_embed.img_size[0]
+    if side % 1 or side * patch[0] == ours:
+        return ""
+    size = int(side) * patch[0]
+    return f": it is for images of {size} pixels, not {ours}; set encoder.image.image_size={size}"
+
+
+def short(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,6 +1,10 @@
 """Files of a run folder, written so that a crash at any moment leaves the old file or the new one, never half.
 
-    config.yaml         the run's resolved configuration
+Damaged ones are found when they are read: the zip of a checkpoint has a checksum of each tensor, and safetensors files
+carry one in their metadata.
+
+    asked.yaml          the run's configuration as it was asked for
+    config.yaml         what it became, resolved
     metrics.jsonl       one line a logged step and one a validation
     last.pt             everything needed to go on: model, optimizer, average, best figure, step, random states
     best.safetensors    weights of the best validation so far
@@ -11,16 +15,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
 
 from meru import distributed
+from meru.encoders.weights import CHECKSUM, checksum
 from meru.errors import UserError
-from meru.files import write_atomically, write_text
+from meru.files import os_error_message, write_atomically, write_text
+from meru.overrides import pasteable
 
 FORMAT = 1
+# What a checkpoint of any version holds.
+STATE = {"step": int, "best": dict, "model": dict, "optimizer": dict, "random_states": list}
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
@@ -32,32 +42,41 @@ def load_checkpoint(path: Path) -> dict:
     """Read a checkpoint with `weights_only=True`: no code in it is run.
 
     Raises:
-        UserError: if it is truncated, foreign, or of another version.
+        UserError: if it is damaged, foreign, or of another version.
     """
     try:
+        with ZipFile(path) as archive:
+            if (bad := archive.testzip()) is not None:
+                raise BadZipFile(f"the checksum of {bad} does not match")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError for a broken file
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"resume: {os_error_message(error)}", exit_code=1) from None
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(
-            f"resume: {path} is truncated or no checkpoint ({reason}); remove it to start this run over, "
+            f"resume: {path} is damaged, truncated or no checkpoint ({reason}); remove it to start this run over, "
             "or restore a copy"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"resume: {path} is no checkpoint of this version (format {FORMAT})")
+    for name, kind in STATE.items():
+        if not isinstance(state.get(name), kind):
+            raise UserError(f"resume: {path} is incomplete (no {name}); remove it to start this run over")
     return state
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a state dict as safetensors."""
+    """Write a state dict as safetensors, with a checksum of the tensors that `read_weights` compares."""
     from safetensors.torch import save
 
     # safetensors refuses tensors that share or skip memory
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    write_atomically(path, lambda file: file.write(save(plain)), advice=_go_on(path))
+    content = save(plain, metadata={CHECKSUM: checksum(plain)})
+    write_atomically(path, lambda file: file.write(content), advice=_go_on(path))
 
 
 def _go_on(path: Path) -> str:
-    return f"make room and go on with resume={path.parent}"
+    return f"make room and go on with {pasteable('resume', path.parent)}"
 
 
 def random_states() -> list[dict[str, Tensor]]:
@@ -68,10 +87,16 @@ def random_states() -> list[dict[str, Tensor]]:
     return distributed.collect(own)
 
 
-def restore_random_states(states: list[dict[str, Tensor]]) -> None:
-    """Give this process its generators' states back, if it was there when they were saved."""
-    if distributed.rank() < len(states):
-        own = states[distributed.rank()]
+def restore_random_states(states: list[dict[str, Tensor]], *, alike: bool) -> None:
+    """Give this process its generators' states back.
+
+    Args:
+        states: By rank, as they were saved.
+        alike: Whether all processes draw the same; then one that was not there before takes the first one's.
+    """
+    rank = 0 if alike else distributed.rank()
+    if rank < len(states):
+        own = states[rank]
         torch.set_rng_state(own["cpu"])
         if "cuda" in own and torch.cuda.is_available():
             torch.cuda.set_rng_state(own["cuda"])
@@ -83,12 +108,15 @@ class MetricsFile:
     Args:
         path: The file; created if missing.
         step: Lines of later steps are dropped: a resumed run writes them again.
+
+    Raises:
+        UserError: if the file holds anything else. A last line that a killed process wrote half is dropped.
     """
 
     def __init__(self, path: Path, *, step: int):
         self.path = path
         if path.exists():
-            kept = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
+            kept = [line for line, of_step in _steps(path) if of_step <= step]
             write_text(path, "".join(f"{line}\n" for line in kept), advice=_go_on(path))
 
     def write(self, figures: dict) -> None:
@@ -97,9 +125,18 @@ class MetricsFile:
             file.write(json.dumps(figures) + "\n")
 
 
-def _step_of(line: str) -> float:
-    """The step of a line; infinite for a line that a killed process wrote half."""
+def _steps(path: Path) -> Iterator[tuple[str, float]]:
+    """The lines of a file of metrics, and the step of each."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")
+        *lines, last = path.read_bytes().decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text: remove it, or restore a copy, to resume this run") from None
+    if last and not last.startswith("{"):
+        lines.append(last)
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line, json.loads(line)["step"] + 0
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise UserError(
+                f"{path}, line {number} holds no figures of a step: remove the line, or restore a copy of the file"
+            ) from None

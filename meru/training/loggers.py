@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
+import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from torch import Tensor
+
+from meru.errors import require
+from meru.files import write_text
 
 log = logging.getLogger("meru")
 
@@ -38,21 +46,30 @@ class NoLogger:
     def images(self, name: str, rows: list[list], columns: list[str], *, step: int) -> None:
         """Do nothing."""
 
-    def finish(self) -> None:
+    def finish(self, exit_code: int = 0) -> None:
         """Do nothing."""
 
 
 class WandbLogger:
-    """Weights & Biases: online if an API key is configured, else offline; asks nothing, and gives up quietly.
+    """Weights & Biases: online if a log-in is configured, else offline; asks nothing, and gives up quietly.
+
+    wandb's own variables count wherever an argument is None or `auto`: `WANDB_MODE`, `WANDB_PROJECT`, `WANDB_ENTITY`,
+    `WANDB_RUN_GROUP`, `WANDB_TAGS`; and `WANDB_NAME`, `WANDB_RUN_ID`, `WANDB_RESUME`, `WANDB_DIR` in any case. In a
+    sweep its agent decides on project, id and name.
 
     Args:
-        folder: The run folder; offline data go there.
+        folder: The run folder; wandb's files go there, and the run's id is kept there.
         config: The run's configuration, logged whole.
-        project: Project's name.
         name: The run's name.
-        mode: `auto`, `online`, `offline`.
-        identity: A run with the same identity is continued.
+        identity: The id of the run in wandb if an older version of this project began it; its folder's name.
+        project: Project's name; None: `WANDB_PROJECT`, or else `meru`.
+        entity: User or team; None: as wandb has it.
+        mode: `online`, `offline`, `disabled`; `auto`: as `WANDB_MODE` and wandb's settings say, or else online with a
+            log-in and offline without.
         tags, group: As in `wandb.init`.
+
+    Raises:
+        UserError: for another mode.
     """
 
     def __init__(
@@ -60,41 +77,59 @@ class WandbLogger:
         *,
         folder: Path,
         config: Mapping,
-        project: str,
         name: str,
         identity: str,
+        project: str | None = None,
+        entity: str | None = None,
         mode: str = "auto",
         tags: list[str] | None = None,
         group: str | None = None,
     ):
-        self.folder = folder
-        self.run = None
-        if mode == "auto":
-            mode = "online" if _has_api_key() else "offline"
-        self.offline = mode == "offline"
+        self.folder, self.run = folder, None
+        self.reason = ""  # for being offline
+        require(mode, ("auto", "online", "offline", "disabled"), key="logger.mode")
+        mode = _mode_of_environment() if mode == "auto" else mode
+        if mode == "disabled":
+            return
         os.environ.setdefault("WANDB_SILENT", "true")
-        self._guarded(
-            lambda: self._start(
-                dir=str(folder),
-                config=dict(config),
-                project=project,
-                name=name,
-                id=identity,
-                resume="allow",
-                mode=mode,
-                tags=tags,
-                group=group,
-            )
-        )
-        if self.run and not self.offline:
+        sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
+        arguments = {
+            "dir": os.environ.get("WANDB_DIR") or str(folder),
+            "config": dict(config),
+            "project": None if sweep else project or os.environ.get("WANDB_PROJECT") or "meru",
+            "entity": None if sweep else entity,
+            "name": None if sweep else os.environ.get("WANDB_NAME") or readable_name(name, folder),
+            "resume": None if sweep or os.environ.get("WANDB_RESUME") else "allow",
+            "tags": tags,
+            "group": group,
+        }
+        self._guarded(lambda: self._start(mode, folder, identity, arguments))
+        if self.run and not self.reason:
             log.info("wandb: %s", self.run.url)
 
-    def _start(self, **arguments) -> None:
+    def _start(self, mode: str | None, folder: Path, identity: str, arguments: dict) -> None:
         import wandb
 
         self.wandb = wandb
-        settings = wandb.Settings(init_timeout=60, quiet=True, console="off")
-        self.run = wandb.init(settings=settings, **arguments)
+        mode = mode or _mode_of_settings(wandb)
+        if mode == "disabled":
+            return
+        if mode == "offline":
+            self.reason = "logged offline"
+        elif not _is_logged_in(wandb):
+            mode, self.reason = "offline", "no API key, logged offline"
+        arguments["id"] = run_identity(folder, older=identity)
+        timeout = {} if os.environ.get("WANDB_INIT_TIMEOUT") else {"init_timeout": 60}
+        settings = wandb.Settings(quiet=True, console="off", **timeout)
+        try:
+            self.run = wandb.init(settings=settings, mode=mode or "online", **arguments)
+        except Exception as error:  # no network, a key that is not valid, a server that does not answer
+            if mode == "offline":
+                raise
+            self.reason = f"not online ({' '.join(str(error).split())[:160]}), logged offline"
+            with suppress(Exception):
+                wandb.teardown()  # which still holds the id
+            self.run = wandb.init(settings=settings, mode="offline", **arguments)
         self.run.define_metric("*", step_metric="step")
 
     def log(self, figures: Mapping[str, float | Tensor], *, step: int) -> None:
@@ -111,12 +146,16 @@ class WandbLogger:
                 )
             )
 
-    def finish(self) -> None:
-        """Close the run and say how an offline one is sent."""
-        if self.run:
-            self._guarded(lambda: self.run.finish())
-        if self.run and self.offline:
-            log.info("wandb: no API key, logged offline; to send: wandb sync %s", self.folder / "wandb" / "latest-run")
+    def finish(self, exit_code: int = 0) -> None:
+        """Close the run, as failed unless `exit_code` is 0, and say how an offline one is sent."""
+        if not self.run:
+            return
+        settings = getattr(self.run, "settings", None)
+        folder = os.path.abspath(getattr(settings, "sync_dir", self.folder / "wandb" / "latest-run"))
+        self._guarded(lambda: self.run.finish(exit_code=exit_code) if exit_code else self.run.finish())
+        if self.run and self.reason:
+            log.info("wandb: %s; to send: wandb sync %s", self.reason, shlex.quote(folder))
+        self.run = None
 
     def _value(self, value: float | Tensor):
         if isinstance(value, Tensor) and value.dim():
@@ -136,13 +175,67 @@ class WandbLogger:
             self.run = None
 
 
-def _has_api_key() -> bool:
-    """Whether wandb could log in without asking: by environment variable or `wandb login`."""
-    if os.environ.get("WANDB_API_KEY"):
+def readable_name(name: str, folder: Path) -> str:
+    """The name with that of the folder above, where the run folder's own says little: `seed0`, `run_3`."""
+    says_little = re.fullmatch(r"(seed|run|fold|split|trial|job|version)?[-_ ]?\d*", folder.name)
+    return f"{name.removesuffix(folder.name)}{folder.parent.name}/{folder.name}" if says_little else name
+
+
+def run_identity(folder: Path, *, older: str) -> str:
+    """The id of a run folder's run in wandb: unique, and kept in the file `wandb_id`, so that a resumed run goes on.
+
+    Args:
+        folder: The run folder. A copy of another, which is still there, gets an id of its own.
+        older: The id that a folder without that file, but with wandb's, was begun with.
+
+    Returns:
+        The id; `WANDB_RUN_ID`, which an agent of a sweep sets, before all others.
+    """
+    path, place = folder / "wandb_id", str(folder.absolute())
+    kept, kept_place = [*path.read_text("utf-8").splitlines(), "", ""][:2] if path.is_file() else ("", "")
+    original = Path(kept_place, "wandb_id")
+    if kept and original.is_file() and not original.samefile(path) and kept in original.read_text("utf-8"):
+        kept = secrets.token_hex(4)
+    if not kept:
+        kept = older if (folder / "wandb").is_dir() else secrets.token_hex(4)
+    identity = os.environ.get("WANDB_RUN_ID") or kept
+    text = f"{identity}\n{place}\n"
+    if not path.is_file() or path.read_text("utf-8") != text:
+        write_text(path, text)
+    return identity
+
+
+def _mode_of_environment() -> str | None:
+    """What wandb's variables say about the mode, in the words of `logger.mode`."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on", "t", "y"):
+        return "disabled"
+    asked = os.environ.get("WANDB_MODE", "").lower()
+    mode = {"dryrun": "offline", "run": "online"}.get(asked, asked)
+    if mode not in ("", "online", "offline", "disabled", "shared"):
+        log.warning("WANDB_MODE=%s is none of online, offline and disabled: ignored", asked)
+        del os.environ["WANDB_MODE"]
+        return None
+    return mode or None
+
+
+def _mode_of_settings(wandb: ModuleType) -> str | None:
+    """What `wandb offline` and `wandb disabled` left in wandb's own settings files."""
+    with suppress(Exception):  # wandb.setup is documented, what it returns hardly
+        mode = wandb.setup().settings.mode
+        return {"dryrun": "offline"}.get(mode, mode) if mode in ("offline", "dryrun", "disabled") else None
+    return None
+
+
+def _is_logged_in(wandb: ModuleType) -> bool:
+    """Whether wandb has a key for its server, so that it need not ask for one; no network is used."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
+    with suppress(TypeError, AttributeError):  # versions before `prompt`
+        return bool(wandb.login(prompt=False, verify=False))
+    with suppress(Exception):
+        return bool(wandb.api.api_key)
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
     try:
-        file = os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")
-        return netrc(file).authenticators(host) is not None
+        return netrc(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")).authenticators(host) is not None
     except (OSError, NetrcParseError):
         return False

@@ -22,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from meru import distributed
-from meru.encoders.weights import fit
 from meru.errors import UserError
 from meru.layers.batch_norm import share_batch_norms
 from meru.training.checkpoint import (
@@ -36,6 +35,7 @@ from meru.training.checkpoint import (
 from meru.training.optimizer import warmup_cosine
 from meru.training.scalars import ScalarMovement
 from meru.training.settings import TrainerSettings, allow_tf32
+from meru.training.state import restore, state_of
 
 log = logging.getLogger("meru")
 
@@ -56,6 +56,9 @@ class Trainer:
         folder: The run folder.
         device: The model's.
         settings: See `TrainerSettings`.
+        epoch_state: What `batches` found at the start of an epoch and needs to its end, tensors and numbers by name;
+            it is part of a checkpoint, and filled from one before `batches` is called.
+        on_resumed: Called in the main process when a checkpoint has been taken up.
     """
 
     model: nn.Module
@@ -67,6 +70,8 @@ class Trainer:
     folder: Path
     device: torch.device
     settings: TrainerSettings
+    epoch_state: dict[str, Tensor | int] = field(default_factory=dict)
+    on_resumed: Callable[[], None] = lambda: None
 
     step: int = field(default=0, init=False)
     best: dict[str, float] = field(default_factory=lambda: {"figure": -math.inf, "step": -1}, init=False)
@@ -97,7 +102,7 @@ class Trainer:
         first = next(stream, None)  # starts the workers; only then does nothing else draw random numbers
         stream = itertools.chain([first], stream)
         if states:
-            restore_random_states(states)
+            restore_random_states(states, alike=distributed.draw_alike(self.model))
         forward = self._wrapped()
         self.model.train()
         progress = tqdm(
@@ -172,18 +177,26 @@ class Trainer:
         """Stop before a step that would spoil the weights, and say which term did it."""
         if not self._agreed(not bool(torch.isfinite(figures["loss"] + figures["gradient_norm"]))):
             return
-        bad = [name for name, value in figures.items() if name.startswith("loss/") and not value.isfinite()]
+        bad = [f"the weight {name}" for name in self.spoilt_weights()]
+        if not bad:
+            bad = [name for name, value in figures.items() if name.startswith("loss/") and not value.isfinite()]
         if not bad:
             bad = [
                 f"the gradient of {name}"
                 for name, parameter in self.model.named_parameters()
                 if parameter.grad is not None and not parameter.grad.isfinite().all()
             ]
+        self._stop_unfinished(bad[0] if bad else "the loss of another process")
+
+    def spoilt_weights(self) -> list[str]:
+        """Names of parameters and buffers with a value that is not finite."""
+        return [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
+
+    def _stop_unfinished(self, what: str) -> None:
         last = self.folder / "last.pt"
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
         raise UserError(
-            f"step {self.step}: {bad[0] if bad else 'the loss of another process'} is not finite; {kept}. "
-            "Try a lower learning rate or trainer.precision=fp32",
+            f"step {self.step}: {what} is not finite; {kept}. Try a lower learning rate or trainer.precision=fp32",
             exit_code=1,
         )
 
@@ -238,20 +251,11 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- state
     def _save(self) -> None:
+        if spoilt := self.spoilt_weights():  # alike in all processes
+            self._stop_unfinished(f"the weight {spoilt[0]}")
         states = random_states()
         if distributed.is_main():
-            save_checkpoint(
-                self.folder / "last.pt",
-                {
-                    "step": self.step,
-                    "best": self.best,
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "average": self.average.state_dict() if self.average else None,
-                    "scalars": self.movement.state(),
-                    "random_states": states,
-                },
-            )
+            save_checkpoint(self.folder / "last.pt", {**state_of(self), "random_states": states})
         distributed.barrier()
 
     def _resume(self) -> list[dict[str, Tensor]] | None:
@@ -260,21 +264,9 @@ class Trainer:
         if not path.exists():
             return None
         state = load_checkpoint(path)
-        fit(self.model, state["model"], source=str(path), what="resume")
-        if bool(self.average) != bool(state["average"]):
-            raise UserError("resume: trainer.ema_decay was switched on or off since this run began")
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise UserError(
-                "resume: the run began with another grouping of its parameters: leave optim.multipliers, and what is "
-                "trained, as they were, or begin a new run"
-            ) from error
-        self.movement.load(state.get("scalars"))  # not in checkpoints of older versions
-        self.step, self.best = state["step"], state["best"]
+        restore(self, state, source=str(path))
         if distributed.is_main():
+            self.on_resumed()
             log.info("resumed at step %d of %d", self.step, self.total_steps)
         return state["random_states"]
 

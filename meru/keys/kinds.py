@@ -1,0 +1,210 @@
+"""Kinds of values that a configuration key may have: what they take, and how they say it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class Kind:
+    """A set of values of the configuration, as YAML gives them: None, bool, int, float, str, list, dict."""
+
+    allowed: str
+    """What a person should give, as the end of a sentence that begins with "give"."""
+
+    def takes(self, value: object) -> bool:
+        """Whether the value is one of the set."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Whole(Kind):
+    """Whole numbers from `least` to `most`, every `step`-th. `4.0` and `true` are no whole numbers."""
+
+    least: int
+    most: int
+    step: int = 1
+
+    @property
+    def allowed(self) -> str:
+        what = "a whole number" if self.step == 1 else f"a multiple of {self.step}"
+        return f"{what} from {self.least} to {self.most}"
+
+    def takes(self, value: object) -> bool:
+        return type(value) is int and self.least <= value <= self.most and (value - self.least) % self.step == 0
+
+
+@dataclass(frozen=True)
+class Number(Kind):
+    """Numbers from `least` to `most`, neither NaN nor infinite; whole ones are numbers, `true` is none.
+
+    Args:
+        least, most: Both belong to the set,
+        above, below: unless it is open at that end.
+    """
+
+    least: float
+    most: float
+    above: bool = False
+    below: bool = False
+
+    @property
+    def allowed(self) -> str:
+        least, most = _plainly(self.least), _plainly(self.most)
+        if self.least == self.most:
+            return least
+        if not (self.above or self.below):
+            return f"a number from {least} to {most}"
+        low = f"above {least}" if self.above else f"of at least {least}"
+        return f"a number {low} and {'below' if self.below else 'at most'} {most}"
+
+    def takes(self, value: object) -> bool:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            return False
+        high_enough = value > self.least if self.above else value >= self.least
+        return high_enough and (value < self.most if self.below else value <= self.most)
+
+
+def _plainly(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
+
+
+@dataclass(frozen=True)
+class Choice(Kind):
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return self.words[0] if len(self.words) == 1 else f"one of {', '.join(self.words)}"
+
+    def takes(self, value: object) -> bool:
+        return isinstance(value, str) and value in self.words
+
+
+class Flag(Kind):
+    """`true` or `false`."""
+
+    allowed = "true or false"
+
+    def takes(self, value: object) -> bool:
+        return isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Text(Kind):
+    """Any text but an empty one, or one with a NUL character or a line break."""
+
+    what: str = "a text"
+
+    @property
+    def allowed(self) -> str:
+        return self.what
+
+    def takes(self, value: object) -> bool:
+        return isinstance(value, str) and bool(value.strip()) and not set(value) & set("\0\n\r")
+
+
+class FilePath(Text):
+    """The path of a file or folder. `~` is the home folder, and relative paths start where the user stands."""
+
+
+class Template(Kind):
+    """A sentence with `{}` where the name of a class goes."""
+
+    allowed = "a sentence with {} in place of the class name"
+
+    def takes(self, value: object) -> bool:
+        return isinstance(value, str) and "{}" in value
+
+
+class Architecture(Kind):
+    """Layers, width and heads of a text tower as `L12_W512_A8`; without `A…` a head is 64 wide."""
+
+    allowed = "layers, width and heads as L12_W512_A8, the width a multiple of the heads, at most L200_W16384"
+
+    def takes(self, value: object) -> bool:
+        form = re.fullmatch(r"L(\d{1,3})_W(\d{1,5})(?:_A(\d{1,4}))?", value) if isinstance(value, str) else None
+        if not form:
+            return False
+        layers, width, heads = (int(size or 0) for size in form.groups())
+        heads = heads or width // 64
+        return 1 <= layers <= 200 and 1 <= width <= 16384 and heads > 0 and width % heads == 0
+
+
+@dataclass(frozen=True)
+class ListOf(Kind):
+    """A list of values of one kind.
+
+    Args:
+        item: Kind of each.
+        example: As on the command line.
+        least, most: Number of values.
+        ascending: Whether none may be less than the one before.
+        different: Whether no value may come twice.
+    """
+
+    item: Kind
+    example: str
+    least: int = 0
+    most: int = 100_000
+    ascending: bool = False
+    different: bool = False
+
+    @property
+    def allowed(self) -> str:
+        if self.least == self.most:
+            count = f"{self.least} of them"
+        else:
+            count = f"at least {self.least}" if self.least else "none or more"
+        order = ", the smaller one first" if self.ascending else ""
+        unlike = ", none twice" if self.different else ""
+        return f"a list like {self.example}: {count}, each {self.item.allowed}{order}{unlike}"
+
+    def takes(self, value: object) -> bool:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return False
+        if not self.least <= len(value) <= self.most or not all(self.item.takes(each) for each in value):
+            return False
+        if self.ascending and list(value) != sorted(value):
+            return False
+        return not self.different or len(set(value)) == len(value)
+
+
+@dataclass(frozen=True)
+class Either(Kind):
+    """A value of any of some kinds."""
+
+    kinds: tuple[Kind, ...]
+
+    @property
+    def allowed(self) -> str:
+        return ", or ".join(kind.allowed for kind in self.kinds)
+
+    def takes(self, value: object) -> bool:
+        return any(kind.takes(value) for kind in self.kinds)
+
+
+class Plain(Kind):
+    """Anything that YAML can say, handed on to a library; no number in it may be NaN or infinite."""
+
+    allowed = "a number, a text, true, false, or a list or section of such"
+
+    def takes(self, value: object) -> bool:
+        if isinstance(value, dict):
+            return all(self.takes(each) for each in value.values())
+        if isinstance(value, (list, tuple)):
+            return all(self.takes(each) for each in value)
+        return not isinstance(value, float) or math.isfinite(value)
+
+
+class Section(Kind):
+    """Keys of its own, which are declared one by one."""
+
+    allowed = "a section of keys"
+
+    def takes(self, value: object) -> bool:
+        return isinstance(value, dict)

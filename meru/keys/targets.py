@@ -1,0 +1,112 @@
+"""What the functions and classes behind `_target_` take, and what the files of configs/ bring: read, not imported.
+
+Importing them would import PyTorch, which takes seconds; a mistyped key is said at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml  # comes with OmegaConf
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Arguments(NamedTuple):
+    """Names of keyword arguments, and whether there may be others (`**…`)."""
+
+    names: frozenset[str]
+    others: bool
+
+
+@functools.cache
+def arguments_of(target: str) -> Arguments | None:
+    """What a function or class of this project takes; None for what is elsewhere or not found."""
+    module, _, name = target.rpartition(".")
+    tree = _module(module)
+    if tree is None:
+        return None
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return _of_function(node)
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return _of_class(node, module, tree)
+    return None
+
+
+@functools.cache
+def _module(name: str) -> ast.Module | None:
+    if name.partition(".")[0] != "meru" or not all(part.isidentifier() for part in name.split(".")):
+        return None
+    path = PROJECT.joinpath(*name.split(".")).with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _of_function(node: ast.FunctionDef) -> Arguments:
+    names = {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]} - {"self", "cls"}
+    return Arguments(frozenset(names), node.args.kwarg is not None)
+
+
+def _of_class(node: ast.ClassDef, module: str, tree: ast.Module) -> Arguments | None:
+    """Its constructor's arguments, and its ancestors' as far as it hands on `**…`."""
+    own = next((_of_function(each) for each in node.body if getattr(each, "name", "") == "__init__"), None)
+    if own and not own.others:
+        return own
+    base = next((each.id for each in node.bases if isinstance(each, ast.Name)), None)
+    imported = {
+        alias.asname or alias.name: f"{each.module}.{alias.name}"
+        for each in tree.body
+        if isinstance(each, ast.ImportFrom)
+        for alias in each.names
+    }
+    inherited = arguments_of(imported.get(base, f"{module}.{base}")) if base else None
+    if own is None or inherited is None:
+        return own or inherited
+    return Arguments(own.names | inherited.names, inherited.others)
+
+
+class File(NamedTuple):
+    """What a file of a group of configs/ brings, with the files that it names as defaults.
+
+    Attributes:
+        name: `meru` of configs/model/meru.yaml.
+        keys: The leaves, with the place that they have in the configuration: `loss.entailment.weight`.
+        targets: Values of the keys `_target_`.
+    """
+
+    name: str
+    keys: frozenset[str]
+    targets: frozenset[str]
+
+
+@functools.cache
+def files_of(group: str) -> tuple[File, ...]:
+    """Every file of `configs/<group>/`, but the ones that others build on (`_…`)."""
+    folder = PROJECT / "configs" / group
+    return tuple(_file(path, group) for path in sorted(folder.glob("*.yaml")) if not path.stem.startswith("_"))
+
+
+def _file(path: Path, group: str) -> File:
+    read: dict[str, object] = {}
+    waiting = [path]
+    while waiting:
+        text = waiting.pop().read_text(encoding="utf-8")
+        section = yaml.safe_load(text) or {}
+        waiting += [path.with_name(f"{name}.yaml") for name in section.pop("defaults", []) if isinstance(name, str)]
+        place = "" if "# @package _global_" in text else f"{group}."
+        read = {place + name: value for name, value in leaves(section)} | read  # what builds on another file wins
+    targets = {value for name, value in read.items() if name.endswith("._target_")}
+    return File(path.stem, frozenset(read), frozenset(targets))
+
+
+def leaves(section: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """`{"a": {"b": 1}}` → `("a.b", 1)`; an empty section is a leaf."""
+    for name, value in section.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,99 @@
+"""What of a training run is in a checkpoint, and how a run takes it up."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from meru import distributed
+from meru.encoders.weights import fit
+from meru.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from meru.training.trainer import Trainer
+
+log = logging.getLogger("meru")
+
+
+def state_of(trainer: Trainer) -> dict:
+    """Everything but the generators' states."""
+    return {
+        "step": trainer.step,
+        "steps_per_epoch": trainer.steps_per_epoch,
+        "epochs": trainer.settings.epochs,
+        "processes": distributed.world_size(),
+        "epoch_state": trainer.epoch_state,
+        "best": trainer.best,
+        "model": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "optimizer_class": type(trainer.optimizer).__name__,
+        "average": trainer.average.state_dict() if trainer.average else None,
+        "scalars": trainer.movement.state(),
+    }
+
+
+def restore(trainer: Trainer, state: dict, *, source: str) -> None:
+    """Give a trainer the state of a checkpoint; `source` names its file.
+
+    Raises:
+        UserError: if the checkpoint is of another model, optimizer or length of an epoch, or is past the last step.
+    """
+    _check_steps(trainer, state)
+    fit(trainer.model, state["model"], source=source, what="resume")
+    if bool(trainer.average) != bool(state.get("average")):
+        raise UserError("resume: trainer.ema_decay was switched on or off since this run began")
+    if trainer.average:
+        trainer.average.load_state_dict(state["average"])
+    if spoilt := trainer.spoilt_weights():
+        raise UserError(f"resume: the weight {spoilt[0]} in {source} is not finite: restore a copy", exit_code=1)
+    _restore_optimizer(trainer.optimizer, state)
+    trainer.epoch_state.update(state.get("epoch_state", {}))
+    trainer.movement.load(state.get("scalars"))  # not in checkpoints of older versions
+    trainer.step, trainer.best = state["step"], state["best"]
+
+
+def _check_steps(trainer: Trainer, state: dict) -> None:
+    """A step must be what it was: the same place in an epoch, with the same images."""
+    began = state.get("steps_per_epoch", trainer.steps_per_epoch)  # not in checkpoints of older versions
+    if began != trainer.steps_per_epoch:
+        before, now = state["processes"], distributed.world_size()
+        raise UserError(
+            f"resume: this run began with {before} {_processes(before)} and {began} steps an epoch; {now} "
+            f"{_processes(now)} would make {trainer.steps_per_epoch}: start {before} (NGPU={before}), and leave the "
+            "training images and the batch as they were"
+        )
+    if state["step"] > trainer.total_steps:
+        raise UserError(
+            f"resume: trainer.epochs={trainer.settings.epochs} ends at step {trainer.total_steps}, and this run is at "
+            f"step {state['step']} already: ask for at least {-(-state['step'] // trainer.steps_per_epoch)} epochs"
+        )
+    epochs = state.get("epochs", trainer.settings.epochs)
+    if epochs != trainer.settings.epochs and distributed.is_main():
+        now = trainer.settings.epochs
+        log.info("trainer.epochs was %d and is %d: the learning rate goes on as if it always was", epochs, now)
+
+
+def _processes(number: int) -> str:
+    return "process" if number == 1 else "processes"
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Its moments; learning rates, weight decay and the like are as configured now."""
+    own, began = type(optimizer).__name__, state.get("optimizer_class")
+    if began not in (None, own):
+        raise UserError(f"resume: this run began with {began}, not {own}: leave optim as it was")
+    configured = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            "resume: the run began with another grouping of its parameters: leave optim.multipliers, and what is "
+            "trained, as they were, or begin a new run"
+        ) from error
+    saved = state["optimizer"]["param_groups"]
+    for group, before, options in zip(optimizer.param_groups, saved, configured, strict=True):
+        if missing := ({"betas", "momentum"} & options.keys()) - before.keys():
+            raise UserError(f"resume: this run began with an optimizer without {min(missing)}: leave optim as it was")
+        group.update(options)
