@@ -32,7 +32,7 @@ from meru.evaluation.hierarchy import (
 from meru.evaluation.pictures import save_figure
 from meru.evaluation.report import finite_figures, format_rows
 from meru.evaluation.tree_pictures import dendrogram_figure, poincare_disk_figure
-from meru.files import write_text
+from meru.files import make_folder_of, write_text
 from meru.optional_part import optional
 
 log = logging.getLogger("meru")
@@ -187,6 +187,7 @@ def save_trees(folder: Path, found: ClassTrees) -> None:
     """Write the trees as Newick, JSON and pictures, leaves in the colours of their families where those are known."""
     for name, tree in found.trees.items():
         with optional(f"{name}.nwk and {name}.json"):
+            make_folder_of(folder / f"{name}.nwk")
             write_text(folder / f"{name}.nwk", to_newick(tree) + "\n")
             write_text(folder / f"{name}.json", to_json(tree) + "\n")
     for name, tree in found.trees.items():

@@ -20,6 +20,7 @@ from meru.data.discovery_loading import SAMPLERS
 from meru.data.parts import CropParts
 from meru.data.person_search import LAYOUTS
 from meru.errors import UserError
+from meru.evaluating import SUITES
 from meru.keys import absolute_paths, check, declaration, fixed_on_resume, notes, validation_figures
 from meru.keys.check import OPTIMIZERS
 from meru.keys.declarations import DECLARED, EVALUATE, TRAIN
@@ -45,7 +46,6 @@ from meru.losses.semantic_margin import MARGIN_SOURCES
 from meru.models.clip import POSITIVES
 from meru.models.gahr import SPACES
 from meru.models.meru_patches import MODES
-from meru.running import SUITES
 from meru.training.settings import TrainerSettings
 
 WRONG = {
