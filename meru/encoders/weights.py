@@ -276,3 +276,10 @@ def _image_sizes(module: nn.Module, name: str, theirs: Tensor) -> str:
 def short(error: BaseException) -> str:
     """The first line of an error's message, or its kind."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def first_cause(error: BaseException) -> str:
+    """What an error began with, on one line: hub clients wrap what the network or the disk said several times."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return short(error)
