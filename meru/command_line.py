@@ -17,7 +17,7 @@ from typing import Any
 
 from meru.errors import UserError
 from meru.files import PROJECT, os_error_message
-from meru.keys import check
+from meru.keys import check, notes
 from meru.keys.kinds import Kind, Whole
 from meru.overrides import overrides_of, readable
 
@@ -121,6 +121,8 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
         with one_line_errors():
             try:
                 check(config, command=config_name)
+                for note in notes(config):
+                    logging.getLogger("meru").info("note: %s", note)
                 task(config)
             except InstantiationException as error:
                 # It wraps what the constructor raised; a TypeError is a key that the constructor does not take.

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from meru.errors import UserError
 from meru.files import PROJECT, os_error_message, user_path, write_text
+from meru.keys.targets import leaves
 
 # Paths in configs/ are written relative to the project, whatever directory the user stands in.
 OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
@@ -66,19 +67,24 @@ def read_config(run: str | Path) -> DictConfig:
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: {path} is missing")
-    became = _read(path)
+    became = read_yaml(path)
     for section in SECTIONS:
         if not isinstance(became.get(section), DictConfig):
             raise UserError(f"{path} has no section {section}: restore the file")
     config = became
     if (folder / "asked.yaml").is_file():
-        config = _read(folder / "asked.yaml")
+        config = read_yaml(folder / "asked.yaml")
         _take_up_edits(config, became)
     check_targets(config, source=path)
     return config
 
 
-def _read(path: Path) -> DictConfig:
+def read_yaml(path: Path) -> DictConfig:
+    """A YAML file of keys and values whose interpolations resolve.
+
+    Raises:
+        UserError: for anything else; it names the file.
+    """
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} has {path.stat().st_size:,} bytes and is no configuration: restore the file")
@@ -139,15 +145,6 @@ def _followers(key: str) -> Iterator[str]:
         for name, raw in leaves(yaml.safe_load(text) or {}):
             if raw == f"${{{key}}}":
                 yield prefix + name
-
-
-def leaves(section: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """`{"a": {"b": 1}}` → `("a.b", 1)`; lists and empty mappings are leaves."""
-    for key, value in section.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 # ---------------------------------------------------------------- what a configuration may instantiate

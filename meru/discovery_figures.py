@@ -1,9 +1,12 @@
-"""What a trained discovery model found: figures of its classes, and the tree they form."""
+"""What a trained discovery model found: figures of its classes, and the trees they form."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -13,21 +16,68 @@ from torch.nn import functional as F
 from meru import poincare
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_evaluation_loader
+from meru.data.loading import reading_options
 from meru.data.transforms import Transforms
 from meru.evaluation.clustering import kmeans
 from meru.evaluation.discovery import assigned_classes, discovery_metrics
 from meru.evaluation.hierarchy import (
+    Tree,
     chance_dendrogram_purity,
     class_tree,
     cosine_tree,
     dendrogram_purity,
-    family_of,
     to_json,
     to_newick,
 )
 from meru.evaluation.pictures import save_figure
-from meru.evaluation.report import format_rows
+from meru.evaluation.report import finite_figures, format_rows
 from meru.evaluation.tree_pictures import dendrogram_figure, poincare_disk_figure
+from meru.files import make_folder_of, write_text
+from meru.optional_part import optional
+
+log = logging.getLogger("meru")
+
+
+class ClassTrees(NamedTuple):
+    """Trees over the same predicted classes.
+
+    Attributes:
+        trees: `feature_tree`, and `tree` of a model that has a ball; empty where fewer than three classes are found.
+        families: Of each leaf; None where the data set has no families, or they group nothing.
+    """
+
+    trees: dict[str, Tree]
+    families: list[str] | None
+
+
+def discovery_figures(
+    config: DictConfig,
+    data: DiscoveryData,
+    model: nn.Module,
+    transforms: Transforms,
+    *,
+    split: str | None = None,
+    device: torch.device,
+) -> tuple[dict[str, float | None], ClassTrees]:
+    """All figures of a discovery model, and the trees of its predicted classes.
+
+    Args:
+        split: `train`, the unlabelled training images; `test`; None for both.
+
+    Returns:
+        The figures of `evaluate_discovery`, and `tree/…` and `feature_tree/dendrogram_purity` with their chance levels
+        where the classes have families; a figure that is not finite is None. Empty where no image decodes.
+    """
+    seen = {} if split == "test" else read_features(config, data.train, model, transforms, device=device)
+    if split == "train":
+        data = dataclasses.replace(data, test=data.test.where(torch.zeros(len(data.test), dtype=torch.bool)))
+    figures = evaluate_discovery(config, data, seen, model, transforms, device=device)
+    trees = ClassTrees({}, None)
+    if seen:
+        with optional("the trees of classes"):
+            trees = class_trees(data, seen, model)
+            figures |= purities(trees)
+    return finite_figures(figures), trees
 
 
 @torch.no_grad()
@@ -39,7 +89,7 @@ def read_features(
     Returns:
         On the CPU, in the split's order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
         the projection head `(n, D)`, `points` of the ball `(n, D)` if the model has one, `prediction`, `label`,
-        `labelled` and `image_index`, all `(n,)`.
+        `labelled` and `image_index`, all `(n,)`. Empty where no image decodes.
     """
     was_training = model.training
     model.eval()
@@ -49,7 +99,7 @@ def read_features(
         transform=transforms.evaluation,
         batch_size=config.evaluation.batch_size,
         workers=config.data.workers,
-        on_error=config.data.on_error,
+        **reading_options(config.data),
     )
     for batch in loader:
         if not len(batch["image"]):
@@ -77,53 +127,76 @@ def evaluate_discovery(
     *,
     device: torch.device,
 ) -> dict[str, float]:
-    """All figures: of the classifier and of k-means on the unlabelled training images, and on the test images.
+    """Figures of the classifier and of k-means on the unlabelled training images, and on the test images.
 
-    `seen` is what `read_features` gives for the training images.
+    `seen` is what `read_features` gives for the training images. Figures that have no images are left out, those of
+    k-means also where there are more classes than images.
     """
-    read = {name: values[~seen["labelled"]] for name, values in seen.items()}
-    figures = discovery_metrics(read["prediction"], read["label"], data.num_old)
-    clusters = kmeans(read["features"], model.num_classes, seed=config.seed)
-    figures |= _renamed(discovery_metrics(clusters, read["label"], data.num_old), "kmeans")
-    if len(data.test):
-        read = read_features(config, data.test, model, transforms, device=device)
+    figures = {}
+    if seen and not seen["labelled"].all():
+        read = {name: values[~seen["labelled"]] for name, values in seen.items()}
+        figures |= discovery_metrics(read["prediction"], read["label"], data.num_old)
+        with optional("k-means"):  # there may be more classes than images
+            clusters = kmeans(read["features"], model.num_classes, seed=config.seed)
+            figures |= _renamed(discovery_metrics(clusters, read["label"], data.num_old), "kmeans")
+    if not len(data.test):
+        read = {}
+    elif not (read := read_features(config, data.test, model, transforms, device=device)):
+        log.warning("none of the %d test images decodes: no figures of them", len(data.test))
+    if read:
         figures |= _renamed(discovery_metrics(read["prediction"], read["label"], data.num_old), "inductive")
+    if not figures:
+        return {}
     return {**figures, "num_classes": float(model.num_classes), "true_num_classes": float(len(data.class_names))}
 
 
-def save_trees(folder: Path, data: DiscoveryData, seen: Mapping[str, Tensor], model: nn.Module) -> dict[str, float]:
-    """The trees that the predicted classes form, in the ball and by the tower's Euclidean features, and their purity.
+def class_trees(data: DiscoveryData, seen: Mapping[str, Tensor], model: nn.Module) -> ClassTrees:
+    """The trees that the predicted classes form, in the ball and by the tower's Euclidean features.
 
-    A predicted class bears the name of the true one it is assigned to; those that nobody is put into, or that no class
-    is assigned to, are left out. Families are the last words of the names. `seen` is what `read_features` gives for the
-    training images.
-
-    Returns:
-        `tree/…` and `feature_tree/dendrogram_purity`, with their chance levels; empty where no two classes share a
-        family.
+    A predicted class bears the name of the true one it is assigned to; those that are empty, or that no class is
+    assigned to, are left out. `seen` is what `read_features` gives for the training images.
     """
     class_of = assigned_classes(seen["prediction"].numpy(), seen["label"].numpy())
     kept = sorted(class_of)
+    if len(kept) < 3:
+        return ClassTrees({}, None)
     names = [data.class_names[class_of[cluster]] for cluster in kept]
-    families = [family_of(name) for name in names]
-    if len(kept) < 3 or len(set(families)) in (1, len(families)):
-        return {}
-    folder.mkdir(exist_ok=True)
+    families = [data.families[class_of[cluster]] for cluster in kept] if data.families else None
+    if families and len(set(families)) in (1, len(families)):
+        families = None
     means = torch.stack([seen["features"][seen["prediction"] == cluster].mean(dim=0) for cluster in kept])
     trees = {"feature_tree": cosine_tree(means, names)}
     if "points" in seen:
         curvature = model.curvature
         centres = poincare.group_midpoints(seen["points"], seen["prediction"], model.num_classes, curvature)
         trees["tree"] = class_tree(centres[kept], curvature, names)
-        save_figure(poincare_disk_figure(trees["tree"], families), folder / "poincare_disk.png")
+    return ClassTrees(trees, families)
+
+
+def purities(found: ClassTrees) -> dict[str, float]:
+    """`tree/…` and `feature_tree/dendrogram_purity` by family, with their chance levels; empty without families."""
     figures = {}
-    for name, tree in trees.items():
-        (folder / f"{name}.nwk").write_text(to_newick(tree) + "\n", encoding="utf-8")
-        (folder / f"{name}.json").write_text(to_json(tree) + "\n", encoding="utf-8")
-        save_figure(dendrogram_figure(tree, families), folder / f"{name}.png")
-        figures[f"{name}/dendrogram_purity"] = dendrogram_purity(tree, families)
-        figures[f"{name}/chance_dendrogram_purity"] = chance_dendrogram_purity(tree, families)
+    if found.families:
+        for name, tree in found.trees.items():
+            figures[f"{name}/dendrogram_purity"] = dendrogram_purity(tree, found.families)
+            figures[f"{name}/chance_dendrogram_purity"] = chance_dendrogram_purity(tree, found.families)
     return figures
+
+
+def save_trees(folder: Path, found: ClassTrees) -> None:
+    """Write the trees as Newick, JSON and pictures, leaves in the colours of their families where those are known."""
+    for name, tree in found.trees.items():
+        with optional(f"{name}.nwk and {name}.json"):
+            make_folder_of(folder / f"{name}.nwk")
+            write_text(folder / f"{name}.nwk", to_newick(tree) + "\n")
+            write_text(folder / f"{name}.json", to_json(tree) + "\n")
+    for name, tree in found.trees.items():
+        groups = found.families or range(len(tree.names))  # each leaf by itself: no colours
+        with optional(f"the picture {name}.png"):
+            save_figure(dendrogram_figure(tree, groups), folder / f"{name}.png")
+        if tree.curvature is not None:
+            with optional("the picture poincare_disk.png"):
+                save_figure(poincare_disk_figure(tree, groups), folder / "poincare_disk.png")
 
 
 def _renamed(figures: Mapping[str, float], name: str) -> dict[str, float]:
@@ -149,7 +222,8 @@ def format_discovery(figures: Mapping[str, float], title: str) -> str:
     purity = {name: figures.get(f"{name}/dendrogram_purity") for name in ("tree", "feature_tree")}
     for name, value in purity.items():
         if value is not None:
-            chance = figures[f"{name}/chance_dendrogram_purity"]
-            table += f"\n{name}: dendrogram purity by family {100 * value:.1f} (chance {100 * chance:.1f})"
+            chance = figures.get(f"{name}/chance_dendrogram_purity")
+            beside = "" if chance is None else f" (chance {100 * chance:.1f})"
+            table += f"\n{name}: dendrogram purity by family {100 * value:.1f}{beside}"
     numbers = f"{figures['num_classes']:.0f} classes in the classifier, {figures['true_num_classes']:.0f} in the data"
     return f"{table}\n{numbers}"

@@ -16,19 +16,19 @@ from meru import distributed
 from meru.data.batches import BatchPlan
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_training_loader, every_view_loader, weighted_view_loader
+from meru.data.loading import reading_options
 from meru.data.transforms import Transforms
-from meru.discovery_figures import evaluate_discovery, format_discovery, read_features, save_trees
+from meru.discovery_figures import read_features
 from meru.errors import UserError
 from meru.evaluation.clustering import estimate_num_classes
-from meru.evaluation.report import write_json
 from meru.files import user_path
+from meru.finishing import finish_discovery
 from meru.hyperbolic_functions import exact_product
 from meru.overrides import pasteable
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_data import load_discovery_data
-from meru.run_folder import environment, make_run_folder, release, save_changes
-from meru.running import make_logger
-from meru.training.checkpoint import save_weights
+from meru.run_folder import environment, make_run_folder, save_changes
+from meru.running import closing, make_logger
 from meru.training.loggers import NoLogger
 from meru.training.optimizer import build_optimizer, scaled_rate
 from meru.training.settings import TrainerSettings
@@ -106,7 +106,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
             start_step=start_step,
             rank=distributed.rank(),
             workers=config.data.workers,
-            on_error=config.data.on_error,
+            **reading_options(config.data),
             kept_views=keep_views(config, data.train, model, transforms, device=device),
             batch_size=plan.batch_size,
             world_size=plan.world_size,
@@ -125,23 +125,13 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
         epoch_state=found,
         on_resumed=partial(save_changes, folder, config),
     )
-    finished = trainer.run()
     figures = None
-    if distributed.is_main():
-        if finished:
-            model = trainer.evaluated
-            save_weights(folder / "model.safetensors", model.state_dict())
-            seen = read_features(config, data.train, model, transforms, device=device)
-            figures = evaluate_discovery(config, data, seen, model, transforms, device=device)
-            figures |= save_trees(folder / "tree", data, seen, model)
-            write_json(folder / "test.json", figures)
-            logger.log({f"test/{name}": figure for name, figure in figures.items()}, step=trainer.step)
-            log.info("%s", format_discovery(figures, "unlabelled training images, the last step"))
-            log.info("model, figures and configuration: %s", folder)
-        else:
+    with closing(logger, folder):
+        finished = trainer.run()
+        if distributed.is_main() and finished:
+            figures = finish_discovery(config, folder, trainer, data, transforms, logger, device=device)
+        elif not finished:
             log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
-        logger.finish()
-        release(folder)
     distributed.barrier()
     return figures
 
@@ -175,12 +165,20 @@ def estimated_classes(config: DictConfig, data: DiscoveryData, *, device: torch.
     config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
     model, _, transforms = build(config)
     read = read_features(config, data.train, model.to(device), transforms, device=device)
+    images = len(read.get("features", ()))
+    maximum = config.discovery.maximum_classes or min(3 * data.num_old, images)
+    if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
+        raise UserError(
+            f"discovery.num_classes=estimate: up to {maximum} classes, {data.num_old} of them old, cannot be estimated "
+            f"from {images} images: at least two are to be old, and discovery.maximum_classes lies between the old "
+            "ones and the images; set it, or give discovery.num_classes as a number"
+        )
     number, _ = estimate_num_classes(
         read["features"],
         read["label"],
         read["labelled"],
         data.num_old,
-        maximum=config.discovery.maximum_classes or 3 * data.num_old,
+        maximum=maximum,
         seed=config.seed,
     )
     log.info("estimated %d classes, there are %d", number, len(data.class_names))
@@ -213,7 +211,7 @@ def keep_views(
             batch_size=16,  # small batches stay in a CPU's cache, and do not slow a GPU down that reads from disk
             seed=config.seed,
             workers=config.data.workers,
-            on_error=config.data.on_error,
+            **reading_options(config.data),
         )
         for batch in loader:
             if batch["skipped"]:
@@ -242,7 +240,7 @@ def nearest_images(
     In the data set's order and without augmentation, so the same in every epoch with the same model.
     """
     read = read_features(config, split, model, transforms, device=device)
-    if len(read["projected"]) < len(split):
+    if len(read.get("projected", ())) < len(split):
         raise UserError("discovery.sampler=neighbours needs every image to decode: choose weighted, or restore them")
     return _nearest(read["projected"], config.discovery.neighbours)
 
@@ -272,7 +270,7 @@ def released_neighbours(
         batch_size=config.evaluation.batch_size,
         seed=config.seed,
         workers=config.data.workers,
-        on_error=config.data.on_error,
+        **reading_options(config.data),
     )
     views = (batch["image"][:, 0].to(device, non_blocking=True) for batch in loader)
     embedded = torch.cat([model.embed_image(view).cpu() for view in views])
@@ -282,6 +280,8 @@ def released_neighbours(
 
 def _nearest(vectors: Tensor, count: int) -> Tensor:
     """Each unit vector's nearest, itself first: `(n, D)` → int64 `(n, count)`."""
+    if count > len(vectors):
+        raise UserError(f"discovery.neighbours={count}: there are {len(vectors)} training images; choose fewer")
     nearest = []
     for start in range(0, len(vectors), 1024):
         scores = exact_product(vectors[start : start + 1024], vectors)

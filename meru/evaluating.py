@@ -3,75 +3,161 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose
 
 from meru import distributed
-from meru.configuration import change, read_config
-from meru.data.loading import evaluation_loader
+from meru.configuration import change, leaves, read_config
+from meru.data.loading import evaluation_loader, read_or_skip, reading_options
 from meru.data.parts import PART_OF_WORD, part_places
 from meru.data.records import ImageRecord, ImageTextData
-from meru.data.transforms import read_image
-from meru.encoders.weights import load_weights
+from meru.discovery_figures import discovery_figures, format_discovery
 from meru.errors import UserError
-from meru.evaluation.image_text import embed_captions, embed_images, evaluate_image_text
+from meru.evaluation.image_text import evaluate_image_text
 from meru.evaluation.pictures import attention_figure, save_figure
 from meru.evaluation.pointing import pointing_game
-from meru.evaluation.report import format_table, write_json
-from meru.evaluation.retrieval import top_k
+from meru.evaluation.report import finite_figures, format_table, write_json
 from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
 from meru.evaluation.zero_shot import PROMPT_TEMPLATES
 from meru.files import user_path
-from meru.pretrained import Pretrained, load
-from meru.run_data import load_data
-from meru.training.checkpoint import save_weights
+from meru.keys import absolute_paths
+from meru.pretrained import Pretrained, is_discovery, load
+from meru.run_data import load_data, load_discovery_data
 from meru.training.settings import allow_tf32
-from meru.training.trainer import Trainer
 
 log = logging.getLogger("meru")
 
 
-def evaluate_run(config: DictConfig) -> dict[str, float]:
+SPLITS = ("test", "validation", "train")
+
+
+def evaluate_run(config: DictConfig) -> dict[str, float | None]:
     """Evaluate a finished run again, print its table, and write the figures.
 
     Args:
         config: As `configs/evaluate.yaml` describes it.
 
     Raises:
-        UserError: if the run is not finished, or its data are not where they were.
+        UserError: if the run is not finished, its data are not where they were, or what is asked for makes no sense
+            for it.
     """
-    if config.suite and config.suite not in SUITES:
-        raise UserError(f"suite={config.suite}: choose one of {', '.join(SUITES)}, or leave it out")
+    check_settings(config)
     run = user_path(config.run)
-    pretrained = load(run)
     trained = read_config(run)
     if config.root:
         change(trained, "data.root", str(user_path(config.root)))
+    for key, value in leaves(OmegaConf.to_container(config.data, resolve=True)):
+        change(trained, f"data.{key}", value)
+    absolute_paths(trained)
     for key in ("captions_per_image", "templates", "batch_size", "pointing"):
         trained.evaluation[key] = config[key]
     trained.data.workers = config.workers
+    pretrained = load(run)
+    evaluate = evaluate_discovery_run if is_discovery(trained) else evaluate_image_text_run
+    return evaluate(config, trained, pretrained, name=run.name)
+
+
+def check_settings(config: DictConfig) -> None:
+    """Refuse values of `configs/evaluate.yaml` that cannot be, before anything is read.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if config.suite and config.suite not in SUITES:
+        raise UserError(f"suite={config.suite}: choose one of {', '.join(SUITES)}, or leave it out")
+    if config.split is not None and config.split not in SPLITS:
+        raise UserError(f"split={config.split}: choose one of {', '.join(SPLITS)}, or leave it out")
+    for key, least, empty in (("workers", 0, False), ("batch_size", 1, False), ("captions_per_image", 1, True)):
+        value = config[key]
+        if not (value is None and empty) and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            or_null = ", or null for all" if empty else ""
+            raise UserError(f"{key}={value}: give a whole number of at least {least}{or_null}")
+    if isinstance(config.templates, str):
+        config.templates = [config.templates]
+    if config.output:
+        output = user_path(config.output)
+        if output.is_dir():
+            raise UserError(f"output={config.output} is a folder: name a file in it, {output / 'figures.json'}")
+        if config.suite and output.suffix == ".png":
+            raise UserError(f"output={config.output}: name a JSON file, the picture goes beside it")
+
+
+def evaluate_image_text_run(
+    config: DictConfig, trained: DictConfig, pretrained: Pretrained, *, name: str
+) -> dict[str, float | None]:
+    """Evaluate an image–text run on one split; `trained` is its configuration as it is to be used now.
+
+    Raises:
+        UserError: if the split has no images.
+    """
     data = load_data(trained)
-    splits = {"test": data.test, "validation": data.validation, "train": data.train}
-    if not splits.get(config.split):
-        raise UserError(f"split={config.split}: choose one of {', '.join(name for name in splits if splits[name])}")
+    splits = {split: records for split in SPLITS if (records := getattr(data, split))}
+    split = config.split or "test"
+    if split not in splits:
+        raise UserError(f"split={split}: this run's data have no {split} images; choose {' or '.join(splits)}")
+    records = splits[split]
+    if not any_decodes(records, **reading_options(trained.data)):
+        raise UserError(f"none of the {len(records)} {split} images decodes, {records[0].path} the first: restore them")
     device = distributed.start()
     pretrained.model.to(device)
     allow_tf32(trained.trainer.get("tf32", False), device=device)  # figures of the run come out the same
+    title = f"{split} split of {name}"
     if config.suite:
-        return SUITES[config.suite](config, trained, splits[config.split], data, pretrained, device=device)
-    figures = evaluate_split(trained, splits[config.split], data, pretrained, device=device)
-    log.info("%s", format_table(figures, f"{config.split} split of {run.name}"))
-    if config.output:
-        write_json(user_path(config.output), figures)
-        log.info("figures: %s", config.output)
+        return SUITES[config.suite](config, trained, records, data, pretrained, title=title, device=device)
+    figures = evaluate_split(trained, records, data, pretrained, device=device)
+    log.info("%s", format_table(figures, title))
+    save_figures(config, figures)
     return figures
+
+
+def evaluate_discovery_run(
+    config: DictConfig, trained: DictConfig, pretrained: Pretrained, *, name: str
+) -> dict[str, float | None]:
+    """Evaluate a discovery run: all that its own table has, or only its `train` or `test` images.
+
+    Raises:
+        UserError: for what a model without captions cannot be asked, and a split without images.
+    """
+    for key, wants in (("suite", "captions"), ("captions_per_image", "captions"), ("templates", "prompts")):
+        if config[key]:
+            raise UserError(
+                f"{key}={config[key]}: {name} is a run of category discovery, without {wants}; leave the key out"
+            )
+    if config.split == "validation":
+        raise UserError(
+            "split=validation: a discovery run has none, its last weights count; choose train (the unlabelled "
+            "training images) or test, or leave it out for both"
+        )
+    data = load_discovery_data(trained)
+    if config.split == "test" and not len(data.test):
+        raise UserError("split=test: this run's data have no test images; choose train, or leave it out")
+    device = distributed.start()
+    pretrained.model.to(device)
+    allow_tf32(trained.trainer.get("tf32", False), device=device)
+    figures, _ = discovery_figures(
+        trained, data, pretrained.model, pretrained.transforms, split=config.split, device=device
+    )
+    if not figures:
+        raise UserError(f"no image of {trained.data.root} decodes: restore the images")
+    images = {"train": "unlabelled training images", "test": "test images", None: "all images"}[config.split]
+    log.info("%s", format_discovery(figures, f"{images} of {name}"))
+    save_figures(config, figures)
+    return figures
+
+
+def save_figures(config: DictConfig, figures: dict[str, float | None]) -> None:
+    """Write the figures where `output` says, if it says anything."""
+    if config.output:
+        path = user_path(config.output)
+        write_json(path, figures)
+        log.info("figures: %s", path)
 
 
 def evaluate_degraded(
@@ -81,6 +167,7 @@ def evaluate_degraded(
     data: ImageTextData,
     pretrained: Pretrained,
     *,
+    title: str,
     device: torch.device,
 ) -> dict[str, float | None]:
     """`suite=robustness`: worse images, shorter captions; table, `robustness.json` and a plot beside the model."""
@@ -92,7 +179,7 @@ def evaluate_degraded(
         degraded = pretrained._replace(transforms=transforms._replace(evaluation=Compose(steps)))
         return image_batches(trained, records, degraded)
 
-    figures = evaluate_robustness(
+    found = evaluate_robustness(
         pretrained.model,
         batches,
         captions=[record.captions for record in records],
@@ -101,10 +188,9 @@ def evaluate_degraded(
         class_kind=data.class_kind,
         captions_per_image=config.captions_per_image,
     )
-    run = user_path(config.run)
-    title = f"{config.split} split of {run.name}"
+    figures = finite_figures(found)
     log.info("%s", format_robustness(figures, title))
-    output = user_path(config.output or run / "robustness.json")
+    output = user_path(config.output or Path(config.run) / "robustness.json")
     write_json(output, figures)
     save_figure(robustness_figure(figures, title), output.with_suffix(".png"))
     log.info("figures: %s and %s", output, output.with_suffix(".png").name)
@@ -123,7 +209,13 @@ def evaluate_split(
     model: nn.Module | None = None,
     device: torch.device,
 ) -> dict[str, float]:
-    """All figures on some records of the data, of the pretrained model or of another in its place (its average)."""
+    """All figures on some records of the data, of the pretrained model or of another in its place (its average).
+
+    Empty where there are no records, or none of their images decodes and such are skipped.
+    """
+    if not any_decodes(records, **reading_options(config.data)):
+        log.warning("%s: no figures", f"none of {len(records)} images decodes" if records else "there are no images")
+        return {}
     model = model or pretrained.model
     captions = [record.captions for record in records]
     figures = evaluate_image_text(
@@ -138,7 +230,8 @@ def evaluate_split(
         templates=config.evaluation.templates or PROMPT_TEMPLATES,
     )
     if config.evaluation.get("pointing"):
-        places, centres = part_places(records, pretrained.transforms.evaluation)
+        maximum_pixels = reading_options(config.data)["maximum_pixels"]
+        places, centres = part_places(records, pretrained.transforms.evaluation, maximum_pixels=maximum_pixels)
         figures |= pointing_game(
             model,
             image_batches(config, records, pretrained),
@@ -150,7 +243,17 @@ def evaluate_split(
             words=pretrained.tokenizer.words,
             device=device,
         )
-    return figures
+    return finite_figures(figures)
+
+
+def any_decodes(records: Sequence[ImageRecord], *, on_error: str, **reading: int) -> bool:
+    """Whether there is an image to evaluate on; those that do not decode count where they are not to be skipped.
+
+    `reading` is what `read_or_skip` takes.
+    """
+    return any(
+        on_error != "skip" or read_or_skip(record.path, on_error=on_error, **reading) is not None for record in records
+    )
 
 
 def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained: Pretrained) -> DataLoader:
@@ -160,56 +263,8 @@ def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained
         transform=pretrained.transforms.evaluation,
         batch_size=config.evaluation.batch_size,
         workers=config.data.workers,
-        on_error=config.data.on_error,
+        **reading_options(config.data),
     )
-
-
-def finish(config, folder: Path, trainer: Trainer, figures_on_test: Callable, logger) -> dict[str, float]:
-    """Export the chosen weights and use the test split, once."""
-    model = trainer.evaluated
-    best = folder / "best.safetensors"
-    if best.exists():
-        load_weights(model, best, what="best.safetensors")
-        policy = f"the best of {config.trainer.monitor} on validation, step {trainer.best['step']:.0f}"
-    else:
-        policy = "the last step (no validation split)"
-    save_weights(folder / "model.safetensors", model.state_dict())
-    figures = figures_on_test(model=model)
-    write_json(folder / "test.json", figures)
-    logger.log({f"test/{name}": figure for name, figure in figures.items()}, step=trainer.step)
-    log.info("%s", format_table(figures, f"test split, {policy}"))
-    log.info("model, figures and configuration: %s", folder)
-    return figures
-
-
-def retrieved_images(
-    config: DictConfig, records: Sequence[ImageRecord], pretrained: Pretrained, *, device: torch.device
-) -> list[list]:
-    """For eight captions spread over the records: the caption, its image's file, and the five images nearest to it."""
-    model = pretrained.model.eval()
-    images = embed_images(model, image_batches(config, records, pretrained), device=device)
-    queries = evenly_spread(len(records), 8)
-    captions = [records[query].captions[0] for query in queries]
-    texts = embed_captions(model, captions, tokenizer=pretrained.tokenizer.batch, device=device)
-    _, nearest = top_k(texts, images["embeddings"], similarity=model.similarity, k=5)
-    found = images["image_index"][nearest].tolist()
-    return [
-        [caption, records[query].path, *(records[index].path for index in row)]
-        for caption, query, row in zip(captions, queries, found, strict=True)
-    ]
-
-
-def save_attention(
-    count: int, folder: Path, records: Sequence[ImageRecord], pretrained: Pretrained
-) -> list[list[str | Path]]:
-    """Pictures of where the words of `count` captions look, spread over the records: each caption and its PNG file."""
-    rows = []
-    for number, index in enumerate(evenly_spread(len(records), count)):
-        record = records[index]
-        path = folder / "attention" / f"{number}_{record.path.stem}.png"
-        save_figure(draw_attention(pretrained, read_image(record.path), record.captions[0]), path)
-        rows.append([record.captions[0], path])
-    return rows
 
 
 @torch.no_grad()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from meru import distributed
 from meru.data.augmentation import caption_augmentation
 from meru.data.batches import BatchPlan
-from meru.data.loading import training_loader
+from meru.data.loading import reading_options, training_loader
 from meru.data.parts import CropParts
 from meru.data.records import ImageTextData
-from meru.evaluating import evaluate_split, evenly_spread, finish, image_batches, retrieved_images, save_attention
+from meru.evaluating import any_decodes, evaluate_split, evenly_spread, image_batches
 from meru.files import user_path
+from meru.finishing import finish
 from meru.overrides import pasteable
 from meru.pretrained import build, without_pretrained_weights
 from meru.run_data import load_data
@@ -79,7 +82,10 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
         images = image_batches(config, sample, pretrained)
         captions = [record.captions[0] for record in sample]
         start_at_initial_radius(model, images, captions, pretrained.tokenizer, device=device)
-    figures_of = partial(evaluate_split, config, data=data, pretrained=pretrained, device=device)
+    validated = any_decodes(data.validation, **reading_options(config.data))
+    if data.validation and not validated:
+        log.warning("none of the %d validation images decodes: the last weights will count", len(data.validation))
+    figures_of = partial(evaluate_split, config, data.validation, data, pretrained, device=device)
     trainer = Trainer(
         model=model,
         optimizer=optimizer,
@@ -92,39 +98,41 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
             start_step=start,
             rank=distributed.rank(),
             workers=config.data.workers,
-            on_error=config.data.on_error,
+            **reading_options(config.data),
             parts=parts,
             augment_text=caption_augmentation(config.data.get("text_augmentation")),
             batch_size=plan.batch_size,
             world_size=plan.world_size,
         ),
         batches_per_epoch=plan.batches_per_epoch,
-        evaluate=(lambda model: figures_of(data.validation, model=model)) if data.validation else None,
+        evaluate=(lambda model: figures_of(model=model)) if validated else None,
         logger=logger,
         folder=folder,
         device=device,
         settings=settings,
         on_resumed=partial(save_changes, folder, config),
     )
-    finished = trainer.run()
     figures = None
-    if distributed.is_main():
-        if finished:
-            figures = finish(config, folder, trainer, partial(figures_of, data.test), logger)
-            pretrained = pretrained._replace(model=trainer.evaluated)  # what was exported
-            if not isinstance(logger, NoLogger):
-                rows = retrieved_images(config, data.validation or data.test, pretrained, device=device)
-                columns = ["caption", "its image", *(f"found {n}" for n in range(1, len(rows[0]) - 1))]
-                logger.images("retrieved", rows, columns, step=trainer.step)
-            if pictures := config.evaluation.get("attention_pictures"):  # not in configurations of older runs
-                rows = save_attention(pictures, folder, data.test, pretrained)
-                logger.images("attention", rows, ["caption", "where its words look"], step=trainer.step)
-        else:
+    with closing(logger, folder):
+        finished = trainer.run()
+        if distributed.is_main() and finished:
+            figures = finish(config, folder, trainer, data, pretrained, logger, device=device)
+        elif not finished:
             log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
-        logger.finish()
-        release(folder)
     distributed.barrier()
     return figures
+
+
+@contextlib.contextmanager
+def closing(logger: NoLogger | WandbLogger, folder: Path) -> Iterator[None]:
+    """Close the logger of a run after the block, as failed after an error, and give the run folder free."""
+    try:
+        yield
+    except BaseException:
+        logger.finish(exit_code=1)
+        raise
+    logger.finish()
+    release(folder)
 
 
 def make_logger(config: DictConfig, folder: Path, device: torch.device) -> NoLogger | WandbLogger:

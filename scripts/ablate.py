@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import signal
 import sys
@@ -23,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablation_runs import Run, slots_of, train_all
-from compare import NOT_COMPARED, cell, chance_of, mean_and_deviation
+from compare import NOT_COMPARED, cell, chance_of, mean_and_deviation, read_figures
 
 from meru.command_line import PROJECT, configuration_message, one_line_errors
+from meru.configuration import leaves, read_yaml
 from meru.errors import UserError
 from meru.files import user_path, write_text
-from meru.keys import check
+from meru.keys import absolute_paths, check
 from meru.overrides import readable
 
 ABLATIONS = PROJECT / "configs" / "ablation"
@@ -78,9 +78,12 @@ def main() -> None:
         rows = {
             variant: [run for run in runs if run.variant == variant and run.finished] for variant in ablation.variants
         }
-        print("\n" + write_tables(ablation.columns, rows, output))
+        text, missing = write_tables(ablation.columns, rows, output)
+        print("\n" + text)
         if failed:
-            raise UserError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}", exit_code=1)
+            missing.insert(0, f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
+        if missing:
+            raise UserError("; ".join(missing), exit_code=1)
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -182,6 +185,7 @@ def compose(overrides: list[str]) -> tuple[dict, str]:
         HydraConfig.instance().set_config(config)
         own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         check(own, command="train")
+        absolute_paths(own)  # as a run folder keeps them
         return yaml.safe_load(OmegaConf.to_yaml(own, resolve=True)), config.hydra.runtime.choices["model"]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(configuration_message(error)) from error
@@ -189,14 +193,15 @@ def compose(overrides: list[str]) -> tuple[dict, str]:
 
 def check_unchanged(run: Run) -> None:
     """Refuse a folder that holds a run with another configuration: its figures would stand in the wrong row."""
-    import yaml
+    from omegaconf import OmegaConf
 
     path = run.folder / "config.yaml"
     if not path.is_file():
         if run.folder.exists() and any(run.folder.iterdir()):
             raise UserError(f"{run.folder} holds something that is no run: move it, or choose another output=")
         return
-    before, now = flat(yaml.safe_load(path.read_text(encoding="utf-8"))), flat(run.configuration)
+    before = dict(leaves(OmegaConf.to_container(read_yaml(path), resolve=True)))
+    now = dict(leaves(run.configuration))
     if "discovery.asked_num_classes" in before:  # a run folder has the number that null or estimate came to
         before["discovery.num_classes"] = before.pop("discovery.asked_num_classes")
     for key in sorted(before.keys() | now.keys()):
@@ -208,54 +213,51 @@ def check_unchanged(run: Run) -> None:
             )
 
 
-def flat(section: dict, prefix: str = "") -> dict[str, object]:
-    """`{"a": {"b": 1}}` → `{"a.b": 1}`."""
-    leaves = {}
-    for key, value in section.items():
-        name = f"{prefix}{key}"
-        leaves |= flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
-    return leaves
-
-
 # ---------------------------------------------------------------- the table
 
 
-def write_tables(columns: dict[str, str], rows: dict[str, list[Run]], output: Path) -> str:
-    """`ablation.md` and `ablation.csv` in the output folder; returns the former."""
-    figures = {variant: [read_figures(run, columns) for run in runs] for variant, runs in rows.items() if runs}
+def write_tables(columns: dict[str, str], rows: dict[str, list[Run]], output: Path) -> tuple[str, list[str]]:
+    """`ablation.md` and `ablation.csv` in the output folder; returns the former, and what is missing in it."""
+    figures, missing = {}, []
+    for variant, runs in rows.items():
+        for run in runs:
+            try:
+                read = read_figures(run.folder / "test.json")
+            except UserError as error:
+                read = {}
+                missing.append(str(error))
+            figures.setdefault(variant, []).append(read)
+    every = [read for of_seeds in figures.values() for read in of_seeds if read]
+    for title, key in columns.items():
+        if every and not any(key in read for read in every):
+            missing.append(f"columns: '{title}': no run has a figure {key}")
     text = markdown(columns, figures)
     for name, content in (("ablation.md", text + "\n"), ("ablation.csv", comma_separated(columns, figures))):
         write_text(output / name, content)
-    return text
-
-
-def read_figures(run: Run, columns: dict[str, str]) -> dict[str, float]:
-    """A run's `test.json`."""
-    figures = json.loads((run.folder / "test.json").read_text(encoding="utf-8"))
-    for title, key in columns.items():
-        if key not in figures:
-            raise UserError(f"columns: '{title}': {run.folder / 'test.json'} has no figure {key}")
-    return figures
+    return text, missing
 
 
 def markdown(columns: dict[str, str], figures: dict[str, list[dict]]) -> str:
     """A row a variant, mean ± standard deviation of the sample over its seeds in percent, and the chance level."""
     lines = ["| variant | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for variant, of_seeds in figures.items():
-        cells = [cell([read[key] for read in of_seeds]) for key in columns.values()]
+        cells = [cell([read.get(key) for read in of_seeds]) for key in columns.values()]
         lines.append(f"| {variant} | {len(of_seeds)} | " + " | ".join(cells) + " |")
     chances = [f"{100 * chance:.1f}" if chance is not None else "" for chance in chance_row(columns, figures)]
     return "\n".join([*lines, "| chance | | " + " | ".join(chances) + " |"])
 
 
 def comma_separated(columns: dict[str, str], figures: dict[str, list[dict]]) -> str:
-    """The same for programs: mean and standard deviation in columns of their own."""
+    """The same for programs: mean and standard deviation in columns of their own, empty where there is no figure."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["variant", "seeds", *(f"{title}, {part}" for title in columns for part in ("mean", "deviation"))])
     for variant, of_seeds in figures.items():
-        pairs = [mean_and_deviation([read[key] for read in of_seeds]) for key in columns.values()]
-        table.writerow([variant, len(of_seeds), *(_percent(number) for pair in pairs for number in pair)])
+        numbers = []
+        for key in columns.values():
+            known = [read[key] for read in of_seeds if read.get(key) is not None]
+            numbers += mean_and_deviation(known) if known else (None, None)
+        table.writerow([variant, len(of_seeds), *map(_percent, numbers)])
     chances = [number for chance in chance_row(columns, figures) for number in (_percent(chance), "")]
     table.writerow(["chance", "", *chances])
     return text.getvalue()
@@ -263,8 +265,9 @@ def comma_separated(columns: dict[str, str], figures: dict[str, list[dict]]) -> 
 
 def chance_row(columns: dict[str, str], figures: dict[str, list[dict]]) -> list[float | None]:
     """The chance level of every column, which all runs have in common: they are evaluated on the same split."""
-    any_run = next((read for of_seeds in figures.values() for read in of_seeds), {})
-    return [any_run.get(chance_of(key)) for key in columns.values()]
+    every = [read for of_seeds in figures.values() for read in of_seeds]
+    names = [chance_of(key) for key in columns.values()]
+    return [next((read[name] for read in every if read.get(name) is not None), None) for name in names]
 
 
 def _percent(share: float | None) -> str:

@@ -25,6 +25,7 @@ from meru.command_line import PROJECT, argument, one_line_errors, report_progres
 from meru.errors import UserError
 from meru.files import user_path
 from meru.keys.declarations import FOLDER, SEED
+from meru.keys.kinds import Whole
 from meru.overrides import pasteable
 
 CUB_ROOT = PROJECT / "data" / "CUB_200_2011"
@@ -35,7 +36,7 @@ ARCHIVE_MD5 = "97eceeb196236b17998738112f37df78"
 CAPTIONS_PAGE = "https://github.com/reedscot/cvpr2016"
 FULL_COPY = {"classes": 200, "training": 5994, "test": 5794}
 UNREADABLE_SHOWN = 20
-ROOT, SEED_ARGUMENT = argument(FOLDER, user_path), argument(SEED)
+ROOT, SEED_ARGUMENT, PIXELS = argument(FOLDER, user_path), argument(SEED), argument(Whole(1, 10**10))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cub = data_sets.add_parser("cub", help="CUB-200-2011 with captions: check, and fetch with --download")
     cub.add_argument("--root", type=ROOT, default=CUB_ROOT, help="default: %(default)s")
     cub.add_argument("--download", action="store_true", help="fetch and unpack the images if root has none")
+    cub.add_argument("--maximum-pixels", type=PIXELS, help="as data.maximum_pixels, for larger images")
     cub.set_defaults(prepare=prepare_cub)
     birds = data_sets.add_parser("birds", help="birds drawn by code: draw")
     birds.add_argument("--root", type=ROOT, default=BIRDS_ROOT, help="default: %(default)s")
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for layout, folder in (("cuhk_pedes", "CUHK-PEDES"), ("icfg_pedes", "ICFG-PEDES"), ("rstpreid", "RSTPReid")):
         persons = data_sets.add_parser(layout, help=f"{folder}: check, and how to get it")
         persons.add_argument("--root", type=ROOT, default=PROJECT / "data" / folder, help="default: %(default)s")
+        persons.add_argument("--maximum-pixels", type=PIXELS, help="as data.maximum_pixels, for larger images")
         persons.set_defaults(prepare=partial(prepare_persons, layout))
     options = parser.parse_args(arguments)
     report_progress()
@@ -88,7 +91,7 @@ def prepare_pedestrians(options: argparse.Namespace) -> None:
 def prepare_persons(layout: str, options: argparse.Namespace) -> None:
     from prepare_person_search import report_annotation
 
-    from meru.data.person_search import LAYOUTS, check_images, find_annotations, read_splits
+    from meru.data.person_search import LAYOUTS, find_annotations, find_images, read_splits
 
     name = LAYOUTS[layout].folder
     try:
@@ -99,8 +102,7 @@ def prepare_persons(layout: str, options: argparse.Namespace) -> None:
         # Before the images, which may still be on their way.
         for what, text in report_annotation(layout, splits):
             line(what, text)
-        check_images(folder, splits, layout=layout)
-        check_decoding([folder / "imgs" / entry.file for entries in splits.values() for entry in entries])
+        check_decoding(list(find_images(folder, splits, layout=layout).values()), options.maximum_pixels)
     except UserError as error:
         raise UserError(str(error), exit_code=1) from error
     override = "" if folder == PROJECT / "data" / name else f" {pasteable('data.root', folder)}"
@@ -111,7 +113,7 @@ def prepare_cub(options: argparse.Namespace) -> None:
     if options.download:
         download_cub(options.root)
     try:
-        check_cub(options.root)
+        check_cub(options.root, options.maximum_pixels)
     except UserError as error:
         raise UserError(str(error), exit_code=1) from error
 
@@ -146,7 +148,7 @@ def download_cub(root: Path) -> None:
         ) from error
 
 
-def check_cub(root: Path) -> None:
+def check_cub(root: Path, maximum_pixels: int | None) -> None:
     """Print what the folder holds.
 
     Raises:
@@ -186,23 +188,23 @@ def check_cub(root: Path) -> None:
         f"of {described} classes" if described else "none (used for prompts where captions are missing)",
     )
 
-    check_decoding([record.path for record in records])
+    check_decoding([record.path for record in records], maximum_pixels)
     override = "" if folder == CUB_ROOT else f" {pasteable('data.root', folder)}"
     print(f"ready; train with: bash train_cub.sh meru{override}")
 
 
-def check_decoding(images: Sequence[Path]) -> None:
+def check_decoding(images: Sequence[Path], maximum_pixels: int | None) -> None:
     """Print that every image decodes, or which do not.
 
     Raises:
         UserError: one does not.
     """
-    if unreadable := unreadable_images(images):
-        for path in unreadable[:UNREADABLE_SHOWN]:
-            line("unreadable", path)
+    if unreadable := unreadable_images(images, maximum_pixels):
+        for reason in list(unreadable.values())[:UNREADABLE_SHOWN]:
+            line("unreadable", reason)
         raise UserError(
-            f"{len(unreadable)} of {len(images)} images do not decode, {unreadable[0]} the first: replace them, "
-            "or train with data.on_error=skip"
+            f"{len(unreadable)} of {len(images)} images do not decode, {next(iter(unreadable))} the first: replace "
+            "them, or train with data.on_error=skip"
         )
     line("decoding", "every image decodes")
 
@@ -211,22 +213,24 @@ def line(what: str, text: str) -> None:
     print(f"  {what:<11} {text}")
 
 
-def unreadable_images(paths: Sequence[Path]) -> list[str]:
-    """Those that do not decode, in order."""
+def unreadable_images(paths: Sequence[Path], maximum_pixels: int | None) -> dict[Path, str]:
+    """Those that do not decode, in order, and why."""
     import torch
 
-    from meru.data.transforms import read_image
+    from meru.data.images import MAXIMUM_PIXELS, check_maximum_pixels, read_image
 
-    def decodes(path: Path) -> bool:
+    limit = check_maximum_pixels(maximum_pixels or MAXIMUM_PIXELS)
+
+    def reason(path: Path) -> str | None:
         try:
-            read_image(path)
-        except UserError:
-            return False
-        return True
+            read_image(path, maximum_pixels=limit)
+        except UserError as error:
+            return str(error).removeprefix("image ").removesuffix(", or set data.on_error=skip to go on without it")
+        return None
 
     torch.set_num_threads(1)  # the threads of the pool are enough
     with ThreadPoolExecutor() as pool:
-        return [str(path) for path, good in zip(paths, pool.map(decodes, paths), strict=True) if not good]
+        return {path: why for path, why in zip(paths, pool.map(reason, paths), strict=True) if why}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ attention    where each word of a sentence looks in a photograph, saved as PNG
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from meru.command_line import one_line_errors, report_progress
 from meru.errors import UserError
@@ -54,13 +53,20 @@ def arguments_of(words: list[str], *, required: tuple[str, ...], optional: tuple
 def attention(*, run: str, image: str, text: str, output: str = "attention.png") -> None:
     """Save where each word of `text` looks in `image`."""
     import meru
-    from meru.data.transforms import read_image
+    from meru.data.images import read_image
     from meru.evaluating import draw_attention
     from meru.evaluation.pictures import save_figure
+    from meru.files import user_path
 
     pretrained = meru.load(run)
-    figure = draw_attention(pretrained, read_image(image), text)
-    save_figure(figure, Path(output))
+    if pretrained.tokenizer is None:
+        model = type(pretrained.model).__name__
+        raise UserError(
+            f"run={run} is a run of {model}, which discovers classes and reads no sentences: choose one of an "
+            "image–text model (clip, meru, hycoclip, meru_patches, gahr)"
+        )
+    figure = draw_attention(pretrained, read_image(user_path(image)), text)
+    save_figure(figure, user_path(output))
     print(f"where the words look: {output}")
 
 

@@ -73,7 +73,7 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose() -> Callable[..., DictConfig]:
     """`compose("experiment=birds_meru", "trainer.epochs=1")`: the configuration as `scripts/train.py` would see it."""
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)

@@ -269,10 +269,40 @@ def test_recipes_find_the_ablation_of_their_model(experiment, scripts):
     assert scripts[0].read_ablation(scripts[0].default_ablation(model)).variants
 
 
-def test_a_figure_that_is_missing_is_named(workplace, capsys):
-    start, _ = workplace
-    assert start("seeds=0", columns={"R@1": "found/recall@5"}) == 2
-    assert "has no figure found/recall@5" in capsys.readouterr().err
+def test_a_figure_that_no_run_has_is_named_below_the_table(workplace, capsys):
+    start, output = workplace
+    assert start("seeds=0", columns={"R@1": "found/recall@1", "R@5": "found/recall@5"}) == 1
+    seen = capsys.readouterr()
+    assert "columns: 'R@5': no run has a figure found/recall@5" in seen.err
+    assert "| – |" in seen.out and (output / "ablation.md").read_text().strip() in seen.out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "had no test images"),
+        ("", "is damaged"),
+        ("[1]", "holds no figures by name"),
+        ('{"found/recall@1": null, "found/chance_recall@1": NaN}', None),
+    ],
+)
+def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, scripts, tmp_path):
+    ablate, ablation_runs = scripts
+    rows = {}
+    for variant in ("MERU", "CLIP"):
+        runs = [ablation_runs.Run(variant, seed, tmp_path / f"{variant}_{seed}", [], {}) for seed in (0, 1)]
+        rows[variant] = runs
+        for run in runs:
+            run.folder.mkdir()
+            figures = {"found/recall@1": 0.1 + 0.1 * run.seed, "found/chance_recall@1": 0.02}
+            (run.folder / "test.json").write_text(json.dumps(figures))
+    (tmp_path / "MERU_0" / "test.json").write_text(text)
+    table, missing = ablate.write_tables({"R@1": "found/recall@1"}, rows, tmp_path)
+    assert table.splitlines()[2:] == ["| MERU | 2 | 20.0 (of 1) |", "| CLIP | 2 | 15.0 ± 7.1 |", "| chance | | 2.0 |"]
+    assert [message in line and "MERU_0" in line for line in missing] == ([True] if message else [])
+    with (tmp_path / "ablation.csv").open() as file:
+        numbers = [row[2:] for row in csv.reader(file)]
+    assert numbers[1:] == [["20.000", ""], ["15.000", "7.071"], ["2.000", ""]]
 
 
 @pytest.mark.parametrize("before", [None, "estimate", 48])

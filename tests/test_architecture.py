@@ -8,11 +8,14 @@ import pytest
 from meru.command_line import PROJECT
 
 FLOORS = [
-    {"lorentz", "poincare", "hyperbolic_functions", "distributed", "errors", "files", "keys", "overrides"}
-    | {"encoders", "evaluation"},
+    {
+        *("lorentz", "poincare", "hyperbolic_functions", "distributed", "errors", "files", "keys", "overrides"),
+        *("optional_part", "encoders", "evaluation"),
+    },
     {"layers", "losses", "data", "training"},
     {"models", "pretrained", "configuration"},
-    {"command_line", "run_folder", "run_data", "running", "evaluating", "discovery_run", "discovery_figures"},
+    {"command_line", "run_folder", "run_data", "discovery_figures", "evaluating", "finishing"},
+    {"running", "discovery_run"},
 ]
 FILES = sorted((PROJECT / "meru").rglob("*.py"))
 

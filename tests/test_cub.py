@@ -186,6 +186,30 @@ DAMAGES = {
         lambda f: (f / "text_c10" / RED / "Red_Bird_0000_3.txt").write_bytes(b"a caf\xe9 bird\n"),
         "Red_Bird_0000_3.txt is not UTF-8 (byte 5)",
     ),
+    "outside": (lambda f: replace_line(f / "images.txt", 2, "10 ../../secret.jpg"), "image 10 is '../../secret.jpg'"),
+    "absolute": (lambda f: replace_line(f / "images.txt", 2, "10 /etc/a.jpg"), "which leaves the folder images"),
+    "drive": (lambda f: replace_line(f / "images.txt", 2, "10 C:\\a.jpg"), "which leaves the folder images"),
+    "twice": (
+        lambda f: replace_line(f / "images.txt", 2, f"10 {RED}/Red_Bird_0000_3.jpg"),
+        "images 3 and 10 are the same file",
+    ),
+    "leak in another spelling": (
+        lambda f: replace_line(f / "images.txt", 5, f"31 x/..\\{RED.upper()}\\RED_Bird_0000_3.JPG"),
+        "images 3 and 31 are the same file, " + RED + "/Red_Bird_0000_3.jpg, one for training and one for the test",
+    ),
+    "class twice": (lambda f: replace_line(f / "classes.txt", 2, f"5 {RED}"), f"class ids 2 and 5 both name {RED}"),
+    "no width": (lambda f: replace_line(f / "bounding_boxes.txt", 3, "17 1 2 0 5"), "the box of image 17 is 1 2 0 5"),
+    "negative height": (lambda f: replace_line(f / "bounding_boxes.txt", 3, "17 1 2 3 -5"), "the box of image 17"),
+    "box of NaN": (lambda f: replace_line(f / "bounding_boxes.txt", 3, "17 nan 2 3 5"), "the box of image 17 is nan"),
+    "endless box": (lambda f: replace_line(f / "bounding_boxes.txt", 3, "17 1 2 1e999 5"), "the box of image 17"),
+    "two boxes": (lambda f: replace_line(f / "bounding_boxes.txt", 3, "10 1 2 3 5"), "two boxes for image 10"),
+    "part of NaN": (lambda f: replace_line(f / "parts" / "part_locs.txt", 5, "3 5 nan 1 1"), "part 5 of image 3 is at"),
+    "part twice": (lambda f: replace_line(f / "parts" / "part_locs.txt", 5, "3 4 1 1 1"), "part 4 of image 3 twice"),
+    "huge number": (lambda f: replace_line(f / "images.txt", 2, "9" * 5000 + " a.jpg"), "images.txt, line 2: expected"),
+    "pointer": (
+        lambda f: (f / "images.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+        "images.txt is a Git LFS pointer",
+    ),
     "all test": (
         lambda f: (f / "train_test_split.txt").write_text((f / "train_test_split.txt").read_text().replace(" 1", " 0")),
         "no training image",
@@ -202,6 +226,119 @@ def test_damaged_folder_is_one_clear_line(make_cub_folder, damage):
         load_cub(root=folder)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def edit(path, change):
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.decode().encode("utf-16"),
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: text.replace(b"\n", b"\r"),
+        lambda text: text.replace(b"\n", b" \t\n\n"),
+    ],
+    ids=["byte order mark", "UTF-16", "CRLF", "CR", "blanks"],
+)
+def test_lists_and_captions_of_other_systems_are_read_alike(make_cub_folder, change):
+    folder = make_cub_folder()
+    expected = load_cub(root=folder)
+    for path in folder.rglob("*.txt"):
+        edit(path, change)
+    assert load_cub(root=folder) == expected
+
+
+def test_backslashes_and_letter_case_are_read_alike(make_cub_folder):
+    folder = make_cub_folder()
+    expected = load_cub(root=folder)
+    edit(folder / "images.txt", lambda text: text.replace(b"/", b"\\"))
+    assert load_cub(root=folder) == expected
+    for path in sorted((folder / "images" / RED).iterdir()):
+        path.rename(path.with_suffix(".JPG"))
+    (folder / "text_c10" / RED).rename(folder / "text_c10" / RED.lower())
+    data = load_cub(root=folder)
+    for split in ("train", "validation", "test"):
+        found, before = getattr(data, split), getattr(expected, split)
+        assert [each.path.stem for each in found] == [each.path.stem for each in before]  # the same are for validation
+        assert [each.captions for each in found] == [each.captions for each in before]
+        assert all(each.path.is_file() for each in found)
+
+
+def test_of_two_files_that_differ_in_case_the_listed_one_counts(make_cub_folder):
+    folder = make_cub_folder()
+    own = folder / "images" / RED / "Red_Bird_0000_3.jpg"
+    own.with_suffix(".JPG").write_bytes(b"another")
+    records = load_cub(root=folder, validation_fraction=0).train
+    assert own in [record.path for record in records]
+    own.rename(own.with_suffix(".Jpg"))  # now two are alike, and none is the listed one
+    with pytest.raises(UserError, match="Red_Bird_0000_3.jpg is listed in images.txt but absent"):
+        load_cub(root=folder)
+
+
+def test_pictures_behind_symbolic_links_are_read(make_cub_folder, tmp_path):
+    folder = make_cub_folder()
+    expected = load_cub(root=folder)
+    (folder / "images").rename(tmp_path / "pictures")
+    (folder / "images").symlink_to(tmp_path / "pictures")
+    assert load_cub(root=folder) == expected
+
+
+@pytest.mark.parametrize("place", ["archive/CUB_200_2011", "CUB_200_2011/CUB_200_2011", "birds/cub"])
+def test_a_folder_further_down_is_found(make_cub_folder, tmp_path, place):
+    folder = make_cub_folder(f"data/{place}")
+    assert load_cub(root=tmp_path / "data") == load_cub(root=folder)
+
+
+def test_of_two_folders_further_down_the_user_chooses(make_cub_folder, tmp_path):
+    for name in ("data/first", "data/second"):
+        make_cub_folder(name, classes=1)
+    with pytest.raises(UserError, match=r"data/first and .*data/second both hold images.txt; set data.root="):
+        load_cub(root=tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "place", ["text_c10/text_c10", "../cvpr2016_cub/text_c10", "cvpr2016_cub/text_c10", "text", "../birds/text_c10"]
+)
+def test_captions_lie_where_copies_have_them(make_cub_folder, place):
+    folder = make_cub_folder("data/CUB_200_2011", classes=1)
+    expected = load_cub(root=folder)
+    (folder / "text_c10").rename(folder / "moved")
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "moved").rename(folder / place)
+    assert load_cub(root=folder) == expected
+    assert load_cub(root=folder, captions=(folder / place).parent if "/" in place else folder / place) == expected
+
+
+def test_a_folder_of_other_texts_is_not_taken_for_captions(make_cub_folder):
+    folder = make_cub_folder(classes=1, captions=False)
+    (folder / "text" / "thesis").mkdir(parents=True)
+    assert find_captions(folder) is None
+    with pytest.raises(UserError, match=r"data.captions=.*nowhere is no folder"):
+        load_cub(root=folder, captions=folder / "nowhere")
+
+
+def test_all_for_training_is_said_and_read(make_cub_folder, caplog):
+    folder = make_cub_folder(train=1, test=1)
+    edit(folder / "train_test_split.txt", lambda text: text.replace(b" 0\n", b" 1\n"))
+    with caplog.at_level(logging.WARNING, logger="meru"):
+        data = load_cub(root=folder)
+    assert data.test == () and len(data.train) == len(data.validation) == 3
+    assert "has no test image" in caplog.text and "validation" not in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="meru"):
+        assert load_cub(root=make_cub_folder("other", train=1)).validation == ()
+    assert "no validation split" in caplog.text
+
+
+def test_boxes_and_parts_of_other_images_are_left_out(make_cub_folder):
+    folder = make_cub_folder()
+    expected = load_cub(root=folder)
+    edit(folder / "bounding_boxes.txt", lambda text: text + b"9999 1 1 0 0\n")
+    edit(folder / "parts" / "part_locs.txt", lambda text: text + b"9999 1 nan nan 1\n")
+    assert load_cub(root=folder) == expected
 
 
 def test_validation_fraction_out_of_range(cub_folder):

@@ -122,6 +122,8 @@ class TestSplit:
             DiscoveryData(("a", "b"), 1, in_memory(6), none)
         with pytest.raises(UserError, match="a labelled training image is of a new class"):
             DiscoveryData(tuple("abcdef"), 1, in_memory(6, share=1), none)
+        with pytest.raises(ValueError, match="1 families of 6 classes"):
+            DiscoveryData(tuple("abcdef"), 3, in_memory(6), none, families=("one",))
         with pytest.raises(ValueError, match="2 images, 1 labels"):
             DiscoverySplit(none.images.new_zeros(2, 3, 1, 1), torch.zeros(1), torch.zeros(2))
 
@@ -159,6 +161,7 @@ class TestCub:
         assert data.num_old == 3 and data.train.labels.tolist() == [0] * 4 + [2] * 4 + [1] * 4 + [3] * 4
         assert labelled(data) == spelled_out([number for number in range(4) for _ in range(4)], range(3))
         assert len(data.test) == 8 and not data.test.labelled.any()
+        assert data.families == ("Vireo", "Finch", "Albatross", "Towhee")
         assert [path.parent.name for path in data.train.images[:4]] == [official[0]] * 4
 
     def test_own_pictures_need_a_list(self, cub_folder):
@@ -189,6 +192,7 @@ def test_birds_have_old_and_new_species_of_every_family(tmp_path, monkeypatch):
     plain = [species.name.replace("-", " ") for species in SPECIES]
     assert data.class_names[0] == plain[0] and data.class_names[24] == plain[1]
     assert len(data.train) == 48 and data.train.labelled.sum() == 12
+    assert data.families == tuple(families)
 
 
 class TestCars:
@@ -210,9 +214,54 @@ class TestCars:
             data = load_cars_discovery(root=root)
             # The devkit counts from 1, the benchmark, which lists 1, 0, 195 and 2 in this order as known, from 0.
             assert data.class_names == ("Car 2", "Car 1", "Car 196", "Car 3", "Car 4") and data.num_old == 4
+            assert data.families is None  # the last word of a car's name is its year
             assert labelled(data) == spelled_out((2, 1, 1, 0, 195, 3), (1, 0, 195, 2))
             assert data.train.images[3] == tmp_path / "cars" / "cars_train" / "00004.jpg"
             assert [data.class_names[label] for label in data.test.labels] == ["Car 1", "Car 196"]
+
+    @pytest.mark.parametrize("copy", ["kaggle", "flat", "browser", "torchvision", "archive"])
+    def test_copies_as_they_circulate(self, tmp_path, copy):
+        root = tmp_path / "data"
+        self.write(root)
+        expected = load_cars_discovery(root=root)
+        labels = "cars_test_annos_withlabels.mat"
+        if copy == "kaggle":
+            (root / "car_devkit").mkdir()
+            (root / "devkit").rename(root / "car_devkit" / "devkit")
+            (root / "car_devkit" / "devkit" / labels).rename(root / labels)
+            for part in ("cars_train", "cars_test"):
+                (root / part).rename(root / "moved")
+                (root / part).mkdir()
+                (root / "moved").rename(root / part / part)
+        elif copy == "flat":
+            for path in (root / "devkit").iterdir():
+                path.rename(root / path.name)
+            (root / "devkit").rmdir()
+        elif copy == "browser":
+            (root / "devkit" / labels).rename(root / "cars_test_annos_withlabels (1).mat")
+        else:
+            inner = root / ("stanford_cars" if copy == "torchvision" else "archive/input")
+            inner.mkdir(parents=True)
+            for name in ("devkit", "cars_train", "cars_test"):
+                (root / name).rename(inner / name)
+        data = load_cars_discovery(root=root)
+        assert data.class_names == expected.class_names and labelled(data) == labelled(expected)
+        for split in ("train", "test"):
+            found, before = getattr(data, split), getattr(expected, split)
+            assert found.labels.tolist() == before.labels.tolist() and all(path.is_file() for path in found.images)
+            assert [path.name for path in found.images] == [path.name for path in before.images]
+
+    def test_an_image_twice_or_outside(self, tmp_path):
+        self.write(tmp_path)
+        kind = [("class", "O"), ("fname", "O")]
+        for names, message in (
+            (("00001.jpg", "00001.JPG"), "00001.jpg is listed twice, entries 1 and 2"),
+            (("00001.jpg", "../a.jpg"), r"'../a.jpg' is listed, which leaves the folder"),
+        ):
+            rows = np.array([[(1, name) for name in names]], dtype=kind)
+            savemat(tmp_path / "devkit" / "cars_train_annos.mat", {"annotations": rows})
+            with pytest.raises(UserError, match=message):
+                load_cars_discovery(root=tmp_path)
 
     def test_without_labels_of_the_test(self, tmp_path):
         self.write(tmp_path)
@@ -240,10 +289,12 @@ class TestAircraft:
         names = [f"Jet {number:03d}" for number in range(variants)]
         order = [name for _ in range(2) for name in reversed(names)]
         images = [f"{1000 + position}" for position in range(len(order))]
-        touch(root / "data" / "images", *(f"{image}.jpg" for image in images))
+        touch(root / "data" / "images", *(f"{image}.jpg" for image in [*images, "500", "501", "502"]))
         lines = [f"{image} {name}\n" for image, name in zip(images, order, strict=True)]
         (root / "data" / "images_variant_trainval.txt").write_text("".join(lines))
-        (root / "data" / "images_variant_test.txt").write_text("".join(lines[:3]))
+        (root / "data" / "images_variant_test.txt").write_text(
+            "".join(f"{500 + number} {names[number]}\n" for number in range(3))
+        )
 
     def test_layout(self, tmp_path):
         self.write(tmp_path / "fgvc-aircraft-2013b")
@@ -252,6 +303,17 @@ class TestAircraft:
         assert data.class_names[:3] == tuple(f"Jet {number:03d}" for number in old[:3])
         assert labelled(data) == spelled_out([99 - position % 100 for position in range(200)], old)
         assert data.train.labelled.sum() == 50 and len(data.test) == 3
+        assert data.families is None
+
+    def test_families_of_variants_are_those_of_their_images(self, tmp_path):
+        self.write(tmp_path)
+        path = tmp_path / "data" / "images_family_trainval.txt"
+        lines = [f"{1000 + position} Boeing {(99 - position % 100) // 10}\n" for position in range(200)]
+        path.write_text("".join(lines))
+        data = load_aircraft_discovery(root=tmp_path)
+        assert data.families == tuple(f"Boeing {int(name.split()[1]) // 10}" for name in data.class_names)
+        path.write_text("".join(["1000 Airbus\n", *lines[1:]]))  # one variant in two families
+        assert load_aircraft_discovery(root=tmp_path).families is None
 
     def test_errors(self, tmp_path):
         with pytest.raises(UserError, match="no FGVC-Aircraft"):
@@ -261,6 +323,16 @@ class TestAircraft:
             load_aircraft_discovery(root=tmp_path)
         (tmp_path / "data" / "images_variant_test.txt").write_text("1000\n")
         with pytest.raises(UserError, match="entry 1: expected '<image> <variant>'"):
+            load_aircraft_discovery(root=tmp_path)
+
+
+    def test_a_leak_is_named(self, tmp_path):
+        self.write(tmp_path)
+        path = tmp_path / "data" / "images_variant_test.txt"
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+        assert len(load_aircraft_discovery(root=tmp_path).test) == 3
+        path.write_text(path.read_text(encoding="utf-8-sig") + "1004 Jet 003\n")
+        with pytest.raises(UserError, match=r"1004.jpg is listed for training and for the test"):
             load_aircraft_discovery(root=tmp_path)
 
 
@@ -293,6 +365,31 @@ class TestClassFolders:
         assert labelled(data) == spelled_out([number for number in range(683) for _ in range(2)], classes.old)
         assert len(data.test) == 0 and "no small-validation" in caplog.text
 
+    def test_what_systems_leave_behind_is_no_picture(self, tmp_path):
+        classes = [str(number) for number in range(683)]
+        for name in classes:
+            touch(tmp_path / "small-train" / "small-train" / name, f"{name}_a.jpg", "b.AVIF")
+        expected = load_herbarium_discovery(root=tmp_path)
+        inner = tmp_path / "small-train" / "small-train"
+        touch(inner / ".ipynb_checkpoints", "x.jpg")
+        touch(inner / "__MACOSX" / "0", "x.jpg")
+        touch(inner / "0" / ".ipynb_checkpoints", "0_a-checkpoint.jpg")
+        for name in classes[::50]:
+            touch(inner / name, f"._{name}_a.jpg", ".DS_Store", "Thumbs.db")
+        touch(inner, "Thumbs.db", ".DS_Store", "._0")
+        data = load_herbarium_discovery(root=tmp_path)
+        assert data.class_names == expected.class_names and data.train.images == expected.train.images
+        assert len(data.train) == 2 * 683
+        for path in (inner / "5").iterdir():
+            path.unlink()
+        with pytest.raises(UserError, match=r"small-train: no picture in 1 of the class folders, 5 alone"):
+            load_herbarium_discovery(root=tmp_path)
+
+    def test_pictures_without_class_folders(self, tmp_path):
+        touch(tmp_path / "ILSVRC" / "Data" / "CLS-LOC" / "train", "ILSVRC2012_val_00000001.JPEG")
+        with pytest.raises(UserError, match="CLS-LOC/train holds pictures but no class folders"):
+            load_imagenet1k_discovery(root=tmp_path)
+
     def test_errors(self, tmp_path):
         with pytest.raises(UserError, match="no ImageNet: .* holds no train"):
             load_imagenet1k_discovery(root=tmp_path)
@@ -309,8 +406,8 @@ class TestClassFolders:
 
 class TestCifar:
     def test_layout(self, tmp_path, monkeypatch):
-        folder = tmp_path / CIFAR10.base_folder
-        folder.mkdir()
+        folder = tmp_path / "archive" / CIFAR10.base_folder
+        folder.mkdir(parents=True)
         numbers = np.random.default_rng(0).integers(0, 10, 40).tolist()
         pictures = np.random.default_rng(1).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
         for name in ("data_batch_1", "test_batch"):
@@ -325,6 +422,8 @@ class TestCifar:
         assert data.num_old == 5 and data.class_names == tuple(f"kind {n}" for n in range(10))
         assert data.train.labels.tolist() == numbers and labelled(data) == spelled_out(numbers, range(5))
         assert torch.equal(data.train.images, torch.from_numpy(pictures)) and len(data.test) == 40
+        for root in (folder, folder.parent):
+            assert load_cifar10_discovery(root=root).train.labels.tolist() == numbers
 
     def test_without_data(self, tmp_path):
         with pytest.raises(UserError, match="no CIFAR10: .*data.download=true"):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import meru
 from meru.data.discovery_loading import every_view_loader, weighted_view_loader
-from meru.discovery_figures import evaluate_discovery, read_features, save_trees
+from meru.discovery_figures import class_trees, evaluate_discovery, purities, read_features, save_trees
 from meru.discovery_run import keep_views, nearest_images, released_neighbours, train_discovery
 from meru.encoders.frozen import FrozenPart
 from meru.errors import UserError
@@ -79,7 +79,9 @@ def test_trees_of_the_predicted_classes_are_written(experiment, configuration, t
     with torch.no_grad():  # an image of each class as its weight: predictions that differ
         model.classifier.weight.copy_(everything["features"][first] - everything["features"].mean(dim=0))
     seen = read_features(config, data.train, model, transforms, device=DEVICE)
-    figures = save_trees(tmp_path / "tree", data, seen, model)
+    trees = class_trees(data, seen, model)
+    figures = purities(trees)
+    save_trees(tmp_path / "tree", trees)
     written = {path.name for path in (tmp_path / "tree").iterdir()}
     of_features = {"feature_tree.nwk", "feature_tree.json", "feature_tree.png"}
     of_ball = {"tree.nwk", "tree.json", "tree.png", "poincare_disk.png"}

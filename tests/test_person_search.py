@@ -111,7 +111,9 @@ def change(listed, place, **changes):
         (lambda e: change(e, 2, captions=...), "entry 3 has no field captions"),
         (lambda e: change(e, 0, file_path=...), "entry 1 has no field file_path"),
         (lambda e: change(e, 0, split=...), "entry 1 has no field split"),
-        (lambda e: change(e, 1, id="7"), "entry 2: id is '7', it must be a whole number"),
+        (lambda e: change(e, 1, id="seven"), "entry 2: id is 'seven', it must be a whole number"),
+        (lambda e: change(e, 1, id=7.0), "entry 2: id is 7.0, it must be a whole number"),
+        (lambda e: change(e, 1, id=float("nan")), "entry 2: id is nan"),
         (lambda e: change(e, 1, id=True), "entry 2: id is True"),
         (lambda e: change(e, 1, split="dev"), "entry 2: split is 'dev', it must be one of train, val, test"),
         (lambda e: change(e, 1, file_path="../../secret.jpg"), "leaves the folder imgs"),
@@ -119,18 +121,20 @@ def change(listed, place, **changes):
         (lambda e: change(e, 1, file_path="C:\\secret.jpg"), "leaves the folder imgs"),
         (lambda e: change(e, 1, file_path=""), "leaves the folder imgs"),
         (lambda e: change(e, 1, file_path=7), "entry 2: file_path is 7, it must be text"),
-        (lambda e: change(e, 3, captions="a man"), "entry 4: captions is 'a man', it must be a list"),
-        (lambda e: change(e, 3, captions=["a man", " .!"]), "entry 4: captions: sentence 2 has no word"),
+        (lambda e: change(e, 3, captions=7), "entry 4: captions is 7, it must be a list"),
         (lambda e: change(e, 3, captions=[]), "entry 4: captions must be a list of sentences"),
         (lambda e: change(e, 3, captions=["a man", 3]), "entry 4: captions must be a list of sentences"),
         (lambda e: change(e, 3, captions_bt=["one"]), "2 captions but 1 back-translations"),
         (lambda e: change(e, 3, captions_bt=[]), "entry 4: captions_bt must be a list of sentences"),
-        (lambda e: change(e, 3, captions_bt="one"), "entry 4: captions_bt is 'one', it must be a list"),
+        (lambda e: change(e, 3, captions_bt="one"), "2 captions but 1 back-translations"),
+        (lambda e: change(e, 1, file_path="cam_a/7_0.jpg"), "identity 7) and cam_a/7_0.jpg (train"),
+        (lambda e: change(e, 1, file_path="cam_a\\x\\..\\7_0.jpg"), "(train, identity 7) are the same"),
+        (lambda e: change(e, 8, file_path="./cam_a/7_0.jpg"), "identity 7) and cam_a/7_0.jpg (test, identity 4)"),
+        (lambda e: change(e, 1, file_path="a\0.jpg"), "leaves the folder imgs"),
         (lambda e: change(e, 4, id=7), "identity 7 is in train and in val"),
         (lambda e: change(e, 7, id=9), "identity 9 is in train and in test"),
         (lambda e: e.__setitem__(5, "text"), "entry 6 is 'text', no object"),
         (lambda e: e.clear(), "is no list of images"),
-        (lambda e: e.__delitem__(slice(6, None)), "no image is in test"),
         (lambda e: e.__delitem__(slice(0, 4)), "no image is in train"),
     ],
 )
@@ -140,6 +144,116 @@ def test_wrong_annotations_are_named(spoil, message, tmp_path):
     root = write(tmp_path / "data", listed, "reid_raw.json")
     with pytest.raises(UserError) as error:
         load_person_search(root=root, layout="cuhk_pedes")
+    assert message in str(error.value) and "reid_raw.json" in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def spelt(name, change_text):
+    """The annotation as text, as another system or program would have written it."""
+    return pytest.param(change_text, id=name)
+
+
+@pytest.mark.parametrize(
+    "text_of",
+    [
+        spelt("with a byte order mark", lambda e: b"\xef\xbb\xbf" + json.dumps(e).encode()),
+        spelt("UTF-16", lambda e: json.dumps(e).encode("utf-16")),
+        spelt("JSON Lines", lambda e: "".join(json.dumps(each) + "\r\n" for each in e).encode()),
+        spelt("under a key", lambda e: json.dumps({"info": "v1", "annotations": e}).encode()),
+        spelt("a list a split", lambda e: json.dumps(
+            {split: [each for each in e if each["split"] == split] for split in ("train", "val", "test")}
+        ).encode()),
+        spelt("ids as text", lambda e: json.dumps([{**each, "id": f"{each['id']:04d}"} for each in e]).encode()),
+        spelt("backslashes", lambda e: json.dumps(e).replace("cam_a/", "cam_a\\\\").encode()),
+        spelt("imgs in front", lambda e: json.dumps(e).replace("cam_a/", "imgs/cam_a/").encode()),
+        spelt("other case", lambda e: json.dumps(e).replace("cam_a/", "CAM_A/").replace(".jpg", ".JPG").encode()),
+        spelt("other words for splits", lambda e: json.dumps(e).replace('"val"', '"Validation"').encode()),
+    ],
+)  # fmt: skip
+def test_other_spellings_are_read_alike(text_of, tmp_path):
+    root = write(tmp_path / "data", entries(), "reid_raw.json")
+    expected = load_person_search(root=root, layout="cuhk_pedes")
+    (root / "reid_raw.json").write_bytes(text_of(entries()))
+    assert load_person_search(root=root, layout="cuhk_pedes") == expected
+
+
+def test_a_leak_in_another_spelling_is_named(tmp_path):
+    listed = entries()
+    root = write(tmp_path, listed, "reid_raw.json")
+    change(listed, 8, file_path="imgs/Cam_A/7_0.JPG")
+    (root / "reid_raw.json").write_text(json.dumps(listed))
+    with pytest.raises(UserError, match=r"\(train, identity 7\) and Cam_A/7_0.JPG \(test, identity 4\) are the"):
+        load_person_search(root=root, layout="cuhk_pedes")
+
+
+def test_one_sentence_may_stand_without_a_list(tmp_path):
+    listed = [{**entry, "captions": entry["captions"][0]} for entry in entries()]
+    data = load_person_search(root=write(tmp_path, listed, "reid_raw.json"), layout="cuhk_pedes")
+    assert data.train[0].captions == ("a man no 7 wears red",)
+
+
+def test_names_of_macs_are_found_whatever_their_unicode_form(tmp_path):
+    listed = entries()
+    root = write(tmp_path / "data", listed, "reid_raw.json")
+    (root / "imgs" / "cam_a" / "7_0.jpg").rename(root / "imgs" / "cam_a" / "e\u0301.jpg")
+    listed[0]["file_path"] = "cam_a/\u00e9.jpg"
+    (root / "reid_raw.json").write_text(json.dumps(listed))
+    data = load_person_search(root=root, layout="cuhk_pedes")
+    assert data.train[0].path.is_file() and data.train[0].path.name == "e\u0301.jpg"
+
+
+def test_captions_without_a_word_are_left_out_and_counted(tmp_path, caplog):
+    listed = entries(translated=True)
+    listed[0]["captions"][1] = "..."
+    listed[1]["captions"] = ["", " ! "]
+    listed[2]["captions_bt"][0] = "."
+    with caplog.at_level(logging.WARNING, logger="meru"):
+        data = load_person_search(root=write(tmp_path, listed, "reid_raw.json"), layout="cuhk_pedes")
+    assert "3 captions without a word are left out, and 1 images that have no other" in caplog.text
+    assert data.train[0].captions == ("a man no 7 wears red",)
+    assert data.train[0].back_translations == ("a man in red",)
+    assert data.train[1].path.name == "9_0.jpg" and len(data.train) == 3
+    assert data.train[1].back_translations == ("a man no 9 wears red", "seen from behind")
+
+
+def test_a_copy_without_test_is_read_and_it_is_said(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="meru"):
+        data = load_person_search(root=write(tmp_path, entries()[:4], "reid_raw.json"), layout="cuhk_pedes")
+    assert len(data.train) == 4 and data.test == data.validation == ()
+    assert "no image is in test" in caplog.text and "no image is in val" in caplog.text
+
+
+def test_caption_all_has_no_splits_and_it_is_said_where_those_are(tmp_path):
+    listed = [{key: value for key, value in entry.items() if key != "split"} for entry in entries()]
+    root = write(tmp_path, listed, "caption_all.json")
+    with pytest.raises(UserError, match=r"caption_all.json does not say which .* put reid_raw.json beside it") as error:
+        load_person_search(root=root, layout="cuhk_pedes")
+    assert "\n" not in str(error.value)
+    (root / "caption_all.json").write_text(json.dumps(entries()))  # where somebody put them in
+    assert len(load_person_search(root=root, layout="cuhk_pedes").train) == 4
+
+
+def test_a_folder_of_its_own_name_within_and_another_name_of_the_annotation(tmp_path):
+    write(tmp_path / "CUHK-PEDES" / "CUHK-PEDES", entries(), "CUHK-PEDES.json")
+    for root in (tmp_path, tmp_path / "CUHK-PEDES", tmp_path / "CUHK-PEDES" / "CUHK-PEDES"):
+        assert len(load_person_search(root=root, layout="cuhk_pedes").train) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "too deep"),
+        (b'[{"id": ' + b"9" * 5000 + b"}]", "cannot be read as JSON"),
+        (b'{"images": [{"a": 1}], "annotations": [{"b": 2}]}', "is no list of images"),
+        ("[{'captions': 'caf\u00e9'}]".encode("latin-1"), "is not UTF-8 (byte 18)"),
+        ("[]".encode("utf-16-le"), "UTF-16 without its mark"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
+    ],
+)
+def test_an_annotation_that_does_not_read_is_one_line(content, message, tmp_path):
+    (tmp_path / "reid_raw.json").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_person_search(root=tmp_path, layout="cuhk_pedes")
     assert message in str(error.value) and "reid_raw.json" in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 

@@ -9,6 +9,7 @@ from statistics import mean
 import pytest
 import torch
 
+from meru.errors import UserError
 from meru.evaluation.retrieval import image_text_retrieval, retrieval_metrics, top_k
 
 KS = (1, 2, 3, 5, 10)
@@ -150,7 +151,7 @@ def test_chance_of_a_large_gallery_is_precise():
 def test_bad_score_names_the_query(bad):
     scores = torch.rand(9, 5)
     scores[6, 2] = bad
-    with pytest.raises(RuntimeError, match="query 6"):
+    with pytest.raises(UserError, match="query 6"):
         retrieval_metrics(
             torch.arange(9)[:, None],
             torch.zeros(5, 1),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from meru import evaluating, running
+from meru import evaluating, finishing, running
 
 CPU = torch.device("cpu")
 
@@ -48,13 +48,13 @@ def test_pictures_are_of_the_exported_weights(configuration, monkeypatch):
     drawn = []
     monkeypatch.setattr(running, "make_logger", lambda *_: Pictures())
     for name, place in (("retrieved_images", 2), ("save_attention", 3)):
-        draw = getattr(running, name)
+        draw = getattr(finishing, name)
 
         def watched(*arguments, draw=draw, place=place, **options):
             drawn.append({name: value.clone() for name, value in arguments[place].model.state_dict().items()})
             return draw(*arguments, **options)
 
-        monkeypatch.setattr(running, name, watched)
+        monkeypatch.setattr(finishing, name, watched)
     running.train(configuration, device=CPU)
     exported = load_file(Path(configuration.folder) / "model.safetensors")
     assert len(drawn) == 2

@@ -72,7 +72,7 @@ def test_bad_input():
         from_scores(torch.zeros(2, 3), [0])
     with pytest.raises(ValueError, match="nothing to rank"):
         from_scores(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
-    with pytest.raises(RuntimeError, match="query 1"):
+    with pytest.raises(UserError, match="query 1"):
         from_scores(torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), [0, 1])
 
 

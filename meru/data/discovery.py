@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meru.data.records import missing_files
+from meru.data.folders import FileFinder, first_repeated, inner_path
 from meru.errors import UserError
 from meru.files import user_path
 
@@ -69,14 +69,19 @@ class DiscoveryData:
         num_old: How many are old.
         train: Labelled and unlabelled training images; figures are computed over the unlabelled ones.
         test: Images of all classes that training does not see, none of them labelled; may be empty.
+        families: What groups the classes, one for each of `class_names`, such as "Albatross" for two kinds of it; None
+            where the data set says nothing about it.
     """
 
     class_names: tuple[str, ...]
     num_old: int
     train: DiscoverySplit
     test: DiscoverySplit
+    families: tuple[str, ...] | None = None
 
     def __post_init__(self):
+        if self.families is not None and len(self.families) != len(self.class_names):
+            raise ValueError(f"{len(self.families)} families of {len(self.class_names)} classes")
         for name, split in (("training", self.train), ("test", self.test)):
             outside = split.labels[(split.labels < 0) | (split.labels >= len(self.class_names))]
             if len(outside):
@@ -114,6 +119,7 @@ def discovery_data(
     classes: ClassList,
     train: tuple[Images, Sequence[int]],
     test: tuple[Images, Sequence[int]] = ((), ()),
+    families: Sequence[str] | None = None,
     labelled_fraction: float = 0.5,
     split_seed: int = 0,
 ) -> DiscoveryData:
@@ -126,6 +132,7 @@ def discovery_data(
         names: Every class, by its number in the data set.
         classes: Numbers of the old and the new ones.
         train, test: Images in the data set's own order, with the number of each one's class.
+        families: What groups the classes, by the same numbers as `names`; None where it is not known.
         labelled_fraction: Share of the training images of old classes that are labelled, in (0, 1).
         split_seed: Decides which they are; the release's is 0.
 
@@ -161,6 +168,7 @@ def discovery_data(
         num_old=num_old,
         train=DiscoverySplit(train[0], labels[0], labelled),
         test=DiscoverySplit(test[0], labels[1], torch.zeros(len(labels[1]), dtype=torch.bool)),
+        families=None if families is None else tuple(families[number] for number in label),
     )
 
 
@@ -183,24 +191,28 @@ def draw_labelled(of_old_class: Tensor, *, fraction: float, seed: int) -> Tensor
     return labelled
 
 
-def find_folder(root: str | Path, *, marker: str, inside: Collection[str], what: str, advice: str) -> Path:
-    """The folder with the file or folder `marker`: `root`, or one of those `inside` it."""
-    root = user_path(root)
-    for folder in (root, *(root / name for name in inside)):
-        if (folder / marker).exists():
-            return folder
-    found = f"holds no {marker}" if root.is_dir() else "is no folder"
-    raise UserError(f"no {what}: {root} {found}; {advice}, or set data.root=<folder> to a copy of it")
-
-
-def existing_images(folder: Path, files: list[str]) -> tuple[Path, ...]:
-    """Paths of the files inside `folder`, all of which must be there."""
-    if absent := missing_files(folder, files):
+def existing_images(folder: Path, files: Sequence[str]) -> tuple[Path, ...]:
+    """Paths of the files inside `folder`, all of which must be there, and none twice."""
+    inner = [inner_path(file) for file in files]
+    if None in inner:
+        outside = files[inner.index(None)]
+        raise UserError(f"{folder}: image {outside!r} is listed, which leaves the folder; restore the list")
+    found, absent = FileFinder(folder).find_all(inner)
+    if absent:
         raise UserError(
             f"{folder / absent[0]} is listed but absent ({len(absent)} of {len(files)} images are): unpack the data "
             "set's archive again"
         )
-    return tuple(folder / file for file in files)
+    if repeated := first_repeated(found):
+        first, second = repeated
+        raise UserError(f"{found[first]} is listed twice, entries {first + 1} and {second + 1}; keep one")
+    return tuple(found)
+
+
+def check_no_leak(train: Sequence[Path], test: Sequence[Path]) -> None:
+    """That no training image is a test image."""
+    if both := set(train) & set(test):
+        raise UserError(f"{min(both)} is listed for training and for the test; keep one of the two")
 
 
 def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:

@@ -23,15 +23,21 @@ from meru.data.discovery import (
     ClassList,
     DiscoveryData,
     check_class_count,
+    check_no_leak,
     discovery_data,
     existing_images,
-    find_folder,
     from_torchvision,
 )
+from meru.data.folders import find_folder
 from meru.data.records import ImageTextData
+from meru.data.texts import read_text
 from meru.errors import UserError
+from meru.evaluation.hierarchy import family_of
 
 AIRCRAFT_PAGE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
+
+CARS_TRAIN = "cars_train_annos.mat"
+CARS_DEVKIT = (Path("devkit"), Path("car_devkit/devkit"), Path("car_devkit"), Path("."))
 
 log = logging.getLogger("meru")
 
@@ -106,34 +112,42 @@ def load_birds_discovery(
 def load_cars_discovery(*, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0) -> DiscoveryData:
     """Stanford Cars: `cars_train/`, `cars_test/` and `devkit/` with annotations.
 
-    Without `cars_test_annos_withlabels.mat`, in `devkit` or beside it, there are no test images.
+    Copies from Kaggle are read as they are: `car_devkit/devkit/`, or annotations beside the images, and
+    `cars_train/cars_train/`. Without `cars_test_annos_withlabels.mat`, in `devkit` or beside it, there are no test
+    images.
 
     Raises:
         UserError: for a missing folder, file or image, or an annotation that does not read; and as `discovery_data`.
     """
     folder = find_folder(
         root,
-        marker="devkit/cars_train_annos.mat",
+        marker=[str(place / CARS_TRAIN) for place in CARS_DEVKIT],
         inside=("cars", "stanford_cars"),
         what="Stanford Cars",
         advice="put cars_train/, cars_test/ and devkit/ there (see data/README.md)",
     )
-    train = _cars(folder / "devkit" / "cars_train_annos.mat", folder / "cars_train")
-    name = "cars_test_annos_withlabels.mat"
-    labelled_test = next((path for path in (folder / "devkit" / name, folder / name) if path.is_file()), None)
-    if labelled_test is None:
-        log.warning("%s has no devkit/%s: no figures on the test images", folder, name)
+    devkit = next(folder / place for place in CARS_DEVKIT if (folder / place / CARS_TRAIN).is_file())
+    train = _cars(devkit / CARS_TRAIN, folder / "cars_train")
+    test: Listing = ((), [])
+    # "cars_test_annos_withlabels (1).mat" is a browser's name for the second copy that it was asked for.
+    if labelled_test := sorted(
+        path for place in (devkit, folder, folder / "devkit") for path in place.glob("cars_test_annos_withlabels*.mat")
+    ):
+        test = _cars(labelled_test[0], folder / "cars_test")
+    else:
+        log.warning("%s has no devkit/cars_test_annos_withlabels.mat: no figures on the test images", folder)
     classes = ClassList.read("cars")
     names = [str(number) for number in range(len(classes.old) + len(classes.new))]
-    if (meta := folder / "devkit" / "cars_meta.mat").is_file():
+    if (meta := devkit / "cars_meta.mat").is_file():
         names = [str(each) for each in np.atleast_1d(_matlab(meta, "class_names"))]
         classes = classes.keep(range(len(names)))
+    check_no_leak(train[0], test[0])
     return discovery_data(
         source=folder,
         names=names,
         classes=classes,
         train=train,
-        test=_cars(labelled_test, folder / "cars_test") if labelled_test else ((), []),
+        test=test,
         labelled_fraction=labelled_fraction,
         split_seed=split_seed,
     )
@@ -172,12 +186,15 @@ def load_aircraft_discovery(
             raise UserError(f"{folder}: variant {min(strange)} has test images only; restore images_variant_test.txt")
         files = [f"{image}.jpg" for image, _ in pairs]
         listings[part] = existing_images(folder / "data" / "images", files), [number[variant] for _, variant in pairs]
+    check_no_leak(listings["trainval"][0], listings["test"][0])
+    families = folder / "data" / "images_family_trainval.txt"
     return discovery_data(
         source=folder,
         names=names,
         classes=classes,
         train=listings["trainval"],
         test=listings["test"],
+        families=_families(names, lines["trainval"], _variants(families)) if families.is_file() else None,
         labelled_fraction=labelled_fraction,
         split_seed=split_seed,
     )
@@ -196,6 +213,8 @@ def _from_records(
         classes=classes,
         train=train,
         test=test,
+        # A name without any word is a family of its own.
+        families=[family_of(name) if name.strip() else name for name in data.class_names],
         labelled_fraction=labelled_fraction,
         split_seed=split_seed,
     )
@@ -214,17 +233,30 @@ def _cars(annotations: Path, folder: Path) -> Listing:
     rows = np.atleast_1d(_matlab(annotations, "annotations"))
     if missing := {"fname", "class"} - set(rows.dtype.names or ()):
         raise UserError(f"{annotations}: the annotations have no {min(missing)}; restore the file")
-    files = existing_images(folder, [str(name) for name in rows["fname"]])
-    return files, [int(number) - 1 for number in rows["class"]]
+    inner = folder / folder.name  # as Kaggle's archive unpacks
+    files = existing_images(inner if inner.is_dir() else folder, [str(name) for name in rows["fname"]])
+    try:
+        return files, [int(number) - 1 for number in rows["class"]]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{annotations}: a class is no number ({error}); restore the file") from None
+
+
+def _families(
+    names: Sequence[str], variants: Sequence[tuple[str, str]], families: Sequence[tuple[str, str]]
+) -> list[str] | None:
+    """The family of each variant, from that of its images; None where one has none, or two."""
+    of_image = dict(families)
+    found: dict[str, set[str | None]] = {name: set() for name in names}
+    for image, variant in variants:
+        found[variant].add(of_image.get(image))
+    if any(len(each) != 1 or None in each for each in found.values()):
+        return None
+    return [str(*found[name]) for name in names]
 
 
 def _variants(path: Path) -> list[tuple[str, str]]:
     """`<image> <variant>` lines; a variant may have blanks."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore the file") from None
-    pairs = [tuple(line.split(maxsplit=1)) for line in map(str.strip, lines) if line]
+    pairs = [tuple(line.split(maxsplit=1)) for line in map(str.strip, read_text(path).split("\n")) if line]
     if bad := next((number for number, pair in enumerate(pairs, start=1) if len(pair) != 2), None):
         raise UserError(f"{path}, entry {bad}: expected '<image> <variant>'; restore the file")
     return pairs

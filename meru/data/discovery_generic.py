@@ -7,6 +7,7 @@ for Generalized Category Discovery: A Baseline Study", ICCV 2023). Of files only
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,18 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from meru.data.discovery import (
     ClassList,
     DiscoveryData,
     check_class_count,
     discovery_data,
-    find_folder,
     from_torchvision,
 )
+from meru.data.folders import find_folder, is_clutter, visible_folders
 from meru.errors import UserError
+from meru.files import user_path
 
+PICTURES = (*IMG_EXTENSIONS, ".gif", ".avif", ".jp2", ".jfif", ".jpe")
 IMAGENET_CLASSES = 1000
+KAGGLE_IMAGENET = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 
 log = logging.getLogger("meru")
 
@@ -98,6 +103,7 @@ def load_herbarium_discovery(
 def _cifar(
     data_set: type[CIFAR10], root: str | Path, *, download: bool, num_old: int, fraction: float, seed: int
 ) -> DiscoveryData:
+    root = _cifar_root(user_path(root), data_set.base_folder)
     train, test = (
         from_torchvision(data_set, root, what=data_set.__name__, download=download, train=train)
         for train in (True, False)
@@ -118,16 +124,54 @@ def _cifar(
     )
 
 
+def _cifar_root(root: Path, folder: str) -> Path:
+    """What torchvision calls the root, the folder that holds `folder`; people also give that one, or one above."""
+    if not (root / folder).is_dir():
+        if root.name == folder:
+            return root.parent
+        deeper = [path.parent for path in root.glob(f"*/{folder}") if path.is_dir()]
+        if len(deeper) == 1:
+            return deeper[0]
+    return root
+
+
 class _SomeClasses(ImageFolder):
-    """Torchvision's folder of class folders, reading only those with wanted numbers among all."""
+    """Torchvision's folder of class folders, reading only those with wanted numbers among all, and no clutter."""
 
     def __init__(self, root: Path, wanted: Collection[int]):
         self.wanted = set(wanted)
-        super().__init__(str(root))
+        start = len(str(root))
+
+        def is_picture(path: str) -> bool:
+            parts = path[start:].split(os.sep)
+            return path.lower().endswith(PICTURES) and not any(part and is_clutter(part) for part in parts)
+
+        super().__init__(str(root), is_valid_file=is_picture, allow_empty=True)
+        if empty := sorted(self.class_to_idx.keys() - {self.classes[number] for number in set(self.targets)}):
+            raise UserError(
+                f"{root}: no picture in {len(empty)} of the class folders, {', '.join(empty[:3])} "
+                f"{'first' if len(empty) > 3 else 'alone'}; complete the folder"
+            )
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        names, number = super().find_classes(directory)
-        return names, {name: number[name] for name in names if number[name] in self.wanted}
+        names = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and not is_clutter(entry.name))
+        return names, {name: number for number, name in enumerate(names) if number in self.wanted}
+
+
+def _read_class_folders(folder: Path, wanted: Collection[int], count: int) -> _SomeClasses:
+    """The class folders in `folder`, or one level deeper where it was unpacked into a folder of its own name."""
+    if (folder / folder.name).is_dir():
+        folder = folder / folder.name
+    try:
+        if not visible_folders(folder):
+            pictures = any(entry.name.lower().endswith(PICTURES) for entry in os.scandir(folder))
+            found = "pictures but no class folders" if pictures else "no class folders"
+            raise UserError(f"{folder} holds {found}: put the pictures of each class into a folder of its own")
+        read = _SomeClasses(folder, wanted)
+    except OSError as error:
+        raise UserError(f"{folder}: {' '.join(str(error).split())}") from None
+    check_class_count(folder, len(read.classes), count, "class folders")
+    return read
 
 
 def _class_folders(
@@ -142,17 +186,13 @@ def _class_folders(
 ) -> DiscoveryData:
     """`splits`: the folders of training and test images inside `root`; `count`: class folders in each."""
     advice = f"put {splits[0]}/ and {splits[1]}/ with their class folders there"
-    folder = find_folder(root, marker=splits[0], inside=(), what=what, advice=advice)
+    folder = find_folder(root, marker=splits[0], inside=KAGGLE_IMAGENET, what=what, advice=advice)
     read = {}
     for split in splits:
         if not (folder / split).is_dir():
             log.warning("%s has no %s: no figures on test images", folder, split)
             continue
-        try:
-            read[split] = _SomeClasses(folder / split, {*classes.old, *classes.new})
-        except OSError as error:
-            raise UserError(f"{folder / split}: {' '.join(str(error).split())}") from None
-        check_class_count(folder / split, len(read[split].classes), count, "class folders")
+        read[split] = _read_class_folders(folder / split, {*classes.old, *classes.new}, count)
     train = read[splits[0]]
     if any(part.classes != train.classes for part in read.values()):
         raise UserError(f"{folder}: {splits[0]} and {splits[1]} have different class folders; complete both")

@@ -33,8 +33,8 @@ UNLABELLED = -1
 class _SplitImages(_Images):
     """What both data sets of discovery share: pictures are files, or already in memory."""
 
-    def __init__(self, split: DiscoverySplit, *, transform: nn.Module, on_error: str):
-        super().__init__(split.images, transform=transform, on_error=on_error)
+    def __init__(self, split: DiscoverySplit, *, transform: nn.Module, **reading):
+        super().__init__(split.images, transform=transform, **reading)
         self.split = split
 
     def _path(self, index: int) -> Path:
@@ -51,12 +51,11 @@ class TrainingViews(_SplitImages):
         split: Training images.
         transform: uint8 `(3, H, W)` → uint8 `(3, S, S)`, drawing from torch's default generator.
         seed: Seed of the augmentation.
-        on_error: What to do about an image that does not decode: `raise`, or `skip`, which takes the next one in the
-            data set that does, so that batches keep their size.
+        reading: `on_error` and `maximum_pixels`, as for `meru.data.loading.TrainingPairs`.
     """
 
-    def __init__(self, split: DiscoverySplit, *, transform: nn.Module, seed: int, on_error: str = "raise"):
-        super().__init__(split, transform=transform, on_error=on_error)
+    def __init__(self, split: DiscoverySplit, *, transform: nn.Module, seed: int, **reading):
+        super().__init__(split, transform=transform, **reading)
         self.seed = seed
         # What is not labelled must not reach any loss, so it does not get as far as a batch.
         self.labels = torch.where(split.labelled, split.labels, UNLABELLED)
@@ -231,16 +230,16 @@ def discovery_training_loader(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 2,
-    on_error: str = "raise",
     neighbours: Callable[[int], Tensor] | None = None,
     stratified: bool = False,
     independent: bool = False,
     kept_views: Tensor | None = None,
+    **reading,
 ) -> DataLoader | _EpochwiseLoader:
     """Batches of this process from `start_step` to `total_steps`, through all epochs.
 
     Args:
-        split, transform, seed, on_error: As for `TrainingViews`.
+        split, transform, seed, reading: As for `TrainingViews`.
         sampler: `weighted`, see `WeightedBatches`; `uniform`, every image once an epoch; `neighbours`, see
             `NeighbourBatches`.
         batch_size, rank, world_size, start_step, total_steps: As for `RunBatches`.
@@ -262,7 +261,7 @@ def discovery_training_loader(
     if sampler == "neighbours" and neighbours is None:
         raise ValueError("the sampler of neighbours needs a way to find them")
     if kept_views is None:
-        data = TrainingViews(split, transform=transform, seed=seed, on_error=on_error)
+        data = TrainingViews(split, transform=transform, seed=seed, **reading)
     else:
         data, workers = KeptViews(split, views=kept_views, seed=seed), 0  # copies to workers would be all the work
 
@@ -293,27 +292,27 @@ def discovery_training_loader(
 
 
 def every_view_loader(
-    split: DiscoverySplit, *, transform: nn.Module, epoch: int, batch_size: int, seed: int, workers: int, on_error: str
+    split: DiscoverySplit, *, transform: nn.Module, epoch: int, batch_size: int, seed: int, workers: int, **reading
 ) -> DataLoader:
     """Every image once and in order, with the two views that training with `uniform` order has in that epoch.
 
     Returns:
         Batches as of `discovery_training_loader`.
     """
-    data = TrainingViews(split, transform=transform, seed=seed, on_error=on_error)
+    data = TrainingViews(split, transform=transform, seed=seed, **reading)
     keys = [(epoch, index) for index in range(len(split))]
     return _Loader(data, sampler=keys, batch_size=batch_size, collate_fn=collate, **_loader_options(workers))
 
 
 def weighted_view_loader(
-    split: DiscoverySplit, *, transform: nn.Module, epoch: int, batch_size: int, seed: int, workers: int, on_error: str
+    split: DiscoverySplit, *, transform: nn.Module, epoch: int, batch_size: int, seed: int, workers: int, **reading
 ) -> DataLoader:
     """One pass over the images as `weighted` draws them in that epoch, with replacement, in that order.
 
     Returns:
         Batches as of `discovery_training_loader`, the last one smaller.
     """
-    data = TrainingViews(split, transform=transform, seed=seed, on_error=on_error)
+    data = TrainingViews(split, transform=transform, seed=seed, **reading)
     length = len(split)  # one batch is an epoch
     (keys,) = WeightedBatches(
         labelled=split.labelled, batch_size=length, seed=seed, start_step=epoch, total_steps=epoch + 1
@@ -322,7 +321,7 @@ def weighted_view_loader(
 
 
 def discovery_evaluation_loader(
-    split: DiscoverySplit, *, transform: nn.Module, batch_size: int, workers: int = 2, on_error: str = "raise"
+    split: DiscoverySplit, *, transform: nn.Module, batch_size: int, workers: int = 2, **reading
 ) -> DataLoader:
     """Every image once and in order, with its true label.
 
@@ -330,7 +329,7 @@ def discovery_evaluation_loader(
         Batches: `image` uint8 `(B, 3, S, S)`; `label` int64, `labelled` bool and `image_index` int64, all `(B,)`;
         `skipped` int64 `()`. Images that were skipped are not among them.
     """
-    data = OrderedImages(split, transform=transform, on_error=on_error)
+    data = OrderedImages(split, transform=transform, **reading)
     return _Loader(data, batch_size=batch_size, collate_fn=collate_images, **_loader_options(workers))
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from meru.data.augmentation import CaptionAugmentation
 from meru.data.batches import RunBatches, derived_seed
+from meru.data.images import MAXIMUM_PIXELS, check_maximum_pixels, read_image
 from meru.data.parts import CropParts, Part
 from meru.data.records import ImageRecord
-from meru.data.transforms import read_image
 from meru.errors import UserError
 
 _ON_LINUX = sys.platform == "linux"
@@ -32,15 +32,41 @@ Batch = dict[str, Tensor]
 Tokenize = Callable[[str], Tensor]  # caption → int64 (L,), start-of-text … end-of-text
 
 
+def reading_options(section: Mapping) -> dict[str, str | int]:
+    """`on_error` and `maximum_pixels` of a configuration's `data`; runs of earlier versions lack the second."""
+    return {
+        "on_error": section["on_error"],
+        "maximum_pixels": check_maximum_pixels(section.get("maximum_pixels", MAXIMUM_PIXELS)),
+    }
+
+
+def read_or_skip(path: Path, *, on_error: str = "raise", maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor | None:
+    """The picture as uint8 `(3, H, W)`; None where it does not decode and is to be skipped."""
+    try:
+        return read_image(path, maximum_pixels=maximum_pixels)
+    except UserError:
+        if on_error == "raise":
+            raise
+        return None
+
+
 class _Images(Dataset):
     """What both data sets share: records, a transform, and what becomes of an image that does not decode."""
 
-    def __init__(self, records: Sequence, *, transform: nn.Module, on_error: str = "raise"):
+    def __init__(
+        self,
+        records: Sequence,
+        *,
+        transform: nn.Module,
+        on_error: str = "raise",
+        maximum_pixels: int = MAXIMUM_PIXELS,
+    ):
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error}: it must be raise or skip")
         self.records = records
         self.transform = transform
         self.on_error = on_error
+        self.maximum_pixels = check_maximum_pixels(maximum_pixels)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -54,12 +80,7 @@ class _Images(Dataset):
 
     def _decode(self, index: int) -> Tensor | None:
         """The picture as uint8 `(3, H, W)`, or None where it is to be skipped."""
-        try:
-            return read_image(self._path(index))
-        except UserError:
-            if self.on_error == "raise":
-                raise
-            return None
+        return read_or_skip(self._path(index), on_error=self.on_error, maximum_pixels=self.maximum_pixels)
 
     def _path(self, index: int) -> Path:
         return self.records[index].path
@@ -86,6 +107,7 @@ class TrainingPairs(_Images):
         seed: Seed of the captions drawn and of the augmentation.
         on_error: What to do about an image that does not decode: `raise`, or `skip`, which takes the next
             record that does, so that batches keep their size.
+        maximum_pixels: Larger images count as ones that do not decode, see `read_image`.
         parts: Draws a part of every picture; None: pictures and captions only.
         augment_text: Changes captions; None: they stay as they are.
     """
@@ -98,10 +120,11 @@ class TrainingPairs(_Images):
         tokenize: Tokenize,
         seed: int,
         on_error: str = "raise",
+        maximum_pixels: int = MAXIMUM_PIXELS,
         parts: CropParts | None = None,
         augment_text: CaptionAugmentation | None = None,
     ):
-        super().__init__(records, transform=transform, on_error=on_error)
+        super().__init__(records, transform=transform, on_error=on_error, maximum_pixels=maximum_pixels)
         self.tokenize = tokenize
         self.seed = seed
         self.parts = parts
@@ -208,6 +231,7 @@ def training_loader(
     world_size: int = 1,
     workers: int = 2,
     on_error: str = "raise",
+    maximum_pixels: int = MAXIMUM_PIXELS,
     parts: CropParts | None = None,
     augment_text: CaptionAugmentation | None = None,
 ) -> DataLoader:
@@ -222,6 +246,7 @@ def training_loader(
         tokenize=tokenize,
         seed=seed,
         on_error=on_error,
+        maximum_pixels=maximum_pixels,
         parts=parts,
         augment_text=augment_text,
     )
@@ -244,9 +269,10 @@ def evaluation_loader(
     batch_size: int,
     workers: int = 2,
     on_error: str = "raise",
+    maximum_pixels: int = MAXIMUM_PIXELS,
 ) -> DataLoader:
     """Every record once and in order (see `collate_images`); `image_index` is the place in `records`."""
-    data = EvaluationImages(records, transform=transform, on_error=on_error)
+    data = EvaluationImages(records, transform=transform, on_error=on_error, maximum_pixels=maximum_pixels)
     return _Loader(data, batch_size=batch_size, collate_fn=collate_images, **_loader_options(workers))
 
 

@@ -13,8 +13,8 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 
+from meru.data.images import MAXIMUM_PIXELS, image_size
 from meru.data.records import ImageRecord
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
@@ -84,7 +84,7 @@ def plain_part(name: str) -> str:
 
 
 def part_places(
-    records: Sequence[ImageRecord], transform: EvaluationTransform
+    records: Sequence[ImageRecord], transform: EvaluationTransform, *, maximum_pixels: int = MAXIMUM_PIXELS
 ) -> tuple[list[dict[str, torch.Tensor]], list[tuple[float, float]]]:
     """Where the parts of every record and the centre of its box are in the picture that the model sees.
 
@@ -96,12 +96,12 @@ def part_places(
     places, centres = [], []
     for record in records:
         try:
-            with Image.open(record.path) as file:  # reads the header only
-                size = {"width": file.width, "height": file.height}
-        except OSError:  # whoever loads the picture complains of it, or is told to skip it
+            height, width = image_size(record.path, maximum_pixels=maximum_pixels)
+        except UserError:  # whoever loads the picture complains of it, or is told to skip it
             places.append({})
             centres.append((0.5, 0.5))
             continue
+        size = {"height": height, "width": width}
         by_part: dict[str, list[torch.Tensor]] = {}
         for name, point in record.parts.items():
             (place,) = transform.places(torch.tensor([point]), **size)

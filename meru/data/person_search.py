@@ -8,19 +8,22 @@ the identity of the person, and pictures under `imgs/`. The class of an image is
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import reprlib
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from meru.data.records import ImageRecord, ImageTextData, missing_files
+from meru.data.folders import FileFinder, find_folder, first_repeated, inner_path
+from meru.data.records import ImageRecord, ImageTextData
+from meru.data.texts import read_json
 from meru.errors import UserError
-from meru.files import user_path
 
 SPLITS = ("train", "val", "test")
+OTHER_NAMES = {"validation": "val", "valid": "val", "training": "train", "testing": "test"}
+WITHOUT_SPLITS = "caption_all.json"
 CONVERTED = tuple(f"{split}_reid.json" for split in SPLITS)  # TBPS-CLIP's, with back-translations
 
 log = logging.getLogger("meru")
@@ -44,7 +47,7 @@ class Layout:
 LAYOUTS = {
     "cuhk_pedes": Layout(
         "CUHK-PEDES",
-        ("reid_raw.json",),
+        ("reid_raw.json", "CUHK-PEDES.json"),
         "its authors give it for academic use only, on request by mail from a university address, see "
         "https://github.com/ShuangLI59/Person-Search-with-Natural-Language-Description",
     ),
@@ -72,15 +75,17 @@ def load_person_search(*, root: str | Path, layout: str) -> ImageTextData:
 
     Returns:
         Identities numbered from 0 without gaps, in the order of their splits, `class_names` being the annotation's own
-        numbers; `validation` is empty where the release has none (ICFG-PEDES).
+        numbers. `validation` is empty where the release has none (ICFG-PEDES), and `test` where a copy has none, which
+        is said. Captions without a word, of which the releases have some, are left out and counted, as are images
+        without any other.
 
     Raises:
-        UserError: for a missing file, a malformed entry (named by its place), an image outside the folder, an empty
-            caption, or an identity in two splits.
+        UserError: for a missing file, a malformed entry (named by its place), an image outside the folder or listed
+            twice, or an identity in two splits.
     """
     folder, annotations = find_annotations(root, layout)
     splits = read_splits(annotations)
-    check_images(folder, splits, layout=layout)
+    paths = find_images(folder, splits, layout=layout)
     pictures = Counter(entry.identity for split in SPLITS for entry in splits[split])
     if alone := sum(count == 1 for count in pictures.values()):
         log.info("%d of %d identities have a single image", alone, len(pictures))
@@ -88,7 +93,7 @@ def load_person_search(*, root: str | Path, layout: str) -> ImageTextData:
     records = {
         split: tuple(
             ImageRecord(
-                path=folder / "imgs" / entry.file,
+                path=paths[entry.file],
                 class_index=number[entry.identity],
                 captions=entry.captions,
                 back_translations=entry.back_translations,
@@ -104,13 +109,17 @@ def load_person_search(*, root: str | Path, layout: str) -> ImageTextData:
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of an annotation: its split, identity, path inside `imgs/`, and captions, cleaned."""
+    """One image of an annotation: its split, identity, path inside `imgs/`, and captions, cleaned.
+
+    `wordless` counts the captions that had no word and were left out.
+    """
 
     split: str
     identity: int
     file: str
     captions: tuple[str, ...]
     back_translations: tuple[str, ...]
+    wordless: int = 0
 
 
 def find_annotations(root: str | Path, layout: str) -> tuple[Path, list[Path]]:
@@ -121,20 +130,32 @@ def find_annotations(root: str | Path, layout: str) -> tuple[Path, list[Path]]:
     """
     if layout not in LAYOUTS:
         raise UserError(f"data.load.layout={layout}: choose one of {', '.join(LAYOUTS)}")
-    root, wanted = user_path(root), LAYOUTS[layout]
-    for folder in (root, root / wanted.folder):
-        converted = [folder / name for name in CONVERTED if (folder / name).is_file()]
-        if {path.name for path in converted} >= {CONVERTED[0], CONVERTED[2]}:
-            return folder, converted
-        for name in wanted.annotations:
-            if (folder / name).is_file():
-                return folder, [folder / name]
-    found = f"holds no {wanted.annotations[0]}, nor both {CONVERTED[0]} and {CONVERTED[2]}"
-    if not root.is_dir():
-        found = "is no folder"
+    wanted = LAYOUTS[layout]
+    folder = find_folder(
+        root,
+        marker=(*wanted.annotations, CONVERTED[0], WITHOUT_SPLITS),
+        inside=(wanted.folder,),
+        what=wanted.folder,
+        missing=f"{wanted.annotations[0]}, nor both {CONVERTED[0]} and {CONVERTED[2]}",
+        advice=f"{wanted.access}; choose data=pedestrians, which is drawn by code",
+    )
+    converted = [folder / name for name in CONVERTED if (folder / name).is_file()]
+    if {path.name for path in converted} >= {CONVERTED[0], CONVERTED[2]}:
+        return folder, converted
+    for name in wanted.annotations:
+        if (folder / name).is_file():
+            return folder, [folder / name]
+    if (folder / WITHOUT_SPLITS).is_file():
+        entries = _listed(folder / WITHOUT_SPLITS)
+        if isinstance(entries[0], dict) and "split" in entries[0]:
+            return folder, [folder / WITHOUT_SPLITS]
+        raise UserError(
+            f"{folder / WITHOUT_SPLITS} does not say which images are for training, validation and test: put "
+            f"{wanted.annotations[0]} beside it, which does; it comes from the same authors ({wanted.access})"
+        )
     raise UserError(
-        f"no {wanted.folder}: {root} {found}; {wanted.access}; set data.root=<folder> to a copy of it, or choose "
-        "data=pedestrians, which is drawn by code"
+        f"no {wanted.folder}: {folder} has {CONVERTED[0]} alone, and needs {CONVERTED[2]} too, or "
+        f"{wanted.annotations[0]}; {wanted.access}"
     )
 
 
@@ -142,7 +163,8 @@ def read_splits(annotations: list[Path]) -> dict[str, list[Entry]]:
     """What `find_annotations` found, by split; no picture is looked for.
 
     Raises:
-        UserError: for a malformed entry, a split without images but `val`, or an identity in two splits.
+        UserError: for a malformed entry, a split for training without images, an identity in two splits, or an image
+            twice.
     """
     entries = [entry for path in annotations for entry in read_annotation(path)]
     splits = {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
@@ -150,19 +172,23 @@ def read_splits(annotations: list[Path]) -> dict[str, list[Entry]]:
     return splits
 
 
-def check_images(folder: Path, splits: dict[str, list[Entry]], *, layout: str) -> None:
-    """That every image of the splits is there.
+def find_images(folder: Path, splits: dict[str, list[Entry]], *, layout: str) -> dict[str, Path]:
+    """The file of every `Entry.file`.
 
     Raises:
-        UserError: one is not; it says how many, and how to get them.
+        UserError: an image is not there (it says how many, and how to get them), or two entries mean the same one.
     """
     images = folder / "imgs"
-    files = [entry.file for entries in splits.values() for entry in entries]
-    if absent := missing_files(images, files):
+    every = [entry for entries in splits.values() for entry in entries]
+    files = [entry.file for entry in every]
+    found, absent = FileFinder(images).find_all(files)
+    if absent:
         raise UserError(
             f"{images / absent[0]} is listed in the annotation but absent ({len(absent)} of {len(files)} images "
             f"are): copy the pictures of {LAYOUTS[layout].folder} to {images}; {LAYOUTS[layout].access}"
         )
+    _refuse_twice(found, every, f"the annotation in {folder}")
+    return dict(zip(files, found, strict=True))
 
 
 def read_annotation(path: Path) -> list[Entry]:
@@ -171,18 +197,40 @@ def read_annotation(path: Path) -> list[Entry]:
     Raises:
         UserError: naming the file, the place of the entry in it, and what is wrong there.
     """
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"annotation {path} cannot be read as JSON ({error}): restore the file") from None
+    listed = _listed(path)
+    of_file = path.name.removesuffix("_reid.json") if path.name in CONVERTED else None
+    entries = [_entry(raw, split=of_file, where=f"{path}, entry {place}") for place, raw in enumerate(listed, start=1)]
+    wordless = sum(entry.wordless for entry in entries)
+    kept = [entry for entry in entries if entry.captions]
+    if wordless:
+        log.warning(
+            "%s: %d captions without a word are left out, and %d images that have no other", path, wordless,
+            len(entries) - len(kept),
+        )  # fmt: skip
+    return kept
+
+
+def _listed(path: Path) -> list:
+    """The list of images in an annotation: all of it, or all that is under its only key."""
+    listed = read_json(path)
+    if isinstance(listed, dict):
+        lists = [value for value in listed.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        if set(listed) <= {*SPLITS, *OTHER_NAMES} and all(isinstance(value, list) for value in listed.values()):
+            listed = [
+                {"split": split, **entry} if isinstance(entry, dict) else entry
+                for split, entries in listed.items()
+                for entry in entries
+            ]
+        elif len(lists) == 1:
+            listed = lists[0]
     if not isinstance(listed, list) or not listed:
         raise UserError(f"annotation {path} is no list of images: restore the file")
-    of_file = path.name.removesuffix("_reid.json") if path.name in CONVERTED else None
-    return [_entry(raw, split=of_file, where=f"{path}, entry {place}") for place, raw in enumerate(listed, start=1)]
+    return listed
 
 
 def clean_caption(caption: str) -> str:
     """Lower case, without marks that stand for nothing, one blank between words."""
+    caption = caption.encode(errors="ignore").decode()  # half a character, as JSON can write it
     return " ".join(re.sub(r'[.!"()*#:;~]', " ", caption.lower()).split())
 
 
@@ -201,38 +249,56 @@ def _entry(raw: object, *, split: str | None, where: str) -> Entry:
     if not isinstance(raw, dict):
         raise UserError(f"{where} is {reprlib.repr(raw)}, no object with fields: restore the annotation")
     split = split or field("split", str)
+    split = OTHER_NAMES.get(split.lower(), split.lower())
     if split not in SPLITS:
         raise UserError(f"{where}: split is {split!r}, it must be one of {', '.join(SPLITS)}")
-    file = field("img_path" if "img_path" in raw and "file_path" not in raw else "file_path", str)
-    file = file.replace("\\", "/").removeprefix("imgs/")
-    if not file or PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts or ":" in file.split("/")[0]:
-        raise UserError(f"{where}: the image path {file!r} leaves the folder imgs; give a path inside it")
-    captions = _captions(field("captions", list), f"{where}: captions")
+    listed = field("img_path" if "img_path" in raw and "file_path" not in raw else "file_path", str)
+    file = inner_path(listed)
+    file = file and file.removeprefix("imgs/")
+    if not file:
+        raise UserError(f"{where}: the image path {listed!r} leaves the folder imgs; give a path inside it")
+    captions = _captions(raw, field, "captions", where)
     translated = ()
     if raw.get("captions_bt") is not None:
-        translated = _captions(field("captions_bt", list), f"{where}: captions_bt")
+        translated = _captions(raw, field, "captions_bt", where)
         if len(translated) != len(captions):
             raise UserError(
                 f"{where}: {len(captions)} captions but {len(translated)} back-translations in captions_bt; "
                 "give one for each, or leave the field out"
             )
-    return Entry(split, field("id", int), file, captions, translated)
+        # A translation without a word changes nothing.
+        translated = tuple(back or caption for back, caption in zip(translated, captions, strict=True) if caption)
+    kept = tuple(caption for caption in captions if caption)
+    return Entry(split, _identity(raw, field), file, kept, translated, len(captions) - len(kept))
 
 
-def _captions(listed: list, where: str) -> tuple[str, ...]:
+def _identity(raw: dict, field: Callable) -> int:
+    """A whole number, as such or as text."""
+    if isinstance(raw.get("id"), str) and re.fullmatch(r"\s*\d{1,18}\s*", raw["id"], re.ASCII):
+        return int(raw["id"])
+    return field("id", int)
+
+
+def _captions(raw: dict, field: Callable, name: str, where: str) -> tuple[str, ...]:
+    """Cleaned, and empty where there was no word."""
+    listed = [raw[name]] if isinstance(raw.get(name), str) else field(name, list)
     if not listed or not all(isinstance(caption, str) for caption in listed):
-        raise UserError(f"{where} must be a list of sentences, at least one, and is {reprlib.repr(listed)}")
-    cleaned = tuple(map(clean_caption, listed))
-    if "" in cleaned:
-        raise UserError(f"{where}: sentence {cleaned.index('') + 1} has no word; write one")
-    return cleaned
+        raise UserError(
+            f"{where}: {name} must be a list of sentences, at least one, and is {reprlib.repr(listed)}"
+        )
+    return tuple(map(clean_caption, listed))
 
 
 def _check_splits(splits: dict[str, list[Entry]], annotations: list[Path]) -> None:
     names = " and ".join(path.name for path in annotations)
-    for split in ("train", "test"):
-        if not splits[split]:
-            raise UserError(f"{names} in {annotations[0].parent}: no image is in {split}; restore the annotation")
+    every = [entry for entries in splits.values() for entry in entries]
+    if not splits["train"]:
+        raise UserError(f"{names} in {annotations[0].parent}: no image is in train; restore the annotation")
+    if not splits["test"]:
+        log.warning("%s in %s: no image is in test, so there will be no test", names, annotations[0].parent)
+    if not splits["val"]:
+        log.info("%s: no image is in val, so the last epoch counts", names)
+    _refuse_twice([entry.file for entry in every], every, names)
     of_identity: dict[int, str] = {}
     for split, entries in splits.items():
         for entry in entries:
@@ -241,3 +307,10 @@ def _check_splits(splits: dict[str, list[Entry]], annotations: list[Path]) -> No
                     f"{names}: identity {entry.identity} is in {of_identity[entry.identity]} and in {split} "
                     f"({entry.file}); a person may be in one split only"
                 )
+
+
+def _refuse_twice(files: Sequence[object], entries: Sequence[Entry], where: str) -> None:
+    if repeated := first_repeated(files):
+        first, second = (entries[position] for position in repeated)
+        told = (f"{each.file} ({each.split}, identity {each.identity})" for each in (first, second))
+        raise UserError(f"{where}: {' and '.join(told)} are the same image; keep one")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +14,9 @@ class ImageRecord:
         path: The image file.
         class_index: Position of its class in `ImageTextData.class_names`; of persons, the number of the identity.
         captions: At least one sentence.
-        box: Bounding box of the bird `(x, y, width, height)` in pixels of the file, or None.
-        parts: Visible parts only, name → `(x, y)` in pixels of the file.
+        box: Bounding box of the bird `(x, y, width, height)`, or None. It is in pixels of the picture as viewers show
+            it, and annotation tools: where a file says by EXIF that it lies on its side, of the turned picture.
+        parts: Visible parts only, name → `(x, y)` in the same pixels.
         colours: Part → colour, of its class: what `meru.data.cub.class_attributes` gives. Empty where it has none.
         back_translations: Captions translated to another language and back, one for each of `captions`; or none.
     """
@@ -38,7 +37,7 @@ class ImageTextData:
     Attributes:
         class_names: In plain words, by `ImageRecord.class_index`; of persons, who have none, the identities' numbers.
         train, validation: May not be chosen by looking at `test`; `validation` may be empty.
-        test: The official one.
+        test: The official one; may be empty, too.
         class_kind: `class`, or `identity` for persons: then nothing is classified by name.
     """
 
@@ -47,18 +46,3 @@ class ImageTextData:
     validation: tuple[ImageRecord, ...]
     test: tuple[ImageRecord, ...]
     class_kind: str = "class"
-
-
-def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
-    """Those of the names, paths inside `folder`, that are not there, in order."""
-    # One listing a folder instead of one question an image: quick on network drives as well.
-    listings: dict[str, set[str]] = {}
-    absent = []
-    for name in names:
-        inner, file = os.path.split(name)
-        if inner not in listings:
-            path = folder / inner
-            listings[inner] = set(os.listdir(path)) if path.is_dir() else set()
-        if file not in listings[inner]:
-            absent.append(name)
-    return absent

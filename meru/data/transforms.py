@@ -1,49 +1,21 @@
-"""From an image file to the uint8 tensor that a model takes.
+"""From an image file to the uint8 tensor that a model takes; `meru.data.images` reads the file.
 
-Decoding and augmentation take torchvision's tensor path, about twice as fast as PIL's. Models divide by 255
-and normalise on their own device.
+Augmentation takes torchvision's tensor path, about twice as fast as PIL's. Models divide by 255 and normalise on their
+own device.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
+from meru.data.images import read_image as read_image
 from meru.errors import UserError
 
 BICUBIC = v2.InterpolationMode.BICUBIC
-
-
-def read_image(path: str | Path) -> Tensor:
-    """Decode a JPEG, PNG, GIF or WebP file; grey, palette, CMYK, transparent and 16-bit ones turn 8-bit RGB.
-
-    Returns:
-        uint8, shape `(3, height, width)`.
-
-    Raises:
-        UserError: the file is missing or does not decode; it is named.
-    """
-    try:
-        image = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
-    except RuntimeError as error:
-        # torchvision puts function, source file and line before the reason.
-        reason = str(error).splitlines()[0].split(", ", 2)[-1]
-        raise _unreadable(path, reason) from None
-    if image.ndim != 3:
-        raise _unreadable(path, "it is an animation")
-    return v2.functional.to_dtype(image, torch.uint8, scale=True)
-
-
-def _unreadable(path: str | Path, reason: str) -> UserError:
-    return UserError(
-        f"image {path} does not decode ({reason}): replace it, or set data.on_error=skip to go on without it",
-        exit_code=1,
-    )
 
 
 def training_transform(

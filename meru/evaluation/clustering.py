@@ -5,11 +5,13 @@ Vaze et al., "Generalized Category Discovery", CVPR 2022, sections 3.2 and 3.3.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from meru.evaluation.discovery import matched
@@ -25,7 +27,9 @@ def kmeans(features: Tensor, clusters: int, *, seed: int = 0, restarts: int = 3)
         ValueError: if there are fewer rows than clusters, or a feature is not finite.
     """
     _check(features, clusters)
-    found = KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features.float().cpu().numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters: some stay empty
+        found = KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features.float().cpu().numpy())
     return torch.from_numpy(found.astype(np.int64))
 
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten
 
+import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.text import Text
 from torch import Tensor
 from torch.nn import functional as F
 
 from meru.files import make_folder_of, write_atomically
 
 COLUMNS = 6
+# Fonts with Chinese, Japanese and Korean characters, which matplotlib's own lacks; the first that is installed counts.
+EAST_ASIAN = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Microsoft YaHei", "SimHei", "PingFang SC", "Heiti SC", "Hiragino Sans GB", "Arial Unicode MS"),
+)
 
 
 def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, title: str = "") -> Figure:
@@ -35,7 +44,7 @@ def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, ti
     rows = math.ceil((len(words) + 1) / columns)
     figure = Figure(figsize=(2 * columns, 2.3 * rows + 0.4), layout="constrained")
     if title:
-        figure.suptitle(shorten(title, 30 * columns, placeholder=" …"), fontsize=10)
+        figure.suptitle(printable(title, width=30 * columns), fontsize=10, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes:
         axis.set_axis_off()
@@ -43,15 +52,35 @@ def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, ti
     for axis, word, of_word in zip(axes[1:], words, maps, strict=False):
         axis.imshow(pixels)
         axis.imshow(of_word.numpy(), cmap="inferno", alpha=0.55, vmin=0, vmax=1)
-        axis.set_title(word, fontsize=9)
+        axis.set_title(printable(word, width=20), fontsize=9, parse_math=False)
     return figure
 
 
+def printable(text: str, *, width: int) -> str:
+    """A text on one line, cut to a width in letters (Chinese characters count two), without control characters."""
+    shown, used = "", 0
+    for character in " ".join(text.split()):
+        used += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if used > width:
+            return shown.rstrip() + " …"
+        shown += character if character.isprintable() else "�"
+    return shown
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, all or nothing.
+    """Write a figure as PNG, all or nothing; its texts as they are, not as mathematics.
+
+    Chinese is drawn where a font for it is installed, as boxes elsewhere.
 
     Raises:
         UserError: if the folder cannot be written.
     """
     make_folder_of(path)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    installed = {font.name for font in fontManager.ttflist}
+    families = [*matplotlib.rcParams["font.family"], *[name for name in EAST_ASIAN if name in installed][:1]]
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_fontfamily(families)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # one for every character
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -20,10 +20,14 @@ A figure is a float under a name `<row>/<metric>`; its chance level, the expecta
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from meru.files import make_folder_of, write_text
+
+log = logging.getLogger("meru")
 
 ROWS = {
     "text_to_image/image": "text → image, same image",
@@ -48,7 +52,7 @@ COLUMNS = {
 }
 
 
-def format_table(metrics: Mapping[str, float], title: str) -> str:
+def format_table(metrics: Mapping[str, float | None], title: str) -> str:
     """A plain table in percent, the chance level of each figure in brackets beside it.
 
     Args:
@@ -78,7 +82,7 @@ def format_table(metrics: Mapping[str, float], title: str) -> str:
 
 
 def format_rows(
-    metrics: Mapping[str, float], title: str, *, rows: Mapping[str, str], columns: Mapping[str, str]
+    metrics: Mapping[str, float | None], title: str, *, rows: Mapping[str, str], columns: Mapping[str, str]
 ) -> str:
     """A plain table in percent of the figures `<row's name>/<column's name>`, their chance levels in brackets.
 
@@ -105,6 +109,14 @@ def format_rows(
     return "\n".join([f"{title}: percent (chance level)", header.rstrip(), *body])
 
 
+def finite_figures(figures: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The same with None for a figure that is NaN or infinite; one line names those."""
+    odd = [name for name, figure in figures.items() if figure is not None and not math.isfinite(figure)]
+    if odd:
+        log.warning("not finite, and left out: %s", ", ".join(odd))
+    return {name: None if name in odd else figure for name, figure in figures.items()}
+
+
 def write_json(path: str | Path, metrics: Mapping[str, float | None]) -> None:
     """Write figures to `path`, all or nothing: whatever happens, the old file or the new one stands there.
 
@@ -117,5 +129,7 @@ def write_json(path: str | Path, metrics: Mapping[str, float | None]) -> None:
     write_text(Path(path), text, advice="free space or choose another folder")
 
 
-def _percent(share: float) -> str:
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "–"
     return "<0.1" if 0 < share < 0.0005 else f"{100 * share:.1f}"

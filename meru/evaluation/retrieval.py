@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meru.errors import UserError
+
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -53,7 +55,7 @@ def retrieval_metrics(
 
     Raises:
         ValueError: if there is nothing to rank, shapes or kinds do not fit, or a k is below 1.
-        RuntimeError: if a score is NaN or infinite; names the query.
+        UserError: if a score is NaN or infinite; names the query.
     """
     if isinstance(query_labels, Tensor) and isinstance(gallery_labels, Tensor):
         query_labels, gallery_labels, prefix = {"": query_labels}, {"": gallery_labels}, "{}"
@@ -156,7 +158,7 @@ def top_k(
         Scores and gallery indices, both of shape `(q, min(k, n))`.
 
     Raises:
-        ValueError, RuntimeError: as `retrieval_metrics` does.
+        ValueError, UserError: as `retrieval_metrics` does.
     """
     chunks = score_chunks(queries, gallery, similarity=similarity, chunk_size=chunk_size)
     best = [scores.topk(min(k, len(gallery)), dim=1) for _, scores in chunks]
@@ -170,7 +172,7 @@ def score_chunks(
 
     Raises:
         ValueError: if there are no queries, no gallery, no room in a chunk, or the scores have another shape.
-        RuntimeError: if a score is NaN or infinite; names the query.
+        UserError: if a score is NaN or infinite; names the query.
     """
     if len(queries) == 0 or len(gallery) == 0:
         raise ValueError(f"nothing to rank: {len(queries)} queries and {len(gallery)} gallery items")
@@ -186,7 +188,11 @@ def score_chunks(
         finite = torch.stack(scores.aminmax(dim=1)).isfinite().all(dim=0)
         if not finite.all():
             query = start + int(finite.int().argmin())
-            raise RuntimeError(f"similarity gave a score that is NaN or infinite for query {query}")
+            raise UserError(
+                f"similarity gave a score that is NaN or infinite for query {query}: the weights are not usable, take "
+                "an earlier checkpoint, or train with a lower learning rate or trainer.precision=fp32",
+                exit_code=1,
+            )
         yield rows, scores
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from meru.evaluation.image_text import BatchTokenizer, embed_captions, embed_images
+from meru.evaluation.pictures import printable
 from meru.evaluation.retrieval import retrieval_metrics
 
 Degradation = Callable[[Tensor], Tensor]  # uint8 (3, H, W) → uint8 (3, H', W'), the same for the same image
@@ -234,7 +235,7 @@ def robustness_figure(figures: Mapping[str, float | None], title: str = "") -> F
     families = [*DEGRADATIONS, "caption"]
     figure = Figure(figsize=(2.6 * len(families), 5), layout="constrained")
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(printable(title, width=35 * len(families)), fontsize=10, parse_math=False)
     axes = figure.subplots(2, len(families))  # each family moves the radius on a scale of its own
     for (above, below), family in zip(axes.T, families, strict=True):
         rows = [row for _, row in rows_of(figures) if row.partition("/")[0] == family]

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from meru import lorentz, poincare
 from meru.evaluation.hierarchy import Tree
+from meru.evaluation.pictures import printable
 
 MIXED = (0.6, 0.6, 0.6)
 LEGEND = 20  # groups that a legend names
@@ -49,14 +50,15 @@ def dendrogram_figure(tree: Tree, groups: Sequence[Hashable], *, title: str = ""
             line_colours.append(colours.get(of_node[child], MIXED))
     figure = Figure(figsize=(8, min(TALLEST, 1.2 + 0.17 * leaves)), layout="constrained")
     if title:
-        figure.suptitle(title, fontsize=10, parse_math=False)
+        figure.suptitle(printable(title, width=100), fontsize=10, parse_math=False)
     axis = figure.subplots()
     axis.add_collection(LineCollection(lines, colors=line_colours, linewidths=1.2))
     reach = tree.height[-1] or 1.0
     axis.set_xlim(1.02 * reach, -0.01 * reach)
     axis.set_ylim(leaves - 0.5, -0.5)
     axis.yaxis.tick_right()
-    axis.set_yticks(range(leaves), [tree.names[leaf] for leaf in order], fontsize=7, parse_math=False)
+    names = [printable(tree.names[leaf], width=60) for leaf in order]
+    axis.set_yticks(range(leaves), names, fontsize=7, parse_math=False)
     for label, leaf in zip(axis.get_yticklabels(), order, strict=True):
         label.set_color(colours.get(groups[leaf], "black"))
     axis.tick_params(axis="y", length=0)
@@ -87,7 +89,7 @@ def poincare_disk_figure(
     leaves, colours, of_node = len(tree.names), _colours(groups), _node_groups(tree, groups)
     figure = Figure(figsize=(9, 8), layout="constrained")
     if title:
-        figure.suptitle(title, fontsize=10, parse_math=False)
+        figure.suptitle(printable(title, width=100), fontsize=10, parse_math=False)
     axis = figure.subplots()
     axis.set_axis_off()
     axis.set_aspect("equal")
@@ -115,10 +117,11 @@ def poincare_disk_figure(
     dots = [colours.get(group, MIXED) for group in groups]
     axis.scatter(*places[:leaves].T.numpy(), s=28, c=dots, edgecolors="white", linewidths=0.4, zorder=3)
     if named:
-        _write_names(axis, tree.names, places[:leaves], 1.04 * reach, dots, size=7 if leaves <= 80 else 5)
+        names = [printable(name, width=60) for name in tree.names]
+        _write_names(axis, names, places[:leaves], 1.04 * reach, dots, size=7 if leaves <= 80 else 5)
     largest = [group for group, _ in Counter(groups).most_common() if group in colours][:LEGEND]
     for group in largest:
-        axis.scatter([], [], s=28, color=colours[group], label=str(group))
+        axis.scatter([], [], s=28, color=colours[group], label=printable(str(group), width=60))
     if largest:
         legend = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
         for text in legend.get_texts():

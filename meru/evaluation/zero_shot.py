@@ -70,7 +70,7 @@ def zero_shot_metrics(
 
     Raises:
         ValueError: if shapes do not fit, a label is no class, or a k is below 1.
-        RuntimeError: if a score is NaN or infinite; names the image.
+        UserError: if a score is NaN or infinite; names the image.
     """
     images, classes = len(image_embeddings), len(class_embeddings)
     if labels.shape != (images,):

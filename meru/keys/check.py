@@ -88,7 +88,7 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
     plain = OmegaConf.to_container(config, resolve=False)
     for key, value, literal in _nodes(config, plain, command=command):
         known = declaration(key, command=command)
-        if literal and known and isinstance(known.kind, FilePath) and known.takes(value) and value != "???":
+        if literal and known and isinstance(known.kind, FilePath) and isinstance(value, str) and value != "???":
             OmegaConf.update(config, key, str(user_path(value)))
 
 
@@ -112,6 +112,8 @@ def _nearest(key: str, names: list[str], *, command: str) -> list[str]:
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == place}
     if near := get_close_matches(last, siblings, n=1, cutoff=0.7):
         return [siblings[near[0]]]
+    if place in _sections(command):
+        return []
     deep = key.count(".")
     alike = [name for name in [*names, *sorted(_sections(command))] if name.count(".") == deep]
     if near := get_close_matches(key, alike, n=1, cutoff=0.8):

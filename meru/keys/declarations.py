@@ -132,6 +132,7 @@ _DATA = {
     "batch_size_per_gpu": _fixed(Whole(1, 65_536), "images", null=True),
     "workers": Key(Whole(0, 512), "processes"),
     "on_error": Key(Choice(("raise", "skip"))),
+    "maximum_pixels": Key(Whole(1, 10**10), "pixels"),
     "crop_scale": Key(ListOf(Number(0, 1, above=True), "[0.5,1.0]", least=2, most=2, ascending=True), "shares"),
     "flip": Key(Flag(), meaning="mirror half of the training images"),
     "squash": Key(Flag()),
@@ -162,8 +163,8 @@ _ENCODER = {
     "image.weights": _fixed(FILE, null=True),
     "image.arguments": _fixed(Section(), meaning="arguments of timm.create_model", null=True),
     "image.arguments.*": _fixed(Plain(), meaning="an argument of timm.create_model", null=True),
-    "image.pixel_mean": _fixed(RGB, "red, green, blue", null=True),
-    "image.pixel_std": _fixed(RGB_SPREAD, "red, green, blue", null=True),
+    "image.pixel_mean": _fixed(RGB, "red, green, blue", "null: that of the weights", null=True),
+    "image.pixel_std": _fixed(RGB_SPREAD, "red, green, blue", "null: that of the weights", null=True),
     "image.norm_epsilon": _fixed(Number(0, 1, above=True), "", "epsilon of every layer norm; null: timm's", null=True),
     "image.fixed_positions": _fixed(Flag(), meaning="fixed sine–cosine positions instead of learned ones"),
     "image.train_last_blocks": _fixed(Whole(0, 10_000), "blocks", null=True),
@@ -174,8 +175,8 @@ _ENCODER = {
     "image.random_weights": _fixed(Flag(), meaning="load no weights, whatever the other keys say"),
     "text._target_": _fixed(TARGET, meaning="the function that makes the text tower"),
     "text.name": _fixed(Text(), meaning="open_clip's name of the network"),
-    "text.pretrained": _fixed(Either((Flag(), Text("a tag of open_clip"))), null=True),
-    "text.weights": _fixed(FILE, null=True),
+    "text.pretrained": _fixed(Either((Flag(), Text("a tag of open_clip"))), "", "that of encoder.image", null=True),
+    "text.weights": _fixed(FILE, meaning="that of encoder.image.weights", null=True),
     "text.architecture": _fixed(Architecture(), meaning="layers, width and attention heads"),
     "text.context_length": _fixed(Whole(3, 8192), "tokens", "longest caption, both special tokens included"),
     "text.dropout": Key(Number(0, 1, below=True), "share"),
@@ -265,7 +266,12 @@ _LOSS = {
 }
 _DISCOVERY = {
     "num_classes": _fixed(Either((Whole(2, 1_000_000), Choice(("estimate",)))), "classes", null=True),
-    "asked_num_classes": _fixed(Either((Whole(2, 1_000_000), Choice(("estimate",)))), "classes", null=True),
+    "asked_num_classes": _fixed(
+        Either((Whole(2, 1_000_000), Choice(("estimate",)))),
+        "classes",
+        "in run folders: what num_classes was",
+        null=True,
+    ),
     "sampler": _fixed(Choice(("weighted", "uniform", "neighbours"))),
     "neighbours": _fixed(Whole(1, 65_536), "images"),
     "cached_views": _fixed(Whole(0, 1000, step=2), "views"),
@@ -327,13 +333,13 @@ TRAIN = {
 }
 EVALUATE = {
     "run": Key(FOLDER),
-    "split": Key(Choice(("test", "validation", "train")), meaning="which images"),
+    "split": Key(Choice(("test", "validation", "train")), meaning="which images", null=True),
     "suite": Key(Choice(("robustness",)), null=True),
     "root": Key(FOLDER, null=True),
     **{name: key for name, key in _EVALUATION.items() if name != "attention_pictures"},
-    "workers": Key(Whole(0, 512), "processes"),
+    "workers": Key(Whole(0, 512), "processes", "that read images"),
     "output": Key(FILE, null=True),
-    "data": Key(Section(), meaning="other keys of the run's section data for this evaluation", null=False),
+    "data": Key(Section(), meaning="other keys of the run's section data for this evaluation"),
     **{name: key for name, key in TRAIN.items() if name.startswith("data.")},
 }
 DECLARED = {"train": TRAIN, "evaluate": EVALUATE}

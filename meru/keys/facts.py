@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 from meru.errors import UserError
@@ -45,9 +46,9 @@ def check_facts(plain: dict) -> None:
     _check_neighbours(plain)
 
 
-def notes(plain: dict) -> list[str]:
-    """What is allowed, but hardly meant: one line each."""
-    trainer = plain.get("trainer") or {}
+def notes(config: Mapping) -> list[str]:
+    """What a checked configuration may be, but is hardly meant to be: one line each."""
+    trainer = config.get("trainer") or {}
     epochs, warmup = trainer.get("epochs"), trainer.get("warmup_epochs", 0)
     if epochs and warmup > epochs:
         return [

@@ -1,0 +1,140 @@
+"""Finds the folders and files of data sets, where copies differ in what people and their systems did to the names."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from meru.errors import UserError
+from meru.files import user_path
+
+# What operating systems, archives and notebooks leave among the files of others; names with a leading dot besides.
+CLUTTER = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+_MOST_SEARCHED = 100  # folders of a folder that is not the data set's own
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a system or program left a file or folder of that name: `._a.jpg`, `.ipynb_checkpoints`, `Thumbs.db`."""
+    return name.startswith(".") or name in CLUTTER
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """The folders inside a folder, sorted, without clutter; none where it cannot be listed."""
+    try:
+        return sorted(path for path in folder.iterdir() if not is_clutter(path.name) and path.is_dir())
+    except OSError:
+        return []
+
+
+def find_folder(
+    root: str | Path,
+    *,
+    marker: str | Sequence[str],
+    inside: Sequence[str] = (),
+    what: str,
+    missing: str | None = None,
+    advice: str,
+) -> Path:
+    """The folder with a file or folder `marker`: `root`, one of those `inside` it, or the only one that holds it.
+
+    It may be two levels down, as archives often unpack into a folder of their own.
+
+    Args:
+        marker: One name, or several of which one is enough.
+        what: The data set, for messages.
+        missing: What the folder lacks, where one marker's name does not tell.
+        advice: What to do where there is none, before "or set data.root=".
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    root = user_path(root)
+    markers = (marker,) if isinstance(marker, str) else tuple(marker)
+
+    def has_marker(folder: Path) -> bool:
+        return any((folder / name).exists() for name in markers)
+
+    for folder in (root, *(root / name for name in inside)):
+        if has_marker(folder):
+            return folder
+    level = [root]
+    for _ in range(2):
+        level = [inner for folder in level for inner in visible_folders(folder)][:_MOST_SEARCHED]
+        if found := [folder for folder in level if has_marker(folder)]:
+            if len(found) > 1:
+                raise UserError(
+                    f"{what}: {found[0]} and {found[1]} both hold {markers[0]}; set data.root= to the one that is meant"
+                )
+            return found[0]
+    reason = f"holds no {missing or markers[0]}" if root.is_dir() else "is no folder"
+    raise UserError(f"no {what}: {root} {reason}; {advice}, or set data.root=<folder> to a copy of it")
+
+
+def inner_path(name: str) -> str | None:
+    """The path inside a folder that a list means by a name: `/` between parts, no detours; None if it leaves it."""
+    path = name.strip().replace("\\", "/")
+    if not path or "\0" in path or path.startswith("/") or re.match(r"[A-Za-z]:", path):
+        return None
+    path = posixpath.normpath(path)
+    return None if path in (".", "..") or path.startswith("../") else path
+
+
+class FileFinder:
+    """Finds files inside a folder by the names of a list, also where case or Unicode form are not the same.
+
+    Every folder is listed once instead of asking for each file: quick on network drives as well.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._names: dict[Path, set[str]] = {}
+        self._alike: dict[Path, dict[str, list[str]]] = {}
+        self._inner: dict[str, Path | None] = {"": folder}
+
+    def find(self, name: str) -> Path | None:
+        """The file of that name, else the only one whose name differs in case or Unicode form; None without.
+
+        Args:
+            name: As `inner_path` gives it.
+        """
+        inner, _, file = name.rpartition("/")
+        if inner not in self._inner:
+            self._inner[inner] = self.find(inner)
+        parent = self._inner[inner]
+        return None if parent is None else self._in_folder(parent, file)
+
+    def find_all(self, names: Iterable[str]) -> tuple[list[Path | None], list[str]]:
+        """`find` of each name, and the names without a file."""
+        names = list(names)
+        paths = [self.find(name) for name in names]
+        return paths, [name for name, path in zip(names, paths, strict=True) if path is None]
+
+    def _in_folder(self, parent: Path, name: str) -> Path | None:
+        if parent not in self._names:
+            self._names[parent] = set(os.listdir(parent)) if parent.is_dir() else set()
+        if name in self._names[parent]:
+            return parent / name
+        if parent not in self._alike:
+            self._alike[parent] = {}
+            for each in self._names[parent]:
+                self._alike[parent].setdefault(folded(each), []).append(each)
+        alike = self._alike[parent].get(folded(name), [])
+        return parent / alike[0] if len(alike) == 1 else None
+
+
+def folded(name: str) -> str:
+    """A name without the differences that other file systems do not see."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def first_repeated(paths: Iterable[object]) -> tuple[int, int] | None:
+    """Positions of the first two that are the same."""
+    seen: dict[object, int] = {}
+    for position, path in enumerate(paths):
+        if seen.setdefault(path, position) != position:
+            return seen[path], position
+    return None

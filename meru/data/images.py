@@ -1,0 +1,272 @@
+"""Reads image files: every kind that Pillow knows, the right way up, none larger than allowed.
+
+torchvision decodes ordinary JPEG, PNG and WebP files, about twice as fast as Pillow, which reads the headers and
+all the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import stat
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
+from meru.errors import UserError
+from meru.files import os_error_message
+
+MAXIMUM_PIXELS = 100_000_000
+_BYTES_PER_PIXEL, _BYTES_BESIDE = 8, 2**26  # no picture file is larger: 16 bits of four channels, and what goes with it
+_BY_TORCHVISION = ("JPEG", "MPO", "PNG", "WEBP")
+_HAS_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what Pillow calls it
+_NOT_READ = ("EPS",)  # Pillow starts Ghostscript for it, a program that the file tells what to do
+
+# What turns a stored picture (…, H, W) the right way up, by the EXIF tag "Orientation".
+_UPRIGHT = {
+    2: lambda image: image.flip(-1),
+    3: lambda image: image.flip(-1, -2),
+    4: lambda image: image.flip(-2),
+    5: lambda image: image.mT,
+    6: lambda image: image.mT.flip(-1),
+    7: lambda image: image.mT.flip(-1, -2),
+    8: lambda image: image.mT.flip(-2),
+}
+_SIDES_SWAPPED = (5, 6, 7, 8)
+
+# Pictures are compared with `maximum_pixels` here; Pillow's own limit is raised to it and stays behind as a second one.
+# What else it warns of, damaged EXIF and the like, helps none of those who train.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor:
+    """Decode an image file, the first picture of it where it has several.
+
+    The picture is the one that viewers show: an EXIF orientation is applied. Transparency is dropped; grey, palette and
+    CMYK pictures turn RGB; of 16-bit values the upper 8 bits count; floating-point ones are taken for shares of white
+    where none is above 1, else for 0 … 255.
+
+    Args:
+        path: The file; its name may end in anything.
+        maximum_pixels: Most pixels, by the file's header, that are decoded.
+
+    Returns:
+        uint8, shape `(3, height, width)`.
+
+    Raises:
+        UserError: the file is missing, no picture, damaged or too large; it is named, and what it is.
+    """
+    content = _content(path, maximum_pixels)
+    if size := _plain_jpeg_size(content):
+        _check_pixels(path, *size, maximum_pixels)
+        try:
+            return _decode(content)
+        except RuntimeError:
+            pass  # Pillow may know the kind, or says better what is wrong
+    with _opened(path, content, maximum_pixels) as image:
+        try:
+            if image.format in _BY_TORCHVISION and not _has_late_exif(image, content):
+                try:
+                    return _upright(_decode(content), _orientation(image))
+                except RuntimeError:
+                    pass
+            image.load()
+            return _upright(_rgb(image), _orientation(image))
+        except Exception as error:  # the readers of damaged files raise anything
+            raise _unreadable(path, _what_is_wrong(content, error)) from None
+
+
+def image_size(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> tuple[int, int]:
+    """Height and width of what `read_image` gives, from the file's header.
+
+    Raises:
+        UserError: as `read_image`, as far as the header tells.
+    """
+    _check_kind_of_file(path)
+    with _opened(path, None, maximum_pixels) as image:
+        width, height = image.size
+        if image.format == "TIFF":  # here Pillow may have swapped them already
+            width, height = image.tag_v2[256], image.tag_v2[257]
+        return (width, height) if _orientation(image) in _SIDES_SWAPPED else (height, width)
+
+
+def check_maximum_pixels(maximum_pixels: object) -> int:
+    """The value of `data.maximum_pixels`, if it is one.
+
+    Raises:
+        UserError: it is no whole number above 0.
+    """
+    if type(maximum_pixels) is not int or maximum_pixels < 1:
+        raise UserError(f"data.maximum_pixels={maximum_pixels}: give a whole number above 0")
+    return maximum_pixels
+
+
+def _check_kind_of_file(path: str | Path) -> int:
+    """The size in bytes of an ordinary file; others would be waited for without end."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        if os.path.islink(path):
+            raise _unreadable(path, f"is a symbolic link to {os.readlink(path)}, which is not there") from None
+        raise _unreadable(path, f"cannot be read: {os_error_message(error).removeprefix(f'{path}: ')}") from None
+    except ValueError as error:  # a NUL in the name
+        raise _unreadable(path, f"cannot be read: {error}") from None
+    if not stat.S_ISREG(found.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise _unreadable(path, f"is {kinds.get(stat.S_IFMT(found.st_mode), 'a device')}, no file")
+    return found.st_size
+
+
+def _content(path: str | Path, maximum_pixels: int) -> bytearray:
+    size = _check_kind_of_file(path)
+    if size > _BYTES_PER_PIXEL * maximum_pixels + _BYTES_BESIDE:
+        raise _unreadable(
+            path, f"has {size / 2**20:,.0f} MiB, more than any picture of data.maximum_pixels={maximum_pixels} pixels"
+        )
+    try:
+        with open(path, "rb") as file:
+            return bytearray(file.read())
+    except OSError as error:
+        raise _unreadable(path, f"cannot be read: {os_error_message(error).removeprefix(f'{path}: ')}") from None
+
+
+def _plain_jpeg_size(content: bytearray) -> tuple[int, int] | None:
+    """Height and width in the header of a JPEG file without EXIF or XMP; None for other files.
+
+    Pillow takes a tenth of the time of decoding for it.
+    """
+    if content[:3] != b"\xff\xd8\xff":
+        return None
+    at = 2
+    while at + 9 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the frame
+            return struct.unpack_from(">HH", content, at + 5)
+        if marker in (0xE1, 0xFF) or not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xDA:
+            return None
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return None
+
+
+def _decode(content: bytearray) -> Tensor:
+    """By torchvision; a RuntimeError where it cannot."""
+    image = decode_image(torch.frombuffer(content, dtype=torch.uint8), mode=ImageReadMode.RGB)
+    return v2.functional.to_dtype(image, torch.uint8, scale=True)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_READ)
+
+
+def _opened(path: str | Path, content: bytearray | None, maximum_pixels: int) -> Image.Image:
+    """The picture with its header read, from the file or from its content, and found not too large."""
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, maximum_pixels)
+    try:
+        image = Image.open(path if content is None else io.BytesIO(content), formats=_formats())
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))
+        found = f"{count.group()} pixels, above" if count else "more pixels than"
+        raise _unreadable(path, _too_large(found, maximum_pixels)) from None
+    except Exception as error:  # the readers of damaged files raise anything
+        content = _content(path, maximum_pixels) if content is None else content
+        raise _unreadable(path, _what_is_wrong(content, error)) from None
+    width, height = image.size
+    _check_pixels(path, height, width, maximum_pixels)
+    return image
+
+
+def _check_pixels(path: str | Path, height: int, width: int, maximum_pixels: int) -> None:
+    if height * width > maximum_pixels:
+        raise _unreadable(path, _too_large(f"{width} × {height} pixels, above", maximum_pixels))
+
+
+def _too_large(found: str, maximum_pixels: int) -> str:
+    return f"has {found} data.maximum_pixels={maximum_pixels}: raise that, or make the picture smaller"
+
+
+def _has_late_exif(image: Image.Image, content: bytearray) -> bool:
+    """Whether a PNG has its EXIF behind the picture, where Pillow reads it after decoding only."""
+    if image.format != "PNG" or "exif" in image.info:
+        return False
+    at = 8
+    while at + 8 <= len(content):
+        if content[at + 4 : at + 8] == b"eXIf":
+            return True
+        at += 12 + int.from_bytes(content[at : at + 4], "big")
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format != "TIFF" and not image.info.keys() & _HAS_EXIF:
+        return 1
+    try:
+        # Pillow's PNG reader has a `getexif` of its own, which decodes the picture.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF says nothing
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _upright(image: Tensor, orientation: int) -> Tensor:
+    return _UPRIGHT[orientation](image) if orientation in _UPRIGHT else image
+
+
+def _rgb(image: Image.Image) -> Tensor:
+    """Pillow's picture as uint8 `(3, H, W)`."""
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.nan_to_num(np.asarray(image))
+        if image.mode == "F":
+            grey = (grey * 255 if grey.max(initial=0) <= 1 else grey).clip(0, 255).round()
+        else:
+            grey = grey.clip(0, 2**16 - 1) >> 8
+        return torch.from_numpy(grey.astype(np.uint8)).expand(3, -1, -1).contiguous()
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # Pillow warns of palettes with transparency
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def _what_is_wrong(content: bytearray, error: Exception) -> str:
+    """What a file is that is no picture, or what its reader complained of."""
+    start = bytes(content[:512])
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not content:
+        return "does not decode, it is empty: fetch it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "does not decode, it is a Git LFS pointer: run `git lfs pull`"
+    if start.startswith(b"/annex/") or b".git/annex/objects" in start:
+        return "does not decode, it is a git-annex pointer: run `git annex get`"
+    if start.startswith((b"\x00\x05\x16\x07", b"\x00\x05\x16\x00")):
+        return "does not decode, it is an AppleDouble file that macOS left behind, no picture: delete it"
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "does not decode, it is a web page, no picture: fetch it again"
+    if text.startswith(b"<svg") or b"<svg" in text:
+        return "does not decode, it is an SVG drawing, which has no pixels: convert it to PNG"
+    if text.startswith((b"<?xml", b"{", b"[")):
+        return "does not decode, it is a text, perhaps a server's error message, no picture: fetch it again"
+    if start[4:12] in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"):
+        return "does not decode, it is a HEIC picture, which is not read: convert it to JPEG"
+    if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
+        return "does not decode, it is an EPS drawing, which is not read: convert it to PNG"
+    if not any(content):
+        return "does not decode, it holds zeros only: its copy was cut off, fetch it again"
+    if isinstance(error, UnidentifiedImageError):
+        return "does not decode, it is no picture of a known kind"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"does not decode ({reason})"
+
+
+def _unreadable(path: str | Path, what: str) -> UserError:
+    advice = "" if ": " in what else ": replace it"
+    return UserError(f"image {path} {what}{advice}, or set data.on_error=skip to go on without it", exit_code=1)

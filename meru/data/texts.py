@@ -1,0 +1,64 @@
+"""Reads the lists and captions of data sets, as Windows, Macs and others write them."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import stat
+from pathlib import Path
+
+from meru.errors import UserError
+from meru.files import os_error_message
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(path: str | Path) -> str:
+    """A text in UTF-8, or in UTF-16 with its mark; lines end in LF, whatever they end in there.
+
+    Raises:
+        UserError: the file is missing, no ordinary file, or in another encoding; it is named.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for without end
+            raise UserError(f"{path} is no ordinary file: the data set needs this file")
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        reason = error.strerror or os_error_message(error)
+        raise UserError(f"{path} cannot be read ({reason}): the data set needs this file") from None
+    if content.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git LFS pointer: run `git lfs pull`")
+    encoding = "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not {encoding.removesuffix('-sig').upper()} (byte {error.start}): convert it to UTF-8, or "
+            "restore the file"
+        ) from None
+    if "\0" in text:
+        raise UserError(f"{path} is not UTF-8 but UTF-16 without its mark, or no text: convert it to UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> object:
+    """What a JSON file holds; of JSON Lines, a value a line, the list of them.
+
+    Raises:
+        UserError: as `read_text`; or the file is no JSON.
+    """
+    text = read_text(path)
+    try:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            lines = [line for line in text.split("\n") if line.strip()]
+            if error.msg != "Extra data" or len(lines) < 2:
+                raise
+            return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): restore the file") from None
+    except RecursionError:
+        raise UserError(f"{path} cannot be read as JSON (lists in lists, too deep): restore the file") from None
