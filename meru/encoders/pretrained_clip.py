@@ -51,7 +51,8 @@ def _load(name: str, pretrained: str | None, weights: str | None, random_weights
         ) from error
     if content is not None:
         _resize_positions(model, content)
-        fit(model, content, source=str(weights), what=f"encoder.image.weights of {name}", surplus=_SURPLUS)
+        what = f"encoder.image.weights of {name}"
+        fit(model, content, source=str(weights), what=what, surplus=_SURPLUS, finite=True)
     return model
 
 
