@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -51,7 +52,11 @@ def save_config(folder: Path, config: DictConfig, *, asked: DictConfig | None = 
     for key, raw in leaves(OmegaConf.to_container(asked, resolve=False)):
         if "${hydra:" in str(raw):  # Hydra is not there any more when the run is taken up again
             OmegaConf.update(asked, key, OmegaConf.select(asked, key))
-    write_text(folder / "asked.yaml", OmegaConf.to_yaml(asked))
+    choices = choices_of(folder) or _choices()
+    text = OmegaConf.to_yaml(asked)
+    if choices:  # `choices` is no key: what each group of configs/ was chosen to be
+        text += OmegaConf.to_yaml({"choices": choices})
+    write_text(folder / "asked.yaml", text)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
 
@@ -74,9 +79,23 @@ def read_config(run: str | Path) -> DictConfig:
     config = became
     if (folder / "asked.yaml").is_file():
         config = read_yaml(folder / "asked.yaml")
+        config.pop("choices", None)
         _take_up_edits(config, became)
     check_targets(config, source=path)
     return config
+
+
+def choices_of(folder: Path) -> dict[str, str]:
+    """What the groups of configs/ were chosen to be when the run of a folder began; empty where that is not kept."""
+    path = folder / "asked.yaml"
+    return dict(read_yaml(path).get("choices") or {}) if path.is_file() else {}
+
+
+def _choices() -> dict[str, str]:
+    if not HydraConfig.initialized():
+        return {}
+    chosen = HydraConfig.get().runtime.choices
+    return {group: str(name) for group, name in chosen.items() if "hydra/" not in group and name is not None}
 
 
 def read_yaml(path: Path) -> DictConfig:
