@@ -52,6 +52,7 @@ def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tm
         (["map"], "choose one of attention"),
         (["attention", "run=x", "image=y"], "text= is missing"),
         (["attention", "size=3"], "'size=3': expected key=value with one of run, image, text, output"),
+        (["attention", "run=x", "image=y", "text=z", "output=/"], "output=/ is a folder: name a file in it"),
         (["attention", "run=nowhere", "image=y", "text=z"], "nowhere holds no finished run"),
     ],
 )
