@@ -11,10 +11,12 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from meru import failures, stopping
 from meru.errors import UserError
 from meru.files import PROJECT, os_error_message
 from meru.keys import absent_key, check, declaration, notes
@@ -24,36 +26,51 @@ from meru.overrides import overrides_of, readable
 # What a terminal gets for characters that its encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
 
+# Seconds that the interpreter's own end may take after a failure; less where other processes wait for it.
+LEAVING, LEAVING_OF_ONE = 60.0, 10.0
+
 
 def report_progress() -> None:
-    """Send the package's messages to standard output, from the main process only."""
+    """Send the package's messages to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("meru")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    logger.setLevel(logging.INFO)  # distributed.start() lowers it in other processes than the main one
     logger.propagate = False
     logger.disabled = False  # which Hydra makes it before every job but the first
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a user's mistake, a file system that refuses, or Ctrl-C into one line on standard error and an exit code."""
+    """Turn a user's mistake, a file system that refuses, or a signal into one line on standard error and an exit code.
+
+    In one of several processes any other exception, too: its traceback, then that line. See `meru.failures`.
+    """
     print_everywhere()
     try:
         yield
     except UserError as error:
         _leave(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _leave("interrupted", 130)
+    except KeyboardInterrupt as error:
+        _leave(*stopping.reason(error))
     except BrokenPipeError:
         # Whoever reads the output has enough, as `head` has. Python would complain once more when it closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
-        if error.errno is None:  # raised by a library in its own words
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # else raised by a library in its own words
+            _leave(os_error_message(error), 1)
+        if failures.lost_partner(error):
+            _leave(f"the connection to another process broke: {_last_words(error)}", 1, lost=True)
+        if not failures.several():
             raise
-        _leave(os_error_message(error), 1)
+        _leave(f"{type(error).__name__}: {error}", 1, details=traceback.format_exc())
+
+
+def _last_words(error: Exception) -> str:
+    """What a library says, without the place in its source that it begins with."""
+    return str(error).strip().split("\n")[0].rpartition("] ")[2] or type(error).__name__
 
 
 def print_everywhere() -> None:
@@ -96,11 +113,16 @@ def argument(kind: Kind, make: Callable[[Any], Any] = lambda value: value) -> Ca
 
 
 def hydra_main(task: Callable, *, config_name: str) -> None:
-    """Run `task(config)` under Hydra, configuration errors as one line.
+    """Run `task(config)` under Hydra, configuration errors as one line; SIGTERM and Ctrl-C end it wherever it waits.
 
     Hydra makes no folders and configures no logging: a run folder is the run's own business. Every key is checked
     before the task begins.
     """
+    with one_line_errors(), stopping.listening():
+        _run_under_hydra(task, config_name)
+
+
+def _run_under_hydra(task: Callable, config_name: str) -> None:
     import hydra
     from hydra.errors import HydraException, InstantiationException
     from omegaconf import OmegaConf
@@ -149,8 +171,7 @@ def configuration_message(error: Exception) -> str:
     return f"configuration: {' '.join(lines)} (all keys: add --cfg job)"
 
 
-def _leave(message: str, exit_code: int) -> None:
-    # Every process of a group meets the same mistake; one of them says it.
-    if os.environ.get("RANK", "0") == "0":
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+def _leave(message: str, exit_code: int, **said) -> None:
+    failures.report(message, exit_code, **said)
+    stopping.leave_within(LEAVING_OF_ONE if failures.several() else LEAVING, exit_code)
     sys.exit(exit_code)

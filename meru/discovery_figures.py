@@ -18,6 +18,7 @@ from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_evaluation_loader
 from meru.data.loading import reading_options
 from meru.data.transforms import Transforms
+from meru.data.workers import worker_options
 from meru.evaluation.clustering import kmeans
 from meru.evaluation.discovery import assigned_classes, discovery_metrics
 from meru.evaluation.hierarchy import (
@@ -98,7 +99,7 @@ def read_features(
         split,
         transform=transforms.evaluation,
         batch_size=config.evaluation.batch_size,
-        workers=config.data.workers,
+        **worker_options(config.data),
         **reading_options(config.data),
     )
     for batch in loader:

@@ -18,6 +18,7 @@ from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_training_loader, every_view_loader, weighted_view_loader
 from meru.data.loading import check_decoding, reading_options
 from meru.data.transforms import Transforms
+from meru.data.workers import worker_options
 from meru.discovery_figures import read_features
 from meru.errors import UserError
 from meru.evaluation.clustering import estimate_num_classes
@@ -106,7 +107,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
             total_steps=settings.epochs * plan.batches_per_epoch,
             start_step=start_step,
             rank=distributed.rank(),
-            workers=config.data.workers,
+            **worker_options(config.data),
             **reading_options(config.data),
             kept_views=keep_views(config, data.train, model, transforms, device=device),
             batch_size=plan.batch_size,
@@ -211,7 +212,7 @@ def keep_views(
             epoch=epoch,
             batch_size=16,  # small batches stay in a CPU's cache, and do not slow a GPU down that reads from disk
             seed=config.seed,
-            workers=config.data.workers,
+            **worker_options(config.data),
             **reading_options(config.data),
         )
         for batch in loader:
@@ -270,7 +271,7 @@ def released_neighbours(
         epoch=epoch,
         batch_size=config.evaluation.batch_size,
         seed=config.seed,
-        workers=config.data.workers,
+        **worker_options(config.data),
         **reading_options(config.data),
     )
     views = (batch["image"][:, 0].to(device, non_blocking=True) for batch in loader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,21 +14,110 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from meru import failures, stopping
 from meru.errors import UserError
 
+COLLECTIVE = timedelta(hours=2)  # only rank 0 evaluates, and the others wait for it: longer than the default
+RENDEZVOUS = timedelta(minutes=10)
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 Result = TypeVar("Result")
 
 
 def start() -> torch.device:
-    """Join the process group that `torchrun` describes, if it does; returns this process's device."""
+    """Join the process group that `torchrun` describes, if it does; returns this process's device.
+
+    From then on only the main process reports progress, and failures name the process.
+
+    Raises:
+        UserError: if the variables describe no group, the other processes do not come, or there is no GPU for this one.
+    """
+    group = _described_group()
     cuda = torch.cuda.is_available()
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        # Only rank 0 evaluates, and the others wait for it: longer than the default ten minutes.
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=2))
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    local = _number("LOCAL_RANK", 0) if group else 0  # else left over: CUDA_VISIBLE_DEVICES chooses the GPU
+    if cuda and local >= torch.cuda.device_count():
+        raise UserError(
+            f"LOCAL_RANK={local}: {torch.cuda.device_count()} GPUs can be used here, and each process needs its own: "
+            "start no more processes than GPUs, or hide the GPUs by CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+    if group and not dist.is_initialized():
+        _join(*group, backend="nccl" if cuda else "gloo")
+        failures.joined(rank(), world_size())
+        if not is_main():
+            logging.getLogger("meru").setLevel(logging.ERROR)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            stopping.follow_parent()
     return device
+
+
+def _described_group() -> tuple[int, int] | None:
+    """Rank and size of the group in the environment; None for a single process.
+
+    Clusters and earlier commands leave some of the variables behind, without a group to join.
+    """
+    size = _number("WORLD_SIZE", 1)
+    if size < 1:
+        raise UserError(f"WORLD_SIZE={size} is no number of processes: {_ALONE}")
+    if size == 1 and not os.environ.get("MASTER_ADDR"):
+        return None
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing and size > 1:
+        raise UserError(
+            f"WORLD_SIZE={size} asks for {size} processes, but {' and '.join(missing)} {_are(missing)} not set: start "
+            f"them by torchrun or `NGPU={size} bash train_cub.sh`; {_ALONE}"
+        )
+    number = _number("RANK", 0) if size > 1 else 0
+    if not 0 <= number < size:
+        raise UserError(f"RANK={number}: with WORLD_SIZE={size} it must be 0 to {size - 1}; {_ALONE}")
+    if size > 1:
+        _number("MASTER_PORT", 0)
+    return number, size
+
+
+_ALONE = f"to train in one process: unset {' '.join(VARIABLES)}"
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _number(name: str, default: int) -> int:
+    """A whole number from the environment."""
+    text = os.environ.get(name, "").strip() or str(default)
+    if not text.isascii() or not text.isdigit():
+        raise UserError(f"{name}={text} is no whole number; {_ALONE}")
+    return int(text)
+
+
+def _join(number: int, size: int, *, backend: str) -> None:
+    """Meet the other processes within `RENDEZVOUS`, and form the group."""
+    if size == 1:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=COLLECTIVE)
+        return
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        store, number, size = next(iter(dist.rendezvous("env://", timeout=RENDEZVOUS)))
+        store.set_timeout(RENDEZVOUS)
+        store.set(f"meru/here/{number}", "")
+        store.wait([f"meru/here/{other}" for other in range(size)], RENDEZVOUS)
+    except (RuntimeError, ValueError) as error:
+        if "EADDRINUSE" in str(error) or "already in use" in str(error):
+            raise UserError(
+                f"MASTER_PORT={os.environ['MASTER_PORT']} is in use on this machine, by another run perhaps: choose "
+                "another one (torchrun --master-port=29501)",
+                exit_code=1,
+            ) from error
+        raise UserError(
+            f"not all of the {size} processes met at {where} (MASTER_ADDR, MASTER_PORT) within "
+            f"{RENDEZVOUS.total_seconds() / 60:g} minutes: see whether each was started and can reach that address; "
+            f"{_ALONE}",
+            exit_code=1,
+        ) from error
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("meru", store), rank=number, world_size=size, timeout=COLLECTIVE
+    )
 
 
 def stop() -> None:

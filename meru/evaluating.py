@@ -18,6 +18,7 @@ from meru.configuration import change, leaves, read_config
 from meru.data.loading import evaluation_loader, read_or_skip, reading_options
 from meru.data.parts import PART_OF_WORD, part_places
 from meru.data.records import ImageRecord, ImageTextData
+from meru.data.workers import worker_options
 from meru.discovery_figures import discovery_figures, format_discovery
 from meru.errors import UserError
 from meru.evaluation.image_text import evaluate_image_text
@@ -262,7 +263,7 @@ def image_batches(config: DictConfig, records: Sequence[ImageRecord], pretrained
         records,
         transform=pretrained.transforms.evaluation,
         batch_size=config.evaluation.batch_size,
-        workers=config.data.workers,
+        **worker_options(config.data),
         **reading_options(config.data),
     )
 

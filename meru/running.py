@@ -18,6 +18,7 @@ from meru.data.batches import BatchPlan
 from meru.data.loading import check_decoding, reading_options, training_loader
 from meru.data.parts import CropParts
 from meru.data.records import ImageTextData
+from meru.data.workers import worker_options
 from meru.evaluating import any_decodes, evaluate_split, evenly_spread, image_batches
 from meru.files import user_path
 from meru.finishing import finish
@@ -98,7 +99,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
             total_steps=settings.epochs * plan.batches_per_epoch,
             start_step=start,
             rank=distributed.rank(),
-            workers=config.data.workers,
+            **worker_options(config.data),
             **reading_options(config.data),
             parts=parts,
             augment_text=caption_augmentation(config.data.get("text_augmentation")),

@@ -24,14 +24,12 @@ def main(config: DictConfig) -> None:
     from meru.running import train
 
     device = distributed.start()
-    try:
-        check_targets(config, source="the command line")
-        absolute_paths(config)
-        if config.resume:
-            config = resumed_config(config, HydraConfig.get().overrides.task)
-        (train_discovery if is_discovery(config) else train)(config, device=device)
-    finally:
-        distributed.stop()
+    check_targets(config, source="the command line")
+    absolute_paths(config)
+    if config.resume:
+        config = resumed_config(config, HydraConfig.get().overrides.task)
+    (train_discovery if is_discovery(config) else train)(config, device=device)
+    distributed.stop()  # not after a failure: others would fail for want of this process before it has said why
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from meru.command_line import PROJECT
 FLOORS = [
     {
         *("lorentz", "poincare", "hyperbolic_functions", "distributed", "errors", "files", "keys", "overrides"),
-        *("optional_part", "encoders", "evaluation"),
+        *("failures", "stopping", "optional_part", "encoders", "evaluation"),
     },
     {"layers", "losses", "data", "training"},
     {"models", "pretrained", "configuration"},

@@ -7,7 +7,7 @@ are as in `meru.data.loading`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,11 +19,10 @@ from meru.data.discovery import DiscoverySplit
 from meru.data.loading import (
     Batch,
     _Images,
-    _Loader,
-    _loader_options,
     collate,
     collate_images,
 )
+from meru.data.workers import TIMEOUT, EpochwiseLoader, Loader, loader_options
 from meru.errors import UserError
 
 SAMPLERS = ("weighted", "uniform", "neighbours")
@@ -198,26 +197,6 @@ class NeighbourBatches(RunBatches):
         return batches[:, : self.batch_size * self.world_size].flatten(0, 1)
 
 
-class _EpochwiseLoader:
-    """A loader an epoch, made when the last batch of the one before has been used.
-
-    Workers that read ahead into the next epoch would have its neighbours found by a model that is not there yet.
-    """
-
-    def __init__(self, make: Callable[[int, int], DataLoader], *, start_step: int, total_steps: int, epoch: int):
-        self.make, self.start_step, self.total_steps, self.epoch = make, start_step, total_steps, epoch
-
-    def __len__(self) -> int:
-        return max(0, self.total_steps - self.start_step)
-
-    def __iter__(self) -> Iterator[Batch]:
-        step = self.start_step
-        while step < self.total_steps:
-            until = min((step // self.epoch + 1) * self.epoch, self.total_steps)
-            yield from self.make(step, until)
-            step = until
-
-
 def discovery_training_loader(
     split: DiscoverySplit,
     *,
@@ -230,12 +209,13 @@ def discovery_training_loader(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 2,
+    timeout: float = TIMEOUT,
     neighbours: Callable[[int], Tensor] | None = None,
     stratified: bool = False,
     independent: bool = False,
     kept_views: Tensor | None = None,
     **reading,
-) -> DataLoader | _EpochwiseLoader:
+) -> DataLoader | EpochwiseLoader:
     """Batches of this process from `start_step` to `total_steps`, through all epochs.
 
     Args:
@@ -283,16 +263,24 @@ def discovery_training_loader(
         )
 
     def loader(start: int, until: int) -> DataLoader:
-        return _Loader(data, batch_sampler=order(start, until), collate_fn=collate, **_loader_options(workers))
+        return Loader(data, batch_sampler=order(start, until), collate_fn=collate, **loader_options(workers, timeout))
 
     if sampler != "neighbours":
         return loader(start_step, total_steps)
     epoch = order(start_step, total_steps).steps_per_epoch
-    return _EpochwiseLoader(loader, start_step=start_step, total_steps=total_steps, epoch=epoch)
+    return EpochwiseLoader(loader, start_step=start_step, total_steps=total_steps, epoch=epoch)
 
 
 def every_view_loader(
-    split: DiscoverySplit, *, transform: nn.Module, epoch: int, batch_size: int, seed: int, workers: int, **reading
+    split: DiscoverySplit,
+    *,
+    transform: nn.Module,
+    epoch: int,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    timeout: float = TIMEOUT,
+    **reading,
 ) -> DataLoader:
     """Every image once and in order, with the two views that training with `uniform` order has in that epoch.
 
@@ -301,11 +289,19 @@ def every_view_loader(
     """
     data = TrainingViews(split, transform=transform, seed=seed, **reading)
     keys = [(epoch, index) for index in range(len(split))]
-    return _Loader(data, sampler=keys, batch_size=batch_size, collate_fn=collate, **_loader_options(workers))
+    return Loader(data, sampler=keys, batch_size=batch_size, collate_fn=collate, **loader_options(workers, timeout))
 
 
 def weighted_view_loader(
-    split: DiscoverySplit, *, transform: nn.Module, epoch: int, batch_size: int, seed: int, workers: int, **reading
+    split: DiscoverySplit,
+    *,
+    transform: nn.Module,
+    epoch: int,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    timeout: float = TIMEOUT,
+    **reading,
 ) -> DataLoader:
     """One pass over the images as `weighted` draws them in that epoch, with replacement, in that order.
 
@@ -317,11 +313,17 @@ def weighted_view_loader(
     (keys,) = WeightedBatches(
         labelled=split.labelled, batch_size=length, seed=seed, start_step=epoch, total_steps=epoch + 1
     )
-    return _Loader(data, sampler=keys, batch_size=batch_size, collate_fn=collate, **_loader_options(workers))
+    return Loader(data, sampler=keys, batch_size=batch_size, collate_fn=collate, **loader_options(workers, timeout))
 
 
 def discovery_evaluation_loader(
-    split: DiscoverySplit, *, transform: nn.Module, batch_size: int, workers: int = 2, **reading
+    split: DiscoverySplit,
+    *,
+    transform: nn.Module,
+    batch_size: int,
+    workers: int = 2,
+    timeout: float = TIMEOUT,
+    **reading,
 ) -> DataLoader:
     """Every image once and in order, with its true label.
 
@@ -330,7 +332,7 @@ def discovery_evaluation_loader(
         `skipped` int64 `()`. Images that were skipped are not among them.
     """
     data = OrderedImages(split, transform=transform, **reading)
-    return _Loader(data, batch_size=batch_size, collate_fn=collate_images, **_loader_options(workers))
+    return Loader(data, batch_size=batch_size, collate_fn=collate_images, **loader_options(workers, timeout))
 
 
 def _passes(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -8,11 +8,7 @@ processes with B samples each share out exactly the batch that one process with 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,9 +21,9 @@ from meru.data.batches import RunBatches, derived_seed
 from meru.data.images import MAXIMUM_PIXELS, check_maximum_pixels, read_image
 from meru.data.parts import CropParts, Part
 from meru.data.records import ImageRecord
+from meru.data.workers import TIMEOUT, Loader, loader_options
 from meru.errors import UserError
-
-_ON_LINUX = sys.platform == "linux"
+from meru.files import os_error_message
 
 log = logging.getLogger("meru")
 
@@ -98,6 +94,10 @@ class _Images(Dataset):
             return [self[key] for key in keys]
         except UserError as error:
             return error
+        except OSError as error:
+            if error.errno is None:
+                raise
+            return UserError(os_error_message(error), exit_code=1)
 
     def _decode(self, index: int) -> Tensor | None:
         """The picture as uint8 `(3, H, W)`, or None where it is to be skipped."""
@@ -229,16 +229,6 @@ def collate_images(samples: list[Batch] | UserError) -> Batch | UserError:
     return {**columns, "skipped": skipped.sum()}
 
 
-class _Loader(DataLoader):
-    """A DataLoader for which a user's mistake met in a worker is still one line."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-
-
 def training_loader(
     records: Sequence[ImageRecord],
     *,
@@ -251,6 +241,7 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 2,
+    timeout: float = TIMEOUT,
     on_error: str = "raise",
     maximum_pixels: int = MAXIMUM_PIXELS,
     parts: CropParts | None = None,
@@ -280,7 +271,7 @@ def training_loader(
         start_step=start_step,
         total_steps=total_steps,
     )
-    return _Loader(data, batch_sampler=batches, collate_fn=collate, **_loader_options(workers))
+    return Loader(data, batch_sampler=batches, collate_fn=collate, **loader_options(workers, timeout))
 
 
 def evaluation_loader(
@@ -289,38 +280,10 @@ def evaluation_loader(
     transform: nn.Module,
     batch_size: int,
     workers: int = 2,
+    timeout: float = TIMEOUT,
     on_error: str = "raise",
     maximum_pixels: int = MAXIMUM_PIXELS,
 ) -> DataLoader:
     """Every record once and in order (see `collate_images`); `image_index` is the place in `records`."""
     data = EvaluationImages(records, transform=transform, on_error=on_error, maximum_pixels=maximum_pixels)
-    return _Loader(data, batch_size=batch_size, collate_fn=collate_images, **_loader_options(workers))
-
-
-def _loader_options(workers: int) -> dict:
-    return {
-        "num_workers": workers,
-        # Python 3.14 would start every worker from nothing, seconds of imports each, beyond _shield_worker's reach.
-        "multiprocessing_context": "fork" if workers and _ON_LINUX else None,
-        "worker_init_fn": _shield_worker if _ON_LINUX else None,
-        "pin_memory": torch.cuda.is_available(),
-        # Without its own, every pass would draw a number from the default generator, which resuming restores.
-        "generator": torch.Generator(),
-    }
-
-
-def _shield_worker(worker: int) -> None:
-    """Keep a worker alive while the main process, told to stop, saves its checkpoint.
-
-    Terminals, torchrun and batch systems signal the workers too; only the main process's word counts, which ends
-    its workers by SIGTERM where it has to. Linux alone tells who sent a signal.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_obey_main_process, daemon=True).start()
-
-
-def _obey_main_process() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+    return Loader(data, batch_size=batch_size, collate_fn=collate_images, **loader_options(workers, timeout))

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from meru import distributed
+from meru import distributed, stopping
 from meru.errors import UserError
 from meru.layers.batch_norm import share_batch_norms
 from meru.training.checkpoint import (
@@ -108,7 +107,7 @@ class Trainer:
         progress = tqdm(
             total=self.total_steps, initial=self.step, unit="step", disable=None if distributed.is_main() else True
         )
-        clock, images = time.perf_counter(), 0
+        clock, images, stop = time.perf_counter(), 0, False
         with self._signals():
             while self.step < self.total_steps:
                 figures, size = self._step(forward, stream)
@@ -121,13 +120,13 @@ class Trainer:
                 if validating := self._validation_due():
                     self._validate(metrics, progress, figures)
                     clock, images = time.perf_counter(), 0
-                stopping = self._agreed(self.stop_requested)
-                if validating or stopping or self._checkpoint_due():
+                stop = self._agreed(self.stop_requested)
+                if validating or stop or self._checkpoint_due():
                     self._save()
-                if stopping:
+                if stop:
                     break
         progress.close()
-        finished = self.step == self.total_steps
+        finished = self.step == self.total_steps and not stop
         if finished and distributed.is_main():
             self.movement.report()
         return finished
@@ -306,15 +305,10 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self):
-        """SIGTERM and Ctrl-C ask for a checkpoint and a clean end; a second Ctrl-C ends at once."""
+        """SIGTERM and Ctrl-C ask for a checkpoint and a clean end; see `meru.stopping`."""
 
-        def request(number, frame):
+        def request():
             self.stop_requested = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with stopping.at_next_step(request, run=self.folder):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

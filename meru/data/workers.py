@@ -1,0 +1,249 @@
+"""The processes that read images: every wait for them has an end, and what befell one is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import multiprocessing.queues
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from meru import stopping
+from meru.errors import UserError
+from meru.files import os_error_message
+
+_ON_LINUX = sys.platform == "linux"
+SHARED_MEMORY = "/dev/shm"
+TIMEOUT = 600.0  # seconds for a batch; a slow disk gives one in a few
+POLL = 1.0
+PATIENCE = 5.0  # seconds for a batch once a signal came
+# What a worker ends with when it cannot hand over a batch.
+_NO_SHARED_MEMORY, _NO_FILES, _NOT_HANDED_OVER = 101, 102, 103
+_FILES = (
+    "too many open files: batches from workers need some: raise the limit (`ulimit -n 4096`), lower data.workers, or "
+    "set data.workers=0"
+)
+
+
+class Loader(DataLoader):
+    """A DataLoader that ends with a `UserError` whatever becomes of its workers.
+
+    A batch that is a `UserError`, as data sets hand on what a user has to put right, is raised.
+
+    Args:
+        wait: Seconds for a batch of workers; 0: for ever.
+        options: As for a DataLoader.
+    """
+
+    def __init__(self, *arguments, wait: float = TIMEOUT, **options):
+        if wait < 0:
+            raise UserError(f"data.timeout={wait}: give seconds, or 0 to wait for ever")
+        super().__init__(*arguments, **options, timeout=POLL if options.get("num_workers") else 0)
+        self.wait = wait
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        batches = self._started()
+        workers = getattr(batches, "_workers", [])
+        try:
+            while True:
+                try:
+                    batch = self._next(batches, workers)
+                except StopIteration:
+                    workers = []  # they have ended
+                    return
+                if isinstance(batch, UserError):
+                    raise batch
+                stopping.progress()
+                yield batch
+        finally:
+            for worker in workers:  # those that wait for a disk would not end otherwise
+                worker.kill()
+
+    def _started(self) -> Iterator:
+        """The batches of torch's loader, its workers started."""
+        main = threading.current_thread() is threading.main_thread()
+        handler = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
+        try:
+            if self.num_workers:
+                multiprocessing.Queue()  # where this is refused, torch's own iterator would be left half made
+            return super().__iter__()
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise UserError(_FILES, exit_code=1) from error
+            if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOSYS):
+                raise UserError(_no_shared_memory(), exit_code=1) from error
+            raise UserError(
+                f"cannot start data.workers={self.num_workers} processes: {os_error_message(error)}", exit_code=1
+            ) from error
+        finally:
+            # torch's own handler raises wherever the main thread is when a worker dies. `_next` looks every second.
+            if main and handler is not None:
+                signal.signal(signal.SIGCHLD, handler)
+
+    def _next(self, batches: Iterator, workers: list[multiprocessing.Process]) -> dict[str, Tensor] | UserError:
+        began = time.monotonic()
+        while True:
+            try:
+                return next(batches)
+            except StopIteration:
+                raise
+            except MemoryError as error:
+                raise UserError(_no_memory(), exit_code=1) from error
+            except (RuntimeError, OSError, EOFError) as error:
+                text = str(error)
+                if "DataLoader timed out" not in text:
+                    message = _befell(workers, text, error)
+                    if message is None:
+                        raise
+                    raise UserError(message, exit_code=1) from error
+            if (asked := stopping.requested()) is not None and asked > PATIENCE:
+                stopping.stop_here()
+            if message := _befell(workers, "", None):
+                raise UserError(message, exit_code=1)
+            if self.wait and time.monotonic() - began > self.wait:
+                raise UserError(
+                    f"no batch came from the {self.num_workers} processes that read images for {self.wait:g} s "
+                    "(data.timeout): see whether the disk or network drive with the images answers, and try "
+                    "data.workers=0; data.timeout=0 waits for ever",
+                    exit_code=1,
+                )
+
+
+class EpochwiseLoader:
+    """A loader an epoch, made when the last batch of the one before has been used.
+
+    Workers that read ahead into the next epoch would have its neighbours found by a model that is not there yet.
+    """
+
+    def __init__(self, make: Callable[[int, int], DataLoader], *, start_step: int, total_steps: int, epoch: int):
+        self.make, self.start_step, self.total_steps, self.epoch = make, start_step, total_steps, epoch
+
+    def __len__(self) -> int:
+        return max(0, self.total_steps - self.start_step)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        step = self.start_step
+        while step < self.total_steps:
+            until = min((step // self.epoch + 1) * self.epoch, self.total_steps)
+            yield from self.make(step, until)
+            step = until
+
+
+def worker_options(section: Mapping) -> dict[str, int | float]:
+    """`workers` and `timeout` of a configuration's `data`; runs of earlier versions lack the second."""
+    return {"workers": section["workers"], "timeout": section.get("timeout", TIMEOUT)}
+
+
+def loader_options(workers: int, timeout: float) -> dict:
+    """What all loaders have in common: `workers` processes, and `timeout` seconds to wait for a batch of theirs."""
+    return {
+        "num_workers": workers,
+        "wait": timeout,
+        # Python 3.14 would start every worker from nothing, seconds of imports each, beyond _prepare_worker's reach.
+        "multiprocessing_context": "fork" if workers and _ON_LINUX else None,
+        "worker_init_fn": _prepare_worker if workers else None,
+        "pin_memory": torch.cuda.is_available(),
+        # Without its own, every pass would draw a number from the default generator, which resuming restores.
+        "generator": torch.Generator(),
+    }
+
+
+# ---------------------------------------------------------------- what befell a worker
+
+
+def _befell(workers: list[multiprocessing.Process], text: str, error: BaseException | None) -> str | None:
+    """One line about a worker that died, or about an error met in receiving from one; None for anything else."""
+    if error is not None:
+        time.sleep(0.1)  # a worker that is about to die is dead then
+    codes = [worker.exitcode for worker in workers if worker.exitcode]
+    for code in codes:
+        if code in (_NO_SHARED_MEMORY, -signal.SIGBUS):
+            return _no_shared_memory()
+        if code == _NO_FILES:
+            return _FILES
+        if code == -signal.SIGKILL:
+            return (
+                "a process that reads images was killed (SIGKILL), probably because memory ran out: lower data.workers "
+                "or data.batch_size, or give the job more memory"
+            )
+        if code < 0:
+            name = signal.Signals(-code).name
+            return (
+                f"a process that reads images crashed ({name}): start again with data.workers=0 to see at which image"
+            )
+        return f"a process that reads images ended with exit code {code}: start again with data.workers=0 to see why"
+    if "Too many open files" in text or "ancdata" in text or getattr(error, "errno", None) == errno.EMFILE:
+        return _FILES
+    if _is_about_shared_memory(text):
+        return _no_shared_memory()
+    if "can't allocate memory" in text or "not enough memory" in text:
+        return _no_memory()
+    if "Pin memory thread exited" in text:
+        return "batches could not be received from the processes that read images: try data.workers=0"
+    return None
+
+
+def _no_shared_memory() -> str:
+    size = ""
+    with contextlib.suppress(OSError):
+        size = f", {shutil.disk_usage(SHARED_MEMORY).total / 2**20:.3g} MiB, is too small"
+    return (
+        f"no room in shared memory: {SHARED_MEMORY}{size or ' cannot be used'}, and batches from workers pass through "
+        "it: make it larger (docker run --shm-size=8g), lower data.workers or data.batch_size, or set data.workers=0"
+    )
+
+
+def _no_memory() -> str:
+    return "not enough memory for the next batch: lower data.workers or data.batch_size"
+
+
+def _is_about_shared_memory(text: str) -> bool:
+    return "shared memory" in text or "torch_shm_manager" in text or "No space left on device" in text
+
+
+# ---------------------------------------------------------------- inside a worker
+
+
+def _prepare_worker(worker: int) -> None:
+    # torch prints what the thread met that hands batches over, and the main process would wait for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_because)
+    if not _ON_LINUX:
+        return
+    # Terminals, torchrun and batch systems signal the workers too; only the main process's word counts, which ends its
+    # workers by SIGTERM where it has to. So they stay alive while it saves its checkpoint. Linux alone tells who sent a
+    # signal.
+    signal.set_wakeup_fd(-1)  # the main process's, see meru.stopping
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_main_process, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey_main_process(main: int) -> None:
+    """End when the main process says so, or is gone: also a worker that waits for a disk."""
+    while os.getppid() == main:
+        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if received and received.si_pid == main:
+            break
+    os._exit(0)
+
+
+def _end_because(error: Exception, batch: object) -> None:
+    """End a worker whose batch cannot be handed over, with an exit code that says why."""
+    text = str(error)
+    if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
+        os._exit(_NO_FILES)
+    if _is_about_shared_memory(text):
+        os._exit(_NO_SHARED_MEMORY)
+    traceback.print_exception(error)
+    os._exit(_NOT_HANDED_OVER)
