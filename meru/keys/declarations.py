@@ -132,6 +132,7 @@ _DATA = {
     "batch_size_per_gpu": _fixed(Whole(1, 65_536), "images", null=True),
     "workers": Key(Whole(0, 512), "processes"),
     "on_error": Key(Choice(("raise", "skip"))),
+    "timeout": Key(Number(0, 1e6), "seconds"),
     "maximum_pixels": Key(Whole(1, 10**10), "pixels"),
     "crop_scale": Key(ListOf(Number(0, 1, above=True), "[0.5,1.0]", least=2, most=2, ascending=True), "shares"),
     "flip": Key(Flag(), meaning="mirror half of the training images"),
