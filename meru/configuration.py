@@ -8,13 +8,17 @@ A run folder may come from anyone: what its configuration would have instantiate
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import os
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -51,7 +55,11 @@ def save_config(folder: Path, config: DictConfig, *, asked: DictConfig | None = 
     for key, raw in leaves(OmegaConf.to_container(asked, resolve=False)):
         if "${hydra:" in str(raw):  # Hydra is not there any more when the run is taken up again
             OmegaConf.update(asked, key, OmegaConf.select(asked, key))
-    write_text(folder / "asked.yaml", OmegaConf.to_yaml(asked))
+    choices = choices_of(folder) or _choices()
+    text = OmegaConf.to_yaml(asked)
+    if choices:  # `choices` is no key: what each group of configs/ was chosen to be
+        text += OmegaConf.to_yaml({"choices": choices})
+    write_text(folder / "asked.yaml", text)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
 
@@ -74,9 +82,23 @@ def read_config(run: str | Path) -> DictConfig:
     config = became
     if (folder / "asked.yaml").is_file():
         config = read_yaml(folder / "asked.yaml")
+        config.pop("choices", None)
         _take_up_edits(config, became)
     check_targets(config, source=path)
     return config
+
+
+def choices_of(folder: Path) -> dict[str, str]:
+    """What the groups of configs/ were chosen to be when the run of a folder began; empty where that is not kept."""
+    path = folder / "asked.yaml"
+    return dict(read_yaml(path).get("choices") or {}) if path.is_file() else {}
+
+
+def _choices() -> dict[str, str]:
+    if not HydraConfig.initialized():
+        return {}
+    chosen = HydraConfig.get().runtime.choices
+    return {group: str(name) for group, name in chosen.items() if "hydra/" not in group and name is not None}
 
 
 def read_yaml(path: Path) -> DictConfig:
@@ -126,7 +148,7 @@ def change(config: DictConfig, key: str, value: object) -> None:
     """
     before = OmegaConf.select(config, key)
     _set(config, key, value)
-    for follower in _followers(key):
+    for follower in _followers().get(key, ()):
         if OmegaConf.select(config, follower, default=_ABSENT) == before:
             _set(config, follower, value)
 
@@ -135,16 +157,18 @@ def _set(config: DictConfig, key: str, value: object) -> None:
     OmegaConf.update(config, key, value, merge=not isinstance(value, Mapping), force_add=True)
 
 
-def _followers(key: str) -> Iterator[str]:
-    """Keys that configs/ interpolates from `key`."""
-    configs = PROJECT / "configs"
+@functools.cache
+def _followers() -> dict[str, list[str]]:
+    """Key → the keys that configs/ interpolates from it."""
+    configs, followers = PROJECT / "configs", defaultdict(list)
     for path in sorted(configs.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
         place = path.parent.relative_to(configs)
         prefix = "" if "@package _global_" in text or place == Path(".") else f"{place.as_posix()}."
         for name, raw in leaves(yaml.safe_load(text) or {}):
-            if raw == f"${{{key}}}":
-                yield prefix + name
+            if form := re.fullmatch(r"\$\{([\w.]+)\}", str(raw)):
+                followers[form[1]].append(prefix + name)
+    return followers
 
 
 # ---------------------------------------------------------------- what a configuration may instantiate

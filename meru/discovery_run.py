@@ -16,7 +16,7 @@ from meru import distributed
 from meru.data.batches import BatchPlan
 from meru.data.discovery import DiscoveryData, DiscoverySplit
 from meru.data.discovery_loading import discovery_training_loader, every_view_loader, weighted_view_loader
-from meru.data.loading import reading_options
+from meru.data.loading import check_decoding, reading_options
 from meru.data.transforms import Transforms
 from meru.data.workers import worker_options
 from meru.discovery_figures import read_features
@@ -55,6 +55,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
     """
     settings = TrainerSettings.of(config.trainer)
     data = load_discovery_data(config)
+    check_decoding(data.paths(), **reading_options(config.data))
     plan = BatchPlan.of(
         config.data, images=len(data.train), world_size=distributed.world_size(), accumulate=settings.accumulate
     )

@@ -9,14 +9,18 @@ import ast
 import re
 import shlex
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meru.errors import UserError
 from meru.keys import declaration, unknown_key
-from meru.keys.check import CALLS, GROUPS, is_section
+from meru.keys.check import CALLS, GROUPS, is_section, shown
 from meru.keys.declarations import Key
 from meru.keys.kinds import Either, ListOf, Text
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 _WORD = re.compile(r"(\+{0,2})([\w$.]+)=(.*)", re.DOTALL)
 _MULTIRUN = ("-m", "--multirun")
@@ -57,6 +61,10 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
     quoted = f"{plus}{key}={_quoted(value)}"
     is_text = known is not None and isinstance(known.kind, Text)
     parsed = _parsed(word)
+    if key in GROUPS and parsed is not None and not parsed.is_sweep_override():
+        if parsed.value() is None:
+            raise UserError(f"{word}: give the name of a file in configs/{key}, or leave it out")
+        return word if isinstance(parsed.value(), (str, list)) else quoted
     if parsed is None:
         if multirun and "," in value:
             raise UserError(f"{word}: with --multirun commas separate values; quote each: {_example(key, None)}")
@@ -66,13 +74,29 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
         return quoted
     if parsed.is_sweep_override():
         if multirun:
-            return word
+            return _checked_sweep(word, key, known, parsed)
         if is_text:
             return quoted
         if known is not None and not isinstance(known.kind, Either):
             raise UserError(f"{word}: give {known.allowed}; several values, a run each, need --multirun")
         return word
     return quoted if is_text and isinstance(parsed.value(), (bool, int, float, list, dict)) else word
+
+
+def _checked_sweep(word: str, key: str, known: Key | None, parsed: Override) -> str:
+    """The word, or a complaint about the first of its values that is wrong: none of the runs has begun then."""
+    if known is None:
+        return word
+    start, _, values = word.partition("=")
+    if isinstance(known.kind, Text) and parsed.is_choice_sweep() and not set(values) & set("'\"()[]{}$\\"):
+        word = f"{start}={','.join(_quoted(value.strip()) for value in values.split(','))}"
+        parsed = _parsed(word)
+    for each in islice(parsed.sweep_string_iterator(), 1000):
+        one = _parsed(f"{key}={each}")
+        value = each if one is None else one.value()
+        if not known.takes(value) and "${" not in str(value):
+            raise UserError(f"{key}={shown(value)}: give {known.allowed}")
+    return word
 
 
 def pasteable(key: str, value: str | Path) -> str:
@@ -96,7 +120,7 @@ def read_override(word: str) -> tuple[str, Any]:
     return parsed.key_or_group, parsed.value()
 
 
-def _parsed(word: str):
+def _parsed(word: str) -> Override | None:
     """Hydra's reading of a word; None where it refuses."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException

@@ -19,7 +19,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from meru import distributed
-from meru.configuration import change, read_config, save_config
+from meru.configuration import change, choices_of, read_config, save_config
 from meru.errors import UserError
 from meru.files import PROJECT, leftovers, os_error_message, remove_leftovers, user_path
 from meru.keys import absolute_paths, check, fixed_on_resume
@@ -31,12 +31,6 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".lock"
-# What tells the choices of a group apart.
-IDENTITY = {
-    "data": ("load._target_", "load.layout", "discovery._target_"),
-    "encoder": ("image._target_", "image.name", "text._target_", "text.architecture"),
-    "optim": ("optimizer._target_",),
-}
 _ABSENT = object()
 _held: dict[Path, IO[str]] = {}
 
@@ -153,7 +147,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             configuration or cannot change any more.
     """
     folder = user_path(config.resume)
-    resumed = read_config(folder)
+    resumed, choices = read_config(folder), choices_of(folder)
     model = resumed.model._target_.rpartition(".")[2]
     if resumed.model._target_ != config.model._target_:
         raise UserError(f"resume={folder} is a run of {model}: use the command that began it")
@@ -164,7 +158,10 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if key in ("resume", "experiment"):
             continue
         if (PROJECT / "configs" / key).is_dir():
-            _choose_again(resumed, config, key, word)
+            if key == "logger":
+                resumed.logger = config.logger
+            elif choices.get(key, value) != value:
+                raise UserError(f"{word}: this run began with {key}={choices[key]}, and a resumed run keeps it")
             continue
         before = OmegaConf.select(resumed, key, default=_ABSENT)
         if before is _ABSENT and not word.startswith("+"):
@@ -177,19 +174,6 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     resumed.resume = str(folder)
     distributed.decided_by_main(lambda: _hold_for_resuming(folder))
     return resumed
-
-
-def _choose_again(resumed: DictConfig, config: DictConfig, group: str, word: str) -> None:
-    """A group's choice on the command line of a resumed run: another logger is taken, the rest must be as it was."""
-    if group == "logger":
-        resumed.logger = config.logger
-    for key in IDENTITY.get(group, ()):
-        before, now = (OmegaConf.select(each, f"{group}.{key}") for each in (resumed, config))
-        if before != now:
-            raise UserError(
-                f"{word}: this run has {group}.{key}={before}, and a resumed run keeps it: leave {word} out, or begin "
-                "a new run"
-            )
 
 
 def _hold_for_resuming(folder: Path) -> None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from meru import distributed
 from meru.data.augmentation import caption_augmentation
 from meru.data.batches import BatchPlan
-from meru.data.loading import reading_options, training_loader
+from meru.data.loading import check_decoding, reading_options, training_loader
 from meru.data.parts import CropParts
 from meru.data.records import ImageTextData
 from meru.data.workers import worker_options
@@ -50,6 +50,7 @@ def train(config: DictConfig, *, device: torch.device) -> dict[str, float] | Non
     """
     settings = TrainerSettings.of(config.trainer)
     data = load_data(config)
+    check_decoding(data.paths(), **reading_options(config.data))
     parts = part_source(config, data)
     plan = BatchPlan.of(
         config.data, images=len(data.train), world_size=distributed.world_size(), accumulate=settings.accumulate

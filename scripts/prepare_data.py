@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import socket
 import tarfile
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     report_progress()
     with one_line_errors():
+        options.root = user_path(options.root)
         options.prepare(options)
 
 
@@ -76,7 +76,7 @@ def prepare_birds(options: argparse.Namespace) -> None:
     from meru.data.birds import draw_birds
 
     root = draw_birds(options.root, seed=options.seed)
-    override = "" if root == BIRDS_ROOT else f" {pasteable('data.root', root.absolute())}"
+    override = "" if root == BIRDS_ROOT else f" {pasteable('data.root', root)}"
     print(f"birds in {root}, ready; train with: bash train_cub.sh meru data=birds{override}")
 
 
@@ -84,7 +84,7 @@ def prepare_pedestrians(options: argparse.Namespace) -> None:
     from meru.data.pedestrians import draw_pedestrians
 
     root = draw_pedestrians(options.root, seed=options.seed)
-    override = "" if root == PEDESTRIANS_ROOT else f" {pasteable('data.root', root.absolute())}"
+    override = "" if root == PEDESTRIANS_ROOT else f" {pasteable('data.root', root)}"
     print(f"persons in {root}, ready; train with: python scripts/train.py experiment=pedestrians_gahr{override}")
 
 
@@ -122,6 +122,8 @@ def download_cub(root: Path) -> None:
     """Fetch the official archive, compare its checksum and unpack it to `root`, which appears when complete."""
     from torchvision.datasets.utils import download_and_extract_archive
 
+    from meru.data.drawing import scratch_folder
+
     if (root / "images.txt").is_file():
         print(f"{root} is there already, nothing to download")
         return
@@ -132,11 +134,10 @@ def download_cub(root: Path) -> None:
     socket.setdefaulttimeout(60)  # a dead connection is an error, not an endless wait
     print(f"fetching {ARCHIVE} (1.1 GB)", flush=True)
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+        with scratch_folder(root) as scratch:
             download_and_extract_archive(ARCHIVE, scratch, filename="CUB_200_2011.tgz", md5=ARCHIVE_MD5)
-            folder = Path(scratch) / "CUB_200_2011"
-            names = Path(scratch) / "attributes.txt"  # beside the folder whose attributes it names
+            folder = scratch / "CUB_200_2011"
+            names = scratch / "attributes.txt"  # beside the folder whose attributes it names
             if names.is_file():
                 names.rename(folder / "attributes" / names.name)
             folder.rename(root)
@@ -166,6 +167,8 @@ def check_cub(root: Path, maximum_pixels: int | None) -> None:
     )
     line("classes", f"{found['classes']}")
     line("images", f"{found['training']} for training, {found['test']} for the test ({extent})")
+    if not data.test:
+        line("", "without a test image there will be no figures at the end of a run")
 
     if find_captions(folder):
         counts = Counter(len(record.captions) for record in records)

@@ -58,6 +58,9 @@ def attention(*, run: str, image: str, text: str, output: str = "attention.png")
     from meru.evaluation.pictures import save_figure
     from meru.files import user_path
 
+    picture = user_path(output)
+    if picture.is_dir():
+        raise UserError(f"output={output} is a folder: name a file in it, {picture / 'attention.png'}")
     pretrained = meru.load(run)
     if pretrained.tokenizer is None:
         model = type(pretrained.model).__name__
@@ -66,8 +69,8 @@ def attention(*, run: str, image: str, text: str, output: str = "attention.png")
             "image–text model (clip, meru, hycoclip, meru_patches, gahr)"
         )
     figure = draw_attention(pretrained, read_image(user_path(image)), text)
-    save_figure(figure, user_path(output))
-    print(f"where the words look: {output}")
+    save_figure(figure, picture)
+    print(f"where the words look: {picture}")
 
 
 if __name__ == "__main__":

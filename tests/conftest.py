@@ -78,12 +78,13 @@ def compose() -> Callable[..., DictConfig]:
     """`compose("experiment=birds_meru", "trainer.epochs=1")`: the configuration as `scripts/train.py` would see it."""
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
 
-    def compose(*overrides: str, name: str = "train") -> DictConfig:
+    def compose(*overrides: str, name: str = "train", resolve: bool = True) -> DictConfig:
         with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
             config = hydra.compose(name, list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        OmegaConf.resolve(config)
+        if resolve:
+            OmegaConf.resolve(config)
         return config
 
     return compose

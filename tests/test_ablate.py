@@ -13,6 +13,7 @@ import yaml
 
 from meru.command_line import PROJECT
 from meru.errors import UserError
+from meru.overrides import read_override
 
 SCRIPTS = PROJECT / "scripts"
 TINY = [
@@ -240,6 +241,33 @@ def test_a_mistake_is_one_line_before_anything_is_trained(words, message, workpl
     seen = capsys.readouterr()
     assert message in seen.err and seen.err.count("\n") == 1 and seen.err.startswith("error: ")
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.norm_exponent=7", "variant 'second', seed 0: model.norm_exponent=7: give a number from 0 to 1"),
+        ("trainer.epoch=3", "variant 'second', seed 0: trainer.epoch: no such key; did you mean trainer.epochs?"),
+        ("+loss.cyclic.weight=1", "variant 'second', seed 0: loss.cyclic.weight: this model (model=meru) has no"),
+        ("seed=1,2", "variant 'second', seed 0: seed=1,2: give a whole number"),
+    ],
+)
+def test_every_variant_is_checked_before_the_first_is_trained(change, message, workplace, capsys):
+    start, output = workplace
+    assert start("seeds=0", variants={"first": [], "second": [change]}) == 2
+    seen = capsys.readouterr()
+    assert message in seen.err and seen.err.count("\n") == 1
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("name", ["鸟类", "lr=1e-4", "copy (1)", "a,b", "with space", "[x]"])
+def test_folders_reach_the_training_as_they_are(name, scripts, tmp_path):
+    folder = tmp_path / name / "MERU_0"
+    run = scripts[1].Run("MERU", 0, folder, ["experiment=birds_meru"], {})
+    assert read_override(run.command()[-1]) == ("folder", str(folder))
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    assert read_override(run.command()[-1]) == ("resume", str(folder))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,11 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from meru.command_line import PROJECT
 from meru.data import birds
 from meru.data.bird_captions import describe
 from meru.data.bird_pictures import draw_picture
 from meru.data.bird_species import COLOURS, CUB_PARTS, FAMILIES, SPECIES
 from meru.data.cub import load_cub
+from meru.data.drawing import scratch_folder
 from meru.errors import UserError
 
 IMAGES = 10
@@ -146,6 +151,45 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, few, monkeypatch):
         draw(tmp_path / "birds")
     assert len(drawn) == 5
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_drawings_left_behind_goes_with_the_next_one(tmp_path, few):
+    program = (
+        "import os, signal, sys; from pathlib import Path; from meru.data.drawing import scratch_folder\n"
+        "with scratch_folder(Path(sys.argv[1])) as scratch: (scratch / 'half').touch(); os.kill(os.getpid(), 9)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    subprocess.run([sys.executable, "-c", program, tmp_path / "birds"], env=environment)
+    (left,) = tmp_path.iterdir()
+    assert (left / "half").exists() and left.name.startswith(".birds-")
+    host, _, rest = left.name.removeprefix(".birds-").partition("-")
+    kept = {
+        f".birds-another_{host}-{rest}",  # of another machine
+        f".birds-{host}-{os.getpid()}-{rest.partition('-')[2]}",  # its maker lives
+        ".birds-x8wpa3qk",  # not made here
+        f".pedestrians-{host}-{rest}",
+    }
+    for name in kept:
+        (tmp_path / name).mkdir()
+    draw(tmp_path / "birds")
+    assert {path.name for path in tmp_path.iterdir()} == {"birds", *kept}
+
+
+def test_a_maker_in_another_container_keeps_its_folder(tmp_path, few):
+    """Its number may be that of no process here; its lock tells."""
+    with scratch_folder(tmp_path / "birds") as scratch:
+        strange = scratch.with_name(scratch.name.replace(f"-{os.getpid()}-", "-999999999-"))
+        scratch.rename(strange)
+        draw(tmp_path / "birds")
+        assert strange.exists()
+        strange.rename(scratch)
+    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
+def test_a_root_in_the_home_folder_and_of_any_letters(tmp_path, few, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert draw("~/鸟类 (1)") == tmp_path / "鸟类 (1)"
+    assert [path.name for path in tmp_path.iterdir()] == ["鸟类 (1)"]
 
 
 def test_of_two_at_once_the_second_takes_what_the_first_made(tmp_path, few, monkeypatch):

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from meru.command_line import PROJECT
 from meru.discovery_run import train_discovery
 from meru.errors import UserError
+from meru.keys import check
 from meru.pretrained import build
 from meru.running import train
 from meru.training.checkpoint import save_weights
@@ -35,6 +36,7 @@ def test_every_recipe_takes_two_steps(
     experiment, compose, cub_folder, person_folder, small_clip, mobilenet_weights, tmp_path
 ):
     composed = compose(f"experiment={experiment}")
+    check(composed, command="train")
     towers = small_clip if composed.encoder.image._target_.endswith("clip_image_encoder") else SMALL
     if "mobilenetv2" in experiment:
         towers = [*SMALL, f"encoder.image.weights={mobilenet_weights}"]
@@ -58,6 +60,7 @@ def test_every_recipe_takes_two_steps(
         "logger=none",
         f"folder={tmp_path / 'run'}",
     )
+    check(config, command="train")
     figures = train(config, device=torch.device("cpu"))
     first = "text_to_image/identity/recall@1" if persons else "zero_shot/accuracy@1"
     assert 0 <= figures[first] <= 1
@@ -68,6 +71,7 @@ def test_every_recipe_takes_two_steps(
 
 @pytest.mark.parametrize("experiment", DISCOVERING)
 def test_every_recipe_of_discovery_takes_two_steps(experiment, compose, cub_folder, tmp_path):
+    check(compose(f"experiment={experiment}"), command="train")
     config = compose(
         f"experiment={experiment}",
         "encoder=small",
@@ -82,6 +86,7 @@ def test_every_recipe_of_discovery_takes_two_steps(experiment, compose, cub_fold
         "logger=none",
         f"folder={tmp_path / 'run'}",
     )
+    check(config, command="train")
     config.data.discovery = {
         "_target_": "meru.data.discovery_fine_grained.load_cub_discovery",
         "root": str(cub_folder),

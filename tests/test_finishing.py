@@ -176,6 +176,15 @@ def test_more_classes_than_images_leave_out_k_means_alone(discovery, tmp_path, c
     assert "k-means left out: ValueError: 300 clusters of" in caplog.text
 
 
+def test_images_of_discovery_that_are_all_skipped_have_no_figures(discovery, monkeypatch, caplog):
+    config = discovery("discovery.num_classes=48")
+    data = discovery_run.load_discovery_data(config)
+    monkeypatch.setattr(discovery_figures, "read_features", lambda *_, **__: {})
+    figures, trees = discovery_figures.discovery_figures(config, data, None, None, device=CPU)
+    assert figures == {} and trees.trees == {}
+    assert f"none of the {len(data.test)} test images decodes: no figures of them" in caplog.text
+
+
 def test_trees_and_pictures_that_fail_leave_the_figures(discovery, tmp_path, monkeypatch, caplog):
     def fail(*_, **__):
         raise ValueError("no tree")

@@ -69,6 +69,7 @@ def test_help_exits_0(checkout, arguments):
         (["clip", "+x.y=[1, 2]", "~logger"], ["experiment=cub_clip", "+x.y=[1, 2]", "~logger"]),
         (["meru", "data=birds"], ["experiment=birds_meru", "data=birds"]),
         (["clip", "data.root=a b", "data=birds"], ["experiment=birds_clip", "data.root=a b", "data=birds"]),
+        (["meru", "data.root=/鸟 类,(1)=x"], ["experiment=cub_meru", "data.root=/鸟 类,(1)=x"]),
         (["meru", "data=mine"], ["experiment=cub_meru", "data=mine"]),  # no recipe of that name
         (["meru", "data=birds", "experiment=other"], ["data=birds", "experiment=other"]),
         (["meru", "--cfg", "job"], ["experiment=cub_meru", "--cfg", "job"]),

@@ -1,3 +1,4 @@
+import logging
 import multiprocessing
 import os
 import pickle
@@ -17,6 +18,7 @@ from meru.data.cub import load_cub
 from meru.data.loading import (
     EvaluationImages,
     TrainingPairs,
+    check_decoding,
     collate,
     evaluation_loader,
     training_loader,
@@ -380,3 +382,18 @@ def test_workers_outlive_signals_but_not_the_main_process(records):
     process.kill()
     assert process.exitcode == 0
     assert progress.get() == (58, 2)
+
+
+def test_before_a_run_an_image_of_each_split_has_to_decode(damaged, caplog):
+    paths = [record.path for record in damaged]
+    good, broken = paths[4:6], [paths[2], paths[3]]
+    check_decoding({"training": [*broken, *good], "test": good, "validation": []}, on_error="skip")
+    assert not caplog.messages
+    with pytest.raises(UserError, match=r"none of the 2 training images decodes, .*_0002_") as error:
+        check_decoding({"training": broken}, on_error="skip")
+    assert error.value.exit_code == 1
+    with caplog.at_level(logging.WARNING, logger="meru"):
+        check_decoding({"training": good, "test": broken}, on_error="skip")
+    assert "none of the 2 test images decodes" in caplog.text
+    with pytest.raises(UserError, match="does not decode"):
+        check_decoding({"training": good, "test": broken}, on_error="raise")

@@ -147,6 +147,7 @@ def test_in_a_sweep_the_agent_decides(wandb, tmp_path, monkeypatch):
 def test_runs_of_one_name_are_two_and_a_resumed_one_goes_on(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_RUN_ID", raising=False)
     first, second = tmp_path / "a" / "seed0", tmp_path / "b" / "seed0"
+    first.mkdir(parents=True), second.mkdir(parents=True)
     ids = [run_identity(folder, older="seed0") for folder in (first, second)]
     assert ids[0] != ids[1] and "seed0" not in ids
     assert [run_identity(folder, older="seed0") for folder in (first, second)] == ids
@@ -269,6 +270,7 @@ def test_the_real_wandb_logs_offline(monkeypatch, tmp_path, caplog, elsewhere):
         monkeypatch.setenv("WANDB_DIR", str(place))
     logging.getLogger("meru").propagate = True
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run folder").mkdir()
     logger = make(tmp_path / "run folder")
     assert logger.run is not None
     logger.log({"loss": 0.5, "norm/text": torch.ones(7)}, step=1)

@@ -2,6 +2,7 @@ import hashlib
 import http.server
 import json
 import logging
+import re
 import runpy
 import shutil
 import socket
@@ -96,6 +97,24 @@ def test_other_numbers_of_captions_are_reported(run, make_cub_folder):
     assert "1 for 1 images, 10 for 17 images" in out
 
 
+def test_a_folder_without_test_is_ready_and_it_is_said(run, make_cub_folder, monkeypatch):
+    folder = make_cub_folder("home/CUB_200_2011")
+    path = folder / "train_test_split.txt"
+    path.write_text(path.read_text().replace(" 0\n", " 1\n"))
+    monkeypatch.setenv("HOME", str(folder.parent))
+    code, out, err = run("cub", "--root", "~/CUB_200_2011")
+    assert (code, err) == (0, "")
+    assert "18 for training, 0 for the test" in out and "without a test image" in out and str(folder) in out
+
+
+def test_images_that_are_too_large_are_listed_with_the_key(run, make_cub_folder):
+    folder = make_cub_folder(classes=1)
+    code, out, err = run("cub", "--root", folder, "--maximum-pixels", "3000")
+    assert code == 1 and "6 of 6 images do not decode" in err
+    assert out.count("has 64 × 48 pixels, above data.maximum_pixels=3000") == 6
+    assert run("cub", "--root", folder, "--maximum-pixels", "3072")[0] == 0
+
+
 def test_unreadable_images_are_listed(run, make_cub_folder):
     folder = make_cub_folder()
     broken = sorted((folder / "images").rglob("*.jpg"))[4:6]
@@ -134,6 +153,8 @@ def test_help_imports_nothing_heavy():
 
 def test_download(run, archive, tmp_path):
     root = tmp_path / "new" / "CUB_200_2011"
+    left = root.parent / f".CUB_200_2011-{re.sub('[^A-Za-z0-9]', '_', socket.gethostname())[:40]}-999999999-x"
+    left.mkdir(parents=True)  # a download that was killed
     code, out, _ = run("cub", "--root", root, "--download")
     assert code == 0
     assert "12 for training" in out and "of 3 classes" in out

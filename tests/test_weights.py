@@ -359,7 +359,7 @@ def test_a_download_that_fails_for_any_reason_is_one_line(error, reason, monkeyp
 
     def fail(*arguments, pretrained=False, **keywords):
         if pretrained:
-            raise error
+            raise RuntimeError("An error happened while trying to locate the file on the Hub") from error
         return create(*arguments, **keywords)
 
     monkeypatch.setattr(meru.encoders.image.timm, "create_model", fail)

@@ -92,6 +92,11 @@ class DiscoveryData:
             if (split.labels[split.labelled] >= self.num_old).any():
                 raise UserError(f"a labelled {name} image is of a new class: only images of old ones may be labelled")
 
+    def paths(self) -> dict[str, Sequence[Path]]:
+        """The image files of each split; none where pictures are in memory."""
+        splits = {"training": self.train.images, "test": self.test.images}
+        return {name: () if isinstance(images, Tensor) else images for name, images in splits.items()}
+
 
 @dataclass(frozen=True)
 class ClassList:

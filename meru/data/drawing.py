@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import logging
+import os
+import re
+import shutil
+import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from meru.errors import UserError
 from meru.files import user_path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is cleaned up
+    fcntl = None
+
+_LOCK = "being_made"
 
 log = logging.getLogger("meru")
 
@@ -62,11 +75,53 @@ def draw_once(
     return root
 
 
+@contextlib.contextmanager
+def scratch_folder(root: Path) -> Iterator[Path]:
+    """A folder beside `root` for what is to become it; it is gone afterwards.
+
+    Folders that processes of this machine left there when they were killed go first.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    start = f".{root.name[:40]}-{re.sub(r'[^A-Za-z0-9]', '_', socket.gethostname())[:40]}-"
+    for left in root.parent.glob(f"{glob.escape(start)}*"):
+        maker = re.fullmatch(r"(\d+)-\w+", left.name.removeprefix(start))
+        if fcntl and maker and not _is_alive(int(maker[1])) and not _is_locked(left / _LOCK):
+            shutil.rmtree(left, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{start}{os.getpid()}-", dir=root.parent) as scratch,
+        open(Path(scratch) / _LOCK, "w") as lock,
+    ):
+        with contextlib.suppress(OSError, AttributeError):  # some network drives have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(scratch)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's
+        return True
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock: one in another container may have the host's name, and numbers of its own."""
+    try:
+        with open(path) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _draw(root: Path, kind: str, made_with: dict[str, int], write: Callable[[Path], None]) -> None:
     started = time.monotonic()
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-        folder = Path(scratch) / root.name
+    with scratch_folder(root) as scratch:
+        folder = scratch / root.name
         folder.mkdir()
         made = json.dumps(made_with, indent=2) + "\n"
         (folder / f"{kind}.json").write_text(made, encoding="utf-8", newline="\n")

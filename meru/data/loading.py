@@ -7,6 +7,7 @@ processes with B samples each share out exactly the batch that one process with 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from meru.data.records import ImageRecord
 from meru.data.workers import TIMEOUT, Loader, loader_options
 from meru.errors import UserError
 from meru.files import os_error_message
+
+log = logging.getLogger("meru")
 
 Batch = dict[str, Tensor]
 Tokenize = Callable[[str], Tensor]  # caption → int64 (L,), start-of-text … end-of-text
@@ -44,6 +47,24 @@ def read_or_skip(path: Path, *, on_error: str = "raise", maximum_pixels: int = M
         if on_error == "raise":
             raise
         return None
+
+
+def check_decoding(splits: Mapping[str, Sequence[Path]], **reading) -> None:
+    """See before a run that an image of each split decodes: in most cases the first one is all that is read.
+
+    Args:
+        splits: Image files by the name of their split; it may have none.
+        reading: `on_error` and `maximum_pixels`. Where errors are not skipped, the first image has to decode.
+
+    Raises:
+        UserError: there are training images and none of them decodes; of other splits this is only said.
+    """
+    for name, paths in splits.items():
+        if paths and all(read_or_skip(path, **reading) is None for path in paths):
+            message = f"none of the {len(paths)} {name} images decodes, {paths[0]} the first: restore the images"
+            if name == "training":
+                raise UserError(message, exit_code=1)
+            log.warning("%s", message)
 
 
 class _Images(Dataset):

@@ -46,3 +46,8 @@ class ImageTextData:
     validation: tuple[ImageRecord, ...]
     test: tuple[ImageRecord, ...]
     class_kind: str = "class"
+
+    def paths(self) -> dict[str, list[Path]]:
+        """The image files of each split."""
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
+        return {name: [record.path for record in records] for name, records in splits.items()}

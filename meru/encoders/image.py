@@ -13,7 +13,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from meru.encoders.weights import load_weights, quietly, short
+from meru.encoders.weights import first_cause, load_weights, quietly
 from meru.errors import UserError
 
 
@@ -220,8 +220,8 @@ def _create(name: str, *, image_size: int, pretrained: bool, arguments: dict) ->
             raise
         raise UserError(
             f"encoder.image.pretrained: looked for timm's weights of {name} on the model hub and in its local cache "
-            f"({short(error)}); point encoder.image.weights to a file, set encoder.image.pretrained=false, or choose "
-            "another encoder"
+            f"({first_cause(error)}); point encoder.image.weights to a file, set encoder.image.pretrained=false, or "
+            "choose another encoder"
         ) from error
 
 

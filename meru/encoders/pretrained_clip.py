@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from meru.encoders.image import ImageEncoder
 from meru.encoders.text import CaptionTokenizer, QuickGELU, TextEncoder, TextTransformer
-from meru.encoders.weights import fit, quietly, read_weights, short
+from meru.encoders.weights import first_cause, fit, quietly, read_weights
 from meru.errors import UserError
 
 # Sizes that OpenAI's archives hold among the weights, and a bias that only the sigmoid loss has.
@@ -46,12 +46,13 @@ def _load(name: str, pretrained: str | None, weights: str | None, random_weights
         place = (source.get("hf_hub") or source.get("url")).strip("/")
         raise UserError(
             f"encoder: no weights of {name}, tag {pretrained!r}: looked for {place} on the model hub and in its local "
-            f"cache ({short(error)}); point encoder.image.weights to a file, or choose another encoder, say "
+            f"cache ({first_cause(error)}); point encoder.image.weights to a file, or choose another encoder, say "
             "encoder=vit_small"
         ) from error
     if content is not None:
         _resize_positions(model, content)
-        fit(model, content, source=str(weights), what=f"encoder.image.weights of {name}", surplus=_SURPLUS)
+        what = f"encoder.image.weights of {name}"
+        fit(model, content, source=str(weights), what=what, surplus=_SURPLUS, finite=True)
     return model
 
 

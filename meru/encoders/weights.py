@@ -170,11 +170,17 @@ def load_weights(module: nn.Module, path: str | Path, *, what: str, surplus: Seq
     Raises:
         UserError: as `read_weights` and `fit`.
     """
-    fit(module, read_weights(path, what=what), source=str(path), what=what, surplus=surplus)
+    fit(module, read_weights(path, what=what), source=str(path), what=what, surplus=surplus, finite=True)
 
 
 def fit(
-    module: nn.Module, weights: dict[str, Tensor], *, source: str, what: str, surplus: Sequence[str] | None = None
+    module: nn.Module,
+    weights: dict[str, Tensor],
+    *,
+    source: str,
+    what: str,
+    surplus: Sequence[str] | None = None,
+    finite: bool = False,
 ) -> None:
     """Load a state dict whole: every weight of the module is found, with its shape.
 
@@ -185,6 +191,7 @@ def fit(
         what: The config key or argument that named it, for messages.
         surplus: The module is part of a model, and its file may hold the rest: what stands behind these names, other
             heads, and what lies outside the prefix is left out, in one line. None: nothing may be left out.
+        finite: Refuse values that are not finite where the module's own are.
 
     Raises:
         UserError: if a name is missing or left over, shapes differ, or values are not finite; it names the first.
@@ -212,7 +219,7 @@ def fit(
     for name, ours in own.items():
         if chosen[name].numel() == ours.numel() == 1:
             chosen[name] = chosen[name].reshape(ours.shape)
-        _check(module, name, chosen[name], ours, source=source, what=what)
+        _check(module, name, chosen[name], ours, source=source, what=what, finite=finite)
     module.load_state_dict(chosen)
     if prefix or heads or outside:
         dropped = sorted({name.split(".")[0] for name in (*heads, *outside)})
@@ -243,7 +250,7 @@ def _counts_only(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _check(module: nn.Module, name: str, theirs: Tensor, ours: Tensor, *, source: str, what: str) -> None:
+def _check(module: nn.Module, name: str, theirs: Tensor, ours: Tensor, *, source: str, what: str, finite: bool) -> None:
     if theirs.shape != ours.shape:
         sizes = _image_sizes(module, name, theirs)
         raise UserError(
@@ -252,7 +259,7 @@ def _check(module: nn.Module, name: str, theirs: Tensor, ours: Tensor, *, source
         )
     if ours.is_floating_point() and not theirs.is_floating_point():
         raise UserError(f"{what}: {source} holds {name} as {theirs.dtype}: name a file that is not quantized")
-    if theirs.is_floating_point() and not theirs.isfinite().all() and ours.isfinite().all():
+    if finite and theirs.is_floating_point() and not theirs.isfinite().all() and ours.isfinite().all():
         number = int((~theirs.isfinite()).sum())
         raise UserError(
             f"{what}: {source} holds {number} values of {name} that are not finite: it is damaged, or its training "
@@ -276,3 +283,10 @@ def _image_sizes(module: nn.Module, name: str, theirs: Tensor) -> str:
 def short(error: BaseException) -> str:
     """The first line of an error's message, or its kind."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def first_cause(error: BaseException) -> str:
+    """What an error began with, on one line: hub clients wrap what the network or the disk said several times."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return short(error)

@@ -106,6 +106,15 @@ def unknown_key(key: str, *, command: str) -> UserError:
     return UserError(f"{key}: no such key; {place or 'the configuration'} has {listed} (all: docs/keys.md)")
 
 
+def absent_key(key: str) -> UserError:
+    """The complaint about a declared key that the chosen files of configs/ do not have."""
+    files = [f"{group}={file.name}" for group in ("data", "model") for file in files_of(group) if key in file.keys]
+    if files:
+        more = ", …" if len(files) > 6 else ""
+        return UserError(f"{key}: the chosen files have no such key; it comes with {', '.join(files[:6])}{more}")
+    return UserError(f"{key}: the chosen files leave this key out; to add it, write +{key}=<value>")
+
+
 def _nearest(key: str, names: list[str], *, command: str) -> list[str]:
     """At most three keys of which `key` may be a misspelling: in its section, then in another, then a part of one."""
     place, _, last = key.rpartition(".")
@@ -170,7 +179,9 @@ def _check_key(key: str, value: object, plain: dict, *, command: str, partial: b
     if value == "???":
         raise UserError(f"{key}= is missing: give {known.allowed}")
     if not known.takes(value):
-        raise UserError(f"{key}={shown(value)}: give {known.allowed}")
+        dotted = isinstance(value, dict) and key.startswith("optim.multipliers.")
+        hint = "; a name with dots goes into braces: '+optim.multipliers={local.predictor: 1.0}'" if dotted else ""
+        raise UserError(f"{key}={shown(value)}: give {known.allowed}{hint}")
     if command == "train" and not partial:
         _check_room(key, plain)
 

@@ -64,7 +64,7 @@ TARGET = Text("the dotted path of a class or function")
 TEMPLATES = ListOf(Template(), '["a photo of a {}."]', least=1, most=10_000)
 RGB = ListOf(Number(-10, 10), "[0.5,0.5,0.5]", least=3, most=3)
 RGB_SPREAD = ListOf(Number(0, 10, above=True), "[0.5,0.5,0.5]", least=3, most=3)
-TEXTS = ListOf(Text(), "[one,two]")
+TEXTS = ListOf(Text(), '["one","2"]')
 TEMPERATURE = Number(0, 1000, above=True)
 
 
@@ -132,6 +132,7 @@ _DATA = {
     "batch_size_per_gpu": _fixed(Whole(1, 65_536), "images", null=True),
     "workers": Key(Whole(0, 512), "processes"),
     "on_error": Key(Choice(("raise", "skip"))),
+    "timeout": Key(Number(0, 1e6), "seconds"),
     "maximum_pixels": Key(Whole(1, 10**10), "pixels"),
     "crop_scale": Key(ListOf(Number(0, 1, above=True), "[0.5,1.0]", least=2, most=2, ascending=True), "shares"),
     "flip": Key(Flag(), meaning="mirror half of the training images"),

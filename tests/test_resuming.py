@@ -1,0 +1,106 @@
+"""What the command line of a resumed run may change, and what stands in the run folder afterwards."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from meru.configuration import choices_of, read_config
+from meru.errors import UserError
+from meru.run_folder import release, resumed_config
+from meru.running import train
+
+SMALL = [
+    "experiment=cub_meru", "encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2",
+    "logger=none", "data.batch_size=4", "data.workers=0", "trainer.epochs=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("resumed") / "run"
+
+
+@pytest.fixture
+def run(folder, compose, cub_folder):
+    """A run folder of one epoch, begun as scripts/train.py would."""
+    if not folder.exists():
+        train(compose(*SMALL, f"data.root={cub_folder}", f"folder={folder}", resolve=False), device=torch.device("cpu"))
+    yield folder
+    release(folder)
+
+
+@pytest.fixture
+def resumed(run, compose):
+    def resume(*overrides):
+        words = ["experiment=cub_meru", f"resume={run}", *overrides]
+        return resumed_config(compose(*words, resolve=False), words)
+
+    return resume
+
+
+def test_the_run_goes_on_with_its_own_configuration(resumed):
+    config = resumed()
+    assert config.trainer.epochs == 1 and config.encoder.image.name == "test_resnet"
+    assert config.data.load.root == config.data.root
+
+
+def test_a_key_acts_wherever_it_was_interpolated(resumed, tmp_path):
+    config = resumed(f"data.root={tmp_path}", "trainer.epochs=3", "loss.entailment.weight=0.5")
+    assert config.data.load.root == config.data.discovery.root == str(tmp_path)
+    assert config.model.loss.entailment.weight == 0.5 and config.trainer.epochs == 3
+
+
+def test_a_path_is_meant_from_where_the_user_stands_now(resumed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resumed("data.root=elsewhere").data.load.root == str(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=5", "data.batch_size=2", "model.curvature=0.5", "model.norm_exponent=0", "folder=/elsewhere"]
+)
+def test_a_key_that_cannot_change_any_more_is_refused_by_name(resumed, word):
+    key = word.partition("=")[0]
+    with pytest.raises(UserError, match=f"{word}: this run has {key}=.* and a resumed run keeps it"):
+        resumed(word)
+
+
+def test_the_same_value_again_is_no_change(resumed):
+    assert resumed("seed=0", "data.batch_size=4", "model.curvature=1").seed == 0
+
+
+def test_a_choice_of_a_group_that_says_something_else_is_refused(resumed):
+    resumed("encoder=small", "data=cub")
+    with pytest.raises(UserError, match="encoder=vit_tiny: this run began with encoder=small, and a resumed run keeps"):
+        resumed("encoder=vit_tiny")
+    with pytest.raises(UserError, match="data=birds: this run began with data=cub"):
+        resumed("data=birds")
+
+
+def test_another_logger_is_taken(resumed):
+    assert resumed("logger=wandb", "logger.mode=offline").logger.mode == "offline"
+
+
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [
+        ("trainer.epochs=0", "trainer.epochs=0: give a whole number"),
+        ("~trainer.compile", "keeps all its keys"),
+        ("trainer.nonsense=1", "no key trainer.nonsense"),
+        ("optim.learning_rate=nan", "optim.learning_rate=nan: give a number"),
+    ],
+)
+def test_a_wrong_key_is_one_line(run, compose, word, what):
+    words = [f"resume={run}", word]
+    with pytest.raises(UserError, match=what):
+        resumed_config(compose("experiment=cub_meru", f"resume={run}", resolve=False), words)
+
+
+def test_what_a_resumed_run_does_differently_is_kept(resumed, run, make_cub_folder):
+    """Last, as the run is another one afterwards."""
+    elsewhere = make_cub_folder("moved")
+    train(resumed("trainer.epochs=2", f"data.root={elsewhere}"), device=torch.device("cpu"))
+    config = read_config(run)
+    assert config.trainer.epochs == 2 and config.data.load.root == str(elsewhere)
+    assert "${data.root}" in (run / "asked.yaml").read_text()
+    assert choices_of(run)["encoder"] == "small"
+    assert OmegaConf.load(run / "config.yaml").data.load.root == str(elsewhere)
