@@ -55,10 +55,11 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         batches = self._started()
         workers = getattr(batches, "_workers", [])
+        watch = _Watch(workers)
         try:
             while True:
                 try:
-                    batch = self._next(batches, workers)
+                    batch = self._next(batches, workers, watch)
                 except StopIteration:
                     workers = []  # they have ended
                     return
@@ -67,6 +68,7 @@ class Loader(DataLoader):
                 stopping.progress()
                 yield batch
         finally:
+            watch.over.set()
             for worker in workers:  # those that wait for a disk would not end otherwise
                 worker.kill()
 
@@ -91,33 +93,72 @@ class Loader(DataLoader):
             if main and handler is not None:
                 signal.signal(signal.SIGCHLD, handler)
 
-    def _next(self, batches: Iterator, workers: list[multiprocessing.Process]) -> dict[str, Tensor] | UserError:
+    def _next(
+        self, batches: Iterator, workers: list[multiprocessing.Process], watch: _Watch
+    ) -> dict[str, Tensor] | UserError:
         began = time.monotonic()
         while True:
+            watch.expect(self.wait)
             try:
-                return next(batches)
+                batch = next(batches)
+                watch.rest()
+                return batch
             except StopIteration:
                 raise
             except MemoryError as error:
                 raise UserError(_no_memory(), exit_code=1) from error
             except (RuntimeError, OSError, EOFError) as error:
                 text = str(error)
-                if "DataLoader timed out" not in text:
+                if "DataLoader timed out" not in text and not watch.expired:
                     message = _befell(workers, text, error)
                     if message is None:
                         raise
                     raise UserError(message, exit_code=1) from error
             if (asked := stopping.requested()) is not None and asked > PATIENCE:
                 stopping.stop_here()
-            if message := _befell(workers, "", None):
+            if not watch.expired and (message := _befell(workers, "", None)):
                 raise UserError(message, exit_code=1)
-            if self.wait and time.monotonic() - began > self.wait:
+            if watch.expired or (self.wait and time.monotonic() - began > self.wait):
                 raise UserError(
                     f"no batch came from the {self.num_workers} processes that read images for {self.wait:g} s "
                     "(data.timeout): see whether the disk or network drive with the images answers, and try "
                     "data.workers=0; data.timeout=0 waits for ever",
                     exit_code=1,
                 )
+
+
+class _Watch:
+    """Kills the workers when the main process gets stuck in receiving from one that stands still half-way.
+
+    A batch is handed over by a connection to the worker, on which the main process waits without a limit.
+    """
+
+    def __init__(self, workers: list[multiprocessing.Process]):
+        self.workers, self.over, self.expired = workers, threading.Event(), False
+        self.began, self.wait = None, 0.0
+        if workers:
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def expect(self, wait: float) -> None:
+        """From now on a batch is waited for, at most so many seconds; 0: for ever."""
+        self.wait = wait
+        self.began = self.began or time.monotonic()
+
+    def rest(self) -> None:
+        """It has come."""
+        self.began = None
+
+    def _run(self) -> None:
+        while not self.over.wait(POLL):
+            began, asked = self.began, stopping.requested()
+            if began is None:
+                continue
+            late = self.wait and time.monotonic() - began > self.wait + 2 * POLL
+            if late or (asked is not None and asked > PATIENCE + 2 * POLL):
+                self.expired = True
+                for worker in self.workers:
+                    worker.kill()
+                return
 
 
 class EpochwiseLoader:
