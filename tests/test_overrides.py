@@ -31,7 +31,7 @@ from meru.overrides import overrides_of, readable
 def test_a_parameter_of_a_sweep_is_an_override(word, expected):
     words = readable(["-m" * (word == "--seed=1,2") or "seed=0", *overrides_of(word)], command="train")[1:]
     parsed = [OverridesParser.create().parse_override(each) for each in words]
-    sweeps = {each.key_or_group: each.value_string for each in parsed if each.is_sweep_override()}
+    sweeps = {each.key_or_group: each.get_value_string() for each in parsed if each.is_sweep_override()}
     assert {each.key_or_group: each.value() for each in parsed if not each.is_sweep_override()} | sweeps == expected
 
 
