@@ -159,7 +159,7 @@ def overrides_of(word: str) -> list[str]:
         value = None if text == "None" else text
     if isinstance(value, dict) and value:
         return [override for name, each in value.items() for override in overrides_of(f"--{key}.{name}={each}")]
-    return [f"{key}={text if isinstance(value, (str, int, float)) else _in_hydra(value)}"]
+    return [f"{key}={text if isinstance(value, (str, int, float, tuple)) else _in_hydra(value)}"]
 
 
 def _in_hydra(value: object) -> str:

@@ -17,6 +17,7 @@ from meru.evaluation.pictures import attention_figure, printable, save_figure
 from meru.evaluation.tree_pictures import dendrogram_figure, poincare_disk_figure
 from meru.finishing import safe_name
 from meru.run_data import load_data
+from meru.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -95,12 +96,18 @@ def test_images_that_are_all_skipped_cost_figures_not_the_run(
 
 
 def test_figures_that_cannot_be_had_leave_the_weights_and_say_how_to_get_them(
-    configuration, make_cub_folder, compose, tmp_path
+    configuration, make_cub_folder, compose, tmp_path, monkeypatch
 ):
     config = configuration(root=make_cub_folder())
     path = load_data(config).test[0].path
-    picture = path.read_bytes()
-    path.write_bytes(b"not a picture")
+    picture, run_trainer = path.read_bytes(), Trainer.run
+
+    def damage_meanwhile(trainer):
+        finished = run_trainer(trainer)
+        path.write_bytes(b"not a picture")
+        return finished
+
+    monkeypatch.setattr(Trainer, "run", damage_meanwhile)
     run = tmp_path / "run"
     with pytest.raises(UserError, match="does not decode") as caught:
         running.train(config, device=CPU)

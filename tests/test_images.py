@@ -91,7 +91,7 @@ class TestOrientation:
             content = content.replace(chunk, b"")
             path.write_bytes(content[:-12] + chunk + content[-12:])
         image = read_image(path)
-        assert image_size(path) == tuple(image.shape[1:]) == (32, 48) or ("end" in kind and orientation > 4)
+        assert image_size(path) == (32, 48)
         assert image.shape == (3, 32, 48) and (image.int() - as_tensor(picture()).int()).abs().max() <= 3
 
     @pytest.mark.parametrize("orientation", STORED)

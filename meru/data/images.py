@@ -93,6 +93,11 @@ def image_size(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> tup
     """
     _check_kind_of_file(path)
     with _opened(path, None, maximum_pixels) as image:
+        if image.format == "PNG" and _has_late_exif(image, content := _content(path, maximum_pixels)):
+            try:
+                image.load()
+            except Exception as error:  # the readers of damaged files raise anything
+                raise _unreadable(path, _what_is_wrong(content, error)) from None
         width, height = image.size
         if image.format == "TIFF":  # here Pillow may have swapped them already
             width, height = image.tag_v2[256], image.tag_v2[257]

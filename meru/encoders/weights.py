@@ -259,7 +259,7 @@ def _check(module: nn.Module, name: str, theirs: Tensor, ours: Tensor, *, source
         )
     if ours.is_floating_point() and not theirs.is_floating_point():
         raise UserError(f"{what}: {source} holds {name} as {theirs.dtype}: name a file that is not quantized")
-    if finite and theirs.is_floating_point() and not theirs.isfinite().all() and ours.isfinite().all():
+    if finite and ours.is_floating_point() and not theirs.isfinite().all() and ours.isfinite().all():
         number = int((~theirs.isfinite()).sum())
         raise UserError(
             f"{what}: {source} holds {number} values of {name} that are not finite: it is damaged, or its training "
