@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import subprocess
@@ -94,7 +93,8 @@ def train_all(runs: list[Run], slots: list[dict[str, str]], output: Path) -> lis
     free, working = list(slots), []
     with (output / ".lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{output} is in use by runs of another such command: wait for them") from None
         try:
@@ -130,7 +130,7 @@ def start(run: Run, environment: dict[str, str], lock: int) -> subprocess.Popen:
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
             start_new_session=True,
-            pass_fds=(lock,),
+            pass_fds=(lock,) if fcntl is not None else (),
         )
 
 
