@@ -14,6 +14,11 @@ from meru.command_line import PROJECT
 from meru.errors import UserError
 from meru.overrides import override
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
 TRAIN = PROJECT / "scripts" / "train.py"
 LINES_OF_A_FAILURE = 8
 MOST_JOBS = 1000
