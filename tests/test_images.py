@@ -1,7 +1,9 @@
 """Whatever people have for pictures is read as viewers show it, or named in one line."""
 
+import errno
 import io
 import os
+import re
 import struct
 import time
 import zlib
@@ -316,3 +318,16 @@ class TestMaximumPixels:
         data = EvaluationImages(records, transform=EvaluationTransform(8), maximum_pixels=5)
         with pytest.raises(UserError, match="has 48 × 32 pixels"):
             data[0]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ENOMEM])
+def test_trouble_of_the_machine_is_not_taken_for_a_bad_picture(tmp_path, monkeypatch, number):
+    """A picture would be skipped with data.on_error=skip, and missing without a word."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "good.png")
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number), str(tmp_path / "good.png"))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        read_or_skip(tmp_path / "good.png", on_error="skip")

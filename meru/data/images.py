@@ -6,6 +6,7 @@ all the others.
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
@@ -29,6 +30,8 @@ MAXIMUM_PIXELS = 100_000_000
 _BYTES_PER_PIXEL, _BYTES_BESIDE = 8, 2**26  # no picture file is larger: 16 bits of four channels, and what goes with it
 _BY_TORCHVISION = ("JPEG", "MPO", "PNG", "WEBP")
 _HAS_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what Pillow calls it
+# Trouble that says nothing about the picture, so it must not be skipped for it.
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EAGAIN)
 _NOT_READ = ("EPS",)  # Pillow starts Ghostscript for it, a program that the file tells what to do
 
 # What turns a stored picture (…, H, W) the right way up, by the EXIF tag "Orientation".
@@ -64,6 +67,7 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
 
     Raises:
         UserError: the file is missing, no picture, damaged or too large; it is named, and what it is.
+        OSError: the machine has no file handles or memory left, or its disk fails: no fault of the picture.
     """
     content = _content(path, maximum_pixels)
     if size := _plain_jpeg_size(content):
@@ -120,6 +124,8 @@ def _check_kind_of_file(path: str | Path) -> int:
     try:
         found = os.stat(path)
     except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise
         if os.path.islink(path):
             raise _unreadable(path, f"is a symbolic link to {os.readlink(path)}, which is not there") from None
         raise _unreadable(path, f"cannot be read: {os_error_message(error).removeprefix(f'{path}: ')}") from None
@@ -141,6 +147,8 @@ def _content(path: str | Path, maximum_pixels: int) -> bytearray:
         with open(path, "rb") as file:
             return bytearray(file.read())
     except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise
         raise _unreadable(path, f"cannot be read: {os_error_message(error).removeprefix(f'{path}: ')}") from None
 
 
