@@ -50,7 +50,7 @@ class _State:
         self.since = 0.0
         self.heard = False
         self.at_next_step: Callable[[], object] | None = None
-        self.run: Path | None = None
+        self.go_on: str | None = None  # what to type to go on with the run
         self.moved, self.longest = time.monotonic(), 0.0
 
 
@@ -92,8 +92,10 @@ def at_next_step(request: Callable[[], object], *, run: Path) -> Iterator[None]:
         request: Called in the main thread; the run is expected to end by itself soon.
         run: Its folder, named in the last line where it does not.
     """
+    from meru.overrides import pasteable  # scripts/torchrun.py is to hear signals before this is read
+
     with listening():
-        _state.run = run
+        _state.go_on = pasteable("resume", run)
         _state.moved, _state.longest = time.monotonic(), 0.0
         _state.at_next_step = request
         try:
@@ -211,4 +213,4 @@ def _end(number: int, how: str) -> None:
 
 
 def _how_to_go_on() -> str:
-    return "" if _state.run is None else f"; to go on: resume={_state.run}"
+    return "" if _state.go_on is None else f"; to go on: {_state.go_on}"
