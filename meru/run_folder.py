@@ -22,7 +22,8 @@ from meru import distributed
 from meru.configuration import change, choices_of, read_config, save_config
 from meru.errors import UserError
 from meru.files import PROJECT, leftovers, os_error_message, remove_leftovers, user_path
-from meru.keys import absolute_paths, check, fixed_on_resume
+from meru.keys import absolute_paths, check, declaration, fixed_on_resume
+from meru.keys.kinds import FilePath
 from meru.overrides import pasteable, read_override
 
 try:
@@ -152,9 +153,12 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     if resumed.model._target_ != config.model._target_:
         raise UserError(f"resume={folder} is a run of {model}: use the command that began it")
     for word in overrides:
-        if word.startswith("~"):
-            raise UserError(f"{word}: a resumed run keeps all its keys: leave it out")
         key, value = read_override(word)
+        before = OmegaConf.select(resumed, key, default=_ABSENT)
+        if word.startswith("~"):
+            if before is _ABSENT:
+                continue
+            raise UserError(f"{word}: a resumed run keeps all its keys: leave it out")
         if key in ("resume", "experiment"):
             continue
         if (PROJECT / "configs" / key).is_dir():
@@ -163,17 +167,32 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             elif choices.get(key, value) != value:
                 raise UserError(f"{word}: this run began with {key}={choices[key]}, and a resumed run keeps it")
             continue
-        before = OmegaConf.select(resumed, key, default=_ABSENT)
-        if before is _ABSENT and not word.startswith("+"):
-            raise UserError(f"{word}: the resumed run's configuration has no key {key}")
-        if before != value and fixed_on_resume(key):
+        fixed = fixed_on_resume(key)
+        # Runs of older versions lack keys that act from now on, say data.on_error.
+        known = word.startswith("+") or OmegaConf.select(config, key, default=_ABSENT) is not _ABSENT
+        if before is _ABSENT and (fixed or not known):
+            raise UserError(f"{word}: the resumed run's configuration has no key {key}: leave it out")
+        if not fixed:
+            change(resumed, key, value)
+        elif not _is_repeated(key, OmegaConf.select(config, key), resumed, folder):
             raise UserError(f"{word}: this run has {key}={before}, and a resumed run keeps it; else begin a new one")
-        change(resumed, key, value)
     absolute_paths(resumed)
     check(resumed, command="train", partial=True)
     resumed.resume = str(folder)
     distributed.decided_by_main(lambda: _hold_for_resuming(folder))
     return resumed
+
+
+def _is_repeated(key: str, value: object, resumed: DictConfig, folder: Path) -> bool:
+    """Whether the command line says again what a key that is kept was when the run began, or has become since."""
+    said = [OmegaConf.select(resumed, key)]
+    if key == "folder":
+        said.append(str(folder))  # it may have been moved
+    if key == "discovery.num_classes" and "asked_num_classes" in resumed.discovery:
+        said.append(resumed.discovery.asked_num_classes)
+    if isinstance(declaration(key).kind, FilePath):
+        value, *said = (str(user_path(each)) if isinstance(each, str) else each for each in (value, *said))
+    return value in said
 
 
 def _hold_for_resuming(folder: Path) -> None:

@@ -1,10 +1,12 @@
 """What the command line of a resumed run may change, and what stands in the run folder afterwards."""
 
+import shutil
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from meru.configuration import choices_of, read_config
+from meru.configuration import choices_of, read_config, save_config
 from meru.errors import UserError
 from meru.run_folder import release, resumed_config
 from meru.running import train
@@ -66,6 +68,60 @@ def test_a_key_that_cannot_change_any_more_is_refused_by_name(resumed, word):
 
 def test_the_same_value_again_is_no_change(resumed):
     assert resumed("seed=0", "data.batch_size=4", "model.curvature=1").seed == 0
+
+
+def test_a_path_that_is_kept_may_be_repeated_as_it_was_typed(resumed, run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    monkeypatch.setenv("HOME", str(run.parent))
+    for word in ("folder=run", "folder='~/run'", "folder=${oc.env:HOME}/run"):
+        assert resumed(word, "trainer.epochs=3").folder == str(run)
+    with pytest.raises(UserError, match="folder=walk: this run has folder="):
+        resumed("folder=walk")
+
+
+def test_a_run_folder_that_was_moved_may_be_named_where_it_is(run, compose, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    words = [f"resume={moved}", f"folder={moved}"]
+    assert resumed_config(compose("experiment=cub_meru", *words, resolve=False), words).resume == str(moved)
+    release(moved)
+
+
+def test_an_estimated_number_of_classes_may_be_repeated_as_it_was_asked_for(tmp_path, compose):
+    asked = compose("experiment=cub_hypgcd", "encoder=small", "discovery.num_classes=estimate", resolve=False)
+    became = asked.copy()
+    OmegaConf.update(became, "discovery", {"num_classes": 7, "asked_num_classes": "estimate"}, force_add=True)
+    save_config(tmp_path, became, asked=asked)
+
+    def resume(word):
+        words = ["experiment=cub_hypgcd", "encoder=small", f"resume={tmp_path}", word]
+        config = resumed_config(compose(*words, resolve=False), words)
+        release(tmp_path)
+        return config.discovery.num_classes
+
+    assert resume("discovery.num_classes=estimate") == resume("discovery.num_classes=7") == 7
+    with pytest.raises(UserError, match="this run has discovery.num_classes=7"):
+        resume("discovery.num_classes=8")
+
+
+def test_a_run_of_an_older_version_takes_keys_that_act_from_now_on(run, compose, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    (old / "asked.yaml").unlink()
+    config = OmegaConf.load(old / "config.yaml")
+    del config.data.on_error
+    OmegaConf.save(config, old / "config.yaml")
+
+    def resume(*words):
+        words = ["experiment=cub_meru", "encoder=small", f"resume={old}", *words]
+        config = resumed_config(compose(*words, resolve=False), words)
+        release(old)
+        return config
+
+    assert resume("data.on_error=skip").data.on_error == "skip"
+    assert "on_error" not in resume("~data.on_error").data
+    with pytest.raises(UserError, match="configuration has no key encoder.image.norm_epsilon"):
+        resume("++encoder.image.norm_epsilon=0.1")
 
 
 def test_a_choice_of_a_group_that_says_something_else_is_refused(resumed):
