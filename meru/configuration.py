@@ -110,6 +110,9 @@ def read_yaml(path: Path) -> DictConfig:
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} has {path.stat().st_size:,} bytes and is no configuration: restore the file")
+        text = path.read_text(encoding="utf-8")
+        if _values(yaml.compose(text, Loader=yaml.SafeLoader), {}) > len(text) + 1:
+            raise UserError(f"{path} has aliases for far more values than are written in it: restore the file")
         config = OmegaConf.load(path)
         if not isinstance(config, DictConfig):
             raise UserError(f"{path} holds no keys and values: restore the file")
@@ -122,6 +125,16 @@ def read_yaml(path: Path) -> DictConfig:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path} is damaged or no configuration ({reason}): restore the file") from None
     return config
+
+
+def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a YAML document has once its aliases stand for what they name; `known` are nodes counted."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        children = [part for each in node.value for part in (each if isinstance(each, tuple) else (each,))]
+        known[id(node)] = 1 + sum(_values(child, known) for child in children)
+    return known[id(node)]
 
 
 def _take_up_edits(asked: DictConfig, became: DictConfig) -> None:

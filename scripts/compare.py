@@ -12,7 +12,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from meru.command_line import argument, one_line_errors
+from meru.configuration import read_yaml
 from meru.errors import UserError
 from meru.files import user_path
 from meru.keys.declarations import FOLDER
@@ -111,16 +114,11 @@ def read_configuration(run: Path) -> tuple[str, str]:
     Raises:
         UserError: if there is none, or it does not read.
     """
-    import yaml  # comes with OmegaConf
-
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: {path} is missing")
-    try:
-        configuration = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): restore the file") from None
-    if not isinstance(configuration, dict) or "name" not in configuration:
+    configuration = OmegaConf.to_container(read_yaml(path), resolve=True)
+    if "name" not in configuration:
         raise UserError(f"{path} is no configuration of a run: restore the file")
     compared = {key: value for key, value in configuration.items() if key not in NOT_COMPARED}
     return str(configuration["name"]), json.dumps(compared, sort_keys=True, default=str)
