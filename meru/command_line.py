@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from meru import failures, stopping
 from meru.errors import UserError
@@ -32,13 +32,26 @@ LEAVING, LEAVING_OF_ONE = 60.0, 10.0
 
 def report_progress() -> None:
     """Send the package's messages to standard output."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Lines(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("meru")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)  # distributed.start() lowers it in other processes than the main one
     logger.propagate = False
     logger.disabled = False  # which Hydra makes it before every job but the first
+
+
+class _Lines(logging.StreamHandler):
+    """Raises what the stream raises, in place of logging's own tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        if not isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # else Python complains at its end
+        raise OSError(error.errno, error.strerror, "standard output")
 
 
 @contextlib.contextmanager
@@ -75,10 +88,58 @@ def _last_words(error: Exception) -> str:
 
 def print_everywhere() -> None:
     """Let standard output and error take any text, also where the terminal's encoding lacks a character of it."""
+    open_closed_streams()
     codecs.register_error("spelt out", _spelt_out)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="spelt out")
+
+
+def open_closed_streams() -> None:
+    """Give standard streams that were closed (`2>&-`) to the null device.
+
+    Else Python has None in their place, and the next file that is opened gets what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
+class LastingOutput:
+    """Standard output that fails once, in a line on standard error, and is silent then: training is not to end for it.
+
+    Args:
+        stream: What is written to.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._or_silent():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._or_silent():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _or_silent(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            line = f"warning: standard output fails ({error.strerror}): the run goes on without it"
+            with contextlib.suppress(OSError):
+                print(f"{line}, its figures are in the run folder", file=sys.stderr, flush=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _spelt_out(error: UnicodeError) -> tuple[str, int]:
@@ -139,6 +200,8 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
 
     @functools.wraps(task)
     def guarded(config):
+        if config_name == "train" and not isinstance(sys.stdout, LastingOutput):
+            sys.stdout = LastingOutput(sys.stdout)
         report_progress()  # here, because Hydra configures logging before it calls the task
         with one_line_errors():
             try:

@@ -16,6 +16,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 _LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOSYS)
+_DEVICES = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and start again",
     errno.EDQUOT: "the disk quota is used up: delete something, or write elsewhere",
@@ -69,7 +70,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, advice:
     """Call `write` with a temporary file beside `path`, force the bytes to disk, then rename.
 
     A process that is killed meanwhile leaves the temporary file behind: see `remove_leftovers`. The file's mode follows
-    the umask.
+    the umask. What is no file, as /dev/null or a pipe, is written into and stays what it is.
 
     Args:
         path: The file, in a folder that exists.
@@ -81,6 +82,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, advice:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if _is_no_file(path):
+            with path.open("wb") as file:
+                write(file)
+            return
         with temporary.open("wb") as file:
             write(file)
             file.flush()
@@ -99,6 +104,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, advice:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether a path is a device or a pipe, or /dev/stdout and its like, which may lead to a file."""
+    return path.parent in _DEVICES or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def make_folder_of(path: Path) -> None:

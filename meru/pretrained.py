@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import NamedTuple
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from torch import nn
@@ -107,7 +108,17 @@ def load(run: str | Path) -> Pretrained:
     if not (run / "model.safetensors").is_file():
         finish = pasteable("resume", run)
         raise UserError(f"{run} holds no finished run (model.safetensors is missing); finish it with {finish}")
-    pretrained = build(without_pretrained_weights(read_config(run)))
+    config = read_config(run)
+    try:
+        pretrained = build(without_pretrained_weights(config))
+    except Exception as error:  # classes raise anything for arguments that they are not meant for
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, UserError):
+            raise cause from None
+        reason = " ".join(str(cause).split())[:160]
+        raise UserError(
+            f"{run / 'config.yaml'} describes a model that cannot be made ({reason}): restore the file"
+        ) from error
     load_weights(pretrained.model, run / "model.safetensors", what="run")
     pretrained.model.eval()
     return pretrained

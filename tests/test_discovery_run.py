@@ -254,3 +254,14 @@ def every_view_loader_of(config, data, transforms, *, epoch):
 def test_views_that_cannot_be_kept(overrides, message, configuration):
     with pytest.raises(UserError, match=message):
         train_discovery(configuration(*overrides), device=DEVICE)
+
+
+def test_a_configuration_that_describes_no_model_is_named_when_it_is_loaded(configuration, tmp_path):
+    train_discovery(configuration(), device=DEVICE)
+    path = tmp_path / "run" / "config.yaml"
+    whole = path.read_text()
+    for before, after in (("projection_width: ", "projection_width: wide"), ("  name: test_resnet", "  name: [a]")):
+        assert before in whole
+        path.write_text(whole.replace(before, after))
+        with pytest.raises(UserError, match="config.yaml describes a model that cannot be made"):
+            meru.load(tmp_path / "run")

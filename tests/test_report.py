@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +73,22 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*metrics.json: File exists"):
         write_json(tmp_path / "file" / "metrics.json", METRICS)
+
+
+def test_what_is_no_file_is_written_into_and_stays_what_it_is(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for path in (pipe, tmp_path / "link"):
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        write_json(path, {"figure": 0.5})
+        assert json.loads(os.read(reader, 1000)) == {"figure": 0.5}
+        os.close(reader)
+    assert pipe.is_fifo() and (tmp_path / "link").is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs the device /dev/full")
+def test_a_device_that_is_full_is_one_line():
+    with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):
+        write_json("/dev/full", {"figure": 0.5})
+    assert Path("/dev/full").is_char_device()
