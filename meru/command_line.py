@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from meru import failures, stopping
 from meru.errors import UserError
 from meru.files import PROJECT, os_error_message
-from meru.keys import absent_key, check, declaration, notes
+from meru.keys import absent_key, check, notes
 from meru.keys.kinds import Kind, Whole
 from meru.overrides import overrides_of, readable
 
@@ -228,7 +228,7 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
 def configuration_message(error: Exception) -> str:
     """Hydra's message on one line, with the way to see what can be overridden."""
     overridden = re.match(r"Could not override '([\w.]+)'", str(error))
-    if overridden and declaration(overridden[1]):
+    if overridden and "." in overridden[1]:
         return str(absent_key(overridden[1]))
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "full_key" not in line]
     return f"configuration: {' '.join(lines)} (all keys: add --cfg job)"

@@ -21,7 +21,7 @@ from meru.data.parts import CropParts
 from meru.data.person_search import LAYOUTS
 from meru.errors import UserError
 from meru.evaluating import SUITES
-from meru.keys import absolute_paths, check, declaration, fixed_on_resume, notes, validation_figures
+from meru.keys import absent_key, absolute_paths, check, declaration, fixed_on_resume, notes, validation_figures
 from meru.keys.check import OPTIMIZERS
 from meru.keys.declarations import DECLARED, EVALUATE, TRAIN
 from meru.keys.kinds import (
@@ -409,3 +409,16 @@ def test_paths_become_absolute_where_they_stand_and_what_follows_them_still_does
     assert config.data.root == config.data.load.root == str(tmp_path / "鸟 1,2")
     assert config.data.captions == "/home/somebody/text" and config.encoder.init == "/m.pth"
     assert OmegaConf.is_interpolation(config.data.load, "root")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("encoder.image.image_sise", "no such key; did you mean encoder.image.image_size?"),
+        ("optim.optimizer.beta", "no such key; did you mean optim.optimizer.betas?"),
+        ("optim.optimizer.amsgrad", "write +optim.optimizer.amsgrad=<value>"),
+        ("optim.multipliers.text", "write +optim.multipliers.text=<value>"),
+    ],
+)
+def test_a_misspelt_argument_is_told_from_one_that_is_left_out(key, message):
+    assert message in str(absent_key(key))

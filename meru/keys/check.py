@@ -107,7 +107,10 @@ def unknown_key(key: str, *, command: str) -> UserError:
 
 
 def absent_key(key: str) -> UserError:
-    """The complaint about a declared key that the chosen files of configs/ do not have."""
+    """The complaint about a key that the chosen files of configs/ do not have, misspelt or not."""
+    names = [name for name in DECLARED["train"] if not name.endswith("*")]
+    if declaration(key) is None or (key not in names and _nearest(key, names, command="train")):
+        return unknown_key(key, command="train")
     files = [f"{group}={file.name}" for group in ("data", "model") for file in files_of(group) if key in file.keys]
     if files:
         more = ", …" if len(files) > 6 else ""
