@@ -61,7 +61,8 @@ _state = _State()
 def listening() -> Iterator[None]:
     """Raise `Stopped` in the main thread at the first SIGTERM or Ctrl-C; end the process at the second.
 
-    A signal that is ignored stays ignored. In other threads than the main one: nothing.
+    Also where a signal was ignored, as Ctrl-C is in what a script starts in the background. In other threads than the
+    main one: nothing.
     """
     if _state.listening or threading.current_thread() is not threading.main_thread():
         yield
@@ -70,10 +71,9 @@ def listening() -> Iterator[None]:
     _state.listening = True
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, _handle) for number in handled}
+    before = {number: signal.signal(number, _handle) for number in SIGNALS}
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader, handled), daemon=True).start()
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
     try:
         yield
     finally:
@@ -172,7 +172,7 @@ def _note(number: int) -> None:
         _state.number = number
 
 
-def _watch(reader: socket.socket, handled: list[int]) -> None:
+def _watch(reader: socket.socket) -> None:
     """Hear signals as they come, and end the process where the main thread does not."""
     with reader:
         while True:
@@ -181,7 +181,7 @@ def _watch(reader: socket.socket, handled: list[int]) -> None:
                 numbers = reader.recv(64)
                 if not numbers:
                     return
-                for number in set(numbers).intersection(handled):
+                for number in set(numbers).intersection(SIGNALS):
                     if _state.number is not None and time.monotonic() - _state.since > ONE_REQUEST:
                         _end(number, "at once by a second signal")
                     _note(number)

@@ -79,10 +79,7 @@ def test_the_data_of_a_checkout_that_was_moved_are_looked_for_in_the_present_one
         (b"data: {root: '${nowhere}'}\n", "damaged or no configuration"),
         (b"[" * 20_000, "damaged or no configuration"),
         (b"a: b\n" * 300_000, "is no configuration"),
-        (
-            b"a: &a0 [1]\n" + b"".join(b"b%d: &a%d [*a%d,*a%d]\n" % (n, n + 1, n, n) for n in range(64)),
-            "aliases for far more values",
-        ),
+        (b"a: &a0 [1]\n" + b"".join(b"b%d: &a%d [*a%d,*a%d]\n" % (n, n + 1, n, n) for n in range(64)), "aliases for"),
     ],
 )
 def test_a_broken_config_yaml_is_named_in_one_line(tmp_path, content, what):
