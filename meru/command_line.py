@@ -21,7 +21,7 @@ from meru.errors import UserError
 from meru.files import PROJECT, os_error_message
 from meru.keys import absent_key, check, notes
 from meru.keys.kinds import Kind, Whole
-from meru.overrides import overrides_of, readable
+from meru.overrides import overrides_of, readable, typed_keys
 
 # What a terminal gets for characters that its encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
@@ -185,6 +185,7 @@ def hydra_main(task: Callable, *, config_name: str) -> None:
 
 def _run_under_hydra(task: Callable, config_name: str) -> None:
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException, InstantiationException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -205,7 +206,7 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
         report_progress()  # here, because Hydra configures logging before it calls the task
         with one_line_errors():
             try:
-                check(config, command=config_name)
+                check(config, command=config_name, typed=typed_keys(HydraConfig.get().overrides.task))
                 for note in notes(config):
                     logging.getLogger("meru").info("note: %s", note)
                 task(config)

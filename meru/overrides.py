@@ -44,14 +44,22 @@ def readable(words: Sequence[str], *, command: str) -> list[str]:
         UserError: for a key that there is not, and a value that needs quotes, with the way to write them.
     """
     multirun = any(word in _MULTIRUN for word in words)
-    return [_readable(word, command=command, multirun=multirun) for word in words]
+    read = []
+    for before, word in zip(("", *words), words, strict=False):
+        of_flag = before.startswith("-") and "=" not in before and before not in _MULTIRUN  # `--cfg job`
+        read.append(word if of_flag else _readable(word, command=command, multirun=multirun))
+    return read
 
 
 def _readable(word: str, *, command: str, multirun: bool) -> str:
     form = _WORD.fullmatch(word)
     if not form:
+        if not word.startswith("~") and "=" not in word and "@" not in word and not word.startswith("-"):
+            raise UserError(f"'{word}' is no override: write <key>=<value>, say seed=3 (all keys: docs/keys.md)")
         return word
     plus, key, value = form.groups()
+    if command == "evaluate" and key.startswith("data.") and not plus:  # of the run, not of configs/evaluate.yaml
+        plus, word = "++", f"++{word}"
     known = declaration(key, command=command)
     if key.partition(".")[0] == "hydra":
         return word
@@ -97,6 +105,12 @@ def _checked_sweep(word: str, key: str, known: Key | None, parsed: Override) -> 
         if not known.takes(value) and "${" not in str(value):
             raise UserError(f"{key}={shown(value)}: give {known.allowed}")
     return word
+
+
+def typed_keys(words: Sequence[str]) -> set[str]:
+    """The keys that a command line names, choices of groups aside."""
+    parsed = [_parsed(word) for word in words]
+    return {each.key_or_group for each in parsed if each is not None} - set(GROUPS)
 
 
 def pasteable(key: str, value: str | Path) -> str:

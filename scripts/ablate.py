@@ -29,7 +29,7 @@ from meru.configuration import leaves, read_yaml
 from meru.errors import UserError
 from meru.files import user_path, write_text
 from meru.keys import absolute_paths, check
-from meru.overrides import readable
+from meru.overrides import readable, typed_keys
 
 ABLATIONS = PROJECT / "configs" / "ablation"
 OWN = {"experiment": "", "seeds": "0,1,2", "ablation": "", "output": "", "jobs": ""}
@@ -184,7 +184,7 @@ def compose(overrides: list[str]) -> tuple[dict, str]:
             config = hydra.compose("train", overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        check(own, command="train")
+        check(own, command="train", typed=typed_keys(overrides))
         absolute_paths(own)  # as a run folder keeps them
         return yaml.safe_load(OmegaConf.to_yaml(own, resolve=True)), config.hydra.runtime.choices["model"]
     except (HydraException, OmegaConfBaseException) as error:

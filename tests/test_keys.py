@@ -21,7 +21,16 @@ from meru.data.parts import CropParts
 from meru.data.person_search import LAYOUTS
 from meru.errors import UserError
 from meru.evaluating import SUITES
-from meru.keys import absent_key, absolute_paths, check, declaration, fixed_on_resume, notes, validation_figures
+from meru.keys import (
+    absent_key,
+    absolute_paths,
+    check,
+    declaration,
+    fixed_on_resume,
+    notes,
+    unknown_key,
+    validation_figures,
+)
 from meru.keys.check import OPTIMIZERS
 from meru.keys.declarations import DECLARED, EVALUATE, TRAIN
 from meru.keys.kinds import (
@@ -46,6 +55,7 @@ from meru.losses.semantic_margin import MARGIN_SOURCES
 from meru.models.clip import POSITIVES
 from meru.models.gahr import SPACES
 from meru.models.meru_patches import MODES
+from meru.overrides import typed_keys
 from meru.training.settings import TrainerSettings
 
 WRONG = {
@@ -226,7 +236,7 @@ def test_values_at_the_edge_are_taken(key, value):
         (["+loss.entailmnt.weight=3"], "did you mean loss.entailment.weight?"),
         (["+loss.nonsense.weight=1"], "loss.nonsense.weight: no such key; loss has contrastive, semantic_margin"),
         (["+data.foo.bar=1"], "data.foo.bar: no such key; data has validation_fraction"),
-        (["+optim.lr=1"], "optim.lr: no such key; optim has optimizer, learning_rate"),
+        (["+optim.nonsense=1"], "optim.nonsense: no such key; optim has optimizer, learning_rate"),
         (["+optim.optimizer.momentum=0.9"], "optim.optimizer.momentum: AdamW does not take it"),
         (["optim=sgd", "+optim.optimizer.betas=[0.9,0.9]"], "optim.optimizer.betas: SGD does not take it"),
         (["+data.load.identities=9"], "data.load.identities: load_birds does not take it"),
@@ -422,3 +432,27 @@ def test_paths_become_absolute_where_they_stand_and_what_follows_them_still_does
 )
 def test_a_misspelt_argument_is_told_from_one_that_is_left_out(key, message):
     assert message in str(absent_key(key))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=birds_meru_patches", "model=clip"],
+        ["experiment=cub_gahr", "model=meru"],
+        ["experiment=cub_hypgcd", "model=clip"],
+        ["experiment=pedestrians_gahr", "model=clip", "~model.norm_exponent"],
+    ],
+)
+def test_keys_of_a_recipe_whose_model_was_replaced_are_no_fault_of_the_user(compose, words):
+    check(compose(*words), command="train", typed=typed_keys(words))
+    with pytest.raises(UserError, match=r"model\.norm_exponent: CLIP does not take it; the recipe sets it"):
+        check(compose("experiment=pedestrians_gahr", "model=clip"), command="train", typed=set())
+    with pytest.raises(UserError, match=r"patches\.grid: this model"):
+        check(
+            compose("experiment=birds_meru", "+patches.grid=2"), command="train", typed=typed_keys(["+patches.grid=2"])
+        )
+
+
+def test_a_key_in_the_wrong_section_or_by_its_short_name_leads_to_the_right_one():
+    assert "data.batch_size?" in str(unknown_key("trainer.batch_size", command="train"))
+    assert "did you mean optim.learning_rate?" in str(unknown_key("optim.lr", command="train"))

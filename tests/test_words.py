@@ -74,7 +74,7 @@ def test_what_hydra_reads_well_is_left_to_it(word, value):
 
 
 @pytest.mark.parametrize(
-    "word", ["-m", "--cfg", "job", "~logger", "hydra.verbose=true", "data=birds", "hydra/launcher=x"]
+    "word", ["-m", "--cfg", "~logger", "hydra.verbose=true", "data=birds", "hydra/launcher=x"]
 )
 def test_other_words_are_left_alone(word):
     assert readable([word], command="train") == [word]
@@ -187,3 +187,17 @@ def test_a_run_in_a_folder_with_a_strange_name_is_made_resumed_and_evaluated(cub
     assert code == 0 and "resumed at step" in output, errors
     code, output, errors = run(warm_python, "evaluate.py", f"run={folder}", f"root={data}", "workers=0")
     assert code == 0 and "zero-shot" in output, errors
+
+
+@pytest.mark.parametrize("word", ["seed", "seed:3", "seed＝1", "runs/x"])
+def test_a_word_without_an_equals_sign_is_said_to_be_no_override(word):
+    with pytest.raises(UserError, match=f"'{word}' is no override: write <key>=<value>"):
+        readable([word], command="train")
+
+
+def test_keys_of_the_runs_data_need_no_plus_in_an_evaluation():
+    assert readable(["data.timeout=60", "split=test"], command="evaluate") == ["++data.timeout=60", "split=test"]
+
+
+def test_what_belongs_to_a_flag_of_hydra_is_left_alone():
+    assert readable(["--cfg", "job", "-m", "seed=0,1"], command="train") == ["--cfg", "job", "-m", "seed=0,1"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -22,6 +22,8 @@ GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
 # Sections whose keys are the arguments of what their `_target_` names.
 CALLS = ("data.load", "data.discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
 OF_MODEL = ("loss", "patches", "sms", "bai", "discovery", "space", "task", "evaluation.attention_pictures")
+# What other programs call them.
+SHORT = {"lr": "optim.learning_rate", "wd": "optim.weight_decay", "num_workers": "data.workers"}
 # Of those groups whose files have little in common.
 NEEDED = (
     "encoder.image._target_", "encoder.image.name", "encoder.embedding_dimension", "encoder.initial_radius",
@@ -54,13 +56,15 @@ def fixed_on_resume(key: str) -> bool:
     return bool(known and known.fixed)
 
 
-def check(config: DictConfig, *, command: str, partial: bool = False) -> None:
+def check(config: DictConfig, *, command: str, partial: bool = False, typed: Collection[str] | None = None) -> None:
     """Complain of the first key that is wrong.
 
     Args:
         config: Composed, without the section `hydra`; interpolations resolve.
         command: `train` or `evaluate`: whose keys.
         partial: For configurations of older versions: unknown keys may be there and known ones may be absent.
+        typed: Keys on the command line. Only of these it is a fault that this model or data set has no use for them: a
+            recipe sets keys of its own model, which `model=clip` may have replaced. None: of all keys.
 
     Raises:
         UserError: one line that names key, value and what is allowed.
@@ -73,7 +77,8 @@ def check(config: DictConfig, *, command: str, partial: bool = False) -> None:
     for literal in (True, False):  # a fault is said of the key that was set, not of one that follows it
         for key, value, is_literal in nodes:
             if is_literal == literal:
-                _check_key(key, value, plain, command=command, partial=partial)
+                own = typed is None or _is_typed(key, typed)
+                _check_key(key, value, plain, command=command, partial=partial, own=own)
     if command == "train":
         if not partial:
             _check_needed(plain)
@@ -124,6 +129,10 @@ def _nearest(key: str, names: list[str], *, command: str) -> list[str]:
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == place}
     if near := get_close_matches(last, siblings, n=1, cutoff=0.7):
         return [siblings[near[0]]]
+    if last in SHORT:
+        return [SHORT[last]]
+    if len(elsewhere := [name for name in names if name.rpartition(".")[2] == last]) in (1, 2):
+        return elsewhere
     if place in _sections(command):
         return []
     deep = key.count(".")
@@ -167,7 +176,11 @@ def _sections(command: str) -> set[str]:
     return {".".join(each[:length]) for each in parts for length in range(1, len(each))} | {"model.loss"}
 
 
-def _check_key(key: str, value: object, plain: dict, *, command: str, partial: bool) -> None:
+def _is_typed(key: str, typed: Collection[str]) -> bool:
+    return any(key == each or key.startswith(f"{each}.") for each in typed)
+
+
+def _check_key(key: str, value: object, plain: dict, *, command: str, partial: bool, own: bool) -> None:
     known = declaration(key, command=command)
     if known is None and key in _sections(command):
         if isinstance(value, dict):
@@ -186,7 +199,7 @@ def _check_key(key: str, value: object, plain: dict, *, command: str, partial: b
         hint = "; a name with dots goes into braces: '+optim.multipliers={local.predictor: 1.0}'" if dotted else ""
         raise UserError(f"{key}={shown(value)}: give {known.allowed}{hint}")
     if command == "train" and not partial:
-        _check_room(key, plain)
+        _check_room(key, plain, own=own)
 
 
 def shown(value: object) -> str:
@@ -218,8 +231,11 @@ def _is_argument(key: str, plain: dict) -> bool:
     return key.rpartition(".")[2] in taken.names
 
 
-def _check_room(key: str, plain: dict) -> None:
-    """Refuse a key that is declared, but not for this model, data set, tower or optimizer."""
+def _check_room(key: str, plain: dict, *, own: bool) -> None:
+    """Refuse a key that is declared, but not for this model, data set, tower or optimizer.
+
+    `own` says whether the user named it. What a recipe sets is refused only where a constructor would not take it.
+    """
     section = next((each for each in CALLS if key.startswith(f"{each}.")), None)
     if section:
         name = key.removeprefix(f"{section}.").partition(".")[0]
@@ -229,7 +245,10 @@ def _check_room(key: str, plain: dict) -> None:
         names, others = _taken(section, target)
         if names is not None and name not in names and not others:
             known = f"{section} may have {', '.join(sorted(names))}" if names else "it takes nothing"
-            raise UserError(f"{key}: {target.rpartition('.')[2]} does not take it; {known}")
+            advice = known if own else f"the recipe sets it, so leave it out by ~{key}"
+            raise UserError(f"{key}: {target.rpartition('.')[2]} does not take it; {advice}")
+        return
+    if not own:
         return
     if key.startswith("data."):
         targets = {_value(plain, "data.load._target_"), _value(plain, "data.discovery._target_")}
