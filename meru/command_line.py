@@ -212,7 +212,7 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
                 task(config)
             except InstantiationException as error:
                 # It wraps what the constructor raised; a TypeError is a key that the constructor does not take.
-                if error.__cause__ is None or isinstance(error.__cause__, TypeError):
+                if error.__cause__ is None or isinstance(error.__cause__, (TypeError, ImportError)):
                     raise UserError(configuration_message(error)) from error
                 raise error.__cause__ from None
             except OmegaConfBaseException as error:

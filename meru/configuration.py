@@ -206,6 +206,8 @@ def check_targets(config: DictConfig, *, source: str | Path) -> None:
         module, kind = TARGETS.get(place, (None, None))
         if module is None or not _is_of(target, module, kind):
             wanted = f"there it must be one of {module}" if module else "there is nothing to make there"
+            if module and str(target).startswith(f"{module}."):
+                raise UserError(f"{source}: {place}._target_={target} is not permitted: {module} has no such {kind}")
             raise UserError(
                 f"{source}: {place}._target_={target} is not permitted: {wanted}; to use code of your own, name its "
                 "package in the environment, MERU_TRUST=<package>"

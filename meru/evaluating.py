@@ -31,6 +31,7 @@ from meru.files import user_path
 from meru.keys import absolute_paths
 from meru.pretrained import Pretrained, is_discovery, load
 from meru.run_data import load_data, load_discovery_data
+from meru.run_folder import require_data
 from meru.training.settings import allow_tf32
 
 log = logging.getLogger("meru")
@@ -57,6 +58,7 @@ def evaluate_run(config: DictConfig) -> dict[str, float | None]:
     for key, value in leaves(OmegaConf.to_container(config.data, resolve=True)):
         change(trained, f"data.{key}", value)
     absolute_paths(trained)
+    require_data(trained, key="root")
     for key in ("captions_per_image", "templates", "batch_size", "pointing"):
         trained.evaluation[key] = config[key]
     trained.data.workers = config.workers

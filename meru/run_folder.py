@@ -137,7 +137,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of the run to be resumed, with the command line's overrides on top; holds the run folder.
 
     What `experiment` chooses belongs to the run's beginning, and counts for nothing now; only the model must be the
-    same. Every other word acts, or is refused.
+    same, where the command line names one. Every other word acts, or is refused.
 
     Args:
         config: As the command line composes it.
@@ -150,7 +150,8 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     folder = user_path(config.resume)
     resumed, choices = read_config(folder), choices_of(folder)
     model = resumed.model._target_.rpartition(".")[2]
-    if resumed.model._target_ != config.model._target_:
+    words = {read_override(word)[0] for word in overrides}
+    if {"experiment", "model"} & words and resumed.model._target_ != config.model._target_:
         raise UserError(f"resume={folder} is a run of {model}: use the command that began it")
     for word in overrides:
         key, value = read_override(word)
@@ -181,6 +182,17 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     resumed.resume = str(folder)
     distributed.decided_by_main(lambda: _hold_for_resuming(folder))
     return resumed
+
+
+def require_data(config: DictConfig, *, key: str) -> None:
+    """See that the data of a run are where its configuration says: drawn ones would be drawn anew, anywhere.
+
+    Raises:
+        UserError: if the folder is not there; `key` says where they are instead.
+    """
+    root = config.data.get("root")
+    if root and not user_path(root).is_dir():
+        raise UserError(f"the data of this run are not at {root}: say where they are by {key}=<folder>")
 
 
 def _is_repeated(key: str, value: object, resumed: DictConfig, folder: Path) -> bool:

@@ -46,8 +46,9 @@ infinite. Paths start where you stand, and `~` is the home folder; a path or tex
 spaces (quoted for the shell), brackets and commas included. Lists: `'data.crop_scale=[0.5,1.0]'`. With `--multirun`,
 commas separate values, so a value with a comma needs quotes of its own: `'folder="a,b"'`.
 
-*Default*: where files of configs/ differ, the value depends on the chosen file, and a few are shown. *Resume*: "fixed"
-if a run that is resumed refuses another value, "acts" if another value counts from then on.
+*Default*: without a recipe; those of `experiment=…` set values of their own, and `--cfg job` shows what a command comes
+to. Where files of configs/ differ, the value depends on the chosen file, and a few are shown. *Resume*: "fixed" if a run
+that is resumed refuses another value, "acts" if another value counts from then on.
 
 A new key in configs/ needs a line in meru/keys/declarations.py.
 """

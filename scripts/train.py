@@ -20,7 +20,7 @@ def main(config: DictConfig) -> None:
     from meru.discovery_run import train_discovery
     from meru.keys import absolute_paths
     from meru.pretrained import is_discovery
-    from meru.run_folder import resumed_config
+    from meru.run_folder import require_data, resumed_config
     from meru.running import train
 
     device = distributed.start()
@@ -28,6 +28,7 @@ def main(config: DictConfig) -> None:
     absolute_paths(config)
     if config.resume:
         config = resumed_config(config, HydraConfig.get().overrides.task)
+        require_data(config, key="data.root")
     (train_discovery if is_discovery(config) else train)(config, device=device)
     distributed.stop()  # not after a failure: others would fail for want of this process before it has said why
 

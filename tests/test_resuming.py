@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from meru.configuration import choices_of, read_config, save_config
 from meru.errors import UserError
-from meru.run_folder import release, resumed_config
+from meru.run_folder import release, require_data, resumed_config
 from meru.running import train
 
 SMALL = [
@@ -54,6 +54,7 @@ def test_a_key_acts_wherever_it_was_interpolated(resumed, tmp_path):
 
 def test_a_path_is_meant_from_where_the_user_stands_now(resumed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
     assert resumed("data.root=elsewhere").data.load.root == str(tmp_path / "elsewhere")
 
 
@@ -160,3 +161,19 @@ def test_what_a_resumed_run_does_differently_is_kept(resumed, run, make_cub_fold
     assert "${data.root}" in (run / "asked.yaml").read_text()
     assert choices_of(run)["encoder"] == "small"
     assert OmegaConf.load(run / "config.yaml").data.load.root == str(elsewhere)
+
+
+def test_resume_alone_is_enough_whatever_model_the_run_has(run, compose):
+    words = [f"resume={run}"]
+    config = resumed_config(compose("model=clip", *words, resolve=False), words)
+    assert config.model._target_.endswith("MERU")
+    words.append("model=clip")
+    with pytest.raises(UserError, match="is a run of MERU: use the command that began it"):
+        resumed_config(compose(*words, resolve=False), words)
+
+
+def test_data_that_are_gone_are_asked_for_and_not_drawn_anew(resumed, tmp_path):
+    config = resumed(f"data.root={tmp_path / 'nowhere'}")
+    with pytest.raises(UserError, match=r"not at .*nowhere: say where they are by data\.root=<folder>"):
+        require_data(config, key="data.root")
+    assert not (tmp_path / "nowhere").exists()
