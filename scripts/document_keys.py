@@ -47,8 +47,8 @@ spaces (quoted for the shell), brackets and commas included. Lists: `'data.crop_
 commas separate values, so a value with a comma needs quotes of its own: `'folder="a,b"'`.
 
 *Default*: without a recipe; those of `experiment=…` set values of their own, and `--cfg job` shows what a command comes
-to. Where files of configs/ differ, the value depends on the chosen file, and a few are shown. *Resume*: "fixed" if a run
-that is resumed refuses another value, "acts" if another value counts from then on.
+to. Where files of configs/ differ, the value depends on the chosen file, and a few are shown. *Resume*: "fixed" if a
+resumed run refuses another value, "acts" if another value counts from then on.
 
 A new key in configs/ needs a line in meru/keys/declarations.py.
 """
