@@ -95,7 +95,7 @@ def check_settings(config: DictConfig) -> None:
 def evaluate_image_text_run(
     config: DictConfig, trained: DictConfig, pretrained: Pretrained, *, name: str
 ) -> dict[str, float | None]:
-    """Evaluate an image–text run on one split; `trained` is its configuration as it is to be used now.
+    """Evaluate an image–text run on one split; `trained` is its configuration with the changes of this evaluation.
 
     Raises:
         UserError: if the split has no images.

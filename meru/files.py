@@ -134,7 +134,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete them. Call it only where nobody else writes into the folder."""
+    """Delete them. Call it only in a folder that no other process writes into."""
     for path in leftovers(folder):
         with suppress(OSError):
             path.unlink()

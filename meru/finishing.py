@@ -42,7 +42,7 @@ def finish(
     *,
     device: torch.device,
 ) -> dict[str, float | None]:
-    """Export the chosen weights of an image–text run, use the test split, once, and draw what is to be drawn.
+    """Export the chosen weights of an image–text run, use the test split, once, and draw the pictures.
 
     Raises:
         UserError: if the figures cannot be had or written; the weights are exported before.
@@ -170,8 +170,8 @@ def save_attention(
 ) -> list[list[str | Path]]:
     """Pictures of where the words of `count` captions look, spread over the records: each caption and its PNG file.
 
-    A picture that fails is left out, with a line that says so; one whose image is to be skipped, without. `reading` is
-    what `read_or_skip` takes.
+    A picture that fails is left out with a warning; with on_error=skip, images that do not decode are left out without
+    one. `reading` is what `read_or_skip` takes.
     """
     rows = []
     for number, index in enumerate(evenly_spread(len(records), count)):

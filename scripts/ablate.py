@@ -178,7 +178,6 @@ def compose(overrides: list[str]) -> tuple[dict, str]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
     try:
         with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
             config = hydra.compose("train", overrides, return_hydra_config=True)

@@ -1,4 +1,4 @@
-"""Standard output and error that are full, closed, or read by nobody any more."""
+"""Standard output and error that are full, closed, or no longer read."""
 
 import logging
 import os

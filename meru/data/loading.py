@@ -40,7 +40,7 @@ def reading_options(section: Mapping) -> dict[str, str | int]:
 
 
 def read_or_skip(path: Path, *, on_error: str = "raise", maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor | None:
-    """The picture as uint8 `(3, H, W)`; None where it does not decode and is to be skipped."""
+    """The picture as uint8 `(3, H, W)`; None where it does not decode and `on_error` is `skip`."""
     try:
         return read_image(path, maximum_pixels=maximum_pixels)
     except UserError:

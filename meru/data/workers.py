@@ -191,7 +191,7 @@ def loader_options(workers: int, timeout: float) -> dict:
     return {
         "num_workers": workers,
         "wait": timeout,
-        # Python 3.14 would start every worker from nothing, seconds of imports each, beyond _prepare_worker's reach.
+        # Python 3.14 starts workers by a fork server: each would import everything again and miss _prepare_worker.
         "multiprocessing_context": "fork" if workers and _ON_LINUX else None,
         "worker_init_fn": _prepare_worker if workers else None,
         "pin_memory": torch.cuda.is_available(),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import yaml  # comes with OmegaConf
 
-PROJECT = Path(__file__).resolve().parents[2]
+from meru.files import PROJECT
 
 
 class Arguments(NamedTuple):

@@ -72,7 +72,7 @@ def _check_steps(trainer: Trainer, state: dict) -> None:
     epochs = state.get("epochs", trainer.settings.epochs)
     if epochs != trainer.settings.epochs and distributed.is_main():
         now = trainer.settings.epochs
-        log.info("trainer.epochs was %d and is %d: the learning rate goes on as if it always was", epochs, now)
+        log.info("trainer.epochs was %d and is %d: the learning rate follows the new length", epochs, now)
 
 
 def _processes(number: int) -> str:
