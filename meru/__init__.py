@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meru.pretrained import Pretrained
+    from meru.assemble import Pretrained
 
 __version__ = "0.1.0"
 
 
 def load(run: str | Path) -> Pretrained:
-    """The finished model of a run folder with its tokenizer and image transforms: see `meru.pretrained.load`."""
-    from meru.pretrained import load  # `import meru` alone stays quick
+    """The finished model of a run folder with its tokenizer and image transforms: see `meru.assemble.load`."""
+    from meru.assemble import load  # `import meru` alone stays quick
 
     return load(run)

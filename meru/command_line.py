@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from meru import failures, stopping
+from meru.configuration import absent_key, check, notes
+from meru.configuration.kinds import Kind, Whole
+from meru.configuration.overrides import overrides_of, readable, typed_keys
 from meru.errors import UserError
 from meru.files import PROJECT, os_error_message
-from meru.keys import absent_key, check, notes
-from meru.keys.kinds import Kind, Whole
-from meru.overrides import overrides_of, readable, typed_keys
 
 # What a terminal gets for characters that its encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}

@@ -92,7 +92,7 @@ def at_next_step(request: Callable[[], object], *, run: Path) -> Iterator[None]:
         request: Called in the main thread; the run is expected to end by itself soon.
         run: Its folder, named in the last line where it does not.
     """
-    from meru.overrides import pasteable  # scripts/torchrun.py is to hear signals before this is read
+    from meru.configuration.overrides import pasteable  # scripts/torchrun.py is to hear signals before this is read
 
     with listening():
         _state.go_on = pasteable("resume", run)

@@ -25,11 +25,11 @@ from ablation_runs import Run, slots_of, train_all
 from compare import NOT_COMPARED, cell, chance_of, mean_and_deviation, read_figures
 
 from meru.command_line import PROJECT, configuration_message, one_line_errors
-from meru.configuration import leaves, read_yaml
+from meru.configuration import absolute_paths, check
+from meru.configuration.overrides import readable, typed_keys
+from meru.configuration.saved import leaves, read_yaml
 from meru.errors import UserError
 from meru.files import user_path, write_text
-from meru.keys import absolute_paths, check
-from meru.overrides import readable, typed_keys
 
 ABLATIONS = PROJECT / "configs" / "ablation"
 OWN = {"experiment": "", "seeds": "0,1,2", "ablation": "", "output": "", "jobs": ""}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meru.command_line import PROJECT
+from meru.configuration.overrides import override
 from meru.errors import UserError
-from meru.overrides import override
 
 try:
     import fcntl

@@ -15,7 +15,7 @@ import torch
 from benchmark_measuring import markdown, peak_bytes, synchronize
 from torch import Tensor
 
-from meru import lorentz, poincare
+from meru.geometry import lorentz, poincare
 
 RADII = (0.0, 1.0, 4.0, 8.0)  # of the first point, √c·d(0, x)
 DECADES = range(-6, 2)  # of the distance

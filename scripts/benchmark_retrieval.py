@@ -11,8 +11,8 @@ from benchmark_geometry import cosine
 from benchmark_measuring import CountMemory, markdown, synchronize
 from torch import Tensor
 
-from meru import lorentz
-from meru.evaluation.retrieval import retrieval_metrics
+from meru.geometry import lorentz
+from meru.metrics.retrieval import retrieval_metrics
 
 SIMILARITIES = {
     "cosine": lambda queries, gallery: cosine(queries, gallery, torch.tensor(1.0)),

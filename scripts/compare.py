@@ -15,11 +15,11 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from meru.command_line import argument, one_line_errors
-from meru.configuration import read_yaml
+from meru.configuration.declarations import FOLDER
+from meru.configuration.kinds import Text
+from meru.configuration.saved import read_yaml
 from meru.errors import UserError
 from meru.files import user_path
-from meru.keys.declarations import FOLDER
-from meru.keys.kinds import Text
 
 # Tables, a figure's title and its name.
 TABLES = {

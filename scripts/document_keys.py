@@ -1,6 +1,6 @@
 """Write docs/keys.md, the list of all keys: `python scripts/document_keys.py [--check]`.
 
-Kinds and ranges are those of meru/keys, defaults and meanings those of configs/.
+Kinds and ranges are those of meru/configuration, defaults and meanings those of configs/.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 import yaml
 
 from meru.command_line import PROJECT, one_line_errors
+from meru.configuration import validation_figures
+from meru.configuration.check import shown
+from meru.configuration.declarations import EVALUATE, TRAIN, Key
+from meru.configuration.kinds import Section
 from meru.errors import UserError
 from meru.files import write_text
-from meru.keys import validation_figures
-from meru.keys.check import shown
-from meru.keys.declarations import EVALUATE, TRAIN, Key
-from meru.keys.kinds import Section
 
 PAGE = PROJECT / "docs" / "keys.md"
 TITLES = {
@@ -38,7 +38,7 @@ TITLES = {
 }
 HEAD = """# Keys of the configuration
 
-Written by `python scripts/document_keys.py` from meru/keys and configs/; do not edit it.
+Written by `python scripts/document_keys.py` from meru/configuration and configs/; do not edit it.
 
 On the command line: `key=value`; `+key=value` for a key that the chosen files lack; `~key` removes one. Every value is
 checked before anything is made. A whole number is written without a point: `4.0` is none. A number is never NaN or
@@ -50,7 +50,7 @@ commas separate values, so a value with a comma needs quotes of its own: `'folde
 to. Where files of configs/ differ, the value depends on the chosen file, and a few are shown. *Resume*: "fixed" if a
 resumed run refuses another value, "acts" if another value counts from then on.
 
-A new key in configs/ needs a line in meru/keys/declarations.py.
+A new key in configs/ needs a line in meru/configuration/declarations.py.
 """
 
 

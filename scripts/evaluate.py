@@ -9,7 +9,7 @@ from meru.command_line import hydra_main
 
 def main(config: DictConfig) -> None:
     """Load a run, evaluate it on a split, print the table and write the figures beside the model."""
-    from meru.evaluating import evaluate_run
+    from meru.runs.evaluate import evaluate_run
 
     evaluate_run(config)
 

@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 
 from meru.command_line import PROJECT, argument, one_line_errors, report_progress
+from meru.configuration.declarations import FOLDER, SEED
+from meru.configuration.kinds import Whole
+from meru.configuration.overrides import pasteable
 from meru.errors import UserError
 from meru.files import user_path
-from meru.keys.declarations import FOLDER, SEED
-from meru.keys.kinds import Whole
-from meru.overrides import pasteable
 
 CUB_ROOT = PROJECT / "data" / "CUB_200_2011"
 BIRDS_ROOT = PROJECT / "data" / "birds"
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def prepare_birds(options: argparse.Namespace) -> None:
-    from meru.data.birds import draw_birds
+    from meru.data.synthetic.birds.load import draw_birds
 
     root = draw_birds(options.root, seed=options.seed)
     override = "" if root == BIRDS_ROOT else f" {pasteable('data.root', root)}"
@@ -81,7 +81,7 @@ def prepare_birds(options: argparse.Namespace) -> None:
 
 
 def prepare_pedestrians(options: argparse.Namespace) -> None:
-    from meru.data.pedestrians import draw_pedestrians
+    from meru.data.synthetic.pedestrians.load import draw_pedestrians
 
     root = draw_pedestrians(options.root, seed=options.seed)
     override = "" if root == PEDESTRIANS_ROOT else f" {pasteable('data.root', root)}"
@@ -91,7 +91,7 @@ def prepare_pedestrians(options: argparse.Namespace) -> None:
 def prepare_persons(layout: str, options: argparse.Namespace) -> None:
     from prepare_person_search import report_annotation
 
-    from meru.data.person_search import LAYOUTS, find_annotations, find_images, read_splits
+    from meru.data.datasets.person_search import LAYOUTS, find_annotations, find_images, read_splits
 
     name = LAYOUTS[layout].folder
     try:
@@ -122,7 +122,7 @@ def download_cub(root: Path) -> None:
     """Fetch the official archive, compare its checksum and unpack it to `root`, which appears when complete."""
     from torchvision.datasets.utils import download_and_extract_archive
 
-    from meru.data.drawing import scratch_folder
+    from meru.data.synthetic.folder import scratch_folder
 
     if (root / "images.txt").is_file():
         print(f"{root} is there already, nothing to download")
@@ -155,7 +155,7 @@ def check_cub(root: Path, maximum_pixels: int | None) -> None:
     Raises:
         UserError: a file is missing or malformed, or an image does not decode.
     """
-    from meru.data.cub import class_attributes, find_captions, find_cub, load_cub
+    from meru.data.datasets.cub import class_attributes, find_captions, find_cub, load_cub
 
     folder = find_cub(root)
     print(f"CUB-200-2011 in {folder}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from meru.data.person_search import Entry
+from meru.data.datasets.person_search import Entry
 
 # Identities, images and captions of each split, as published.
 COUNTS = {

@@ -16,12 +16,12 @@ def main(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from meru import distributed
-    from meru.configuration import check_targets
-    from meru.discovery_run import train_discovery
-    from meru.keys import absolute_paths
-    from meru.pretrained import is_discovery
-    from meru.run_folder import require_data, resumed_config
-    from meru.running import train
+    from meru.assemble import is_discovery
+    from meru.configuration import absolute_paths
+    from meru.configuration.saved import check_targets
+    from meru.runs.folder import require_data, resumed_config
+    from meru.runs.train import train
+    from meru.tasks.discovery import train_discovery
 
     device = distributed.start()
     check_targets(config, source="the command line")

@@ -54,9 +54,9 @@ def attention(*, run: str, image: str, text: str, output: str = "attention.png")
     """Save where each word of `text` looks in `image`."""
     import meru
     from meru.data.images import read_image
-    from meru.evaluating import draw_attention
-    from meru.evaluation.pictures import save_figure
     from meru.files import user_path
+    from meru.reports.attention import save_figure
+    from meru.runs.evaluate import draw_attention
 
     picture = user_path(output)
     if picture.is_dir():

@@ -46,7 +46,7 @@ def warm_python() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def person_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirteen drawn persons with an image each, eight for training, in CUHK-PEDES' layout; to be read only."""
-    from meru.data.pedestrians import draw_pedestrians
+    from meru.data.synthetic.pedestrians.load import draw_pedestrians
 
     return draw_pedestrians(tmp_path_factory.mktemp("persons") / "persons", identities=13, images_per_identity=1)
 

@@ -21,7 +21,7 @@ FILES = sorted((PROJECT / "meru").rglob("*.py"))
 
 
 def part(path_or_module):
-    """`meru/data/cub.py` and `meru.data.cub` both belong to `data`."""
+    """`meru/data/datasets/cub.py` and `meru.data.datasets.cub` both belong to `data`."""
     names = Path(path_or_module).with_suffix("").parts if "/" in path_or_module else path_or_module.split(".")
     return names[1] if len(names) > 1 else None
 

@@ -13,10 +13,10 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from meru import distributed
-from meru.discovery_run import train_discovery
 from meru.layers.batch_norm import SharedBatchNorm, share_batch_norms
 from meru.models import Output
-from meru.running import train
+from meru.runs.train import train
+from meru.tasks.discovery import train_discovery
 from meru.training.loggers import NoLogger
 from meru.training.settings import TrainerSettings
 from meru.training.trainer import Trainer
@@ -74,7 +74,7 @@ def configurations(compose, cub_folder, tmp_path):
         *COMMON,
         *SMALL_TEXT,
         f"data.root={cub_folder}",
-        "data.load._target_=meru.data.cub.load_cub",
+        "data.load._target_=meru.data.datasets.cub.load_cub",
         "data.validation_fraction=0",
         "loss.word_contrast.weight=0.5",
         "loss.word_contrast.scope=batch",
@@ -236,7 +236,7 @@ def test_recipes_with_terms_switched_off_train(compose, cub_folder, tmp_path):
         ("cub_hypgcd", proxies),  # neighbourhoods of two: a point and another, so no anchors
     ):
         discovering = experiment.startswith("cub")
-        towers = SMALL_HEADS if discovering else [*SMALL_TEXT, "data.load._target_=meru.data.cub.load_cub"]
+        towers = SMALL_HEADS if discovering else [*SMALL_TEXT, "data.load._target_=meru.data.datasets.cub.load_cub"]
         folder = tmp_path / str(len(configs))
         configs.append(
             compose(

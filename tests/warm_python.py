@@ -72,8 +72,6 @@ def serve(address: str, python: str) -> Callable[[], None]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()  # a command that comes during the imports waits
-    import meru.discovery_run
-    import meru.running  # noqa: F401
 
     gc.freeze()  # a fork then copies fewer pages
     parent = os.getppid()

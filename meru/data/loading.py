@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from meru.data.augmentation import CaptionAugmentation
-from meru.data.batches import RunBatches, derived_seed
 from meru.data.images import MAXIMUM_PIXELS, check_maximum_pixels, read_image
 from meru.data.parts import CropParts, Part
 from meru.data.records import ImageRecord
+from meru.data.sampling import RunBatches, derived_seed
 from meru.data.workers import TIMEOUT, Loader, loader_options
 from meru.errors import UserError
 from meru.files import os_error_message

@@ -17,7 +17,7 @@ class ImageRecord:
         box: Bounding box of the bird `(x, y, width, height)`, or None. It is in pixels of the picture as viewers show
             it, and annotation tools: where a file says by EXIF that it lies on its side, of the turned picture.
         parts: Visible parts only, name → `(x, y)` in the same pixels.
-        colours: Part → colour, of its class: what `meru.data.cub.class_attributes` gives. Empty where it has none.
+        colours: Part → colour, of its class: see `meru.data.datasets.cub.class_attributes`. Empty where it has none.
         back_translations: Captions translated to another language and back, one for each of `captions`; or none.
     """
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meru.evaluation.retrieval import image_text_retrieval
-from meru.evaluation.zero_shot import PROMPT_TEMPLATES, class_prompts, zero_shot_metrics
-from meru.hyperbolic_functions import exact_product
+from meru.geometry.all_pairs import exact_product
+from meru.metrics.retrieval import image_text_retrieval
+from meru.metrics.zero_shot import PROMPT_TEMPLATES, class_prompts, zero_shot_metrics
 
 BatchTokenizer = Callable[[list[str]], Tensor]  # captions → int64 (B, L), padded with 0
 
@@ -90,7 +90,7 @@ def evaluate_image_text(
         class_kind: `class`, or `identity`.
 
     Returns:
-        Figures by the names that `meru.evaluation.report` explains.
+        Figures by the names that `meru.reports.tables` explains.
     """
     was_training = model.training
     model.eval()

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from meru.evaluation.image_text import BatchTokenizer, embed_captions, embed_images
-from meru.evaluation.pictures import printable
-from meru.evaluation.retrieval import retrieval_metrics
+from meru.metrics.retrieval import retrieval_metrics
+from meru.reports.attention import printable
 
 Degradation = Callable[[Tensor], Tensor]  # uint8 (3, H, W) → uint8 (3, H', W'), the same for the same image
 SAME_RADIUS = 1e-5  # of the largest radius: less apart is rounding

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meru.errors import UserError
-from meru.hyperbolic_functions import exact_product
+from meru.geometry.all_pairs import exact_product
 
 ACTIVATIONS = ("sigmoid", "softmax")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from meru import lorentz
-from meru.hyperbolic_functions import full_precision, length
+from meru.geometry import lorentz
+from meru.geometry.all_pairs import full_precision, length
 
 
 def inside_dead_radius(apex: Tensor, curvature: Tensor | float, minimum_radius: float = 0.1) -> Tensor:

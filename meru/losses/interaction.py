@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from meru.hyperbolic_functions import exact_product
+from meru.geometry.all_pairs import exact_product
 
 SCOPES = ("caption", "batch")
 

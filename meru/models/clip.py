@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meru import distributed, poincare
+from meru import distributed
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics, patch_offset
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError, require
-from meru.hyperbolic_functions import exact_product
+from meru.geometry import poincare
+from meru.geometry.all_pairs import exact_product
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
-from meru.losses.hierarchy import category_loss, local_hierarchy_loss
+from meru.losses.hypgcd import category_loss, local_hierarchy_loss
 from meru.losses.semantic_margin import MARGIN_SOURCES, semantic_margin_loss, semantic_margins, soft_targets
 from meru.models import Output
 
@@ -34,7 +35,7 @@ class CLIP(nn.Module):
             its own (`pair`), all of the same photograph (`image`) or of the same class (`class`). Likewise
             `semantic_margin.weight`, `.margin` λ, `.margin_source` (`intra` or `cross`), `.soft_label` α and
             `.soft_label_epochs`, over which α grows from 0; `category` and `hierarchy`, HypGCD's losses, with what
-            `meru.losses.hierarchy` takes.
+            `meru.losses.hypgcd` takes.
         logit_scale: Initial inverse temperature; None: that of the towers' weights where both bring the same, as CLIP's
             do, and 1/0.07 otherwise.
         maximum_logit_scale: Its upper bound.

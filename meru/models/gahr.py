@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn import functional as F
 
-from meru import distributed, lorentz
+from meru import distributed
 from meru.errors import UserError, require
+from meru.geometry import lorentz
 from meru.losses.semantic_margin import cyclic_loss, reverse_contrastive_loss
 from meru.models.clip import CLIP
 from meru.models.meru import MERU

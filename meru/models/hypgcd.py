@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from meru import poincare
 from meru.errors import UserError, require
-from meru.losses.hierarchy import ANCESTORS, category_loss, local_hierarchy_loss
+from meru.geometry import poincare
+from meru.losses.hypgcd import ANCESTORS, category_loss, local_hierarchy_loss
 from meru.models.simgcd import SimGCD
 
 
@@ -21,8 +21,8 @@ class HypGCD(SimGCD):
             (`weight` β, `neighbours`, `triplets`, `margin`, `ancestors`, `temperature`, `exclude_members`, `proxies`,
             their number).
         released: What the released code does: HCL over each view by itself, on predicted classes only, with the centres
-            of absent classes at the origin; LHL on features that were never mapped into the ball. `meru.discovery_run`
-            then also finds the neighbours that make up a batch as released.
+            of absent classes at the origin; LHL on features that were never mapped into the ball.
+            `meru.tasks.discovery` then also finds the neighbours that make up a batch as released.
         **simgcd: Arguments of `SimGCD`.
 
     Raises:

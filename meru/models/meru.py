@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from meru import distributed, lorentz
+from meru import distributed
 from meru.errors import UserError
+from meru.geometry import lorentz
 from meru.losses.entailment import entailment_excess, inside_dead_radius
 from meru.models.clip import CLIP
 

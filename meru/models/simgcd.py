@@ -13,8 +13,8 @@ from meru import distributed
 from meru.encoders.frozen import FrozenPart
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics
 from meru.errors import UserError
-from meru.hyperbolic_functions import exact_product
-from meru.losses.discovery import (
+from meru.geometry.all_pairs import exact_product
+from meru.losses.simgcd import (
     mean_entropy,
     self_distillation_loss,
     supervised_contrastive_loss,

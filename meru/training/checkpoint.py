@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from meru import distributed
+from meru.configuration.overrides import pasteable
 from meru.encoders.weights import CHECKSUM, checksum
 from meru.errors import UserError
 from meru.files import os_error_message, write_atomically, write_text
-from meru.overrides import pasteable
 
 FORMAT = 1
 # What a checkpoint of any version holds.

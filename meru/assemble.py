@@ -1,0 +1,134 @@
+"""Models from configurations, run folders and published files."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict
+from torch import nn
+
+from meru.configuration.overrides import pasteable
+from meru.configuration.saved import read_config
+from meru.data.augmentation import RandomPicks
+from meru.data.transforms import EvaluationTransform, Transforms, discovery_transforms, training_transform
+from meru.encoders.image import ImageEncoder
+from meru.encoders.text import CaptionTokenizer
+from meru.encoders.weights import load_weights
+from meru.errors import UserError
+from meru.files import user_path
+
+
+class Pretrained(NamedTuple):
+    """A model and what turns photographs and sentences into its input.
+
+    Attributes:
+        model: Offers `embed_image`, `embed_text` and `similarity`; one that discovers classes, `predict`.
+        tokenizer: `tokenizer.batch(captions)` gives the token ids `(B, L)` that `embed_text` takes; None where classes
+            are discovered.
+        transforms: From uint8 RGB `(3, H, W)` to the uint8 `(3, S, S)` that is stacked for `embed_image`.
+    """
+
+    model: nn.Module
+    tokenizer: CaptionTokenizer | None
+    transforms: Transforms
+
+
+def build(config: DictConfig) -> Pretrained:
+    """The model that a configuration describes, with its towers' pretrained weights or `encoder.init` loaded.
+
+    Args:
+        config: With the sections `encoder`, `model`, `loss` and `data`; of discovery, with the number of classes in
+            `discovery.num_classes`.
+
+    Raises:
+        UserError: if weights cannot be had or do not fit, or there are none for a tower that is not trained throughout.
+    """
+    _require_weights_of_frozen_tower(config)
+    image = instantiate(config.encoder.image, _convert_="all")
+    if is_discovery(config):
+        return _build_discovery(config, image)
+    text = instantiate(config.encoder.text, _convert_="all")
+    # Partly, because Hydra would take the encoders, which are dataclasses, for configurations.
+    model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, text=text)
+    if config.encoder.init:
+        load_weights(model, config.encoder.init, what="encoder.init")
+    if augmentation := config.data.get("image_augmentation"):  # not in configurations of older runs
+        training = RandomPicks(image.image_size, **augmentation)
+    else:
+        training = training_transform(image.image_size, scale=config.data.crop_scale, flip=config.data.flip)
+    transforms = Transforms(
+        training=training,
+        evaluation=EvaluationTransform(image.image_size, squash=config.data.squash),
+    )
+    return Pretrained(model, text.tokenizer, transforms)
+
+
+def _require_weights_of_frozen_tower(config: DictConfig) -> None:
+    """Frozen random weights are never wanted; `random_weights` says that a checkpoint follows, or that it is a test."""
+    tower = config.encoder.image
+    trained_whole = {"train_last_blocks": "null", "freeze_batch_norm": "false"}
+    freezing = [key for key in trained_whole if tower.get(key) is not None and tower.get(key) is not False]
+    brought = config.encoder.get("init") or any(tower.get(key) for key in ("weights", "pretrained", "random_weights"))
+    if freezing and not brought:
+        whole = " ".join(f"encoder.image.{key}={trained_whole[key]}" for key in freezing)
+        raise UserError(
+            f"encoder.image.{freezing[0]}={tower[freezing[0]]}: part of {tower.name} would keep random weights; set "
+            "encoder.image.weights=<file>, encoder.image.pretrained or encoder.init=<checkpoint>, or train all of it "
+            f"with {whole}"
+        )
+
+
+def is_discovery(config: DictConfig) -> bool:
+    """Whether a configuration is of category discovery, without captions."""
+    return config.get("task") == "discovery"
+
+
+def _build_discovery(config: DictConfig, image: ImageEncoder) -> Pretrained:
+    number = config.discovery.num_classes
+    model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, num_classes=number)
+    if config.encoder.init:
+        load_weights(model, config.encoder.init, what="encoder.init")
+    return Pretrained(model, None, discovery_transforms(image.image_size, flip=config.data.flip))
+
+
+def load(run: str | Path) -> Pretrained:
+    """The finished model of a run folder, in evaluation mode.
+
+    Args:
+        run: The folder, with `config.yaml` and `model.safetensors`.
+
+    Raises:
+        UserError: if one of the files is missing, broken, or does not fit the other.
+    """
+    run = user_path(run)
+    if not (run / "model.safetensors").is_file():
+        finish = pasteable("resume", run)
+        raise UserError(f"{run} holds no finished run (model.safetensors is missing); finish it with {finish}")
+    config = read_config(run)
+    try:
+        pretrained = build(without_pretrained_weights(config))
+    except Exception as error:  # classes raise anything for arguments that they are not meant for
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, UserError):
+            raise cause from None
+        reason = " ".join(str(cause).split())[:160]
+        raise UserError(
+            f"{run / 'config.yaml'} describes a model that cannot be made ({reason}): restore the file"
+        ) from error
+    load_weights(pretrained.model, run / "model.safetensors", what="run")
+    pretrained.model.eval()
+    return pretrained
+
+
+def without_pretrained_weights(config: DictConfig) -> DictConfig:
+    """A copy whose towers start empty: their weights come with the run, the files they came from may be gone."""
+    config = copy.deepcopy(config)
+    config.encoder.init = None
+    for tower in (config.encoder.image, config.encoder.text):
+        with open_dict(tower):
+            tower.random_weights = True
+    return config

@@ -1,0 +1,340 @@
+"""Checks a whole configuration before anything is made: kinds, ranges, unknown keys, keys that nothing would read."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterator
+from difflib import get_close_matches
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from meru.configuration.declarations import DECLARED, Key
+from meru.configuration.facts import check_facts
+from meru.configuration.kinds import FilePath, Plain, Section
+from meru.configuration.targets import PROJECT, File, arguments_of, files_of, leaves
+from meru.errors import UserError
+from meru.files import user_path
+
+GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
+# Sections whose keys are the arguments of what their `_target_` names.
+CALLS = ("data.load", "data.discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
+OF_MODEL = ("loss", "patches", "sms", "bai", "discovery", "space", "task", "evaluation.attention_pictures")
+# What other programs call them.
+SHORT = {"lr": "optim.learning_rate", "wd": "optim.weight_decay", "num_workers": "data.workers"}
+# Of those groups whose files have little in common.
+NEEDED = (
+    "encoder.image._target_", "encoder.image.name", "encoder.embedding_dimension", "encoder.initial_radius",
+    "encoder.init", "optim.optimizer._target_", "optim.optimizer._partial_", "optim.learning_rate",
+    "optim.weight_decay", "logger._target_",
+)  # fmt: skip
+OPTIMIZERS = {  # those of configs/optim, so that they need no PyTorch here
+    "torch.optim.AdamW": {"betas", "eps", "amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused"},
+    "torch.optim.SGD": {"momentum", "dampening", "nesterov", "maximize", "foreach", "differentiable", "fused"},
+}
+
+
+def declaration(key: str, *, command: str = "train") -> Key | None:
+    """What is declared about a key, by its own name or by an open section (`optim.multipliers.*`)."""
+    declared = DECLARED[command]
+    if key.startswith("model.loss."):  # a copy of `loss`
+        key = key.removeprefix("model.")
+    if key in declared:
+        return declared[key]
+    while key:
+        key = key.rpartition(".")[0]
+        if f"{key}.*" in declared:
+            return declared[f"{key}.*"]
+    return None
+
+
+def fixed_on_resume(key: str) -> bool:
+    """Whether a resumed run refuses another value for a key of configs/train.yaml."""
+    known = declaration(key)
+    return bool(known and known.fixed)
+
+
+def check(config: DictConfig, *, command: str, partial: bool = False, typed: Collection[str] | None = None) -> None:
+    """Complain of the first key that is wrong.
+
+    Args:
+        config: Composed, without the section `hydra`; interpolations resolve.
+        command: `train` or `evaluate`: whose keys.
+        partial: For configurations of older versions: unknown keys may be there and known ones may be absent.
+        typed: Keys on the command line. Only of these it is a fault that this model or data set has no use for them: a
+            recipe sets keys of its own model, which `model=clip` may have replaced. None: of all keys.
+
+    Raises:
+        UserError: one line that names key, value and what is allowed.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+        nodes = list(_nodes(config, plain, command=command))
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {' '.join(str(error).split())}") from error
+    for literal in (True, False):  # a fault is said of the key that was set, not of one that follows it
+        for key, value, is_literal in nodes:
+            if is_literal == literal:
+                own = typed is None or _is_typed(key, typed)
+                _check_key(key, value, plain, command=command, partial=partial, own=own)
+    if command == "train":
+        if not partial:
+            _check_needed(plain)
+        check_facts(plain)
+
+
+def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
+    """Make every path absolute as `meru.files.user_path` reads it, in place.
+
+    Interpolations stay as they are: they follow the key that they name.
+    """
+    plain = OmegaConf.to_container(config, resolve=False)
+    for key, value, literal in _nodes(config, plain, command=command):
+        known = declaration(key, command=command)
+        if literal and known and isinstance(known.kind, FilePath) and isinstance(value, str) and value != "???":
+            OmegaConf.update(config, key, str(user_path(value)))
+
+
+def unknown_key(key: str, *, command: str) -> UserError:
+    """The complaint about a key that is declared nowhere, with the one that was probably meant."""
+    names = [name for name in DECLARED[command] if not name.endswith("*")]
+    if near := _nearest(key, names, command=command):
+        return UserError(f"{key}: no such key; did you mean {' or '.join(near)}?")
+    place = key.rpartition(".")[0]
+    while place and place not in _sections(command):
+        place = place.rpartition(".")[0]
+    start = f"{place}." if place else ""
+    inside = dict.fromkeys(name[len(start) :].partition(".")[0] for name in names if name.startswith(start))
+    listed = ", ".join(list(inside)[:20]) + (", …" if len(inside) > 20 else "")
+    return UserError(f"{key}: no such key; {place or 'the configuration'} has {listed} (all: docs/keys.md)")
+
+
+def absent_key(key: str) -> UserError:
+    """The complaint about a key that the chosen files of configs/ do not have, misspelt or not."""
+    names = [name for name in DECLARED["train"] if not name.endswith("*")]
+    if declaration(key) is None or (key not in names and _nearest(key, names, command="train")):
+        return unknown_key(key, command="train")
+    files = [f"{group}={file.name}" for group in ("data", "model") for file in files_of(group) if key in file.keys]
+    if files:
+        more = ", …" if len(files) > 6 else ""
+        return UserError(f"{key}: the chosen files have no such key; it comes with {', '.join(files[:6])}{more}")
+    return UserError(f"{key}: the chosen files leave this key out; to add it, write +{key}=<value>")
+
+
+def _nearest(key: str, names: list[str], *, command: str) -> list[str]:
+    """At most three keys of which `key` may be a misspelling: in its section, then in another, then a part of one."""
+    place, _, last = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == place}
+    if near := get_close_matches(last, siblings, n=1, cutoff=0.7):
+        return [siblings[near[0]]]
+    if last in SHORT:
+        return [SHORT[last]]
+    if len(elsewhere := [name for name in names if name.rpartition(".")[2] == last]) in (1, 2):
+        return elsewhere
+    if place in _sections(command):
+        return []
+    deep = key.count(".")
+    alike = [name for name in [*names, *sorted(_sections(command))] if name.count(".") == deep]
+    if near := get_close_matches(key, alike, n=1, cutoff=0.8):
+        return near
+    if place.partition(".")[0] in _sections(command):
+        return []
+    return [name for name in names if name.endswith(f".{last}")][:3]
+
+
+def _nodes(config: DictConfig, plain: dict, *, command: str, prefix: str = "") -> Iterator[tuple[str, Any, bool]]:
+    """Every leaf: its key, its value, and whether that stands there or is interpolated."""
+    for name in config:
+        key, value = f"{prefix}{name}", plain[name]
+        node = config._get_node(name)
+        literal = not OmegaConf.is_interpolation(config, name)
+        known = declaration(key, command=command)
+        is_leaf = known is not None and not isinstance(known.kind, Section) and key not in _sections(command)
+        if isinstance(value, dict) and value and not is_leaf:
+            if literal:  # else it is checked where it stands
+                yield from _nodes(node, value, command=command, prefix=f"{key}.")
+        else:
+            literal = literal and not (isinstance(node, ListConfig) and _has_interpolation(node))
+            yield key, value, literal
+
+
+def _has_interpolation(node: ListConfig) -> bool:
+    return any(OmegaConf.is_interpolation(node, position) for position in range(len(node)))
+
+
+def is_section(key: str, *, command: str) -> bool:
+    """Whether a name has keys below it."""
+    return key in _sections(command)
+
+
+@functools.cache
+def _sections(command: str) -> set[str]:
+    """Names that have keys below them."""
+    parts = [name.split(".") for name in DECLARED[command]]
+    return {".".join(each[:length]) for each in parts for length in range(1, len(each))} | {"model.loss"}
+
+
+def _is_typed(key: str, typed: Collection[str]) -> bool:
+    return any(key == each or key.startswith(f"{each}.") for each in typed)
+
+
+def _check_key(key: str, value: object, plain: dict, *, command: str, partial: bool, own: bool) -> None:
+    known = declaration(key, command=command)
+    if known is None and key in _sections(command):
+        if isinstance(value, dict):
+            return
+        raise UserError(f"{key}={shown(value)}: it is a section, so give its keys: {key}.<key>=<value>")
+    if known is None:
+        if partial:
+            return
+        if not _is_argument(key, plain):
+            raise unknown_key(key, command=command)
+        known = Key(Plain(), null=True)
+    if value == "???":
+        raise UserError(f"{key}= is missing: give {known.allowed}")
+    if not known.takes(value):
+        dotted = isinstance(value, dict) and key.startswith("optim.multipliers.")
+        hint = "; a name with dots goes into braces: '+optim.multipliers={local.predictor: 1.0}'" if dotted else ""
+        raise UserError(f"{key}={shown(value)}: give {known.allowed}{hint}")
+    if command == "train" and not partial:
+        _check_room(key, plain, own=own)
+
+
+def shown(value: object) -> str:
+    """A value as on the command line, shortened."""
+    if isinstance(value, dict):
+        text = "{" + ",".join(f"{name}: {shown(each)}" for name, each in value.items()) + "}"
+    elif isinstance(value, (list, tuple)):
+        text = "[" + ",".join(shown(each) for each in value) + "]"
+    elif value is None or isinstance(value, bool):
+        text = {None: "null", True: "true", False: "false"}[value]
+    else:
+        text = f"{value:g}" if isinstance(value, float) and abs(value) >= 1e6 else str(value)
+    text = " ".join(text.replace("\0", "\\0").split())
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+# ---------------------------------------------------------------- keys that nothing would read
+
+
+def _is_argument(key: str, plain: dict) -> bool:
+    """Whether an undeclared key is an argument of a function that somebody added."""
+    section = next((each for each in CALLS if key.startswith(f"{each}.")), None)
+    if section is None or "." in key.removeprefix(f"{section}."):
+        return False
+    target = _value(plain, f"{section}._target_")
+    taken = arguments_of(target) if isinstance(target, str) else None
+    if taken is None:
+        return isinstance(target, str) and not target.startswith(("meru.", "torch."))
+    return key.rpartition(".")[2] in taken.names
+
+
+def _check_room(key: str, plain: dict, *, own: bool) -> None:
+    """Refuse a key that is declared, but not for this model, data set, tower or optimizer.
+
+    `own` says whether the user named it. What a recipe sets is refused only where a constructor would not take it.
+    """
+    section = next((each for each in CALLS if key.startswith(f"{each}.")), None)
+    if section:
+        name = key.removeprefix(f"{section}.").partition(".")[0]
+        target = _value(plain, f"{section}._target_")
+        if name in ("_target_", "_partial_") or not isinstance(target, str):
+            return
+        names, others = _taken(section, target)
+        if names is not None and name not in names and not others:
+            known = f"{section} may have {', '.join(sorted(names))}" if names else "it takes nothing"
+            advice = known if own else f"the recipe sets it, so leave it out by ~{key}"
+            raise UserError(f"{key}: {target.rpartition('.')[2]} does not take it; {advice}")
+        return
+    if not own:
+        return
+    if key.startswith("data."):
+        targets = {_value(plain, "data.load._target_"), _value(plain, "data.discovery._target_")}
+        _check_files(key, "data", targets)
+    elif any(key == each or key.startswith(f"{each}.") for each in OF_MODEL):
+        _check_files(key, "model", {_value(plain, "model._target_")})
+
+
+def _taken(section: str, target: str) -> tuple[set[str] | frozenset[str] | None, bool]:
+    """Arguments of a target but those that the program gives; None where they are not known."""
+    if section == "optim.optimizer":
+        return _optimizer_arguments(target), False
+    taken = arguments_of(target)
+    if taken is None:
+        return None, True
+    given = {"model": {"image", "text", "num_classes"}, "logger": {"folder", "config", "name", "identity"}}
+    return taken.names - given.get(section, set()), taken.others and section != "logger"
+
+
+def _optimizer_arguments(target: str) -> set[str] | None:
+    if target in OPTIMIZERS or target.rpartition(".")[0] != "torch.optim":
+        return OPTIMIZERS.get(target)
+    import inspect
+
+    import torch
+
+    found = getattr(torch.optim, target.rpartition(".")[2], None)
+    return set(inspect.signature(found).parameters) - {"params", "lr", "weight_decay"} if found else None
+
+
+def _check_files(key: str, group: str, targets: set[str | None]) -> None:
+    found = [file for file in files_of(group) if file.targets & targets]
+    if not found or _has(found, key):
+        return
+    others = [file.name for file in files_of(group) if _has([file], key)]
+    where = f": {', '.join(others[:6])}{', …' if len(others) > 6 else ''}" if others else ""
+    what = "data set" if group == "data" else "model"
+    raise UserError(
+        f"{key}: this {what} ({group}={found[0].name}) has no such key{f'; those that have it{where}' if where else ''}"
+    )
+
+
+def _has(files: list[File], key: str) -> bool:
+    place = key.rpartition(".")[0]
+    open_section = f"{place}.*" in DECLARED["train"]
+    return any(key in file.keys or (open_section and any(k.startswith(place) for k in file.keys)) for file in files)
+
+
+def _value(plain: dict, key: str) -> object:
+    for name in key.split("."):
+        plain = plain.get(name) if isinstance(plain, dict) else None
+    return plain
+
+
+# ---------------------------------------------------------------- keys that were removed
+
+
+def _check_needed(plain: dict) -> None:
+    """Refuse a configuration that lacks what the program reads: `~key` on the command line."""
+    needed = [*_own_keys(), *NEEDED]
+    targets = {
+        "data": {_value(plain, "data.load._target_"), _value(plain, "data.discovery._target_")},
+        "model": {_value(plain, "model._target_")},
+    }
+    for group, values in targets.items():
+        found = [file for file in files_of(group) if file.targets & values]
+        if found:
+            common = frozenset.intersection(*(file.keys for file in found))
+            needed += sorted(key for key in common if not key.startswith(CALLS[:2]))
+    for key in needed:
+        if not _is_present(plain, key):
+            raise UserError(f"{key} was removed, and a run needs it: leave ~{key} out, or give {key}=<value>")
+
+
+def _is_present(plain: dict, key: str) -> bool:
+    """Whether there is such a key, or a section of it is null."""
+    for name in key.split("."):
+        if plain is None:
+            return True
+        if not isinstance(plain, dict) or name not in plain:
+            return False
+        plain = plain[name]
+    return True
+
+
+@functools.cache
+def _own_keys() -> tuple[str, ...]:
+    read = yaml.safe_load((PROJECT / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    return tuple(key for key, _ in leaves(read) if not key.startswith(("hydra", "defaults")))

@@ -1,0 +1,346 @@
+"""Every key of configs/train.yaml, its groups and configs/evaluate.yaml: kind, range, unit, and whether it is fixed.
+
+A new key in configs/ needs a line here. What a key means is said by the comment beside it in configs/, else here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meru.configuration.kinds import (
+    Architecture,
+    Choice,
+    Either,
+    FilePath,
+    Flag,
+    Kind,
+    ListOf,
+    Number,
+    Plain,
+    Section,
+    Template,
+    Text,
+    Whole,
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is known about a key.
+
+    Attributes:
+        kind: Its values, null aside.
+        unit: What a number counts or measures.
+        meaning: Where no comment in configs/ says it.
+        null: Whether it may be null.
+        fixed: Whether a resumed run refuses another value.
+        loss_weight: Whether 0 switches a term of the loss off.
+    """
+
+    kind: Kind
+    unit: str = ""
+    meaning: str = ""
+    null: bool = False
+    fixed: bool = False
+    loss_weight: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """What a person may give."""
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"{self.kind.allowed}{unit}{', or null' if self.null else ''}"
+
+    def takes(self, value: object) -> bool:
+        """Whether a value, as YAML gives it, is right."""
+        return self.null if value is None else self.kind.takes(value)
+
+
+FOLDER, FILE = FilePath("the path of a folder"), FilePath("the path of a file")
+SHARE = Number(0, 1)
+SEED = Whole(0, 2**32 - 1)
+POSITIVE = Number(0, 1e6, above=True)
+AT_LEAST_0 = Number(0, 1e6)
+TARGET = Text("the dotted path of a class or function")
+TEMPLATES = ListOf(Template(), '["a photo of a {}."]', least=1, most=10_000)
+RGB = ListOf(Number(-10, 10), "[0.5,0.5,0.5]", least=3, most=3)
+RGB_SPREAD = ListOf(Number(0, 10, above=True), "[0.5,0.5,0.5]", least=3, most=3)
+TEXTS = ListOf(Text(), '["one","2"]')
+TEMPERATURE = Number(0, 1000, above=True)
+
+
+def _fixed(kind: Kind, unit: str = "", meaning: str = "", *, null: bool = False) -> Key:
+    return Key(kind, unit, meaning, null=null, fixed=True)
+
+
+def _weight(meaning: str) -> Key:
+    return Key(AT_LEAST_0, meaning=meaning, loss_weight=True)
+
+
+_GENERAL = {
+    "name": _fixed(Text(), meaning="part of the run folder's path, and of the run's name in Weights & Biases"),
+    "seed": _fixed(SEED),
+    "output": _fixed(FOLDER),
+    "folder": _fixed(FOLDER, null=True),
+    "resume": Key(FOLDER, null=True),
+    "task": _fixed(Choice(("discovery",))),
+    "space": _fixed(Choice(("lorentz", "cosine"))),
+}
+_TRAINER = {
+    "epochs": Key(Whole(1, 100_000), "epochs", "passes over the training images"),
+    "accumulate": _fixed(Whole(1, 10_000), "batches"),
+    "warmup_epochs": Key(Number(0, 100_000), "epochs", "over which the learning rate grows from 0; fractions are fine"),
+    "final_learning_rate": Key(SHARE, "share of the highest", "learning rate at the end"),
+    "rate_changes": Key(Choice(("step", "epoch"))),
+    "clip_gradient_norm": Key(AT_LEAST_0, meaning="upper bound on the gradient's norm; null: none", null=True),
+    "precision": Key(Choice(("auto", "bf16", "fp32"))),
+    "tf32": Key(Flag()),
+    "ema_decay": Key(Number(0, 1, below=True)),
+    "compile": Key(Flag(), meaning="compile the model by torch.compile"),
+    "evaluate_every": Key(Whole(1, 100_000), "epochs", "epochs between validations"),
+    "monitor": Key(Text("a figure of the validation split")),
+    "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),
+    "checkpoint_every": Key(Whole(0, 10**9), "steps"),
+}
+_EVALUATION = {
+    "captions_per_image": Key(Whole(1, 10_000), "captions", null=True),
+    "templates": Key(TEMPLATES, null=True),
+    "batch_size": Key(Whole(1, 65_536), "images", "images that are embedded at a time"),
+    "pointing": Key(Flag()),
+    "attention_pictures": Key(Whole(0, 10_000), "captions"),
+}
+# Arguments of the loaders in meru/data, which data.load and data.discovery hand on.
+_SOURCE = {
+    "_target_": _fixed(TARGET, meaning="the function that reads the data"),
+    "root": Key(FOLDER, meaning="folder of the data"),
+    "captions": Key(FOLDER, meaning="folder of the captions", null=True),
+    "validation_fraction": _fixed(Number(0, 1, below=True), "share", "of the training images"),
+    "seed": _fixed(SEED, meaning="which images are for validation; of drawn data also what is drawn"),
+    "layout": _fixed(Choice(("cuhk_pedes", "icfg_pedes", "rstpreid")), meaning="which data set's annotation it is"),
+    "images_per_species": _fixed(Whole(2, 10_000), "images", "drawn birds of each species"),
+    "image_size": _fixed(Whole(32, 4096), "pixels", "side of the drawn pictures"),
+    "identities": _fixed(Whole(6, 1_000_000), "persons", "drawn persons"),
+    "images_per_identity": _fixed(Whole(1, 10_000), "images", "drawn pictures of each person"),
+    "download": Key(Flag(), meaning="fetch the data into root if they are not there"),
+    "old_classes": _fixed(TEXTS, meaning="class folders that are old", null=True),
+    "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share", "of the training images of old classes"),
+    "split_seed": _fixed(SEED, meaning="which images are labelled"),
+}
+_DATA = {
+    "validation_fraction": _fixed(Number(0, 1, below=True), "share"),
+    "split_seed": _fixed(SEED),
+    "batch_size": _fixed(Whole(1, 65_536), "images"),
+    "batch_size_per_gpu": _fixed(Whole(1, 65_536), "images", null=True),
+    "workers": Key(Whole(0, 512), "processes"),
+    "on_error": Key(Choice(("raise", "skip"))),
+    "timeout": Key(Number(0, 1e6), "seconds"),
+    "maximum_pixels": Key(Whole(1, 10**10), "pixels"),
+    "crop_scale": Key(ListOf(Number(0, 1, above=True), "[0.5,1.0]", least=2, most=2, ascending=True), "shares"),
+    "flip": Key(Flag(), meaning="mirror half of the training images"),
+    "squash": Key(Flag()),
+    "image_augmentation": Key(Section(), null=True),
+    "image_augmentation.interpolation": Key(Choice(("bilinear", "bicubic"))),
+    "image_augmentation.picks": Key(Whole(0, 1000), "operations"),
+    "image_augmentation.pool": Key(
+        ListOf(Choice(("colour", "rotation", "crop", "grey", "flip", "erasing")), "[colour,crop,flip]"),
+        meaning="what is picked from",
+    ),
+    "text_augmentation": Key(Section(), null=True),
+    "text_augmentation.word_deletion": Key(SHARE, "probability"),
+    "text_augmentation.back_translation": Key(SHARE, "probability"),
+    "monitor": Key(Text("a figure of the validation split")),
+    "root": Key(FOLDER, meaning="folder of the data"),
+    "captions": Key(FOLDER, null=True),
+    "old_classes": _fixed(TEXTS, null=True),
+    "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share"),
+    "download": Key(Flag()),
+    **{f"load.{name}": key for name, key in _SOURCE.items()},
+    **{f"discovery.{name}": key for name, key in _SOURCE.items()},
+}
+_ENCODER = {
+    "image._target_": _fixed(TARGET, meaning="the function that makes the image tower"),
+    "image.name": _fixed(Text(), meaning="timm's or open_clip's name of the network"),
+    "image.image_size": _fixed(Whole(8, 4096), "pixels", "side of the square that the tower sees"),
+    "image.pretrained": _fixed(Either((Flag(), Text("a tag of open_clip"))), null=True),
+    "image.weights": _fixed(FILE, null=True),
+    "image.arguments": _fixed(Section(), meaning="arguments of timm.create_model", null=True),
+    "image.arguments.*": _fixed(Plain(), meaning="an argument of timm.create_model", null=True),
+    "image.pixel_mean": _fixed(RGB, "red, green, blue", "null: that of the weights", null=True),
+    "image.pixel_std": _fixed(RGB_SPREAD, "red, green, blue", "null: that of the weights", null=True),
+    "image.norm_epsilon": _fixed(Number(0, 1, above=True), "", "epsilon of every layer norm; null: timm's", null=True),
+    "image.fixed_positions": _fixed(Flag(), meaning="fixed sine–cosine positions instead of learned ones"),
+    "image.train_last_blocks": _fixed(Whole(0, 10_000), "blocks", null=True),
+    "image.train_final_layers": _fixed(Flag()),
+    "image.freeze_batch_norm": _fixed(Flag(), meaning="fix the gains, biases and statistics of batch norms"),
+    "image.gradient_checkpointing": Key(Flag(), meaning="trade a second forward pass for memory"),
+    "image.patch_level": _fixed(Whole(0, 10_000), null=True),
+    "image.random_weights": _fixed(Flag(), meaning="load no weights, whatever the other keys say"),
+    "text._target_": _fixed(TARGET, meaning="the function that makes the text tower"),
+    "text.name": _fixed(Text(), meaning="open_clip's name of the network"),
+    "text.pretrained": _fixed(Either((Flag(), Text("a tag of open_clip"))), "", "that of encoder.image", null=True),
+    "text.weights": _fixed(FILE, meaning="that of encoder.image.weights", null=True),
+    "text.architecture": _fixed(Architecture(), meaning="layers, width and attention heads"),
+    "text.context_length": _fixed(Whole(3, 8192), "tokens", "longest caption, both special tokens included"),
+    "text.dropout": Key(Number(0, 1, below=True), "share"),
+    "text.gradient_checkpointing": Key(Flag(), meaning="trade a second forward pass for memory"),
+    "text.random_weights": _fixed(Flag(), meaning="load no weights, whatever the other keys say"),
+    "embedding_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the space of images and captions"),
+    "initial_radius": _fixed(POSITIVE, null=True),
+    "init": _fixed(FILE, null=True),
+}
+_PATCHES = {
+    "mode": _fixed(Choice(("tokens", "crops", "grid"))),
+    "merge": _fixed(Whole(1, 1000), "patches"),
+    "top": Key(Whole(1, 10_000), "patches"),
+    "grid": _fixed(Whole(1, 64), "cells"),
+    "activation": Key(Choice(("sigmoid", "softmax"))),
+    "word_window": _fixed(Whole(1, 1000), "tokens", null=True),
+    "class_token": _fixed(Flag()),
+}
+_MODEL = {
+    "_target_": _fixed(TARGET, meaning="the model's class"),
+    "embedding_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the space of images and captions"),
+    "logit_scale": _fixed(POSITIVE, null=True),
+    "maximum_logit_scale": _fixed(POSITIVE, meaning="upper bound of the inverse temperature"),
+    "local_logit_scale": _fixed(POSITIVE, meaning="initial inverse temperature of words and patches"),
+    "curvature": _fixed(Number(0, 10_000, above=True)),
+    "learn_curvature": _fixed(Flag(), meaning="whether the curvature is learned"),
+    "norm_exponent": _fixed(SHARE),
+    "initial_radius": _fixed(POSITIVE, null=True),
+    "space": _fixed(Choice(("lorentz", "cosine")), meaning="that of the key space"),
+    "projection_width": _fixed(Whole(1, 1_000_000), "units", "hidden layers of the projection head"),
+    "projection_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the features that are contrasted"),
+    "temperature": _fixed(TEMPERATURE),
+    "clip": _fixed(POSITIVE),
+    "released": _fixed(Flag()),
+    **{name: Key(key.kind, key.unit, f"that of patches.{name}", key.null, key.fixed) for name, key in _PATCHES.items()},
+}
+_LOSS = {
+    "contrastive.weight": _weight("weight of the contrast of images and captions"),
+    "contrastive.positives": Key(Choice(("pair", "image", "class"))),
+    "semantic_margin.weight": _weight("weight of SMS"),
+    "semantic_margin.margin": Key(Number(0, 100), meaning="λ"),
+    "semantic_margin.margin_source": Key(Choice(("intra", "cross")), meaning="intra: the paper | cross: its code"),
+    "semantic_margin.soft_label": Key(SHARE, "share", "of the model's own belief in the targets"),
+    "semantic_margin.soft_label_epochs": Key(Number(0, 100_000, above=True), "epochs", "over which soft_label grows"),
+    "category.weight": _weight("weight of HCL"),
+    "category.temperature": Key(TEMPERATURE, meaning="of the classes' probabilities"),
+    "category.smoothing": Key(Number(0, 1, below=True), "share", "of the targets that goes to the other classes"),
+    "category.riemannian": Key(Flag()),
+    "hierarchy.weight": _weight("weight of LHL"),
+    "hierarchy.neighbours": Key(Whole(1, 65_536), "views", "of a point among the batch's views, itself included"),
+    "hierarchy.triplets": Key(Whole(1, 100_000), "triplets", "drawn for each point"),
+    "hierarchy.margin": Key(AT_LEAST_0, meaning="δ"),
+    "hierarchy.ancestors": _fixed(Choice(("batch", "midpoint", "proxies"))),
+    "hierarchy.proxies": _fixed(Whole(2, 1_000_000), "points", "learned points, for ancestors=proxies"),
+    "hierarchy.temperature": Key(TEMPERATURE),
+    "hierarchy.exclude_members": Key(Flag()),
+    "entailment.weight": _weight("weight of images inside the cones of their captions"),
+    "entailment.minimum_radius": Key(Number(0, 100, above=True)),
+    "entailment.apex_floor": Key(Either((Number(0, 0), Number(1, 1000, above=True)))),
+    "entailment.across_aperture": Key(Number(0, 100, above=True)),
+    "entailment.within_aperture": Key(Number(0, 100, above=True)),
+    "reverse_contrastive.weight": _weight("weight of R-ITC"),
+    "reverse_contrastive.smoothing": Key(Number(0, 1, above=True, below=True)),
+    "cyclic.weight": _weight("weight of C-ITC"),
+    "cyclic.within": Key(Number(0, 1e9)),
+    "cyclic.across": Key(Number(0, 1e9)),
+    "word_grounding.weight": _weight("weight of words that look at their own image"),
+    "word_grounding.exclude_class": Key(Flag()),
+    "word_contrast.weight": _weight("weight of BAI's words"),
+    "word_contrast.scope": Key(Choice(("caption", "batch"))),
+    "word_contrast.exclude_class": Key(Flag()),
+    "patch_agreement.weight": _weight("weight of BAI's patches"),
+    "part_entailment.weight": _weight("weight of images inside the cones of their parts"),
+    "part_entailment.weight_of_mode.*": Key(AT_LEAST_0, meaning="that weight where no other is given, by patches.mode"),
+    "part_entailment.apex_floor": Key(Either((Number(0, 0), Number(1, 1000, above=True)))),
+    "late_interaction.weight": _weight("weight of words and their nearest patches"),
+    "supervised_contrastive.weight": _weight("weight of the contrast of labelled images"),
+    "supervised_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
+    "supervised_classification.weight": _weight("weight of the labelled images' cross-entropy"),
+    "view_contrastive.weight": _weight("weight of the contrast of two views of an image"),
+    "view_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
+    "self_distillation.weight": _weight("weight of one view's prediction as the target of the other"),
+    "self_distillation.entropy": Key(AT_LEAST_0),
+    "self_distillation.start": Key(TEMPERATURE),
+    "self_distillation.end": Key(TEMPERATURE),
+    "self_distillation.epochs": Key(Whole(1, 100_000), "epochs"),
+}
+_DISCOVERY = {
+    "num_classes": _fixed(Either((Whole(2, 1_000_000), Choice(("estimate",)))), "classes", null=True),
+    "asked_num_classes": _fixed(
+        Either((Whole(2, 1_000_000), Choice(("estimate",)))),
+        "classes",
+        "in run folders: what num_classes was",
+        null=True,
+    ),
+    "sampler": _fixed(Choice(("weighted", "uniform", "neighbours"))),
+    "neighbours": _fixed(Whole(1, 65_536), "images"),
+    "cached_views": _fixed(Whole(0, 1000, step=2), "views"),
+    "maximum_classes": _fixed(Whole(2, 1_000_000), "classes", null=True),
+}
+_MARGINS = {
+    name: Key(key.kind, key.unit, key.meaning)
+    for name, key in ((full.partition(".")[2], key) for full, key in _LOSS.items() if full.startswith("semantic_"))
+}
+_OPTIM = {
+    "optimizer._target_": _fixed(TARGET, meaning="a class of torch.optim"),
+    "optimizer._partial_": _fixed(Flag(), meaning="true: the parameters come later"),
+    "optimizer.betas": Key(
+        ListOf(Number(0, 1, below=True), "[0.9,0.98]", least=2, most=2), meaning="decay of Adam's averages"
+    ),
+    "optimizer.eps": Key(Number(0, 1), meaning="added to Adam's denominator"),
+    "optimizer.momentum": Key(Number(0, 1, below=True), meaning="of SGD and RMSprop"),
+    "optimizer.dampening": Key(SHARE, meaning="of SGD's momentum"),
+    "optimizer.nesterov": Key(Flag(), meaning="Nesterov's momentum"),
+    "optimizer.alpha": Key(SHARE, meaning="of RMSprop and ASGD"),
+    "optimizer.rho": Key(SHARE, meaning="of Adadelta"),
+    "optimizer.fused": Key(Flag(), meaning="one kernel for all parameters", null=True),
+    "optimizer.foreach": Key(Flag(), meaning="all parameters in one call", null=True),
+    "optimizer.amsgrad": Key(Flag(), meaning="the AMSGrad variant of Adam"),
+    "optimizer.maximize": Key(Choice(("false",)), meaning="the loss can only be minimised"),
+    "optimizer.*": Key(Plain(), meaning="any other argument of the class", null=True),
+    "learning_rate": Key(Number(0, 1000), meaning="the highest"),
+    "batch_of_rate": Key(Number(0, 1e9, above=True), "images", null=True),
+    "weight_decay": Key(Number(0, 1000)),
+    "multipliers": Key(Section(), null=True),
+    "multipliers.*": Key(AT_LEAST_0, meaning="factor on the learning rate of that module or parameter"),
+}
+_LOGGER = {
+    "_target_": Key(TARGET, meaning="where figures go besides metrics.jsonl"),
+    "project": Key(Text(), meaning="the project in Weights & Biases", null=True),
+    "entity": Key(Text(), meaning="the user or team in Weights & Biases", null=True),
+    "mode": Key(Choice(("auto", "online", "offline", "disabled"))),
+    "tags": Key(TEXTS, meaning="of the run in Weights & Biases", null=True),
+    "group": Key(Text(), meaning="of the run in Weights & Biases", null=True),
+}
+
+
+def _all(**sections: dict[str, Key]) -> dict[str, Key]:
+    return {f"{section}.{name}": key for section, keys in sections.items() for name, key in keys.items()}
+
+
+TRAIN = {
+    **_GENERAL,
+    **_all(trainer=_TRAINER, evaluation=_EVALUATION, data=_DATA, encoder=_ENCODER, model=_MODEL, loss=_LOSS),
+    **_all(discovery=_DISCOVERY, optim=_OPTIM, logger=_LOGGER, sms=_MARGINS),
+    "patches.crops": Key(ListOf(Choice(("box", "parts")), "[box,parts]", least=1, most=2, different=True)),
+    "patches.window": Key(
+        ListOf(Number(0, 1, above=True), "[0.3,0.5]", least=2, most=2, ascending=True), "shares of the box"
+    ),
+    **_all(patches=_PATCHES),
+    "bai.weight": Key(AT_LEAST_0),
+    "bai.scope": Key(Choice(("caption", "batch"))),
+    "bai.class_token": _fixed(Flag()),
+}
+EVALUATE = {
+    "run": Key(FOLDER),
+    "split": Key(Choice(("test", "validation", "train")), meaning="which images", null=True),
+    "suite": Key(Choice(("robustness",)), null=True),
+    "root": Key(FOLDER, null=True),
+    **{name: key for name, key in _EVALUATION.items() if name != "attention_pictures"},
+    "workers": Key(Whole(0, 512), "processes", "that read images"),
+    "output": Key(FILE, null=True),
+    "data": Key(Section(), meaning="other keys of the run's section data for this evaluation"),
+    **{name: key for name, key in TRAIN.items() if name.startswith("data.")},
+}
+DECLARED = {"train": TRAIN, "evaluate": EVALUATE}

@@ -1,0 +1,95 @@
+"""What two keys must be together, as far as it is known before the data are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from meru.errors import UserError
+
+RANKING = ("recall@1", "recall@5", "recall@10", "mean_average_precision", "mean_inverse_negative_penalty")
+DIRECTIONS = ("text_to_image", "image_to_text")
+PERSONS = ("meru.data.datasets.person_search.", "meru.data.synthetic.pedestrians.load.")
+
+
+def validation_figures(*, kind: str, pointing: bool = True) -> tuple[str, ...]:
+    """Names of the validation figures that can choose a model, higher being better: see `meru.reports.tables`.
+
+    Args:
+        kind: `class`, or `identity` of data sets of persons.
+        pointing: Whether the words of parts are followed, too.
+    """
+    rows = ("class", "image") if kind == "class" else ("identity", "identity_cosine")
+    names = [f"{direction}/{row}/{metric}" for direction in DIRECTIONS for row in rows for metric in RANKING]
+    if kind == "class":
+        rows = ("zero_shot", "zero_shot/class_mean", "class_captions", "class_captions/class_mean")
+        names += [f"{row}/accuracy@{k}" for row in rows for k in (1, 5)]
+        if pointing:
+            names += ["pointing/accuracy@1", "pointing/mean_of_parts/accuracy@1"]
+    return tuple(names)
+
+
+def check_facts(plain: dict) -> None:
+    """Complain of keys that contradict each other.
+
+    Args:
+        plain: The configuration, resolved; of older versions, too, which lack some keys.
+    """
+    data, discovering = plain.get("data") or {}, plain.get("task") == "discovery"
+    if discovering and "discovery" not in data:
+        raise UserError("this data set has no split for discovery: choose another, say data=cub or data=birds")
+    if not discovering and "load" not in data:
+        raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
+    if not discovering:
+        _check_monitor(plain)
+    _check_weights(plain)
+    _check_neighbours(plain)
+
+
+def notes(config: Mapping) -> list[str]:
+    """What a checked configuration may be, but is hardly meant to be: one line each."""
+    trainer = config.get("trainer") or {}
+    epochs, warmup = trainer.get("epochs"), trainer.get("warmup_epochs", 0)
+    if epochs and warmup > epochs:
+        return [
+            f"trainer.warmup_epochs={warmup} with trainer.epochs={epochs}: the learning rate never gets to "
+            "optim.learning_rate"
+        ]
+    return []
+
+
+def _check_monitor(plain: dict) -> None:
+    monitor = (plain.get("trainer") or {}).get("monitor")
+    target = str((plain["data"].get("load") or {}).get("_target_"))
+    kinds = ("identity",) if target.startswith(PERSONS) else ("class",)
+    if not target.startswith("meru."):
+        kinds = ("class", "identity")
+    pointing = bool((plain.get("evaluation") or {}).get("pointing"))
+    names = [name for kind in kinds for name in validation_figures(kind=kind, pointing=pointing)]
+    if monitor is None or monitor in names:
+        return
+    near = get_close_matches(monitor, names, n=3, cutoff=0.5) or names[:3]
+    raise UserError(
+        f"trainer.monitor={monitor}: give a figure of the validation split, such as {', '.join(near)} "
+        "(all: docs/keys.md)"
+    )
+
+
+def _check_weights(plain: dict) -> None:
+    weights = [
+        term["weight"] for term in (plain.get("loss") or {}).values() if isinstance(term, dict) and "weight" in term
+    ]
+    if weights and not any(weights):
+        raise UserError("every loss.….weight is 0, so there is nothing to learn: give one of them a weight")
+
+
+def _check_neighbours(plain: dict) -> None:
+    discovery, data = plain.get("discovery") or {}, plain.get("data") or {}
+    neighbours, batch = discovery.get("neighbours"), data.get("batch_size")
+    if discovery.get("sampler") != "neighbours" or data.get("batch_size_per_gpu") is not None:
+        return
+    if neighbours and batch and neighbours > batch:
+        raise UserError(
+            f"discovery.neighbours={neighbours}: give at most data.batch_size={batch}, because an image and its "
+            "neighbours are in one batch"
+        )

@@ -1,0 +1,190 @@
+"""Words `key=value` of a command line: read as a person means them, and written so that they can be pasted.
+
+Hydra has a grammar of its own for values: Chinese, brackets, `=`, `~` and commas mean something in it, or are refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meru.configuration import declaration, unknown_key
+from meru.configuration.check import CALLS, GROUPS, is_section, shown
+from meru.configuration.declarations import Key
+from meru.configuration.kinds import Either, ListOf, Text
+from meru.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+_WORD = re.compile(r"(\+{0,2})([\w$.]+)=(.*)", re.DOTALL)
+_MULTIRUN = ("-m", "--multirun")
+_KEY_IN_DASHES = re.compile(r"--([+~]{0,2}[\w.@/:-]+)=(.*)", re.DOTALL)
+_HYDRA_FLAGS = {
+    "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "config-path",
+    "config-name", "config-dir", "experimental-rerun", "info",
+}  # fmt: skip
+
+
+def readable(words: Sequence[str], *, command: str) -> list[str]:
+    """The words with values quoted for Hydra where it would misread or refuse what can mean one thing only.
+
+    A path or text is taken as it was typed: `folder=鸟类`, `folder=a,b`, `name=1e3`. With --multirun, commas separate.
+
+    Args:
+        words: The command line without the program.
+        command: Name of the configuration, `train` or `evaluate`.
+
+    Raises:
+        UserError: for a key that there is not, and a value that needs quotes, with the way to write them.
+    """
+    multirun = any(word in _MULTIRUN for word in words)
+    read = []
+    for before, word in zip(("", *words), words, strict=False):
+        of_flag = before.startswith("-") and "=" not in before and before not in _MULTIRUN  # `--cfg job`
+        read.append(word if of_flag else _readable(word, command=command, multirun=multirun))
+    return read
+
+
+def _readable(word: str, *, command: str, multirun: bool) -> str:
+    form = _WORD.fullmatch(word)
+    if not form:
+        if not word.startswith("~") and "=" not in word and "@" not in word and not word.startswith("-"):
+            raise UserError(f"'{word}' is no override: write <key>=<value>, say seed=3 (all keys: docs/keys.md)")
+        return word
+    plus, key, value = form.groups()
+    if command == "evaluate" and key.startswith("data.") and not plus:  # of the run, not of configs/evaluate.yaml
+        plus, word = "++", f"++{word}"
+    known = declaration(key, command=command)
+    if key.partition(".")[0] == "hydra":
+        return word
+    free = key in GROUPS or is_section(key, command=command) or key.startswith(tuple(f"{each}." for each in CALLS))
+    if known is None and not plus and not free:
+        raise unknown_key(key, command=command)
+    quoted = f"{plus}{key}={_quoted(value)}"
+    is_text = known is not None and isinstance(known.kind, Text)
+    parsed = _parsed(word)
+    if key in GROUPS and parsed is not None and not parsed.is_sweep_override():
+        if parsed.value() is None:
+            raise UserError(f"{word}: give the name of a file in configs/{key}, or leave it out")
+        return word if isinstance(parsed.value(), (str, list)) else quoted
+    if parsed is None:
+        if multirun and "," in value:
+            raise UserError(f"{word}: with --multirun commas separate values; quote each: {_example(key, None)}")
+        if value[:1] in ("'", '"') or (value[:1] in ("[", "{") and not is_text):
+            allowed = f"give {known.allowed}; " if known else ""
+            raise UserError(f"{word}: {allowed}quote texts, and the whole word for the shell: {_example(key, known)}")
+        return quoted
+    if parsed.is_sweep_override():
+        if multirun:
+            return _checked_sweep(word, key, known, parsed)
+        if is_text:
+            return quoted
+        if known is not None and not isinstance(known.kind, Either):
+            raise UserError(f"{word}: give {known.allowed}; several values, a run each, need --multirun")
+        return word
+    return quoted if is_text and isinstance(parsed.value(), (bool, int, float, list, dict)) else word
+
+
+def _checked_sweep(word: str, key: str, known: Key | None, parsed: Override) -> str:
+    """The word, or a complaint about the first of its values that is wrong: none of the runs has begun then."""
+    if known is None:
+        return word
+    start, _, values = word.partition("=")
+    if isinstance(known.kind, Text) and parsed.is_choice_sweep() and not set(values) & set("'\"()[]{}$\\"):
+        word = f"{start}={','.join(_quoted(value.strip()) for value in values.split(','))}"
+        parsed = _parsed(word)
+    for each in islice(parsed.sweep_string_iterator(), 1000):
+        one = _parsed(f"{key}={each}")
+        value = each if one is None else one.value()
+        if not known.takes(value) and "${" not in str(value):
+            raise UserError(f"{key}={shown(value)}: give {known.allowed}")
+    return word
+
+
+def typed_keys(words: Sequence[str]) -> set[str]:
+    """The keys that a command line names, choices of groups aside."""
+    parsed = [_parsed(word) for word in words]
+    return {each.key_or_group for each in parsed if each is not None} - set(GROUPS)
+
+
+def pasteable(key: str, value: str | Path) -> str:
+    """`key=value` for a person to paste into a shell: quoted for the shell, and for Hydra, where that is needed."""
+    return shlex.quote(override(key, value))
+
+
+def override(key: str, value: str | Path) -> str:
+    """`key=value` for Hydra, which then takes the value as it is."""
+    text = str(value).replace("${", "\\${")
+    word = f"{key}={text}"
+    parsed = _parsed(word)
+    if parsed is None or parsed.is_sweep_override() or parsed.value() != text:
+        word = f"{key}={_quoted(text)}"
+    return word
+
+
+def read_override(word: str) -> tuple[str, Any]:
+    """Key and value of an override that Hydra has accepted, `+` and `~` left out."""
+    parsed = _parsed(word)
+    return parsed.key_or_group, parsed.value()
+
+
+def _parsed(word: str) -> Override | None:
+    """Hydra's reading of a word; None where it refuses."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_overrides([word])[0]
+    except HydraException:
+        return None
+
+
+def _quoted(text: str) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text=text, quote=Quote.double).with_quotes()
+
+
+def _example(key: str, known: Key | None) -> str:
+    """How to quote for the shell and for Hydra."""
+    example = known.kind.example if known and isinstance(known.kind, ListOf) else '"a,b"'
+    return shlex.quote(f"{key}={example}")
+
+
+def overrides_of(word: str) -> list[str]:
+    """Hydra's overrides in a word of the command line: the word, unless it is `--key=value`.
+
+    So agents of wandb's sweeps write parameters. Their values are Python's: None is null, and a dictionary, of nested
+    parameters, is an override for each key in it.
+    """
+    form = _KEY_IN_DASHES.fullmatch(word)
+    if form is None or form[1] in _HYDRA_FLAGS:
+        return [word]
+    key, text = form.groups()
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None if text == "None" else text
+    if isinstance(value, dict) and value:
+        return [override for name, each in value.items() for override in overrides_of(f"--{key}.{name}={each}")]
+    return [f"{key}={text if isinstance(value, (str, int, float, tuple)) else _in_hydra(value)}"]
+
+
+def _in_hydra(value: object) -> str:
+    """A Python value in the words of Hydra's overrides."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_in_hydra, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}:{_in_hydra(each)}' for name, each in value.items())}}}"
+    if isinstance(value, str):
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{quoted}'"
+    return str(value)

@@ -1,0 +1,242 @@
+"""The configuration of a run: kept in its folder, read from there, changed on the command line.
+
+    asked.yaml    what was asked for, with its interpolations: a changed key acts wherever it was interpolated
+    config.yaml   what it became: everything resolved, to be read without this checkout
+
+A run folder may come from anyone: what its configuration would have instantiated is checked first.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from meru.configuration.targets import leaves
+from meru.errors import UserError
+from meru.files import PROJECT, os_error_message, user_path, write_text
+
+# Paths in configs/ are written relative to the project, whatever directory the user stands in.
+OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+
+SECTIONS = ("data", "encoder", "model", "optim", "trainer", "evaluation")
+LARGEST = 2**20  # bytes of a configuration
+# Which section may instantiate what: a module, or the modules below it, and the kind of thing.
+TARGETS = {
+    "data.load": ("meru.data", "ImageTextData"),
+    "data.discovery": ("meru.data", "DiscoveryData"),
+    "encoder.image": ("meru.encoders", "ImageEncoder"),
+    "encoder.text": ("meru.encoders", "TextEncoder"),
+    "logger": ("meru.training.loggers", "object"),
+    "model": ("meru.models", "Module"),
+    "optim.optimizer": ("torch.optim", "Optimizer"),
+}
+
+
+def save_config(folder: Path, config: DictConfig, *, asked: DictConfig | None = None) -> None:
+    """Write `asked.yaml` and `config.yaml`; the latter makes the folder that of a run.
+
+    Args:
+        folder: The run folder.
+        config: As training uses it.
+        asked: As it was composed, where that differs.
+    """
+    asked = (config if asked is None else asked).copy()
+    for key, raw in leaves(OmegaConf.to_container(asked, resolve=False)):
+        if "${hydra:" in str(raw):  # Hydra is not there any more when the run is taken up again
+            OmegaConf.update(asked, key, OmegaConf.select(asked, key))
+    choices = choices_of(folder) or _choices()
+    text = OmegaConf.to_yaml(asked)
+    if choices:  # `choices` is no key: what each group of configs/ was chosen to be
+        text += OmegaConf.to_yaml({"choices": choices})
+    write_text(folder / "asked.yaml", text)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+
+
+def read_config(run: str | Path) -> DictConfig:
+    """The configuration of a run folder; interpolated where the run was, so that `change` acts everywhere.
+
+    What was edited in `config.yaml` by hand since the run began counts.
+
+    Raises:
+        UserError: if there is none, it does not read, or it would instantiate what it must not.
+    """
+    folder = user_path(run)
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} is no run folder: {path} is missing")
+    became = read_yaml(path)
+    for section in SECTIONS:
+        if not isinstance(became.get(section), DictConfig):
+            raise UserError(f"{path} has no section {section}: restore the file")
+    config = became
+    if (folder / "asked.yaml").is_file():
+        config = read_yaml(folder / "asked.yaml")
+        config.pop("choices", None)
+        _take_up_edits(config, became)
+    check_targets(config, source=path)
+    return config
+
+
+def choices_of(folder: Path) -> dict[str, str]:
+    """What the groups of configs/ were chosen to be when the run of a folder began; empty where that is not kept."""
+    path = folder / "asked.yaml"
+    return dict(read_yaml(path).get("choices") or {}) if path.is_file() else {}
+
+
+def _choices() -> dict[str, str]:
+    if not HydraConfig.initialized():
+        return {}
+    chosen = HydraConfig.get().runtime.choices
+    return {group: str(name) for group, name in chosen.items() if "hydra/" not in group and name is not None}
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """A YAML file of keys and values whose interpolations resolve.
+
+    Raises:
+        UserError: for anything else; it names the file.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes and is no configuration: restore the file")
+        text = path.read_text(encoding="utf-8")
+        if _values(yaml.compose(text, Loader=yaml.SafeLoader), {}) > len(text) + 1:
+            raise UserError(f"{path} has aliases for far more values than are written in it: restore the file")
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise UserError(f"{path} holds no keys and values: restore the file")
+        OmegaConf.to_container(config, resolve=True)
+    except OSError as error:
+        if error.errno is None:  # OmegaConf's word for a file that is a single value
+            raise UserError(f"{path} holds no keys and values: restore the file") from None
+        raise UserError(f"{os_error_message(error)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, RecursionError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path} is damaged or no configuration ({reason}): restore the file") from None
+    return config
+
+
+def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a YAML document has once its aliases stand for what they name; `known` are nodes counted."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        children = [part for each in node.value for part in (each if isinstance(each, tuple) else (each,))]
+        known[id(node)] = 1 + sum(_values(child, known) for child in children)
+    return known[id(node)]
+
+
+def _take_up_edits(asked: DictConfig, became: DictConfig) -> None:
+    """Values of `config.yaml` that are not what `asked.yaml` says by itself."""
+    # A checkout that was moved has its data elsewhere now: what follows from its place is no edit.
+    moved = asked.copy()
+    for key, raw in leaves(OmegaConf.to_container(asked, resolve=False)):
+        if "${project:" in str(raw):
+            OmegaConf.update(moved, key, "another checkout")
+    elsewhere, by_itself = (dict(leaves(OmegaConf.to_container(each, resolve=True))) for each in (moved, asked))
+    for key, value in leaves(OmegaConf.to_container(became, resolve=True)):
+        if by_itself.get(key, _ABSENT) != value and by_itself.get(key) == elsewhere.get(key):
+            _set(asked, key, value)
+
+
+_ABSENT = object()
+
+
+def change(config: DictConfig, key: str, value: object) -> None:
+    """Set a key, and all that was interpolated from it.
+
+    Runs of older versions have kept no interpolations: there those of this version's configs/ hold, as long as the
+    other key has the same value.
+    """
+    before = OmegaConf.select(config, key)
+    _set(config, key, value)
+    for follower in _followers().get(key, ()):
+        if OmegaConf.select(config, follower, default=_ABSENT) == before:
+            _set(config, follower, value)
+
+
+def _set(config: DictConfig, key: str, value: object) -> None:
+    OmegaConf.update(config, key, value, merge=not isinstance(value, Mapping), force_add=True)
+
+
+@functools.cache
+def _followers() -> dict[str, list[str]]:
+    """Key → the keys that configs/ interpolates from it."""
+    configs, followers = PROJECT / "configs", defaultdict(list)
+    for path in sorted(configs.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        place = path.parent.relative_to(configs)
+        prefix = "" if "@package _global_" in text or place == Path(".") else f"{place.as_posix()}."
+        for name, raw in leaves(yaml.safe_load(text) or {}):
+            if form := re.fullmatch(r"\$\{([\w.]+)\}", str(raw)):
+                followers[form[1]].append(prefix + name)
+    return followers
+
+
+# ---------------------------------------------------------------- what a configuration may instantiate
+
+
+def check_targets(config: DictConfig, *, source: str | Path) -> None:
+    """See that every `_target_` is one that its section is for: Hydra would call anything that Python can import.
+
+    `MERU_TRUST=my_project,other` in the environment permits what is defined below these modules, anywhere.
+
+    Args:
+        config: A whole configuration.
+        source: Where it is from, for the message.
+
+    Raises:
+        UserError: naming the first target that is not permitted.
+    """
+    for place, target in _targets(OmegaConf.to_container(config, resolve=True)):
+        trusted = [name for name in os.environ.get("MERU_TRUST", "").split(",") if name]
+        if any(str(target).startswith(f"{name}.") for name in trusted):
+            continue
+        module, kind = TARGETS.get(place, (None, None))
+        if module is None or not _is_of(target, module, kind):
+            wanted = f"there it must be one of {module}" if module else "there is nothing to make there"
+            if module and str(target).startswith(f"{module}."):
+                raise UserError(f"{source}: {place}._target_={target} is not permitted: {module} has no such {kind}")
+            raise UserError(
+                f"{source}: {place}._target_={target} is not permitted: {wanted}; to use code of your own, name its "
+                "package in the environment, MERU_TRUST=<package>"
+            )
+
+
+def _targets(section: object, place: str = "") -> Iterator[tuple[str, object]]:
+    children: list[tuple[object, object]] = []
+    if isinstance(section, Mapping):
+        children = list(section.items())
+        if "_target_" in section:
+            yield place, section["_target_"]
+    elif isinstance(section, list):
+        children = list(enumerate(section))
+    for key, child in children:
+        yield from _targets(child, f"{place}.{key}" if place else str(key))
+
+
+def _is_of(target: object, package: str, kind: str) -> bool:
+    """Whether `target` names a public class of that kind, or a public function that returns one, below `package`."""
+    module, _, name = str(target).rpartition(".")
+    if not isinstance(target, str) or name.startswith("_") or not f"{module}.".startswith(f"{package}."):
+        return False
+    try:
+        made = getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return False
+    if not str(getattr(made, "__module__", "")).startswith(package):
+        return False
+    if inspect.isclass(made):
+        return kind in (base.__name__ for base in made.__mro__)
+    return inspect.isfunction(made) and inspect.get_annotations(made).get("return") == kind

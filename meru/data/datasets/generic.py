@@ -1,0 +1,208 @@
+"""Category discovery in what torchvision reads: CIFAR-10 and -100, ImageNet-100 and -1K, and Herbarium 2019.
+
+Layouts, old classes and the order of the images are those of the SimGCD release (Wen et al., "Parametric Classification
+for Generalized Category Discovery: A Baseline Study", ICCV 2023). Of files only the names are read here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from meru.data.discovery.splits import (
+    ClassList,
+    DiscoveryData,
+    check_class_count,
+    discovery_data,
+    from_torchvision,
+)
+from meru.data.folders import find_folder, is_clutter, visible_folders
+from meru.errors import UserError
+from meru.files import user_path
+
+PICTURES = (*IMG_EXTENSIONS, ".gif", ".avif", ".jp2", ".jfif", ".jpe")
+IMAGENET_CLASSES = 1000
+KAGGLE_IMAGENET = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
+
+log = logging.getLogger("meru")
+
+
+def load_cifar10_discovery(
+    *, root: str | Path, download: bool = False, labelled_fraction: float = 0.5, split_seed: int = 0
+) -> DiscoveryData:
+    """CIFAR-10, classes 0 to 4 old; `download` fetches it into `root` if it is not there."""
+    return _cifar(CIFAR10, root, download=download, num_old=5, fraction=labelled_fraction, seed=split_seed)
+
+
+def load_cifar100_discovery(
+    *, root: str | Path, download: bool = False, labelled_fraction: float = 0.5, split_seed: int = 0
+) -> DiscoveryData:
+    """CIFAR-100, classes 0 to 79 old; `download` fetches it into `root` if it is not there."""
+    return _cifar(CIFAR100, root, download=download, num_old=80, fraction=labelled_fraction, seed=split_seed)
+
+
+def load_imagenet100_discovery(
+    *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0
+) -> DiscoveryData:
+    """A hundred classes of ImageNet-1K, always the same, drawn by lot as in the release; of them the first 50 are old.
+
+    Args:
+        root: Holds `train/` and `val/`, each with a folder a class: all 1000, as the lot goes by their numbers.
+    """
+    drawn = np.sort(np.random.RandomState(0).choice(IMAGENET_CLASSES, size=100, replace=False)).tolist()
+    return _class_folders(
+        root,
+        ("train", "val"),
+        what="ImageNet",
+        classes=ClassList(tuple(drawn[:50]), tuple(drawn[50:])),
+        count=IMAGENET_CLASSES,
+        labelled_fraction=labelled_fraction,
+        split_seed=split_seed,
+    )
+
+
+def load_imagenet1k_discovery(
+    *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0
+) -> DiscoveryData:
+    """ImageNet-1K, `train/` and `val/` with a folder a class; the first 500 of them, by name, are old."""
+    return _class_folders(
+        root,
+        ("train", "val"),
+        what="ImageNet",
+        classes=ClassList(tuple(range(500)), tuple(range(500, IMAGENET_CLASSES))),
+        count=IMAGENET_CLASSES,
+        labelled_fraction=labelled_fraction,
+        split_seed=split_seed,
+    )
+
+
+def load_herbarium_discovery(
+    *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0
+) -> DiscoveryData:
+    """Herbarium 2019, `small-train/` and `small-validation/` with a folder for each of the 683 classes."""
+    classes = ClassList.read("herbarium")
+    return _class_folders(
+        root,
+        ("small-train", "small-validation"),
+        what="Herbarium 2019",
+        classes=classes,
+        count=len(classes.old) + len(classes.new),
+        labelled_fraction=labelled_fraction,
+        split_seed=split_seed,
+    )
+
+
+def _cifar(
+    data_set: type[CIFAR10], root: str | Path, *, download: bool, num_old: int, fraction: float, seed: int
+) -> DiscoveryData:
+    root = _cifar_root(user_path(root), data_set.base_folder)
+    train, test = (
+        from_torchvision(data_set, root, what=data_set.__name__, download=download, train=train)
+        for train in (True, False)
+    )
+
+    def pictures(part: CIFAR10) -> Tensor:
+        return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+
+    numbers = range(len(train.classes))
+    return discovery_data(
+        source=root,
+        names=train.classes,
+        classes=ClassList(tuple(numbers[:num_old]), tuple(numbers[num_old:])),
+        train=(pictures(train), train.targets),
+        test=(pictures(test), test.targets),
+        labelled_fraction=fraction,
+        split_seed=seed,
+    )
+
+
+def _cifar_root(root: Path, folder: str) -> Path:
+    """What torchvision calls the root, the folder that holds `folder`; people also give that one, or one above."""
+    if not (root / folder).is_dir():
+        if root.name == folder:
+            return root.parent
+        deeper = [path.parent for path in root.glob(f"*/{folder}") if path.is_dir()]
+        if len(deeper) == 1:
+            return deeper[0]
+    return root
+
+
+class _SomeClasses(ImageFolder):
+    """Torchvision's folder of class folders, reading only those with wanted numbers among all, and no clutter."""
+
+    def __init__(self, root: Path, wanted: Collection[int]):
+        self.wanted = set(wanted)
+        start = len(str(root))
+
+        def is_picture(path: str) -> bool:
+            parts = path[start:].split(os.sep)
+            return path.lower().endswith(PICTURES) and not any(part and is_clutter(part) for part in parts)
+
+        super().__init__(str(root), is_valid_file=is_picture, allow_empty=True)
+        if empty := sorted(self.class_to_idx.keys() - {self.classes[number] for number in set(self.targets)}):
+            raise UserError(
+                f"{root}: no picture in {len(empty)} of the class folders, {', '.join(empty[:3])} "
+                f"{'first' if len(empty) > 3 else 'alone'}; complete the folder"
+            )
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        names = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and not is_clutter(entry.name))
+        return names, {name: number for number, name in enumerate(names) if number in self.wanted}
+
+
+def _read_class_folders(folder: Path, wanted: Collection[int], count: int) -> _SomeClasses:
+    """The class folders in `folder`, or one level deeper where it was unpacked into a folder of its own name."""
+    if (folder / folder.name).is_dir():
+        folder = folder / folder.name
+    try:
+        if not visible_folders(folder):
+            pictures = any(entry.name.lower().endswith(PICTURES) for entry in os.scandir(folder))
+            found = "pictures but no class folders" if pictures else "no class folders"
+            raise UserError(f"{folder} holds {found}: put the pictures of each class into a folder of its own")
+        read = _SomeClasses(folder, wanted)
+    except OSError as error:
+        raise UserError(f"{folder}: {' '.join(str(error).split())}") from None
+    check_class_count(folder, len(read.classes), count, "class folders")
+    return read
+
+
+def _class_folders(
+    root: str | Path,
+    splits: tuple[str, str],
+    *,
+    what: str,
+    classes: ClassList,
+    count: int,
+    labelled_fraction: float,
+    split_seed: int,
+) -> DiscoveryData:
+    """`splits`: the folders of training and test images inside `root`; `count`: class folders in each."""
+    advice = f"put {splits[0]}/ and {splits[1]}/ with their class folders there"
+    folder = find_folder(root, marker=splits[0], inside=KAGGLE_IMAGENET, what=what, advice=advice)
+    read = {}
+    for split in splits:
+        if not (folder / split).is_dir():
+            log.warning("%s has no %s: no figures on test images", folder, split)
+            continue
+        read[split] = _read_class_folders(folder / split, {*classes.old, *classes.new}, count)
+    train = read[splits[0]]
+    if any(part.classes != train.classes for part in read.values()):
+        raise UserError(f"{folder}: {splits[0]} and {splits[1]} have different class folders; complete both")
+    listings = [(tuple(Path(path) for path, _ in part.samples), part.targets) for part in read.values()]
+    return discovery_data(
+        source=folder,
+        names=train.classes,
+        classes=classes,
+        train=listings[0],
+        test=listings[1] if len(listings) > 1 else ((), []),
+        labelled_fraction=labelled_fraction,
+        split_seed=split_seed,
+    )

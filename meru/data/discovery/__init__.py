@@ -1,0 +1,1 @@
+"""Category discovery: which images are labelled, and the batches of a run."""

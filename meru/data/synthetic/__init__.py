@@ -1,0 +1,1 @@
+"""Synthetic data sets, drawn on the spot."""

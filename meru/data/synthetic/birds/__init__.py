@@ -1,0 +1,1 @@
+"""Synthetic birds in the layout of CUB-200-2011."""

@@ -1,0 +1,1 @@
+"""Synthetic pedestrians in the layout of CUHK-PEDES."""

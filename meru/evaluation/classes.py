@@ -1,0 +1,230 @@
+"""What a trained discovery model found: figures of its classes, and the trees they form."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from meru.data.discovery.loading import discovery_evaluation_loader
+from meru.data.discovery.splits import DiscoveryData, DiscoverySplit
+from meru.data.loading import reading_options
+from meru.data.transforms import Transforms
+from meru.data.workers import worker_options
+from meru.files import make_folder_of, write_text
+from meru.geometry import poincare
+from meru.metrics.class_tree import (
+    Tree,
+    chance_dendrogram_purity,
+    class_tree,
+    cosine_tree,
+    dendrogram_purity,
+    to_json,
+    to_newick,
+)
+from meru.metrics.clustering import kmeans
+from meru.metrics.discovery import assigned_classes, discovery_metrics
+from meru.optional_part import optional
+from meru.reports.attention import save_figure
+from meru.reports.class_tree import dendrogram_figure, poincare_disk_figure
+from meru.reports.tables import finite_figures, format_rows
+
+log = logging.getLogger("meru")
+
+
+class ClassTrees(NamedTuple):
+    """Trees over the same predicted classes.
+
+    Attributes:
+        trees: `feature_tree`, and `tree` of a model that has a ball; empty where fewer than three classes are found.
+        families: Of each leaf; None where the data set has no families, or they group nothing.
+    """
+
+    trees: dict[str, Tree]
+    families: list[str] | None
+
+
+def discovery_figures(
+    config: DictConfig,
+    data: DiscoveryData,
+    model: nn.Module,
+    transforms: Transforms,
+    *,
+    split: str | None = None,
+    device: torch.device,
+) -> tuple[dict[str, float | None], ClassTrees]:
+    """All figures of a discovery model, and the trees of its predicted classes.
+
+    Args:
+        split: `train`, the unlabelled training images; `test`; None for both.
+
+    Returns:
+        The figures of `evaluate_discovery`, and `tree/…` and `feature_tree/dendrogram_purity` with their chance levels
+        where the classes have families; a figure that is not finite is None. Empty where no image decodes.
+    """
+    seen = {} if split == "test" else read_features(config, data.train, model, transforms, device=device)
+    if split == "train":
+        data = dataclasses.replace(data, test=data.test.where(torch.zeros(len(data.test), dtype=torch.bool)))
+    figures = evaluate_discovery(config, data, seen, model, transforms, device=device)
+    trees = ClassTrees({}, None)
+    if seen:
+        with optional("the trees of classes"):
+            trees = class_trees(data, seen, model)
+            figures |= purities(trees)
+    return finite_figures(figures), trees
+
+
+@torch.no_grad()
+def read_features(
+    config: DictConfig, split: DiscoverySplit, model: nn.Module, transforms: Transforms, *, device: torch.device
+) -> dict[str, Tensor]:
+    """What a model sees in every image that decodes.
+
+    Returns:
+        On the CPU, in the split's order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
+        the projection head `(n, D)`, `points` of the ball `(n, D)` if the model has one, `prediction`, `label`,
+        `labelled` and `image_index`, all `(n,)`. Empty where no image decodes.
+    """
+    was_training = model.training
+    model.eval()
+    parts: dict[str, list[Tensor]] = {}
+    loader = discovery_evaluation_loader(
+        split,
+        transform=transforms.evaluation,
+        batch_size=config.evaluation.batch_size,
+        **worker_options(config.data),
+        **reading_options(config.data),
+    )
+    for batch in loader:
+        if not len(batch["image"]):
+            continue
+        features = model.features(batch["image"].to(device, non_blocking=True))
+        found = {
+            "features": F.normalize(features, dim=-1),
+            "projected": F.normalize(projected := model.projection(features).float(), dim=-1),
+            **({"points": model.lift(projected)} if hasattr(model, "lift") else {}),
+            "prediction": model.class_logits(features).argmax(dim=1),
+            **{name: batch[name] for name in ("label", "labelled", "image_index")},
+        }
+        for name, value in found.items():
+            parts.setdefault(name, []).append(value.cpu())
+    model.train(was_training)
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def evaluate_discovery(
+    config: DictConfig,
+    data: DiscoveryData,
+    seen: Mapping[str, Tensor],
+    model: nn.Module,
+    transforms: Transforms,
+    *,
+    device: torch.device,
+) -> dict[str, float]:
+    """Figures of the classifier and of k-means on the unlabelled training images, and on the test images.
+
+    `seen` is what `read_features` gives for the training images. Figures that have no images are left out, those of
+    k-means also where there are more classes than images.
+    """
+    figures = {}
+    if seen and not seen["labelled"].all():
+        read = {name: values[~seen["labelled"]] for name, values in seen.items()}
+        figures |= discovery_metrics(read["prediction"], read["label"], data.num_old)
+        with optional("k-means"):  # there may be more classes than images
+            clusters = kmeans(read["features"], model.num_classes, seed=config.seed)
+            figures |= _renamed(discovery_metrics(clusters, read["label"], data.num_old), "kmeans")
+    if not len(data.test):
+        read = {}
+    elif not (read := read_features(config, data.test, model, transforms, device=device)):
+        log.warning("none of the %d test images decodes: no figures of them", len(data.test))
+    if read:
+        figures |= _renamed(discovery_metrics(read["prediction"], read["label"], data.num_old), "inductive")
+    if not figures:
+        return {}
+    return {**figures, "num_classes": float(model.num_classes), "true_num_classes": float(len(data.class_names))}
+
+
+def class_trees(data: DiscoveryData, seen: Mapping[str, Tensor], model: nn.Module) -> ClassTrees:
+    """The trees that the predicted classes form, in the ball and by the tower's Euclidean features.
+
+    A predicted class bears the name of the true one it is assigned to; those that are empty, or that no class is
+    assigned to, are left out. `seen` is what `read_features` gives for the training images.
+    """
+    class_of = assigned_classes(seen["prediction"].numpy(), seen["label"].numpy())
+    kept = sorted(class_of)
+    if len(kept) < 3:
+        return ClassTrees({}, None)
+    names = [data.class_names[class_of[cluster]] for cluster in kept]
+    families = [data.families[class_of[cluster]] for cluster in kept] if data.families else None
+    if families and len(set(families)) in (1, len(families)):
+        families = None
+    means = torch.stack([seen["features"][seen["prediction"] == cluster].mean(dim=0) for cluster in kept])
+    trees = {"feature_tree": cosine_tree(means, names)}
+    if "points" in seen:
+        curvature = model.curvature
+        centres = poincare.group_midpoints(seen["points"], seen["prediction"], model.num_classes, curvature)
+        trees["tree"] = class_tree(centres[kept], curvature, names)
+    return ClassTrees(trees, families)
+
+
+def purities(found: ClassTrees) -> dict[str, float]:
+    """`tree/…` and `feature_tree/dendrogram_purity` by family, with their chance levels; empty without families."""
+    figures = {}
+    if found.families:
+        for name, tree in found.trees.items():
+            figures[f"{name}/dendrogram_purity"] = dendrogram_purity(tree, found.families)
+            figures[f"{name}/chance_dendrogram_purity"] = chance_dendrogram_purity(tree, found.families)
+    return figures
+
+
+def save_trees(folder: Path, found: ClassTrees) -> None:
+    """Write the trees as Newick, JSON and pictures, leaves in the colours of their families where those are known."""
+    for name, tree in found.trees.items():
+        with optional(f"{name}.nwk and {name}.json"):
+            make_folder_of(folder / f"{name}.nwk")
+            write_text(folder / f"{name}.nwk", to_newick(tree) + "\n")
+            write_text(folder / f"{name}.json", to_json(tree) + "\n")
+    for name, tree in found.trees.items():
+        groups = found.families or range(len(tree.names))  # each leaf by itself: no colours
+        with optional(f"the picture {name}.png"):
+            save_figure(dendrogram_figure(tree, groups), folder / f"{name}.png")
+        if tree.curvature is not None:
+            with optional("the picture poincare_disk.png"):
+                save_figure(poincare_disk_figure(tree, groups), folder / "poincare_disk.png")
+
+
+def _renamed(figures: Mapping[str, float], name: str) -> dict[str, float]:
+    """`discovery/all/accuracy` → `<name>/all/accuracy`, the other protocols left out."""
+    return {
+        f"{name}/{key.removeprefix('discovery/')}": value
+        for key, value in figures.items()
+        if key.startswith("discovery/")
+    }
+
+
+def format_discovery(figures: Mapping[str, float], title: str) -> str:
+    """The printed table: All, Old and New of each protocol, chance beside the first."""
+    rows = {
+        "one assignment (v2)": "discovery",
+        "mean of classes (v2)": "discovery_balanced",
+        "two assignments (v1)": "discovery_v1",
+        "k-means on the same features": "kmeans",
+        "test images": "inductive",
+    }
+    columns = {"All": "all/accuracy", "Old": "old/accuracy", "New": "new/accuracy"}
+    table = format_rows(figures, title, rows=rows, columns=columns)
+    purity = {name: figures.get(f"{name}/dendrogram_purity") for name in ("tree", "feature_tree")}
+    for name, value in purity.items():
+        if value is not None:
+            chance = figures.get(f"{name}/chance_dendrogram_purity")
+            beside = "" if chance is None else f" (chance {100 * chance:.1f})"
+            table += f"\n{name}: dendrogram purity by family {100 * value:.1f}{beside}"
+    numbers = f"{figures['num_classes']:.0f} classes in the classifier, {figures['true_num_classes']:.0f} in the data"
+    return f"{table}\n{numbers}"

@@ -1,0 +1,1 @@
+"""Hyperbolic geometry: pure functions."""

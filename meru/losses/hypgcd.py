@@ -1,0 +1,256 @@
+"""The two hyperbolic losses of HypGCD: categories (HCL) and local hierarchies (LHL) in the Poincaré ball.
+
+HypGCD (IEEE TNNLS 2025, doi 10.1109/TNNLS.2025.3597074); common ancestors of triplets: Kim et al., "HIER: Metric
+Learning Beyond Class Labels via Hierarchical Regularization", CVPR 2023, section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from meru.geometry import poincare
+from meru.geometry.all_pairs import exact_product, root
+
+ANCESTORS = ("batch", "midpoint", "proxies")
+
+
+def category_loss(
+    points: Tensor,
+    classes: Tensor,
+    curvature: Tensor | float,
+    *,
+    temperature: float = 1.0,
+    smoothing: float = 0.1,
+    riemannian: bool = False,
+    all_classes: int | None = None,
+) -> Tensor:
+    """HCL: cross-entropy of each point's distances to the centres of the classes.
+
+        mean_i −Σ_{k ∈ P} t_ik log softmax_{k ∈ P}( −d(z_i, μ_k)/τ )
+
+    μ_k is the Einstein midpoint of the points of class k, P the classes that the batch has, t is 1 − s on the own class
+    and shares s among the others of P.
+
+    Args:
+        points: z in the ball, of all views, shape `(n, D)`.
+        classes: Given or predicted class of each, shape `(n,)`.
+        curvature: c > 0 of the ball.
+        temperature: τ.
+        smoothing: s in [0, 1).
+        riemannian: Whether the gradient by each point is multiplied by ((1 − c‖z‖²)/2)², see
+            `poincare.riemannian_gradient`: at most ¼, and 0.094 at a clip of 2.3 with c = 0.1. The authors have it, and
+            their weight of 0.1 is meant with it.
+        all_classes: Number of classes, for P of all classes with the centres of absent ones at the origin, as in the
+            released code: points are then driven from the origin.
+
+    Returns:
+        Scalar ≥ 0, float32; 0 where there is one class only.
+    """
+    if all_classes is None:
+        present, classes = classes.unique(return_inverse=True)
+        number = len(present)
+    else:
+        number = all_classes
+    if number < 2:
+        return points.sum() * 0.0
+    if riemannian:
+        points = poincare.riemannian_gradient(points, curvature)
+    centres = poincare.group_midpoints(points, classes, number, curvature)
+    log_share = (-poincare.pairwise_distance(points, centres, curvature) / temperature).log_softmax(dim=1)
+    own = F.one_hot(classes, number).to(log_share.dtype)
+    targets = (1 - smoothing) * own + smoothing / (number - 1) * (1 - own)
+    return -(targets * log_share).sum(dim=1).mean()
+
+
+def local_hierarchy_loss(
+    points: Tensor,
+    classes: Tensor,
+    curvature: Tensor | float,
+    *,
+    neighbours: int = 30,
+    triplets: int = 50,
+    margin: float = 0.1,
+    ancestors: str = "batch",
+    proxies: Tensor | None = None,
+    temperature: float = 0.1,
+    exclude_members: bool = False,
+    sample_ancestors: bool = True,
+    released: bool = False,
+) -> Tensor:
+    """LHL: two that are near each other have a common ancestor nearer than that of the two with a third.
+
+        [d(i, ij) − d(i, ijk) + δ]₊ + [d(j, ij) − d(j, ijk) + δ]₊ + [d(k, ijk) − d(k, ij) + δ]₊
+
+    j is among the reciprocal nearest neighbours of i by exp(−d) + [same class], k is not. The ancestor of a set is the
+    candidate ρ that a Gumbel-softmax with logits −max_{s ∈ set} d(s, ρ)/τ chooses, with a straight-through gradient.
+    Triplets whose two ancestors are the same count as 0.
+
+    Args:
+        points: In the ball, of all views, shape `(n, D)`.
+        classes: Given or predicted class of each, shape `(n,)`.
+        curvature: c > 0 of the ball.
+        neighbours: Size of a neighbourhood, the point itself included.
+        triplets: Drawn for each i that has at least two reciprocal neighbours.
+        margin: δ.
+        ancestors: Candidates: the points themselves (`batch`), learned points of the ball (`proxies`, of HIER), or no
+            choice but the Einstein midpoints of the two and of the three (`midpoint`).
+        proxies: Points `(P, D)` for `proxies`.
+        temperature: τ of the choice.
+        exclude_members: Whether i, j and k may not be their own ancestors (`batch`).
+        sample_ancestors: False: the most likely one, no noise.
+        released: What the released code does: distances by `released_distance`, of features that were never mapped into
+            the ball, and a point may be the third of its own triplet.
+
+    Returns:
+        Scalar ≥ 0, float32; 0 where no point has two reciprocal neighbours.
+    """
+    if ancestors not in ANCESTORS:
+        raise ValueError(f"ancestors={ancestors}: choose one of {', '.join(ANCESTORS)}")
+    measure = released_distance if released else poincare.pairwise_distance
+    with torch.autocast(points.device.type, enabled=False):
+        distances = measure(points, points, curvature)
+        i, j, k = draw_triplets(
+            distances.detach(), classes, neighbours=neighbours, triplets=triplets, third_may_be_first=released
+        )
+        if not len(i):
+            return points.sum() * 0.0
+        if ancestors == "midpoint":
+            near, far = (midpoint_distances(distances, each, (i, j, k), curvature) for each in ((i, j), (i, j, k)))
+            return _hinges(near, far, margin).mean()
+        reach = distances if ancestors == "batch" else measure(points, proxies, curvature)
+        excluded = torch.stack([i, j, k], dim=1) if exclude_members and ancestors == "batch" else None
+        with torch.no_grad():
+            logits = [-each / temperature for each in _reach_of_sets(*(reach[member] for member in (i, j, k)))]
+            noise = [gumbel_noise(each) if sample_ancestors else torch.zeros_like(each) for each in logits]
+            if excluded is not None:
+                noise = [each.scatter_(1, excluded, -math.inf) for each in noise]
+            pair, triple = ((each + chance).argmax(dim=1) for each, chance in zip(logits, noise, strict=True))
+            near, far = ([reach[member, chosen] for member in (i, j, k)] for chosen in (pair, triple))
+            counts = ~(_hinges(near, far, margin) <= 0) & (pair != triple)  # so that NaN counts, too
+        # Triplets that add nothing have no gradient either: the costly part is worked out for the others only.
+        number, counts = len(i), counts.nonzero()[:, 0]
+        members = [reach[member[counts]] for member in (i, j, k)]
+        logits = [-each / temperature for each in _reach_of_sets(*members)]
+        chosen = [choose_ancestor(each, chance[counts]) for each, chance in zip(logits, noise, strict=True)]
+        near, far = ([(choice * row).sum(dim=1) for row in members] for choice in chosen)
+        return _hinges(near, far, margin).sum() / number
+
+
+def _reach_of_sets(i: Tensor, j: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """How far candidates are from the furthest of a pair and of a triplet, from their distances to i, j, k."""
+    of_pair = torch.where(i > j, i, j)  # torch.maximum shares the gradient of ties, which takes longer
+    return of_pair, torch.where(of_pair > k, of_pair, k)
+
+
+def _hinges(near: list[Tensor], far: list[Tensor], margin: float) -> Tensor:
+    """The three terms together, from distances of i, j, k to the ancestor of the pair (`near`) and of all (`far`)."""
+    return (
+        torch.relu(near[0] - far[0] + margin)
+        + torch.relu(near[1] - far[1] + margin)
+        + torch.relu(far[2] - near[2] + margin)
+    )
+
+
+def midpoint_distances(
+    distances: Tensor, members: tuple[Tensor, ...], from_points: tuple[Tensor, ...], curvature: Tensor | float
+) -> list[Tensor]:
+    """Distances to the Einstein midpoints of sets of points, from the distances of the points to one another.
+
+    On the hyperboloid the midpoint of m points is their sum over its length, so with E = cosh(√c d) − 1 of two points,
+    S the sum of E over the pairs of a set, T that from a point s to the members, and q = √(1 + 2S/m²),
+
+        cosh(√c d(s, midpoint)) − 1 = (T − 2S/(m(q + 1))) / (m q)
+
+    Args:
+        distances: Between all points, shape `(n, n)`.
+        members: m index tensors of shape `(t,)`: the sets.
+        from_points: Index tensors of shape `(t,)`.
+        curvature: c > 0.
+
+    Returns:
+        For each of `from_points` a tensor of shape `(t,)`; 0, with gradient 0, within a thousandth of the set's spread,
+        where nothing but rounding is left of the right-hand side.
+    """
+    scale = curvature**0.5
+    number, excess = len(members), 2 * (distances * (scale / 2)).sinh().square()
+    spread = sum(excess[a, b] for a, b in combinations(members, 2))
+    q = (1 + 2 * spread / number**2).sqrt()
+    found = []
+    for point in from_points:
+        total = sum(excess[point, member] for member in members)
+        apart = total - 2 * spread / (number * (q + 1))
+        apart = torch.where(apart <= 1e-6 * total, 0, apart)
+        found.append(2 / scale * root(apart / (2 * number * q)).asinh())
+    return found
+
+
+def draw_triplets(
+    distances: Tensor, classes: Tensor, *, neighbours: int, triplets: int, third_may_be_first: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Triplets (i, j, k), j a reciprocal nearest neighbour of i and k none, from torch's default generator.
+
+    Args:
+        distances: Between all points, shape `(n, n)`, without gradient.
+        classes: Shape `(n,)`.
+        neighbours: Size of a neighbourhood, the point itself included.
+        triplets: For each i with at least two reciprocal neighbours and a point that is none.
+        third_may_be_first: Whether k may be i, as in the released code.
+
+    Returns:
+        Indices, three of shape `(t,)`; t = 0 where no point qualifies.
+    """
+    size = len(distances)
+    itself = torch.eye(size, dtype=torch.bool, device=distances.device)
+    alike = (-distances).exp() + (classes[:, None] == classes)
+    alike = alike.masked_fill(itself, math.inf)  # whatever rounding does, a point is its own nearest
+    nearest = torch.zeros_like(itself).scatter_(1, alike.topk(min(neighbours, size), dim=1).indices, True)
+    reciprocal = nearest & nearest.T & ~itself
+    others = ~reciprocal if third_may_be_first else ~reciprocal & ~itself
+    anchors = ((reciprocal.sum(dim=1) > 1) & others.any(dim=1)).nonzero()[:, 0]
+    if not len(anchors):
+        return anchors, anchors, anchors
+    j, k = (torch.multinomial(allowed[anchors].float(), triplets, replacement=True) for allowed in (reciprocal, others))
+    return anchors.repeat_interleave(triplets), j.flatten(), k.flatten()
+
+
+def choose_ancestor(logits: Tensor, noise: Tensor) -> Tensor:
+    """One-hot choice of a candidate for every row, `(t, C)` → `(t, C)`, whose gradient is that of the softmax.
+
+    Args:
+        logits: Shape `(t, C)`.
+        noise: Added to them, same shape: `gumbel_noise` chooses by probability, 0 the likeliest, −∞ rules out.
+    """
+    soft = (logits + noise).softmax(dim=1)
+    hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1.0)
+    return hard + soft - soft.detach()
+
+
+def gumbel_noise(like: Tensor) -> Tensor:
+    """−log(−log u), u uniform in (0, 1] by torch's default generator, of the shape of `like`."""
+    # Uniform numbers are multiples of 2⁻²⁴; exponential_() of torch takes several times as long as their logarithm.
+    uniform = torch.rand_like(like).clamp_(min=2.0**-25)
+    return uniform.log_().neg_().clamp_(min=2.0**-25).log_().neg_()
+
+
+def released_distance(x: Tensor, y: Tensor, curvature: Tensor | float) -> Tensor:
+    """Distance of all pairs as the released code computes it, `(n, D)`, `(m, D)` → `(n, m)`, float32.
+
+        2/√c · artanh r,   r = √c‖(−x) ⊕ y‖ = √c‖x − y‖ √q / (q + 1e-5),   q = 1 − 2c⟨x, y⟩ + c²‖x‖²‖y‖²
+
+    r is cut off at 1 − 1e-5, with the gradient at the cut passed on. Inside the ball this is the distance. The released
+    LHL uses it on features outside, where it is not even monotone in ‖x − y‖.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = x.float(), y.float()
+        squares = x.square().sum(dim=1)[:, None] * y.square().sum(dim=1)
+        q = root(1 - 2 * curvature * exact_product(x, y) + curvature**2 * squares)
+        # By differences, not by a matmul: most of these points are each other's other view.
+        apart = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+        ratio = curvature**0.5 * apart * q / (q.square() + 1e-5)
+        ratio = ratio + (ratio.clamp(max=1 - 1e-5) - ratio).detach()
+        return 2 / curvature**0.5 * torch.atanh(ratio)

@@ -1,0 +1,125 @@
+"""Losses of SimGCD, the parametric baseline of generalized category discovery.
+
+Wen et al., "Parametric Classification for Generalized Category Discovery: A Baseline Study", ICCV 2023; contrast with
+labels: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2; contrast of two views: Chen et al.,
+"A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020.
+
+The models hand in the samples of all processes, so that their number changes nothing; in the released code each process
+compares what it has itself.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from meru.geometry.all_pairs import exact_product
+
+
+def supervised_contrastive_loss(features: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
+    """Contrast in which all others of the same label are right.
+
+        −1/n Σ_i 1/|S_i| Σ_{q ∈ S_i} log( exp(f_i·f_q/τ) / Σ_{j ≠ i} exp(f_i·f_j/τ) )
+
+    Args:
+        features: f of views of labelled images, shape `(n, D)`; normalised here.
+        labels: Shape `(n,)`.
+        temperature: τ.
+
+    Returns:
+        Scalar, float32; rows without another of their label do not count, and without any row it is 0.
+    """
+    logits, itself = _cosine_logits(features, temperature)
+    right = (labels[:, None] == labels) & ~itself
+    count = right.sum(dim=1)
+    log_share = logits - logits.logsumexp(dim=1, keepdim=True)
+    of_row = torch.where(right, log_share, 0).sum(dim=1) / count.clamp(min=1)
+    return -of_row.sum() / (count > 0).sum().clamp(min=1)
+
+
+def view_contrastive_loss(first: Tensor, second: Tensor, temperature: float = 1.0) -> Tensor:
+    """Contrast in which only the other view of the same image is right, among the 2B − 1 other views.
+
+    Args:
+        first: Features of one view of B images, shape `(B, D)`; normalised here.
+        second: Of another view of the same images, shape `(B, D)`.
+        temperature: τ.
+
+    Returns:
+        Scalar, float32.
+    """
+    logits, _ = _cosine_logits(torch.cat([first, second]), temperature)
+    other = torch.arange(2 * len(first), device=first.device).roll(len(first))
+    return F.cross_entropy(logits, other)
+
+
+def _cosine_logits(features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Cosines over τ, −∞ for each with itself, and which those are."""
+    with torch.autocast(features.device.type, enabled=False):
+        features = F.normalize(features.float(), dim=-1)
+        itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
+        return (exact_product(features, features) / temperature).masked_fill(itself, -math.inf), itself
+
+
+def self_distillation_loss(
+    first: Tensor, second: Tensor, student_temperature: float, teacher_temperature: float | Tensor
+) -> Tensor:
+    """Each view is to predict what the other, sharper and without gradient, says.
+
+        ½ [H(q_b, p_a) + H(q_a, p_b)],   p = softmax(o/τ_s),   q = sg softmax(o/τ_t)
+
+    Args:
+        first, second: Class logits o of two views of the same images, shape `(B, K)`.
+        student_temperature: τ_s.
+        teacher_temperature: τ_t < τ_s.
+
+    Returns:
+        Scalar, float32.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = first.float(), second.float()
+        losses = [
+            F.cross_entropy(student / student_temperature, (teacher.detach() / teacher_temperature).softmax(dim=1))
+            for student, teacher in ((first, second), (second, first))
+        ]
+        return 0.5 * sum(losses)
+
+
+def mean_entropy(logits: Tensor, temperature: float) -> Tensor:
+    """Entropy H(p̄) of the mean prediction, which is to stay high so that no class takes everything.
+
+    Computed from log p̄, so that a class that nobody chooses has a finite gradient.
+
+    Args:
+        logits: Shape `(n, K)`.
+        temperature: τ; p = softmax(o/τ).
+
+    Returns:
+        Scalar in [0, ln K], float32.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        log_predictions = (logits.float() / temperature).log_softmax(dim=1)
+        log_mean = log_predictions.logsumexp(dim=0) - math.log(len(logits))
+        return -(log_mean.exp() * log_mean).sum()
+
+
+def teacher_temperature(epoch: float | Tensor, *, start: float, end: float, epochs: int) -> float | Tensor:
+    """τ_t of an epoch: `epochs` values evenly spaced from `start` to `end`, then `end`; constant within an epoch.
+
+    As `numpy.linspace(start, end, epochs)` by the epoch's index, which is how the released code has it: `end` is
+    reached at index `epochs` − 1.
+
+    Args:
+        epoch: How far training is, in epochs; only its whole part counts.
+        start, end: First and last temperature.
+        epochs: Number of values; 0: `end` from the beginning.
+    """
+    if epochs <= 0:
+        return end
+    index = epoch.floor() if isinstance(epoch, Tensor) else math.floor(epoch)
+    share = index / max(epochs - 1, 1)
+    share = share.clamp(max=1) if isinstance(share, Tensor) else min(share, 1.0)
+    return start + (end - start) * share

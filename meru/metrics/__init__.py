@@ -1,0 +1,1 @@
+"""Matrices and labels to numbers."""

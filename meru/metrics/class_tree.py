@@ -1,0 +1,234 @@
+"""The tree that classes form: joined from the leaves up, written down, and compared with groups that are known.
+
+    tree = class_tree(centres, 0.1, names)                   of class centres in the Poincaré ball
+    dendrogram_purity(tree, [family_of(name) for name in names])
+
+Pictures of it: `meru.reports.class_tree`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+from torch.nn import functional as F
+
+from meru.geometry import poincare
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A binary tree over K leaves: nodes 0 … K − 1 are the leaves, K + i is the i-th join, 2K − 2 the root.
+
+    Attributes:
+        names: Of the leaves.
+        children: The two nodes that each join puts together, both of a smaller number; int64 `(K − 1, 2)`.
+        height: Mean distance between the leaves of the two, never below that of a child; 0 for leaves; `(2K − 1,)`.
+        points: Place of each node, float64 `(2K − 1, D)`.
+        curvature: c of the Poincaré ball the points lie in; None where they are Euclidean.
+    """
+
+    names: tuple[str, ...]
+    children: np.ndarray
+    height: np.ndarray
+    points: Tensor
+    curvature: float | None
+
+    def leaf_order(self) -> list[int]:
+        """The leaves from one side of the drawn tree to the other: no two branches cross."""
+        order, waiting = [], [len(self.height) - 1]
+        while waiting:  # not by recursion: a chain of a thousand classes is deeper than Python goes
+            node = waiting.pop()
+            if node < len(self.names):
+                order.append(node)
+            else:
+                waiting += reversed(self.children[node - len(self.names)].tolist())
+        return order
+
+    def counts(self, of_leaves: np.ndarray) -> np.ndarray:
+        """Sums over the leaves below each node: `(K, G)` → `(2K − 1, G)`."""
+        total = np.concatenate([of_leaves, np.zeros((len(self.children), of_leaves.shape[1]), of_leaves.dtype)])
+        for join, pair in enumerate(self.children, start=len(self.names)):
+            total[join] = total[pair].sum(axis=0)
+        return total
+
+
+def class_tree(centres: Tensor, curvature: float, names: Sequence[str]) -> Tree:
+    """Join classes in hyperbolic space, the nearest first, until one tree is left.
+
+    The distance of two subtrees is the mean over all pairs of their leaves (average linkage): it follows the whole of
+    a class, where the nearest pair would make chains, and lifts every join above its parts. A join lies at the Einstein
+    midpoint of its leaves. That needs no assumption on where the root is: the common ancestor of HypHC (Chami et al.,
+    "From Trees to Continuous Embeddings and Back", NeurIPS 2020), the point of a geodesic nearest to the origin, means
+    something only where the leaves were trained around the origin for it, and is defined for two of them.
+
+    Args:
+        centres: Points of the ball, shape `(K, D)`; `poincare.group_midpoints` gives those of classes.
+        curvature: c > 0; the space has curvature −c.
+        names: K of them.
+
+    Raises:
+        ValueError: if there are no centres, a point is not inside the ball, or the number of names is another.
+    """
+    _check(centres, names)
+    curvature = float(curvature)
+    poincare.require_inside(centres, curvature)
+    centres = centres.detach().double().cpu()
+    children, height = _average_linkage(poincare.pairwise_distance(centres, centres, curvature))
+    return _placed(children, height, names, centres, curvature)
+
+
+def cosine_tree(features: Tensor, names: Sequence[str]) -> Tree:
+    """The same with Euclidean features `(K, D)`, for comparison: distance 1 − cosine, joins at means of directions.
+
+    Raises:
+        ValueError: if there are no features, one is zero or not finite, or the number of names is another.
+    """
+    _check(features, names)
+    features = features.detach().double().cpu()
+    if not features.isfinite().all() or not features.norm(dim=1).all():
+        raise ValueError("features without a direction (zero, NaN or infinite) cannot be joined by cosine")
+    directions = F.normalize(features, dim=1)
+    # ½‖a − b‖² is 1 − cosine without the cancellation where two directions are nearly one.
+    exact = torch.cdist(directions, directions, compute_mode="donot_use_mm_for_euclid_dist")
+    children, height = _average_linkage(exact.square() / 2)
+    return _placed(children, height, names, directions, None)
+
+
+def to_newick(tree: Tree) -> str:
+    """The tree as Newick, names quoted where they need it.
+
+    A branch is half as long as it is high, so that the way from leaf to leaf is the height at which they are joined.
+    """
+    text = [_newick_name(name) for name in tree.names]
+    for join, pair in enumerate(tree.children.tolist(), start=len(tree.names)):
+        branches = (f"{text[child]}:{(tree.height[join] - tree.height[child]) / 2:.6g}" for child in pair)
+        text.append(f"({','.join(branches)})")
+    return text[-1] + ";"
+
+
+def to_json(tree: Tree) -> str:
+    """The tree as JSON: `curvature`, `root`, and `nodes` of `id`, `parent`, `height`, `point`, `name` or `children`.
+
+    A list and not nested objects, since parsers give up on deep ones.
+    """
+    leaves, root = len(tree.names), len(tree.height) - 1
+    parent: list[int | None] = [None] * (root + 1)
+    for join, pair in enumerate(tree.children.tolist(), start=leaves):
+        for child in pair:
+            parent[child] = join
+    nodes = []
+    for node, (height, point) in enumerate(zip(tree.height.tolist(), tree.points.float().tolist(), strict=True)):
+        below = {"name": tree.names[node]} if node < leaves else {"children": tree.children[node - leaves].tolist()}
+        nodes.append({"id": node, "parent": parent[node], "height": height, **below, "point": point})
+    return json.dumps({"curvature": tree.curvature, "root": root, "nodes": nodes}, ensure_ascii=False, allow_nan=False)
+
+
+def dendrogram_purity(tree: Tree, groups: Sequence[Hashable]) -> float:
+    """How pure the smallest subtree is that holds two leaves of one group, mean over all such pairs; 1 at best.
+
+    Heller & Ghahramani, "Bayesian Hierarchical Clustering", ICML 2005, over pairs as in Kobren et al., "A Hierarchical
+    Algorithm for Extreme Clustering", KDD 2017. Exact, in K · (number of groups): two leaves meet where one comes from
+    either child, so that at a node with n_g leaves of group g among n, n_g(left) · n_g(right) pairs count n_g/n each.
+
+    Args:
+        tree: With K leaves.
+        groups: Of each leaf.
+
+    Raises:
+        ValueError: if there are not K groups, or no two leaves share one.
+    """
+    members = _members(tree, groups)
+    counts = tree.counts(members)
+    left, right = counts[tree.children[:, 0]], counts[tree.children[:, 1]]
+    joined = counts[len(tree.names) :]
+    pure = (left * right * joined / joined.sum(axis=1, keepdims=True)).sum()
+    return float(pure / _pairs(members))
+
+
+def chance_dendrogram_purity(tree: Tree, groups: Sequence[Hashable]) -> float:
+    """What `dendrogram_purity` expects if the groups are shuffled among the leaves of the same tree, exactly.
+
+    A pair that meets at a node with n leaves brings itself; each of the n − 2 others there is of the same group, of
+    m among K leaves, with probability (m − 2)/(K − 2). How many pairs meet there no group can change.
+    """
+    members = _members(tree, groups)
+    leaves, of_group = len(tree.names), members.sum(axis=0)
+    size = tree.counts(np.ones((leaves, 1)))
+    meeting = size[tree.children[:, 0]] * size[tree.children[:, 1]] / (leaves * (leaves - 1) / 2)
+    joined = size[leaves:]
+    others = (of_group - 2).clip(min=0) / max(1, leaves - 2)
+    purity = (meeting * (2 + (joined - 2) * others) / joined).sum(axis=0)
+    return float((purity * of_group * (of_group - 1) / 2).sum() / _pairs(members))
+
+
+def family_of(name: str) -> str:
+    """The last word of a bird's name, which is its family or near it: "Black footed Albatross" → "Albatross".
+
+    Raises:
+        ValueError: if there is no word.
+    """
+    words = re.split(r"[\s_]+", name.strip())
+    if not words[-1]:
+        raise ValueError(f"{name!r} has no last word to take for a family")
+    return words[-1]
+
+
+def _check(points: Tensor, names: Sequence[str]) -> None:
+    if points.ndim != 2 or not len(points) or len(points) != len(names):
+        raise ValueError(f"a tree needs one place for each name, got {tuple(points.shape)} for {len(names)} names")
+
+
+def _average_linkage(distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Children and heights of the joins, as `Tree` has them, from distances `(K, K)`."""
+    leaves = len(distances)
+    if leaves == 1:
+        return np.zeros((0, 2), dtype=np.int64), np.zeros(1)
+    matrix = ((distances + distances.T) / 2).fill_diagonal_(0).numpy()
+    joins = linkage(squareform(matrix, checks=False), method="average")
+    # The mean is rounded, and may come out below the one it is made of.
+    height = np.maximum.accumulate(np.concatenate([np.zeros(leaves), joins[:, 2]]))
+    return joins[:, :2].astype(np.int64), height
+
+
+def _placed(
+    children: np.ndarray, height: np.ndarray, names: Sequence[str], leaves: Tensor, curvature: float | None
+) -> Tree:
+    """The tree with every join at the midpoint (in flat space: the mean) of its leaves."""
+    points, below = list(leaves), [[leaf] for leaf in range(len(leaves))]
+    for left, right in children.tolist():
+        below.append(below[left] + below[right])
+        chosen = leaves[below[-1]]
+        points.append(chosen.mean(0) if curvature is None else poincare.einstein_midpoint(chosen, None, curvature))
+    return Tree(tuple(names), children, height, torch.stack(points), curvature)
+
+
+def _newick_name(name: str) -> str:
+    """Bare letters and digits as they are; all else in quotes, quotes doubled. A bare _ would be read as a blank."""
+    return name if re.fullmatch(r"[A-Za-z0-9.-]+", name) else "'" + name.replace("'", "''") + "'"
+
+
+def _members(tree: Tree, groups: Sequence[Hashable]) -> np.ndarray:
+    """Which leaf is of which group: float64 `(K, G)` of zeros and ones."""
+    if len(groups) != len(tree.names):
+        raise ValueError(f"{len(groups)} groups for {len(tree.names)} leaves")
+    number = {group: column for column, group in enumerate(dict.fromkeys(groups))}
+    members = np.zeros((len(groups), len(number)))
+    members[np.arange(len(groups)), [number[group] for group in groups]] = 1
+    return members
+
+
+def _pairs(members: np.ndarray) -> float:
+    """How many pairs of leaves share a group."""
+    of_group = members.sum(axis=0)
+    pairs = (of_group * (of_group - 1) / 2).sum()
+    if not pairs:
+        raise ValueError("no two leaves are of the same group: purity says nothing")
+    return pairs

@@ -1,0 +1,233 @@
+"""k-means on features, with and without labels of some, and how many classes there are.
+
+Vaze et al., "Generalized Category Discovery", CVPR 2022, sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from meru.metrics.discovery import matched
+
+COARSE, FINE = 9, 9  # numbers of classes tried in each round
+BELL = 0.06  # width of the smoothing bell: neighbours within 6 % count most
+
+
+def kmeans(features: Tensor, clusters: int, *, seed: int = 0, restarts: int = 3) -> Tensor:
+    """Cluster of every row of `features` `(n, D)`, int64 `(n,)`: scikit-learn's, the best of some restarts.
+
+    Raises:
+        ValueError: if there are fewer rows than clusters, or a feature is not finite.
+    """
+    _check(features, clusters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters: some stay empty
+        found = KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features.float().cpu().numpy())
+    return torch.from_numpy(found.astype(np.int64))
+
+
+def semi_supervised_kmeans(
+    features: Tensor,
+    labels: Tensor,
+    labelled: Tensor,
+    clusters: int,
+    *,
+    seed: int = 0,
+    restarts: int = 3,
+    iterations: int = 100,
+) -> Tensor:
+    """k-means in which labelled rows stay in the cluster of their class.
+
+    The first clusters start at the means of the labelled classes, the others where k-means++ puts them.
+
+    Args:
+        features: Shape `(n, D)`.
+        labels: Class of each row, 0 … number of labelled classes − 1 where `labelled`, shape `(n,)`.
+        labelled: bool `(n,)`.
+        clusters: At least as many as there are labelled classes.
+        seed: Of k-means++.
+        restarts: So many starts; the one whose rows end nearest to their centres counts.
+        iterations: At most so many of each.
+
+    Returns:
+        int64 `(n,)`; clusters of labelled classes have the classes' numbers.
+
+    Raises:
+        ValueError: for fewer clusters than labelled classes or more than rows, or a feature that is not finite.
+    """
+    _check(features, clusters)
+    features = features.double()
+    known = int(labels[labelled].max()) + 1 if labelled.any() else 0
+    if clusters < known:
+        raise ValueError(f"{clusters} clusters for {known} labelled classes: there must be at least as many")
+    generator = torch.Generator().manual_seed(seed)
+    best, least = None, float("inf")
+    for _ in range(restarts):
+        centres = _starting_centres(features, labels, labelled, known, clusters, generator)
+        assigned = torch.full((len(features),), -1)
+        for _ in range(iterations):
+            new = torch.cdist(features, centres).argmin(dim=1)
+            new[labelled] = labels[labelled]
+            if torch.equal(new, assigned):
+                break
+            assigned = new
+            counts = torch.bincount(assigned, minlength=clusters)
+            sums = torch.zeros_like(centres).index_add_(0, assigned, features)
+            centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
+        inertia = (features - centres[assigned]).square().sum().item()
+        if inertia < least:
+            best, least = assigned, inertia
+    return best
+
+
+def _starting_centres(
+    features: Tensor, labels: Tensor, labelled: Tensor, known: int, clusters: int, generator: torch.Generator
+) -> Tensor:
+    """Means of the labelled classes, then k-means++ (Arthur and Vassilvitskii, 2007) among the unlabelled rows."""
+    centres = [features[labelled & (labels == each)].mean(dim=0) for each in range(known)]
+    candidates = features[~labelled] if (~labelled).any() else features
+    weights = torch.ones(len(candidates), dtype=features.dtype)
+    if centres:
+        weights = torch.cdist(candidates, torch.stack(centres)).amin(dim=1).square()
+    while len(centres) < clusters:
+        if not weights.sum() > 0:  # every candidate lies on a centre
+            weights = torch.ones_like(weights)
+        chosen = candidates[int(torch.multinomial(weights, 1, generator=generator))]
+        distance = (candidates - chosen).square().sum(dim=1)
+        weights = torch.minimum(weights, distance) if centres else distance
+        centres.append(chosen)
+    return torch.stack(centres)
+
+
+def estimate_num_classes(
+    features: Tensor,
+    labels: Tensor,
+    labelled: Tensor,
+    num_old: int,
+    *,
+    maximum: int,
+    seed: int = 0,
+    repeats: int = 3,
+    dimensions: int = 64,
+    most: int = 20_000,
+) -> tuple[int, dict[int, float]]:
+    """How many classes there are, old ones included: the K with which k-means finds the labelled classes best.
+
+    The criterion is that of Vaze et al.: k-means, told no label, sorts all images into K clusters, and the labelled
+    ones are judged by accuracy under the best assignment. Too few clusters merge labelled classes, too many split
+    them. One run of k-means is too noisy to search by (theirs, by Brent's method, ends at whichever K was lucky), so
+
+    - the score of K is the mean accuracy of a few runs with other starts;
+    - K is searched in two rounds, each at equal ratios: from `num_old` to `maximum`, then around the best;
+    - the best is that of the smoothed curve: means over neighbours, nearer ones by ratio weighing more;
+    - k-means works on the first principal components, which costs less and loses what is noise to it, and these are
+      whitened: directions in which images of one labelled class differ count little, in new classes too.
+
+    Args:
+        features: Shape `(n, D)`.
+        labels: Class of each row where `labelled`, shape `(n,)`; others are not looked at.
+        labelled: bool `(n,)`.
+        num_old: Labelled classes, at least two.
+        maximum: Largest K that is tried.
+        seed: Of k-means.
+        repeats: Runs of k-means for each K.
+        dimensions: Principal components; all if there are no more.
+        most: Of more rows, so many are taken by lot.
+
+    Returns:
+        K, and the score of every K that was tried.
+
+    Raises:
+        ValueError: for fewer than two labelled classes, no labelled rows, a `maximum` below the number of classes or
+            above that of the rows, or a feature that is not finite.
+    """
+    if num_old < 2 or not labelled.any():
+        raise ValueError(f"{num_old} labelled classes, {int(labelled.sum())} labelled rows: at least two are needed")
+    if not num_old <= maximum <= len(features):
+        raise ValueError(f"maximum={maximum}: it must be from {num_old}, the labelled classes, to {len(features)}")
+    _check(features, maximum)
+    if len(features) > most:
+        rows = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+        features, labels, labelled = features[rows], labels[rows], labelled[rows]
+        maximum = min(maximum, most)
+    reduced = whitened(principal_components(features, dimensions), labels, labelled)
+    true = labels[labelled].cpu().numpy()
+    scores: dict[int, float] = {}
+
+    def try_all(numbers: Sequence[int]) -> int:
+        for clusters in numbers:
+            if clusters not in scores:
+                runs = [kmeans(reduced, clusters, seed=seed + run, restarts=2) for run in range(repeats)]
+                found = [run[labelled.cpu()].numpy() for run in runs]
+                scores[clusters] = float(np.mean([matched(each, true).mean() for each in found]))
+        return _smooth_maximum(scores)
+
+    best = try_all(_equal_ratios(num_old, maximum, COARSE))
+    ratio = (maximum / num_old) ** (1 / (COARSE - 1))
+    low, high = max(num_old, round(best / ratio)), min(maximum, round(best * ratio))
+    return try_all(_equal_ratios(low, high, FINE)), dict(sorted(scores.items()))
+
+
+def principal_components(features: Tensor, dimensions: int) -> Tensor:
+    """Rows seen along the directions in which they spread most, `(n, D)` → float32 `(n, min(dimensions, D))`."""
+    centred = features.double() - features.double().mean(dim=0)
+    if dimensions >= features.shape[1]:
+        return centred.float()
+    _, axes = torch.linalg.eigh(centred.T @ centred)  # in ascending order
+    return (centred @ axes[:, -dimensions:]).float()
+
+
+def whitened(features: Tensor, labels: Tensor, labelled: Tensor, *, shrinkage: float = 0.1) -> Tensor:
+    """Features in coordinates in which labelled classes spread alike in all directions, `(n, D)`.
+
+    Their pooled covariance W about their own means becomes nearly 1 (Hatch et al., "Within-Class Covariance
+    Normalization for SVM-based Speaker Recognition", Interspeech 2006), as far as W mixed with `shrinkage` parts of a
+    sphere of the same size does. Where no class has two labelled rows the features stay as they are.
+    """
+    classes, own = labels[labelled].unique(return_inverse=True)
+    rows = features[labelled].double()
+    sums = rows.new_zeros(len(classes), rows.shape[1]).index_add_(0, own, rows)
+    spread = rows - (sums / own.bincount(minlength=len(classes))[:, None])[own]
+    covariance = spread.T @ spread / max(1, len(rows) - len(classes))
+    size = covariance.diagonal().mean()
+    if not size > 1e-12 * rows.square().mean():
+        return features
+    sphere = size * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    values, axes = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * sphere)
+    return (features.double() @ (axes / values.sqrt())).to(features.dtype)
+
+
+def _equal_ratios(low: int, high: int, count: int) -> list[int]:
+    return np.unique(np.geomspace(low, high, count).round().astype(int)).tolist()
+
+
+def _smooth_maximum(scores: dict[int, float]) -> int:
+    """The K whose smoothed score is highest, the smaller of equal ones.
+
+    A line is fitted under a bell in log K around each: a plain mean would favour K with neighbours on one side only.
+    """
+    numbers = np.array(sorted(scores))
+    values, place = np.array([scores[number] for number in numbers]), np.log(numbers)
+    smooth = []
+    for here in place:
+        weight = np.exp(-0.5 * ((place - here) / BELL) ** 2)
+        offset = place - here
+        zero, one, two = (np.sum(weight * offset**power) for power in range(3))
+        line = weight * (two - offset * one)
+        mean = np.sum(weight * values) / zero
+        smooth.append(np.sum(line * values) / line.sum() if two * zero - one**2 > 1e-12 else mean)
+    return int(numbers[int(np.argmax(np.round(smooth, 12)))])
+
+
+def _check(features: Tensor, clusters: int) -> None:
+    if not features.isfinite().all():
+        raise ValueError("features that are NaN or infinite cannot be clustered")
+    if not 1 <= clusters <= len(features):
+        raise ValueError(f"{clusters} clusters of {len(features)} rows: there must be at least 1 and at most as many")

@@ -1,0 +1,1 @@
+"""Whole runs: their folder, training, evaluation."""

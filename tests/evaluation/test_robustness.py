@@ -1,0 +1,208 @@
+"""Degraded images, shortened captions, and what they do to the distance from the origin."""
+
+import json
+import pickle
+import subprocess
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from meru.command_line import PROJECT
+from meru.errors import UserError
+from meru.evaluation.robustness import (
+    DEGRADATIONS,
+    AddNoise,
+    Darken,
+    Downsample,
+    Occlude,
+    evaluate_robustness,
+    format_robustness,
+    mean_rank_correlation,
+    robustness_figure,
+    shortened,
+)
+from meru.runs.evaluate import evaluate_run
+from meru.runs.train import train
+
+EVERY = [degradation for degrees in DEGRADATIONS.values() for degradation in degrees.values()]
+
+
+def picture(seed=0, height=40, width=60):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("degradation", EVERY, ids=str)
+def test_degradations_are_functions_of_the_image_alone(degradation):
+    image = picture()
+    before = image.clone()
+    torch.manual_seed(1)
+    first = degradation(image)
+    torch.manual_seed(2)
+    second = pickle.loads(pickle.dumps(degradation))(image)
+    assert torch.equal(first, second) and torch.equal(image, before)
+    assert first.dtype == torch.uint8 and not torch.equal(first, image)
+    # What stands in for an image that does not decode goes the same way.
+    assert degradation(torch.zeros(3, 1, 1, dtype=torch.uint8)).shape == (3, 1, 1)
+
+
+def test_each_degradation_does_what_it_says():
+    image = picture()
+    assert Downsample(4)(image).shape == (3, 10, 15)
+    assert Darken(0.5)(image).float().mean() == pytest.approx(image.float().mean().item() / 2, rel=0.01)
+    grey = torch.full((3, 64, 64), 128, dtype=torch.uint8)
+    assert AddNoise(10)(grey).float().std().item() == pytest.approx(10, rel=0.1)
+    black, white = AddNoise(40)(grey * 0), AddNoise(40)(grey * 0 + 255)
+    assert black.float().mean() < 30 and white.float().mean() > 225  # values do not wrap around
+
+
+def test_boxes_cover_their_share_and_lie_within_each_other_at_another_place_for_every_image():
+    places = set()
+    for seed in range(20):
+        image = picture(seed) // 2 + 129  # nowhere grey by itself
+        small, large = ((Occlude(share)(image) == 128).all(dim=0) for share in (0.25, 0.5))
+        assert small.float().mean().item() == pytest.approx(0.25, abs=0.02)
+        assert large.float().mean().item() == pytest.approx(0.5, abs=0.03)
+        assert (small & ~large).sum() <= small.sum() * 0.08  # but for the rounding of a side
+        places.add(tuple(small.nonzero()[0].tolist()))
+    assert len(places) > 10
+
+
+def test_captions_keep_their_first_words():
+    caption = "a man in a  red coat walks away"
+    cuts = [shortened(caption, share) for share in (0.25, 0.5, 0.75, 1.0)]
+    assert cuts == ["a man", "a man in a", "a man in a red coat", "a man in a red coat walks away"]
+    assert shortened("bird", 0.25) == "bird"
+
+
+def test_correlation_is_the_mean_of_spearmans_over_the_items():
+    generator = torch.Generator().manual_seed(0)
+    degrees = torch.randint(1, 4, (50, 4), generator=generator)
+    radii = torch.randint(1, 4, (50, 4), generator=generator) / 2 + 100 * torch.rand(50, 1, generator=generator)
+    varied = [i for i in range(50) if len(set(degrees[i].tolist())) > 1 and len(set(radii[i].tolist())) > 1]
+    told = [i for i in range(50) if len(set(degrees[i].tolist())) > 1]
+    expected = sum(spearmanr(degrees[i], radii[i]).statistic for i in varied) / len(told)
+    assert mean_rank_correlation(degrees, radii) == pytest.approx(expected)
+
+
+def test_every_image_is_its_own_control():
+    """Far apart from each other, but each of them moves towards the origin."""
+    levels = torch.arange(4).expand(3, -1)
+    radii = torch.tensor([[1.0], [50.0], [900.0]]) - 0.1 * levels
+    assert mean_rank_correlation(levels, radii) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "radii"),
+    [
+        (torch.arange(4).expand(5, -1), torch.nn.functional.normalize(torch.randn(5, 4, 32), dim=-1).norm(dim=-1)),
+        (torch.ones(5, 4), torch.rand(5, 4)),
+        (torch.arange(4).expand(5, -1), torch.zeros(5, 4)),
+    ],
+    ids=["unit sphere but for rounding", "captions of one word", "all at the origin"],
+)
+def test_without_variation_there_is_no_correlation(degrees, radii):
+    assert mean_rank_correlation(degrees, radii) is None
+
+
+class Brightness(torch.nn.Module):
+    """Images and captions on a line: their radius is known."""
+
+    def embed_image(self, images):
+        return images.float().mean(dim=(1, 2, 3))[:, None] / 255
+
+    def embed_text(self, tokens):
+        return tokens.float().sum(dim=1, keepdim=True)
+
+    def similarity(self, queries, gallery):
+        return -(queries - gallery.T).abs()
+
+    def radius(self, embeddings):
+        return embeddings.norm(dim=-1)
+
+
+@pytest.fixture
+def figures():
+    images = torch.stack([torch.full((3, 8, 8), value, dtype=torch.uint8) for value in (250, 200, 30)])
+
+    def batches(degradation):
+        changed = torch.stack([(degradation or torch.clone)(image) for image in images])
+        yield {"image": changed, "class_index": torch.tensor([4, 4, 7]), "image_index": torch.tensor([0, 1, 3])}
+
+    return evaluate_robustness(
+        Brightness(),
+        batches,
+        captions=[("two words", "more"), ("three words here",), ("of a skipped image",), ("a",)],
+        tokenizer=lambda captions: torch.tensor([[len(caption.split()) / 4] for caption in captions]),
+        device=torch.device("cpu"),
+        class_kind="identity",
+    )
+
+
+def test_figures_of_a_model_whose_radii_are_known(figures):
+    assert figures["clean/radius"] == pytest.approx((250 + 200 + 30) / 3 / 255)
+    assert figures["darkness/0.25/radius"] == pytest.approx(figures["clean/radius"] / 4, rel=0.02)
+    assert figures["resolution/rank_correlation"] == 0  # even areas stay as they are: no evidence
+    # Of these images only the dark one becomes brighter under a grey box.
+    assert figures["occlusion/rank_correlation"] == pytest.approx((-1 - 1 + 1) / 3)
+    assert figures["caption/0.25/radius"] == pytest.approx(1 / 4)
+    assert figures["caption/1/radius"] == pytest.approx((2 + 1 + 3 + 1) / 4 / 4)
+    assert figures["caption/rank_correlation"] == pytest.approx(1)
+    assert figures["clean/text_to_image/identity/recall@1"] == figures["caption/1/text_to_image/identity/recall@1"]
+    # Captions at 0.5, 0.25, 0.75 and 0.25, images at 0.98, 0.78 and 0.12: the one-word caption of the first is wrong.
+    assert figures["clean/text_to_image/identity/recall@1"] == pytest.approx(3 / 4)
+
+
+def test_table_and_plot_show_a_dash_where_there_is_no_correlation(figures):
+    table = format_robustness(figures, "test split")
+    assert "occlusion" in table and "-0.33" in table and "+1.00" in table and "nan" not in table
+    flat = {name: None if name.endswith("correlation") else 1.0 for name in figures}
+    table = format_robustness(flat, "test split")
+    assert table.count("–") == 3 and "nan" not in table.lower() and "None" not in table
+    for shown in (figures, flat):
+        assert len(robustness_figure(shown, "test split").axes) == 2 * (len(DEGRADATIONS) + 1)
+
+
+@pytest.fixture
+def finished(compose, cub_folder, tmp_path):
+    def train_one(model):
+        config = compose(
+            f"experiment=birds_{model}", f"model={model}", "encoder.image.image_size=64",
+            "encoder.text.architecture=L1_W64_A2", "data.load._target_=meru.data.datasets.cub.load_cub",
+            f"data.root={cub_folder}", "data.batch_size=4",
+            "data.workers=0", "trainer.epochs=1", "logger=none", f"folder={tmp_path / model}",
+        )  # fmt: skip
+        train(config, device=torch.device("cpu"))
+        return tmp_path / model
+
+    return train_one
+
+
+@pytest.mark.parametrize("model", ["meru", "clip"])
+def test_the_suite_of_a_run(model, finished, compose, capsys):
+    run = finished(model)
+    evaluate_run(compose(f"run={run}", "suite=robustness", "workers=0", name="evaluate"))
+    figures = json.loads((run / "robustness.json").read_text())
+    recall = "text_to_image/class/recall@1"
+    assert figures[f"clean/{recall}"] == json.loads((run / "test.json").read_text())[recall]
+    assert figures["noise/40/radius"] > 0 and (run / "robustness.png").stat().st_size > 10_000
+    correlations = [value for name, value in figures.items() if name.endswith("rank_correlation")]
+    assert len(correlations) == 3 and all((value is None) == (model == "clip") for value in correlations)
+    output = run / "else" / "where.json"
+    evaluate_run(compose(f"run={run}", "suite=robustness", "workers=1", f"output={output}", name="evaluate"))
+    assert json.loads(output.read_text()) == pytest.approx(figures) and output.with_suffix(".png").exists()
+
+
+def test_an_unknown_suite_is_one_line(compose, tmp_path):
+    with pytest.raises(UserError, match="suite=rain: choose one of robustness"):
+        evaluate_run(compose(f"run={tmp_path}", "suite=rain", name="evaluate"))
+
+
+def test_ranking_figures_are_timed(warm_python):
+    words = ["retrieval", "--size", "40", "--dimension", "8", "--identities", "5"]
+    command = [warm_python, PROJECT / "scripts" / "benchmark.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "threads: 1" in done.stdout and "40 queries × 40" in done.stdout
+    assert [line.split(" | ")[0] for line in done.stdout.splitlines()[-2:]] == ["| cosine", "| hyperboloid, −distance"]

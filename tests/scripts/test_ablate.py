@@ -1,0 +1,347 @@
+"""`scripts/ablate.py`: a small real ablation, and the rest with a stub in place of training."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from meru.command_line import PROJECT
+from meru.configuration.overrides import read_override
+from meru.errors import UserError
+
+SCRIPTS = PROJECT / "scripts"
+TINY = [
+    "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2", "encoder.embedding_dimension=16",
+    "data.load._target_=meru.data.datasets.cub.load_cub", "data.batch_size=4", "data.workers=0", "trainer.epochs=1",
+    "evaluation.pointing=false", "logger=none",
+]  # fmt: skip
+# Does what the words after `do=` of the variant's override say, instead of training.
+STUB = """
+import json, os, pathlib, signal, sys, time
+words = dict(word.split("=", 1) for word in sys.argv[1:])
+resumed = "resume" in words
+folder = pathlib.Path(words["resume" if resumed else "folder"])
+folder.mkdir(parents=True, exist_ok=True)
+with (folder.parent / "calls.jsonl").open("a") as calls:
+    environment = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+    calls.write(json.dumps([sys.argv[1:], environment, time.monotonic()]) + "\\n")
+do = words.get("name", "")
+if do == "fail" and not resumed:
+    print("reading", flush=True)
+    sys.exit("error: the disk is full")
+if do == "wait" and not resumed:
+    (folder / "config.yaml").write_text((folder.parent / f"{folder.name}.expected").read_text())
+    signal.signal(signal.SIGTERM, lambda *_: ((folder / "last.pt").touch(), sys.exit(0)))
+    (folder / "waiting").touch()
+    time.sleep(60)
+share = 0.1 * (1 + int(str(folder)[-1]))
+(folder / "test.json").write_text(json.dumps({"found/recall@1": share, "found/chance_recall@1": 0.02}))
+"""
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """The two modules, imported as the script itself imports them."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import ablate
+    import ablation_runs
+
+    return ablate, ablation_runs
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, scripts):
+    """Two variants whose training is the stub; returns how to start the script, and its output folder."""
+    ablate, ablation_runs = scripts
+    (tmp_path / "ablations").mkdir()
+    (tmp_path / "train.py").write_text(STUB)
+    monkeypatch.setattr(ablate, "ABLATIONS", tmp_path / "ablations")
+    monkeypatch.setattr(ablation_runs, "TRAIN", tmp_path / "train.py")
+    monkeypatch.setattr(ablation_runs, "visible_gpus", list)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    output = tmp_path / "runs"
+
+    def start(*words, variants=None, columns=None):
+        variants = variants or {"MERU": [], "without entailment": ["loss.entailment.weight=0"]}
+        text = yaml.safe_dump({"columns": columns or {"R@1": "found/recall@1"}, "variants": variants}, sort_keys=False)
+        (tmp_path / "ablations" / "meru.yaml").write_text(text)
+        monkeypatch.setattr(sys, "argv", ["ablate.py", "experiment=birds_meru", f"output={output}", *words])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            ablate.main()
+            return 0
+        except SystemExit as left:
+            return left.code
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+
+    return start, output
+
+
+def calls(output):
+    return [json.loads(line) for line in (output / "calls.jsonl").read_text().splitlines()]
+
+
+def test_a_real_ablation_is_trained_tabulated_and_not_repeated(
+    workplace, scripts, cub_folder, warm_python, monkeypatch, capsys
+):
+    start, output = workplace
+    monkeypatch.setattr(sys, "executable", str(warm_python))
+    monkeypatch.setattr(scripts[1], "TRAIN", SCRIPTS / "train.py")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    words = ["seeds=0", *TINY, f"data.root={cub_folder}"]
+    columns = {"class R@1": "text_to_image/class/recall@1", "zero-shot": "zero_shot/accuracy@1"}
+    assert start(*words, columns=columns) == 0
+    table = (output / "ablation.md").read_text("utf-8")
+    assert table in capsys.readouterr().out
+    names = [line.split(" | ")[0][2:] for line in table.splitlines()[2:]]
+    assert names == ["MERU", "without entailment", "chance"] and table.endswith("| chance | | 33.3 | 33.3 |\n")
+    trained = yaml.safe_load((output / "without_entailment_0" / "config.yaml").read_text("utf-8"))
+    assert trained["loss"]["entailment"]["weight"] == 0 and trained["seed"] == 0
+    assert start(*words, columns=columns) == 0
+    again = capsys.readouterr().out
+    assert again.count("has its figures already") == 2 and table in again
+    assert start(*words, "trainer.epochs=2", columns=columns) == 2
+    assert "meru_0 holds a run with trainer.epochs=1, now it would be 2" in capsys.readouterr().err
+
+
+def test_the_script_explains_itself():
+    done = subprocess.run([sys.executable, SCRIPTS / "ablate.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "seeds=0,1,2" in done.stdout and not done.stderr
+
+
+def test_every_variant_runs_with_every_seed_and_variants_win(workplace, capsys):
+    start, output = workplace
+    assert start("seeds=0,2", "trainer.epochs=3", "loss.entailment.weight=0.3") == 0
+    words = [call[0] for call in calls(output)]
+    assert [made[-1].rpartition("/")[2] for made in words] == [
+        "meru_0", "without_entailment_0", "meru_2", "without_entailment_2"
+    ]  # fmt: skip
+    assert words[1][:-1] == [
+        "experiment=birds_meru", "trainer.epochs=3", "loss.entailment.weight=0.3", "loss.entailment.weight=0", "seed=0"
+    ]  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "without entailment, seed 2: finished after 0.0 minutes" in shown and "number 4 of 4" in shown
+    assert (output / "ablation.md").read_text("utf-8").splitlines() == [
+        "| variant | seeds | R@1 |", "|---|---|---|", "| MERU | 2 | 20.0 ± 14.1 |",
+        "| without entailment | 2 | 20.0 ± 14.1 |", "| chance | | 2.0 |",
+    ]  # fmt: skip
+    rows = list(csv.DictReader((output / "ablation.csv").open(encoding="utf-8")))
+    assert rows[0] == {"variant": "MERU", "seeds": "2", "R@1, mean": "20.000", "R@1, deviation": "14.142"}
+    assert rows[2]["R@1, mean"] == "2.000"
+
+
+def test_a_failing_run_shows_its_last_lines_and_does_not_stop_the_others(workplace, capsys):
+    start, output = workplace
+    assert start("seeds=0,1", variants={"broken": ["name=fail"], "whole": []}) == 1
+    seen = capsys.readouterr()
+    assert "broken, seed 0: failed with exit code 1" in seen.err and "    error: the disk is full" in seen.err
+    assert seen.err.splitlines()[-1] == "error: 2 of 4 runs failed: broken, seed 0; broken, seed 1"
+    assert "| whole | 2 | 15.0 ± 7.1 |" in seen.out and "| broken" not in seen.out
+    assert (output / "broken_0.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "environments"),
+    [
+        ([], "", [{"OMP_NUM_THREADS": "8"}]),
+        ([], "3", [{"OMP_NUM_THREADS": "2"}] * 3),
+        (["2", "5"], "", [{"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": "4"} for gpu in "25"]),
+        (["2", "5"], "1", [{"CUDA_VISIBLE_DEVICES": "2", "OMP_NUM_THREADS": "8"}]),
+    ],
+)
+def test_a_run_has_a_gpu_or_its_share_of_the_cores(gpus, jobs, environments, workplace, scripts, monkeypatch):
+    monkeypatch.setattr(scripts[1], "visible_gpus", lambda: gpus)
+    assert scripts[1].slots_of(jobs) == environments
+
+
+def test_no_more_runs_than_gpus(workplace, scripts, monkeypatch):
+    monkeypatch.setattr(scripts[1], "visible_gpus", lambda: ["0", "1"])
+    with pytest.raises(UserError, match="jobs=3: there are 2 GPUs"):
+        scripts[1].slots_of("3")
+
+
+def test_begun_runs_are_resumed_by_their_own_configuration(workplace, scripts):
+    start, output = workplace
+    wanted, _ = scripts[0].compose(["experiment=birds_meru", "+data.load.images_per_species=5", "seed=0"])
+    (output / "meru_0").mkdir(parents=True)
+    (output / "meru_0" / "config.yaml").write_text(yaml.safe_dump({**wanted, "folder": "elsewhere"}))
+    assert start("seeds=0", "+data.load.images_per_species=5", variants={"MERU": []}) == 0
+    # What was added by + is no key that could be added again.
+    assert calls(output)[0][0] == ["experiment=birds_meru", f"resume={output / 'meru_0'}"]
+    assert start("seeds=0", variants={"MERU": []}) == 2  # the same folder, other pictures
+
+
+def test_interrupted_runs_save_and_the_same_command_goes_on(workplace, scripts, tmp_path, capsys):
+    start, output = workplace
+    output.mkdir()
+    wanted, _ = scripts[0].compose(["experiment=birds_meru", "name=wait", "seed=0"])
+    (output / "slow_0.expected").write_text(yaml.safe_dump(wanted))
+    child = os.fork()
+    if child == 0:  # interrupts this process once its run is under way
+        for _ in range(600):
+            time.sleep(0.05)
+            if (output / "slow_0" / "waiting").exists():
+                os.kill(os.getppid(), signal.SIGTERM)
+                break
+        os._exit(0)
+    try:
+        assert start("seeds=0", variants={"slow": ["name=wait"]}) == 130
+    finally:
+        os.waitpid(child, 0)
+    assert "the same command goes on" in capsys.readouterr().err
+    assert (output / "slow_0" / "last.pt").exists() and not (output / "slow_0" / "test.json").exists()
+    assert start("seeds=0", variants={"slow": ["name=wait"]}) == 0
+    assert calls(output)[1][0] == ["experiment=birds_meru", f"resume={output / 'slow_0'}"]
+    assert "slow, seed 0: goes on" in capsys.readouterr().out
+
+
+def test_two_commands_do_not_train_the_same_runs(workplace, capsys):
+    import fcntl
+
+    start, output = workplace
+    output.mkdir()
+    with (output / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert start("seeds=0") == 2
+    assert "is in use" in capsys.readouterr().err and not (output / "calls.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["experiment=birds_mary"], "Could not find 'experiment/birds_mary'"),
+        (["ablation=nothing"], "ablation=nothing: "),
+        (["seeds=0,one"], "seeds=0,one: give whole numbers"),
+        (["seeds=-1"], "seeds=-1: give whole numbers"),
+        (["jobs=0"], "jobs=0: give a whole number from 1 to 1000"),
+        (["seed=3"], "every run has its own seed"),
+        (["jobs=9999999999"], "jobs=9999999999: give a whole number from 1 to 1000"),
+        (["jobs="], "jobs=: give a whole number"),
+        (["seeds="], "seeds=: give whole numbers"),
+        (["seeds=5000000000"], "seed=5000000000: give a whole number from 0 to 4294967295"),
+        (["output="], "output=: give the path of a folder"),
+        (["trainer.epoch=3"], "trainer.epoch: no such key; did you mean trainer.epochs?"),
+        (["trainer.epochs=abc"], "trainer.epochs=abc: give a whole number from 1 to 100000"),
+        (["-m"], "'-m': expected key=value"),
+        (["experiment="], "experiment=: give the name of a recipe"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_trained(words, message, workplace, capsys):
+    start, output = workplace
+    assert start(*words) == 2
+    seen = capsys.readouterr()
+    assert message in seen.err and seen.err.count("\n") == 1 and seen.err.startswith("error: ")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.norm_exponent=7", "variant 'second', seed 0: model.norm_exponent=7: give a number from 0 to 1"),
+        ("trainer.epoch=3", "variant 'second', seed 0: trainer.epoch: no such key; did you mean trainer.epochs?"),
+        ("+loss.cyclic.weight=1", "variant 'second', seed 0: loss.cyclic.weight: this model (model=meru) has no"),
+        ("seed=1,2", "variant 'second', seed 0: seed=1,2: give a whole number"),
+    ],
+)
+def test_every_variant_is_checked_before_the_first_is_trained(change, message, workplace, capsys):
+    start, output = workplace
+    assert start("seeds=0", variants={"first": [], "second": [change]}) == 2
+    seen = capsys.readouterr()
+    assert message in seen.err and seen.err.count("\n") == 1
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("name", ["鸟类", "lr=1e-4", "copy (1)", "a,b", "with space", "[x]"])
+def test_folders_reach_the_training_as_they_are(name, scripts, tmp_path):
+    folder = tmp_path / name / "MERU_0"
+    run = scripts[1].Run("MERU", 0, folder, ["experiment=birds_meru"], {})
+    assert read_override(run.command()[-1]) == ("folder", str(folder))
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    assert read_override(run.command()[-1]) == ("resume", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("columns: [", "is no YAML"),
+        ("columns: {a: b}", "needs `columns:`"),
+        ("columns: {a: b}\nvariants: {x: {}}", "variant 'x' needs a list"),
+        ("columns: {a: b}\nvariants: {x y: [], x_y: []}", "the same name"),
+    ],
+)
+def test_a_broken_ablation_is_named(text, message, scripts, tmp_path, monkeypatch):
+    monkeypatch.setattr(scripts[0], "ABLATIONS", tmp_path)
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        scripts[0].read_ablation("mine")
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_ablations_there_are_can_be_read(path, scripts):
+    assert scripts[0].read_ablation(path.stem).variants
+
+
+@pytest.mark.parametrize("experiment", ["birds_meru", "cub_meru", "pedestrians_gahr", "birds_hypgcd"])
+def test_recipes_find_the_ablation_of_their_model(experiment, scripts):
+    _, model = scripts[0].compose([f"experiment={experiment}"])
+    assert scripts[0].read_ablation(scripts[0].default_ablation(model)).variants
+
+
+def test_a_figure_that_no_run_has_is_named_below_the_table(workplace, capsys):
+    start, output = workplace
+    assert start("seeds=0", columns={"R@1": "found/recall@1", "R@5": "found/recall@5"}) == 1
+    seen = capsys.readouterr()
+    assert "columns: 'R@5': no run has a figure found/recall@5" in seen.err
+    assert "| – |" in seen.out and (output / "ablation.md").read_text().strip() in seen.out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "had no test images"),
+        ("", "is damaged"),
+        ("[1]", "holds no figures by name"),
+        ('{"found/recall@1": null, "found/chance_recall@1": NaN}', None),
+    ],
+)
+def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, scripts, tmp_path):
+    ablate, ablation_runs = scripts
+    rows = {}
+    for variant in ("MERU", "CLIP"):
+        runs = [ablation_runs.Run(variant, seed, tmp_path / f"{variant}_{seed}", [], {}) for seed in (0, 1)]
+        rows[variant] = runs
+        for run in runs:
+            run.folder.mkdir()
+            figures = {"found/recall@1": 0.1 + 0.1 * run.seed, "found/chance_recall@1": 0.02}
+            (run.folder / "test.json").write_text(json.dumps(figures))
+    (tmp_path / "MERU_0" / "test.json").write_text(text)
+    table, missing = ablate.write_tables({"R@1": "found/recall@1"}, rows, tmp_path)
+    assert table.splitlines()[2:] == ["| MERU | 2 | 20.0 (of 1) |", "| CLIP | 2 | 15.0 ± 7.1 |", "| chance | | 2.0 |"]
+    assert [message in line and "MERU_0" in line for line in missing] == ([True] if message else [])
+    with (tmp_path / "ablation.csv").open() as file:
+        numbers = [row[2:] for row in csv.reader(file)]
+    assert numbers[1:] == [["20.000", ""], ["15.000", "7.071"], ["2.000", ""]]
+
+
+@pytest.mark.parametrize("before", [None, "estimate", 48])
+@pytest.mark.parametrize("now", [None, "estimate", 48])
+def test_the_number_of_classes_asked_for_is_compared_not_the_one_found(before, now, scripts, tmp_path):
+    ablate, ablation_runs = scripts
+    saved = {"discovery": {"num_classes": 48, "asked_num_classes": before}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    run = ablation_runs.Run("HypGCD", 0, tmp_path, [], {"discovery": {"num_classes": now}})
+    if before == now:
+        ablate.check_unchanged(run)
+    else:
+        with pytest.raises(UserError, match=f"discovery.num_classes={before}, now it would be {now}"):
+            ablate.check_unchanged(run)

@@ -1,0 +1,86 @@
+"""`scripts/visualize.py`: a picture, or one line about what is wrong."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from meru.command_line import PROJECT
+from meru.errors import UserError
+from meru.reports.attention import attention_figure, save_figure
+from meru.runs.train import train
+
+SCRIPT = PROJECT / "scripts" / "visualize.py"
+
+
+@pytest.fixture(scope="module")
+def picture(cub_folder):
+    return next((cub_folder / "images").rglob("*.jpg"))
+
+
+@pytest.fixture
+def finished(compose, cub_folder, tmp_path):
+    config = compose(
+        "experiment=birds_meru_patches", "encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2",
+        f"data.root={cub_folder}", "data.load._target_=meru.data.datasets.cub.load_cub",
+        "data.batch_size=4", "data.workers=0",
+        "trainer.epochs=1", "logger=none", "evaluation.attention_pictures=1", f"folder={tmp_path / 'run'}",
+    )  # fmt: skip
+    train(config, device=torch.device("cpu"))
+    return tmp_path / "run"
+
+
+def visualize(*arguments, cwd, python=sys.executable):
+    return subprocess.run([python, SCRIPT, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tmp_path):
+    (made,) = (finished / "attention").iterdir()  # by the run itself
+    assert Image.open(made).size[0] > 300
+    sentence = "a red bird, its bill = long"
+    done = visualize(
+        "attention", f"run={finished}", f"image={picture}", f"text={sentence}", cwd=tmp_path, python=warm_python
+    )
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "attention.png").size[0] > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["map"], "choose one of attention"),
+        (["attention", "run=x", "image=y"], "text= is missing"),
+        (["attention", "size=3"], "'size=3': expected key=value with one of run, image, text, output"),
+        (["attention", "run=x", "image=y", "text=z", "output=/"], "output=/ is a folder: name a file in it"),
+        (["attention", "run=nowhere", "image=y", "text=z"], "nowhere holds no finished run"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, message, warm_python, tmp_path):
+    done = visualize(*arguments, cwd=tmp_path, python=warm_python)
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_arguments_the_usage_is_shown(tmp_path):
+    done = visualize(cwd=tmp_path)
+    assert done.returncode == 2 and "attention run=" in done.stdout
+
+
+def test_weights_are_drawn_over_their_patches():
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    figure = attention_figure(image, ["red", "bill"], torch.tensor([[0.1, 0.5, 0.1, 0.1], [1.0, 1.0, 1.0, 1.0]]))
+    plain, red, bill = (axis for axis in figure.axes if axis.images)
+    assert len(plain.images) == 1 and red.get_title() == "red"
+    overlay = red.images[1].get_array()
+    assert overlay[:4, 4:].min() == 1 and overlay[4:].max() == overlay[:4, :4].max() == 0
+    assert bill.images[1].get_array().max() == 0  # looks nowhere in particular
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    figure = attention_figure(torch.zeros(3, 8, 8, dtype=torch.uint8), ["a"], torch.ones(1, 4))
+    with pytest.raises(UserError, match="cannot write .*a.png"):
+        save_figure(figure, tmp_path / "file" / "a.png")
