@@ -112,11 +112,13 @@ class Sphere(Space):
 
     def average(self, points: Tensor) -> Tensor:
         """Mean, at length 1."""
-        return F.normalize(points.mean(dim=-2), dim=-1)
+        with full_precision(1.0, points) as (_, points):
+            return F.normalize(points.mean(dim=-2), dim=-1)
 
     def radius(self, points: Tensor) -> Tensor:
         """Length, 1 for all."""
-        return points.norm(dim=-1)
+        with full_precision(1.0, points) as (_, points):
+            return points.norm(dim=-1)
 
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """Cosines."""
