@@ -42,12 +42,14 @@ def hashes_of(kind: str) -> dict[str, str]:
         files = sorted(path for path in root.rglob("*") if path.suffix in (".txt", ".json"))
         texts = {str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in files}
     captions = {name: text for name, text in texts.items() if name.startswith("text_c10/")}
-    return {
+    hashes = {
         **{name: pixels[name] for name in two},
         f"{len(pixels)} pictures": sha256(json.dumps(pixels, sort_keys=True).encode()),
         **{name: sha256(text.encode()) for name, text in texts.items() if name not in captions},
-        f"{len(captions)} files of captions": sha256(json.dumps(captions, sort_keys=True).encode()),
     }
+    if captions:
+        hashes[f"{len(captions)} files of captions"] = sha256(json.dumps(captions, sort_keys=True).encode())
+    return hashes
 
 
 def sha256(content: bytes) -> str:
