@@ -16,7 +16,7 @@ import torch
 from conftest import composed
 from hydra.utils import instantiate
 
-from meru.pretrained import build
+from meru.assemble import build
 from meru.training.optimizer import build_optimizer
 
 PINS = Path(__file__).with_name("losses.json")
