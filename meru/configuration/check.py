@@ -20,7 +20,7 @@ from meru.files import user_path
 
 GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
 # Sections whose keys are the arguments of what their `_target_` names.
-CALLS = ("data.load", "data.discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
+CALLS = ("data.load", "data.load_discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
 OF_MODEL = ("loss", "patches", "sms", "bai", "discovery", "space", "task", "evaluation.attention_pictures")
 # What other programs call them.
 SHORT = {"lr": "optim.learning_rate", "wd": "optim.weight_decay", "num_workers": "data.workers"}
@@ -251,7 +251,7 @@ def _check_room(key: str, plain: dict, *, own: bool) -> None:
     if not own:
         return
     if key.startswith("data."):
-        targets = {_value(plain, "data.load._target_"), _value(plain, "data.discovery._target_")}
+        targets = {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")}
         _check_files(key, "data", targets)
     elif any(key == each or key.startswith(f"{each}.") for each in OF_MODEL):
         _check_files(key, "model", {_value(plain, "model._target_")})
@@ -310,7 +310,7 @@ def _check_needed(plain: dict) -> None:
     """Refuse a configuration that lacks what the program reads: `~key` on the command line."""
     needed = [*_own_keys(), *NEEDED]
     targets = {
-        "data": {_value(plain, "data.load._target_"), _value(plain, "data.discovery._target_")},
+        "data": {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")},
         "model": {_value(plain, "model._target_")},
     }
     for group, values in targets.items():

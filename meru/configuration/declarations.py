@@ -108,7 +108,7 @@ _EVALUATION = {
     "pointing": Key(Flag()),
     "attention_pictures": Key(Whole(0, 10_000), "captions"),
 }
-# Arguments of the loaders in meru/data, which data.load and data.discovery hand on.
+# Arguments of the loaders in meru/data, which data.load and data.load_discovery pass on.
 _SOURCE = {
     "_target_": _fixed(TARGET, meaning="the function that reads the data"),
     "root": Key(FOLDER, meaning="folder of the data"),
@@ -147,6 +147,11 @@ _DATA = {
     "text_augmentation": Key(Section(), null=True),
     "text_augmentation.word_deletion": Key(SHARE, "probability"),
     "text_augmentation.back_translation": Key(SHARE, "probability"),
+    "prompts": Key(TEMPLATES, null=True),
+    "whole": _fixed(Text(), null=True),
+    "part_words": _fixed(Section(), null=True),
+    "part_words.*": _fixed(TEXTS, meaning="the words that name that part"),
+    "families": Key(Choice(("last_word", "file")), null=True),
     "monitor": Key(Text("a figure of the validation split")),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
@@ -154,7 +159,7 @@ _DATA = {
     "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share"),
     "download": Key(Flag()),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
-    **{f"discovery.{name}": key for name, key in _SOURCE.items()},
+    **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
 }
 _ENCODER = {
     "image._target_": _fixed(TARGET, meaning="the function that makes the image tower"),

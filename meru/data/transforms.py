@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from meru.data.images import read_image as read_image
 from meru.errors import UserError
 
 BICUBIC = v2.InterpolationMode.BICUBIC

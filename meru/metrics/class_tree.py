@@ -1,7 +1,7 @@
 """The tree that classes form: joined from the leaves up, written down, and compared with groups that are known.
 
     tree = class_tree(centres, 0.1, names)                   of class centres in the Poincaré ball
-    dendrogram_purity(tree, [family_of(name) for name in names])
+    dendrogram_purity(tree, families)                        families: a name for each class
 
 Pictures of it: `meru.reports.class_tree`.
 """
@@ -167,18 +167,6 @@ def chance_dendrogram_purity(tree: Tree, groups: Sequence[Hashable]) -> float:
     others = (of_group - 2).clip(min=0) / max(1, leaves - 2)
     purity = (meeting * (2 + (joined - 2) * others) / joined).sum(axis=0)
     return float((purity * of_group * (of_group - 1) / 2).sum() / _pairs(members))
-
-
-def family_of(name: str) -> str:
-    """The last word of a bird's name, which is its family or near it: "Black footed Albatross" → "Albatross".
-
-    Raises:
-        ValueError: if there is no word.
-    """
-    words = re.split(r"[\s_]+", name.strip())
-    if not words[-1]:
-        raise ValueError(f"{name!r} has no last word to take for a family")
-    return words[-1]
 
 
 def _check(points: Tensor, names: Sequence[str]) -> None:

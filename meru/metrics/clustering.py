@@ -1,6 +1,6 @@
-"""k-means on features, with and without labels of some, and how many classes there are.
+"""k-means on features, and how many classes there are.
 
-Vaze et al., "Generalized Category Discovery", CVPR 2022, sections 3.2 and 3.3.
+Vaze et al., "Generalized Category Discovery", CVPR 2022, section 3.3.
 """
 
 from __future__ import annotations
@@ -31,79 +31,6 @@ def kmeans(features: Tensor, clusters: int, *, seed: int = 0, restarts: int = 3)
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters: some stay empty
         found = KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features.float().cpu().numpy())
     return torch.from_numpy(found.astype(np.int64))
-
-
-def semi_supervised_kmeans(
-    features: Tensor,
-    labels: Tensor,
-    labelled: Tensor,
-    clusters: int,
-    *,
-    seed: int = 0,
-    restarts: int = 3,
-    iterations: int = 100,
-) -> Tensor:
-    """k-means in which labelled rows stay in the cluster of their class.
-
-    The first clusters start at the means of the labelled classes, the others where k-means++ puts them.
-
-    Args:
-        features: Shape `(n, D)`.
-        labels: Class of each row, 0 … number of labelled classes − 1 where `labelled`, shape `(n,)`.
-        labelled: bool `(n,)`.
-        clusters: At least as many as there are labelled classes.
-        seed: Of k-means++.
-        restarts: So many starts; the one whose rows end nearest to their centres counts.
-        iterations: At most so many of each.
-
-    Returns:
-        int64 `(n,)`; clusters of labelled classes have the classes' numbers.
-
-    Raises:
-        ValueError: for fewer clusters than labelled classes or more than rows, or a feature that is not finite.
-    """
-    _check(features, clusters)
-    features = features.double()
-    known = int(labels[labelled].max()) + 1 if labelled.any() else 0
-    if clusters < known:
-        raise ValueError(f"{clusters} clusters for {known} labelled classes: there must be at least as many")
-    generator = torch.Generator().manual_seed(seed)
-    best, least = None, float("inf")
-    for _ in range(restarts):
-        centres = _starting_centres(features, labels, labelled, known, clusters, generator)
-        assigned = torch.full((len(features),), -1)
-        for _ in range(iterations):
-            new = torch.cdist(features, centres).argmin(dim=1)
-            new[labelled] = labels[labelled]
-            if torch.equal(new, assigned):
-                break
-            assigned = new
-            counts = torch.bincount(assigned, minlength=clusters)
-            sums = torch.zeros_like(centres).index_add_(0, assigned, features)
-            centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
-        inertia = (features - centres[assigned]).square().sum().item()
-        if inertia < least:
-            best, least = assigned, inertia
-    return best
-
-
-def _starting_centres(
-    features: Tensor, labels: Tensor, labelled: Tensor, known: int, clusters: int, generator: torch.Generator
-) -> Tensor:
-    """Means of the labelled classes, then k-means++ (Arthur and Vassilvitskii, 2007) among the unlabelled rows."""
-    centres = [features[labelled & (labels == each)].mean(dim=0) for each in range(known)]
-    candidates = features[~labelled] if (~labelled).any() else features
-    weights = torch.ones(len(candidates), dtype=features.dtype)
-    if centres:
-        weights = torch.cdist(candidates, torch.stack(centres)).amin(dim=1).square()
-    while len(centres) < clusters:
-        if not weights.sum() > 0:  # every candidate lies on a centre
-            weights = torch.ones_like(weights)
-        chosen = candidates[int(torch.multinomial(weights, 1, generator=generator))]
-        distance = (candidates - chosen).square().sum(dim=1)
-        weights = torch.minimum(weights, distance) if centres else distance
-        centres.append(chosen)
-    return torch.stack(centres)
 
 
 def estimate_num_classes(
@@ -148,11 +75,7 @@ def estimate_num_classes(
         ValueError: for fewer than two labelled classes, no labelled rows, a `maximum` below the number of classes or
             above that of the rows, or a feature that is not finite.
     """
-    if num_old < 2 or not labelled.any():
-        raise ValueError(f"{num_old} labelled classes, {int(labelled.sum())} labelled rows: at least two are needed")
-    if not num_old <= maximum <= len(features):
-        raise ValueError(f"maximum={maximum}: it must be from {num_old}, the labelled classes, to {len(features)}")
-    _check(features, maximum)
+    _check_estimate(features, labelled, num_old, maximum)
     if len(features) > most:
         rows = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:most].sort().values
         features, labels, labelled = features[rows], labels[rows], labelled[rows]
@@ -162,11 +85,10 @@ def estimate_num_classes(
     scores: dict[int, float] = {}
 
     def try_all(numbers: Sequence[int]) -> int:
-        for clusters in numbers:
-            if clusters not in scores:
-                runs = [kmeans(reduced, clusters, seed=seed + run, restarts=2) for run in range(repeats)]
-                found = [run[labelled.cpu()].numpy() for run in runs]
-                scores[clusters] = float(np.mean([matched(each, true).mean() for each in found]))
+        for clusters in (number for number in numbers if number not in scores):
+            runs = [kmeans(reduced, clusters, seed=seed + run, restarts=2) for run in range(repeats)]
+            found = [run[labelled.cpu()].numpy() for run in runs]
+            scores[clusters] = float(np.mean([matched(each, true).mean() for each in found]))
         return _smooth_maximum(scores)
 
     best = try_all(_equal_ratios(num_old, maximum, COARSE))
@@ -224,6 +146,14 @@ def _smooth_maximum(scores: dict[int, float]) -> int:
         mean = np.sum(weight * values) / zero
         smooth.append(np.sum(line * values) / line.sum() if two * zero - one**2 > 1e-12 else mean)
     return int(numbers[int(np.argmax(np.round(smooth, 12)))])
+
+
+def _check_estimate(features: Tensor, labelled: Tensor, num_old: int, maximum: int) -> None:
+    if num_old < 2 or not labelled.any():
+        raise ValueError(f"{num_old} labelled classes, {int(labelled.sum())} labelled rows: at least two are needed")
+    if not num_old <= maximum <= len(features):
+        raise ValueError(f"maximum={maximum}: it must be from {num_old}, the labelled classes, to {len(features)}")
+    _check(features, maximum)
 
 
 def _check(features: Tensor, clusters: int) -> None:

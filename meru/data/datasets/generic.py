@@ -28,7 +28,7 @@ from meru.data.folders import find_folder, is_clutter, visible_folders
 from meru.errors import UserError
 from meru.files import user_path
 
-PICTURES = (*IMG_EXTENSIONS, ".gif", ".avif", ".jp2", ".jfif", ".jpe")
+IMAGE_ENDINGS = (*IMG_EXTENSIONS, ".gif", ".avif", ".jp2", ".jfif", ".jpe")
 IMAGENET_CLASSES = 1000
 KAGGLE_IMAGENET = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 
@@ -109,7 +109,7 @@ def _cifar(
         for train in (True, False)
     )
 
-    def pictures(part: CIFAR10) -> Tensor:
+    def images(part: CIFAR10) -> Tensor:
         return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
 
     numbers = range(len(train.classes))
@@ -117,8 +117,8 @@ def _cifar(
         source=root,
         names=train.classes,
         classes=ClassList(tuple(numbers[:num_old]), tuple(numbers[num_old:])),
-        train=(pictures(train), train.targets),
-        test=(pictures(test), test.targets),
+        train=(images(train), train.targets),
+        test=(images(test), test.targets),
         labelled_fraction=fraction,
         split_seed=seed,
     )
@@ -142,14 +142,14 @@ class _SomeClasses(ImageFolder):
         self.wanted = set(wanted)
         start = len(str(root))
 
-        def is_picture(path: str) -> bool:
+        def is_image(path: str) -> bool:
             parts = path[start:].split(os.sep)
-            return path.lower().endswith(PICTURES) and not any(part and is_clutter(part) for part in parts)
+            return path.lower().endswith(IMAGE_ENDINGS) and not any(part and is_clutter(part) for part in parts)
 
-        super().__init__(str(root), is_valid_file=is_picture, allow_empty=True)
+        super().__init__(str(root), is_valid_file=is_image, allow_empty=True)
         if empty := sorted(self.class_to_idx.keys() - {self.classes[number] for number in set(self.targets)}):
             raise UserError(
-                f"{root}: no picture in {len(empty)} of the class folders, {', '.join(empty[:3])} "
+                f"{root}: no image in {len(empty)} of the class folders, {', '.join(empty[:3])} "
                 f"{'first' if len(empty) > 3 else 'alone'}; complete the folder"
             )
 
@@ -164,9 +164,9 @@ def _read_class_folders(folder: Path, wanted: Collection[int], count: int) -> _S
         folder = folder / folder.name
     try:
         if not visible_folders(folder):
-            pictures = any(entry.name.lower().endswith(PICTURES) for entry in os.scandir(folder))
-            found = "pictures but no class folders" if pictures else "no class folders"
-            raise UserError(f"{folder} holds {found}: put the pictures of each class into a folder of its own")
+            images = any(entry.name.lower().endswith(IMAGE_ENDINGS) for entry in os.scandir(folder))
+            found = "images but no class folders" if images else "no class folders"
+            raise UserError(f"{folder} holds {found}: put the images of each class into a folder of its own")
         read = _SomeClasses(folder, wanted)
     except OSError as error:
         raise UserError(f"{folder}: {' '.join(str(error).split())}") from None

@@ -1,15 +1,16 @@
 """What category discovery is given: images of old and new classes, and the labels of some of the old ones.
 
 The splits are those of the public SimGCD release (Wen et al., ICCV 2023), index for index: labelled is a share of the
-pooled images of all old classes, drawn by NumPy's legacy generator over them in the data set's own order.
+pooled images of all old classes, chosen by NumPy's legacy generator over them in the data set's own order.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ import torch
 from torch import Tensor
 
 from meru.data.folders import FileFinder, first_repeated, inner_path
+from meru.data.records import Images
 from meru.errors import UserError
 from meru.files import user_path
 
 SPLITS_FOLDER = Path(__file__).parent / "ssb_splits"
+FAMILY_RULES = ("last_word", "file")
 
 log = logging.getLogger("meru")
-
-Images = tuple[Path, ...] | Tensor  # files, or uint8 (n, 3, H, W) where a data set keeps pictures in memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class DiscoverySplit:
     """Images in the data set's own order.
 
     Attributes:
-        images: Files, or the pictures themselves: uint8 `(n, 3, H, W)`.
+        images: Files, or the decoded images: uint8 `(n, 3, H, W)`.
         labels: Position of each image's class in `DiscoveryData.class_names`, old classes first, int64 `(n,)`. Also of
             images that are not labelled: to be looked at by evaluation only.
         labelled: Whose labels training may see, bool `(n,)`.
@@ -69,8 +70,7 @@ class DiscoveryData:
         num_old: How many are old.
         train: Labelled and unlabelled training images; figures are computed over the unlabelled ones.
         test: Images of all classes that training does not see, none of them labelled; may be empty.
-        families: What groups the classes, one for each of `class_names`, such as "Albatross" for two kinds of it; None
-            where the data set says nothing about it.
+        families: What groups the classes, one for each of `class_names`; None where nothing does.
     """
 
     class_names: tuple[str, ...]
@@ -92,8 +92,25 @@ class DiscoveryData:
             if (split.labels[split.labelled] >= self.num_old).any():
                 raise UserError(f"a labelled {name} image is of a new class: only images of old ones may be labelled")
 
+    def grouped(self, rule: str | None) -> DiscoveryData:
+        """The same with the families that a rule makes, the configuration's `data.families`.
+
+        Args:
+            rule: `last_word` of a class's name, so that "Laysan Albatross" is an "Albatross"; a name without a word is
+                a family of its own. `file`: as the loader read them. None: no families.
+
+        Raises:
+            UserError: for another rule.
+        """
+        if rule not in (*FAMILY_RULES, None):
+            raise UserError(f"data.families={rule}: choose one of {', '.join(FAMILY_RULES)}, or null for none")
+        if rule == "file":
+            return self
+        families = tuple(_last_word(name) for name in self.class_names) if rule else None
+        return replace(self, families=families)
+
     def paths(self) -> dict[str, Sequence[Path]]:
-        """The image files of each split; none where pictures are in memory."""
+        """The image files of each split; none for images in memory."""
         splits = {"training": self.train.images, "test": self.test.images}
         return {name: () if isinstance(images, Tensor) else images for name, images in splits.items()}
 
@@ -137,7 +154,7 @@ def discovery_data(
         names: Every class, by its number in the data set.
         classes: Numbers of the old and the new ones.
         train, test: Images in the data set's own order, with the number of each one's class.
-        families: What groups the classes, by the same numbers as `names`; None where it is not known.
+        families: What groups the classes, by the same numbers as `names`; None where the data set's files do not say.
         labelled_fraction: Share of the training images of old classes that are labelled, in (0, 1).
         split_seed: Decides which they are; the release's is 0.
 
@@ -240,6 +257,11 @@ def from_torchvision(data_set: type, root: str | Path, *, what: str, download: b
             f"no {what}: {root} does not hold it, whole ({error}); set data.download=true to fetch it, or "
             "data.root=<folder> to a copy of it"
         ) from None
+
+
+def _last_word(name: str) -> str:
+    words = re.findall(r"[^\s_]+", name)
+    return words[-1] if words else name
 
 
 def _check_classes(source: str | Path, names: Sequence[str], classes: ClassList, numbers: Sequence[int]) -> None:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from meru.data.synthetic.birds.anatomy import Bird, Layer, rgb, turned
+from meru.data.synthetic.birds.anatomy import Bird, Layer
+from meru.data.synthetic.birds.shapes import rgb, turned
 from meru.data.synthetic.birds.species import COLOURS, CUB_PARTS, Species
 
 _SUPERSAMPLING = 2
