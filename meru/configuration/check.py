@@ -100,7 +100,7 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
 
 def unknown_key(key: str, *, command: str) -> UserError:
     """The complaint about a key that is declared nowhere, with the one that was probably meant."""
-    if command == "train" and (now := new_key(key)):
+    if (command == "train" or key.startswith("data.")) and (now := new_key(key)):
         return UserError(f"{key}: this key is now {now}")
     names = [name for name in DECLARED[command] if not name.endswith("*")]
     if near := _nearest(key, names, command=command):
