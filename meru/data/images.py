@@ -1,4 +1,4 @@
-"""Reads image files: every kind that Pillow knows, the right way up, none larger than allowed.
+"""Reads image files of every kind that Pillow knows, upright, up to a largest size.
 
 torchvision decodes ordinary JPEG, PNG and WebP files, about twice as fast as Pillow, which reads the headers and
 all the others.
@@ -30,7 +30,7 @@ MAXIMUM_PIXELS = 100_000_000
 _BYTES_PER_PIXEL, _BYTES_BESIDE = 8, 2**26  # no image file is larger: 16 bits of four channels, and what goes with it
 _BY_TORCHVISION = ("JPEG", "MPO", "PNG", "WEBP")
 _HAS_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what Pillow calls it
-# Trouble that says nothing about the image, so it must not be skipped for it.
+# Errors of the machine: the image must not be skipped because of them.
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EAGAIN)
 _NOT_READ = ("EPS",)  # Pillow starts Ghostscript for it, a program that the file tells what to do
 
@@ -47,7 +47,7 @@ _UPRIGHT = {
 _SIDES_SWAPPED = (5, 6, 7, 8)
 
 # Images are compared with `maximum_pixels` here; Pillow's own limit is raised to it and stays behind as a second one.
-# What else it warns of, damaged EXIF and the like, helps none of those who train.
+# Its other warnings, of damaged EXIF and the like, do not help in training.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -55,7 +55,7 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
     """Decode an image file; of several images in it, the first.
 
     The result is what viewers show: an EXIF orientation is applied. Transparency is dropped; grey, palette and
-    CMYK images turn RGB; of 16-bit values the upper 8 bits count; floating-point ones are taken for shares of white
+    CMYK images become RGB; of 16-bit values the upper 8 bits count; floating-point ones are taken for shares of white
     where none is above 1, else for 0 … 255.
 
     Args:
@@ -120,7 +120,7 @@ def check_maximum_pixels(maximum_pixels: object) -> int:
 
 
 def _check_kind_of_file(path: str | Path) -> int:
-    """The size in bytes of an ordinary file; others would be waited for without end."""
+    """The size in bytes of an ordinary file; reading from a pipe or device might never end."""
     try:
         found = os.stat(path)
     except OSError as error:
@@ -171,7 +171,7 @@ def _plain_jpeg_size(content: bytearray) -> tuple[int, int] | None:
 
 
 def _decode(content: bytearray) -> Tensor:
-    """By torchvision; a RuntimeError where it cannot."""
+    """Decode by torchvision; raises RuntimeError where it cannot."""
     image = decode_image(torch.frombuffer(content, dtype=torch.uint8), mode=ImageReadMode.RGB)
     return v2.functional.to_dtype(image, torch.uint8, scale=True)
 
@@ -183,7 +183,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _opened(path: str | Path, content: bytearray | None, maximum_pixels: int) -> Image.Image:
-    """The image with its header read, from the file or from its content, and found not too large."""
+    """Open the image, from the file or its content, read its header, and check its size."""
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, maximum_pixels)
     try:

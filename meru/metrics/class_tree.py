@@ -1,4 +1,4 @@
-"""The tree that classes form: joined from the leaves up, written down, and compared with groups that are known.
+"""Trees of classes: built from the leaves up, written to files, and compared with known groups.
 
     tree = class_tree(centres, 0.1, names)                   of class centres in the Poincaré ball
     dendrogram_purity(tree, families)                        families: a name for each class
@@ -204,7 +204,7 @@ def _newick_name(name: str) -> str:
 
 
 def _members(tree: Tree, groups: Sequence[Hashable]) -> np.ndarray:
-    """Which leaf is of which group: float64 `(K, G)` of zeros and ones."""
+    """The group of each leaf, one-hot, float64 `(K, G)`."""
     if len(groups) != len(tree.names):
         raise ValueError(f"{len(groups)} groups for {len(tree.names)} leaves")
     number = {group: column for column, group in enumerate(dict.fromkeys(groups))}
@@ -214,7 +214,7 @@ def _members(tree: Tree, groups: Sequence[Hashable]) -> np.ndarray:
 
 
 def _pairs(members: np.ndarray) -> float:
-    """How many pairs of leaves share a group."""
+    """The number of pairs of leaves that share a group."""
     of_group = members.sum(axis=0)
     pairs = (of_group * (of_group - 1) / 2).sum()
     if not pairs:

@@ -47,33 +47,31 @@ def estimate_num_classes(
 ) -> tuple[int, dict[int, float]]:
     """How many classes there are, old ones included: the K with which k-means finds the labelled classes best.
 
-    The criterion is that of Vaze et al.: k-means, told no label, sorts all images into K clusters, and the labelled
-    ones are judged by accuracy under the best assignment. Too few clusters merge labelled classes, too many split
-    them. One run of k-means is too noisy to search by (theirs, by Brent's method, ends at whichever K was lucky), so
+    The criterion is that of Vaze et al.: k-means, without labels, sorts all images into K clusters, and the labelled
+    ones are judged by accuracy under the best assignment. One run of k-means is too noisy to search by (theirs, by
+    Brent's method, ends at whichever K was lucky), so
 
     - the score of K is the mean accuracy of a few runs with other starts;
     - K is searched in two rounds, each at equal ratios: from `num_old` to `maximum`, then around the best;
     - the best is that of the smoothed curve: means over neighbours, nearer ones by ratio weighing more;
-    - k-means works on the first principal components, which costs less and loses what is noise to it, and these are
-      whitened: directions in which images of one labelled class differ count little, in new classes too.
+    - k-means works on the first principal components, which costs less and removes noise, and these are whitened:
+      directions in which images of one labelled class differ count little, in new classes too.
 
     Args:
         features: Shape `(n, D)`.
-        labels: Class of each row where `labelled`, shape `(n,)`; others are not looked at.
-        labelled: bool `(n,)`.
+        labels: Class of each row, shape `(n,)`; unused where not `labelled`, bool `(n,)`.
         num_old: Labelled classes, at least two.
         maximum: Largest K that is tried.
         seed: Of k-means.
         repeats: Runs of k-means for each K.
-        dimensions: Principal components; all if there are no more.
-        most: Of more rows, so many are taken by lot.
+        dimensions: Principal components, at most.
+        most: Of more rows, so many are chosen at random.
 
     Returns:
         K, and the score of every K that was tried.
 
     Raises:
-        ValueError: for fewer than two labelled classes, no labelled rows, a `maximum` below the number of classes or
-            above that of the rows, or a feature that is not finite.
+        ValueError: for too few labelled classes or rows, a `maximum` out of range, or a feature that is not finite.
     """
     _check_estimate(features, labelled, num_old, maximum)
     if len(features) > most:
@@ -93,12 +91,12 @@ def estimate_num_classes(
 
     best = try_all(_equal_ratios(num_old, maximum, COARSE))
     ratio = (maximum / num_old) ** (1 / (COARSE - 1))
-    low, high = max(num_old, round(best / ratio)), min(maximum, round(best * ratio))
-    return try_all(_equal_ratios(low, high, FINE)), dict(sorted(scores.items()))
+    around = _equal_ratios(max(num_old, round(best / ratio)), min(maximum, round(best * ratio)), FINE)
+    return try_all(around), dict(sorted(scores.items()))
 
 
 def principal_components(features: Tensor, dimensions: int) -> Tensor:
-    """Rows seen along the directions in which they spread most, `(n, D)` → float32 `(n, min(dimensions, D))`."""
+    """Rows projected on their principal components, `(n, D)` → float32 `(n, min(dimensions, D))`."""
     centred = features.double() - features.double().mean(dim=0)
     if dimensions >= features.shape[1]:
         return centred.float()

@@ -79,10 +79,8 @@ def retrieval_metrics(
         figures = dict(zip(names, (totals[kind] / len(queries)).tolist(), strict=True))
         chances = zip(names, relevant.chance(ks).tolist(), strict=True)
         figures |= {f"chance_{name}": chance for name, chance in chances}
-        figures |= {
-            "queries": float(len(queries)),
-            "queries_without_match": float((relevant.count == 0).sum()),
-        }
+        without = float((relevant.count == 0).sum())
+        figures |= {"queries": float(len(queries)), "queries_without_match": without}
         metrics |= {prefix.format(kind) + name: figure for name, figure in figures.items()}
     return metrics
 

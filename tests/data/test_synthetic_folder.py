@@ -138,7 +138,7 @@ def test_other_birds_in_the_folder_are_an_error(tmp_path, few, change):
 
 def test_a_foreign_folder_is_left_alone(tmp_path, few):
     (tmp_path / "letters.txt").write_text("dear")
-    with pytest.raises(UserError, match="something other than drawn birds"):
+    with pytest.raises(UserError, match="something other than synthetic birds"):
         draw(tmp_path)
     assert contents(tmp_path) == {"letters.txt": b"dear"}
 

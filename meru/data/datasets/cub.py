@@ -3,7 +3,7 @@
 Images: Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset" (2011). Ten captions per image: Reed et al.,
 "Learning Deep Representations of Fine-Grained Visual Descriptions" (CVPR 2016).
 
-Any folder in the same layout is read: a subset of the classes, other class ids, gaps between the image ids.
+Any folder in this layout can be read, with a subset of the classes, other class ids or gaps between image ids.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lists of a folder in CUB's layout: which images there are, their classes and splits, what is where in them."""
+"""Reads the lists of a folder in CUB's layout: images, classes, splits, boxes and parts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Index(NamedTuple):
 
 
 def read_index(folder: Path) -> Index:
-    """What `images.txt` and the lists beside it say.
+    """Read `images.txt` and the lists beside it.
 
     Raises:
         UserError: a list that is missing, malformed or contradicts itself or another; an image that is not there, is

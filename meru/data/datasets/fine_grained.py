@@ -58,8 +58,8 @@ def load_cub_discovery(
         labelled_fraction, split_seed: As for `meru.data.discovery.splits.discovery_data`, and so below.
 
     Raises:
-        UserError: what `load_cub` and `discovery_data` complain of; a class that is not in the list, or the other way
-            round.
+        UserError: as `load_cub` and `discovery_data`; for a class that is not in the list, or a listed one that is
+            not there.
     """
     data = load_cub(root=root, validation_fraction=0)
     # Class names in plain words have lost their number, and two folders might share one.

@@ -1,4 +1,4 @@
-"""Category discovery in what torchvision reads: CIFAR-10 and -100, ImageNet-100 and -1K, and Herbarium 2019.
+"""Category discovery in CIFAR-10 and -100, ImageNet-100 and -1K, and Herbarium 2019.
 
 Layouts, old classes and the order of the images are those of the SimGCD release (Wen et al., "Parametric Classification
 for Generalized Category Discovery: A Baseline Study", ICCV 2023). Of files only the names are read here.
@@ -52,10 +52,10 @@ def load_cifar100_discovery(
 def load_imagenet100_discovery(
     *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0
 ) -> DiscoveryData:
-    """A hundred classes of ImageNet-1K, always the same, drawn by lot as in the release; of them the first 50 are old.
+    """A hundred classes of ImageNet-1K, always the same, chosen as in the release; the first 50 of them are old.
 
     Args:
-        root: Holds `train/` and `val/`, each with a folder a class: all 1000, as the lot goes by their numbers.
+        root: Holds `train/` and `val/`, each with a folder a class: all 1000, because the hundred are chosen by number.
     """
     drawn = np.sort(np.random.RandomState(0).choice(IMAGENET_CLASSES, size=100, replace=False)).tolist()
     return _class_folders(
@@ -125,7 +125,7 @@ def _cifar(
 
 
 def _cifar_root(root: Path, folder: str) -> Path:
-    """What torchvision calls the root, the folder that holds `folder`; people also give that one, or one above."""
+    """Torchvision's root, the folder that holds `folder`; users may also give that one, or one above."""
     if not (root / folder).is_dir():
         if root.name == folder:
             return root.parent
@@ -136,7 +136,7 @@ def _cifar_root(root: Path, folder: str) -> Path:
 
 
 class _SomeClasses(ImageFolder):
-    """Torchvision's folder of class folders, reading only those with wanted numbers among all, and no clutter."""
+    """Torchvision's folder of class folders, of which only those with the wanted numbers are read, without clutter."""
 
     def __init__(self, root: Path, wanted: Collection[int]):
         self.wanted = set(wanted)

@@ -31,7 +31,7 @@ log = logging.getLogger("meru")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a release keeps what.
+    """File names of a release, and how to get it.
 
     Attributes:
         folder: Its own name, as a folder inside `data.root`.
@@ -160,7 +160,7 @@ def find_annotations(root: str | Path, layout: str) -> tuple[Path, list[Path]]:
 
 
 def read_splits(annotations: list[Path]) -> dict[str, list[Entry]]:
-    """What `find_annotations` found, by split, without looking for images.
+    """Read what `find_annotations` found, by split, without looking for images.
 
     Raises:
         UserError: for a malformed entry, a split for training without images, an identity in two splits, or an image
@@ -211,7 +211,7 @@ def read_annotation(path: Path) -> list[Entry]:
 
 
 def _listed(path: Path) -> list:
-    """The list of images in an annotation: all of it, or all that is under its only key."""
+    """The list of images in an annotation: the whole file, or the value of its only key."""
     listed = read_json(path)
     if isinstance(listed, dict):
         lists = [value for value in listed.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
@@ -229,13 +229,13 @@ def _listed(path: Path) -> list:
 
 
 def clean_caption(caption: str) -> str:
-    """Lower case, without marks that stand for nothing, one blank between words."""
+    """Lower case, without punctuation that carries no meaning, one blank between words."""
     caption = caption.encode(errors="ignore").decode()  # half a character, as JSON can write it
     return " ".join(re.sub(r'[.!"()*#:;~]', " ", caption.lower()).split())
 
 
 def _entry(raw: object, *, split: str | None, where: str) -> Entry:
-    """`split`: of the whole file, where the annotation is a file a split."""
+    """Check one entry; `split` is that of the whole file where the annotation has a file for each split."""
 
     def field(name: str, kind: type):
         if name not in raw:
@@ -280,7 +280,7 @@ def _identity(raw: dict, field: Callable) -> int:
 
 
 def _captions(raw: dict, field: Callable, name: str, where: str) -> tuple[str, ...]:
-    """Cleaned, and empty where there was no word."""
+    """Cleaned captions, empty where there was no word."""
     listed = [raw[name]] if isinstance(raw.get(name), str) else field(name, list)
     if not listed or not all(isinstance(caption, str) for caption in listed):
         raise UserError(

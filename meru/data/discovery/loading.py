@@ -71,7 +71,7 @@ class CachedViews(Dataset):
 
 
 def _known_in_training(split: DiscoverySplit) -> dict[str, Tensor]:
-    """Labels, without those that no loss may see."""
+    """The labels that losses may see, and which they are."""
     return {"label": torch.where(split.labelled, split.labels, UNLABELLED), "labelled": split.labelled}
 
 
@@ -140,7 +140,7 @@ def discovery_training_loader(
 def _sampler(
     name: str, split: DiscoverySplit, neighbours: Callable[[int], Tensor] | None, independent: bool
 ) -> Callable[..., RunBatches]:
-    """What makes the order of the images, given the other arguments of `RunBatches`."""
+    """A constructor of the images' order that takes the other arguments of `RunBatches`."""
     if name == "uniform":
         return partial(RunBatches, length=len(split))
     if name == "weighted":

@@ -1,4 +1,4 @@
-"""Which images a training step of category discovery has: SimGCD's weighted draws, HypGCD's neighbours."""
+"""The images of a training step of category discovery: SimGCD's weighted draws, HypGCD's neighbours."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class NeighbourBatches(RunBatches):
         return batches[:, : self.batch_size * self.world_size].flatten(0, 1)
 
     def _queries(self, per_batch: int, generator: torch.Generator) -> Tensor:
-        """The images of an epoch that are drawn, int64 `(steps_per_epoch · per_batch,)`."""
+        """The randomly drawn images of an epoch, int64 `(steps_per_epoch · per_batch,)`."""
         count = self.steps_per_epoch * per_batch
         passes = self.steps_per_epoch if self.independent else -(-count // self.length)
         orders = [torch.randperm(self.length, generator=generator) for _ in range(passes)]

@@ -1,4 +1,4 @@
-"""What category discovery is given: images of old and new classes, and the labels of some of the old ones.
+"""Data of category discovery: images of old and new classes, and the labels of some of the old ones.
 
 The splits are those of the public SimGCD release (Wen et al., ICCV 2023), index for index: labelled is a share of the
 pooled images of all old classes, chosen by NumPy's legacy generator over them in the data set's own order.
@@ -145,7 +145,7 @@ def discovery_data(
     labelled_fraction: float = 0.5,
     split_seed: int = 0,
 ) -> DiscoveryData:
-    """Labels old classes first, and the labelled images drawn.
+    """Number the classes, old ones first, and choose the labelled images.
 
     Classes of the list without a single image are left out, so a copy with some of the classes can be used.
 
@@ -156,7 +156,7 @@ def discovery_data(
         train, test: Images in the data set's own order, with the number of each one's class.
         families: What groups the classes, by the same numbers as `names`; None where the data set's files do not say.
         labelled_fraction: Share of the training images of old classes that are labelled, in (0, 1).
-        split_seed: Decides which they are; the release's is 0.
+        split_seed: Chooses them; the release's is 0.
 
     Raises:
         UserError: for a fraction or seed out of range, a class list that contradicts itself or the data, or images
@@ -214,7 +214,7 @@ def draw_labelled(of_old_class: Tensor, *, fraction: float, seed: int) -> Tensor
 
 
 def existing_images(folder: Path, files: Sequence[str]) -> tuple[Path, ...]:
-    """Paths of the files inside `folder`, all of which must be there, and none twice."""
+    """Paths of the files inside `folder`; all of them must exist, and none may be listed twice."""
     inner = [inner_path(file) for file in files]
     if None in inner:
         outside = files[inner.index(None)]
@@ -232,13 +232,13 @@ def existing_images(folder: Path, files: Sequence[str]) -> tuple[Path, ...]:
 
 
 def check_no_leak(train: Sequence[Path], test: Sequence[Path]) -> None:
-    """That no training image is a test image."""
+    """Check that no training image is a test image."""
     if both := set(train) & set(test):
         raise UserError(f"{min(both)} is listed for training and for the test; keep one of the two")
 
 
 def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
-    """With other classes the numbers of a class list would mean others than they were made for."""
+    """Check the number of classes: with others, the numbers in a class list would mean other classes."""
     if found != wanted:
         raise UserError(
             f"{folder} has {found} {what} and should have {wanted}: old and new classes are given by number, "
@@ -247,7 +247,7 @@ def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
 
 
 def from_torchvision(data_set: type, root: str | Path, *, what: str, download: bool, **options):
-    """One of torchvision's data sets, its complaints as a user's mistakes; `options` are its own."""
+    """One of torchvision's data sets, made with its own `options`; its errors become those of the user."""
     try:
         return data_set(str(user_path(root)), download=download, **options)
     except (RuntimeError, OSError) as error:
@@ -265,7 +265,7 @@ def _last_word(name: str) -> str:
 
 
 def _check_classes(source: str | Path, names: Sequence[str], classes: ClassList, numbers: Sequence[int]) -> None:
-    """`numbers`: the class of every image."""
+    """Check a class list against the data; `numbers` are the classes of all images."""
     listed, known, used = {*classes.old, *classes.new}, set(range(len(names))), set(numbers)
     if unknown := listed - known:
         raise UserError(

@@ -88,7 +88,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(root: Path) -> Iterator[Path]:
-    """A folder beside `root` for what is to become it; it is deleted afterwards.
+    """A temporary folder beside `root`, deleted afterwards, to make it in.
 
     Folders that killed processes of this machine left there are deleted first.
     """
@@ -154,7 +154,7 @@ def _is_drawn(root: Path, kind: str, made_with: dict[str, int]) -> bool:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise UserError(f"{kind}: {root} holds something other than drawn {kind}; set another data.root")
+        raise UserError(f"{kind}: {root} holds something other than synthetic {kind}; set another data.root")
     differing = [f"{name} {found.get(name)}, not {made_with[name]}" for name in made_with
                  if found.get(name) != made_with[name]]
     if differing:
