@@ -17,8 +17,9 @@ from meru import distributed
 from meru.assemble import Pretrained, is_discovery, load
 from meru.configuration import absolute_paths
 from meru.configuration.saved import change, leaves, read_config
-from meru.data.loading import evaluation_loader, read_or_skip, reading_options
-from meru.data.parts import PART_OF_WORD, part_places
+from meru.data.loading import read_or_skip, reading_options
+from meru.data.pairs import evaluation_loader
+from meru.data.parts import PartWords, part_places
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.workers import worker_options
 from meru.errors import UserError
@@ -27,7 +28,6 @@ from meru.evaluation.image_text import evaluate_image_text
 from meru.evaluation.pointing import pointing_game
 from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
 from meru.files import user_path
-from meru.metrics.zero_shot import PROMPT_TEMPLATES
 from meru.reports.attention import attention_figure, save_figure
 from meru.reports.tables import finite_figures, format_table, write_json
 from meru.runs.data import load_data, load_discovery_data
@@ -230,9 +230,10 @@ def evaluate_split(
         tokenizer=pretrained.tokenizer.batch,
         device=device,
         captions_per_image=config.evaluation.captions_per_image,
-        templates=config.evaluation.templates or PROMPT_TEMPLATES,
+        templates=config.evaluation.templates or config.data.prompts or (),
     )
-    if config.evaluation.get("pointing"):
+    part_of_word = PartWords.of(config.data).part_of
+    if config.evaluation.get("pointing") and part_of_word:
         maximum_pixels = reading_options(config.data)["maximum_pixels"]
         places, centres = part_places(records, pretrained.transforms.evaluation, maximum_pixels=maximum_pixels)
         figures |= pointing_game(
@@ -241,7 +242,7 @@ def evaluate_split(
             captions=captions,
             places=places,
             centres=centres,
-            part_of_word=PART_OF_WORD,
+            part_of_word=part_of_word,
             tokenize=pretrained.tokenizer.batch,
             words=pretrained.tokenizer.words,
             device=device,

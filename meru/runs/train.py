@@ -16,8 +16,9 @@ from meru import distributed
 from meru.assemble import build, without_pretrained_weights
 from meru.configuration.overrides import pasteable
 from meru.data.augmentation import caption_augmentation
-from meru.data.loading import check_decoding, reading_options, training_loader
-from meru.data.parts import CropParts
+from meru.data.loading import check_decoding, reading_options
+from meru.data.pairs import training_loader
+from meru.data.parts import CropParts, PartWords
 from meru.data.records import ImageTextData
 from meru.data.sampling import BatchPlan
 from meru.data.workers import worker_options
@@ -148,6 +149,6 @@ def part_source(config: DictConfig, data: ImageTextData) -> CropParts | None:
     """Where a model that learns from crops gets them."""
     if not (parts := config.get("parts")):
         return None
-    crops = CropParts(crops=parts.crops, window=parts.window)
+    crops = CropParts(PartWords.of(config.data), crops=parts.crops, window=parts.window)
     crops.check(data.train, config.data.root)
     return crops

@@ -89,7 +89,7 @@ def test_every_recipe_of_discovery_takes_two_steps(experiment, compose, cub_fold
         f"folder={tmp_path / 'run'}",
     )
     check(config, command="train")
-    config.data.discovery = {
+    config.data.load_discovery = {
         "_target_": "meru.data.datasets.fine_grained.load_cub_discovery",
         "root": str(cub_folder),
         "old_classes": ["002.Red_bird_0", "005.Green_bird_1"],

@@ -34,8 +34,8 @@ def configuration(compose, birds, tmp_path):
         return compose(
             f"experiment={experiment}",
             f"data.root={birds}",
-            "+data.discovery.images_per_species=4",
-            "+data.discovery.image_size=32",
+            "+data.load_discovery.images_per_species=4",
+            "+data.load_discovery.image_size=32",
             "encoder.image.image_size=32",
             "model.projection_width=16",
             "model.projection_dimension=8",

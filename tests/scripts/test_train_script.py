@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import meru
 from meru.command_line import PROJECT
-from meru.data.transforms import read_image
+from meru.data.images import read_image
 
 TINY = [
     "encoder.image.name=vit_tiny_patch16_224",
