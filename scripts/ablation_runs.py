@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.configuration.overrides import override
 from meru.errors import UserError
 

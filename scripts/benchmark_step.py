@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from meru.assemble import build, is_discovery, without_pretrained_weights
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.training.optimizer import build_optimizer
 
 MODELS = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 
 FLOORS = [
     {

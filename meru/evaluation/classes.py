@@ -184,20 +184,29 @@ def purities(found: ClassTrees) -> dict[str, float]:
     return figures
 
 
-def save_trees(folder: Path, found: ClassTrees) -> None:
-    """Write the trees as Newick, JSON and pictures, leaves in the colours of their families where those are known."""
+def save_trees(folder: Path, found: ClassTrees) -> list[Path]:
+    """Write the trees as Newick, JSON and pictures, leaves in the colours of their families where those are known.
+
+    Returns:
+        The files that are written; one that fails is left out with a warning.
+    """
+    written = []
     for name, tree in found.trees.items():
         with optional(f"{name}.nwk and {name}.json"):
             make_folder_of(folder / f"{name}.nwk")
             write_text(folder / f"{name}.nwk", to_newick(tree) + "\n")
             write_text(folder / f"{name}.json", to_json(tree) + "\n")
+            written += [folder / f"{name}.nwk", folder / f"{name}.json"]
     for name, tree in found.trees.items():
         groups = found.families or range(len(tree.names))  # each leaf by itself: no colours
         with optional(f"the picture {name}.png"):
             save_figure(dendrogram_figure(tree, groups), folder / f"{name}.png")
+            written.append(folder / f"{name}.png")
         if tree.curvature is not None:
             with optional("the picture poincare_disk.png"):
                 save_figure(poincare_disk_figure(tree, groups), folder / "poincare_disk.png")
+                written.append(folder / "poincare_disk.png")
+    return written
 
 
 def _renamed(figures: Mapping[str, float], name: str) -> dict[str, float]:

@@ -95,6 +95,11 @@ class CLIP(nn.Module):
         """Every token of the captions as a point of the shared space, `(B, L, D)`; arbitrary at padding."""
         return F.normalize(self.text_and_word_features(tokens)[1], dim=-1)
 
+    @property
+    def has_word_attention(self) -> bool:
+        """Whether training teaches words which patches to look at; here they are only compared."""
+        return False
+
     def word_attention(self, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
         """How much each word of a caption has to do with each patch of its image; only the order is meant.
 

@@ -22,12 +22,14 @@ class HypGCD(SimGCD):
             their number).
         released: What the released code does: HCL over each view by itself, on predicted classes only, with the centres
             of absent classes at the origin; LHL on features that were never mapped into the ball.
-            `meru.tasks.discovery` then also finds the neighbours that make up a batch as released.
+            `meru.tasks.discovery_batches` then also finds the neighbours that make up a batch as released.
         **simgcd: Arguments of `SimGCD`.
 
     Raises:
         UserError: for unknown ancestors, or the released code with plain gradients, which it does not have.
     """
+
+    expected_clamps = frozenset({"clip"})  # a shortened feature still has the gradient of its direction
 
     def __init__(self, *, curvature: float = 0.1, clip: float = 2.3, released: bool = False, **simgcd):
         super().__init__(**simgcd)

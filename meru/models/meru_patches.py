@@ -140,9 +140,14 @@ class MERUPatches(HyCoCLIP):
         patches = (self.local["patch_proj"] if own else self.visual_proj)(patches)
         return self.visual_proj(pooled).float(), patches.float()
 
+    @property
+    def has_word_attention(self) -> bool:
+        """Whether the loss trains the attention of words to patches."""
+        return self.mode == "tokens" and self.attends
+
     def word_attention(self, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
         """As in `CLIP`; with the attention of words to patches, if it is trained, before its activation."""
-        if self.mode != "tokens" or not self.attends:
+        if not self.has_word_attention:
             return super().word_attention(images, tokens, image_of)
         _, patches = self.image_and_patch_features(images)
         return self.own_attention(self.attending_words(tokens), patches[image_of])

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from meru.assemble import build
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.configuration import check
 from meru.errors import UserError
 from meru.runs.train import train

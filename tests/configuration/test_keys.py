@@ -13,7 +13,7 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.configuration import (
     absent_key,
     absolute_paths,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stub_checkout import BASH
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.configuration.overrides import override, pasteable, read_override, readable
 from meru.errors import UserError
 

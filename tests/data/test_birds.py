@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.data.datasets.cub import load_cub
 from meru.data.synthetic.birds import load as birds
 from meru.data.synthetic.birds.captions import describe

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.errors import UserError
 from meru.evaluation.robustness import (
     DEGRADATIONS,

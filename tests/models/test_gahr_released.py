@@ -5,7 +5,7 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.encoders.image import timm_image_encoder
 from meru.encoders.text import text_transformer
 from meru.models.gahr import GAHR

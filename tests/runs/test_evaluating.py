@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import meru
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.errors import UserError
 from meru.reports.tables import finite_figures, format_table
 from meru.runs import evaluate as evaluating

@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.configuration.overrides import read_override
 from meru.errors import UserError
 

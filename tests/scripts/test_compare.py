@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 
 KEYS = ["text_to_image/class/recall@1", "text_to_image/image/recall@10", "image_to_text/class/recall@1",
         "zero_shot/accuracy@1", "class_captions/accuracy@1"]  # fmt: skip

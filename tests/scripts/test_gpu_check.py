@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 import gpu_check

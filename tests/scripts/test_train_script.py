@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 import meru
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.data.transforms import read_image
 
 TINY = [

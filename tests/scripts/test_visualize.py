@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.errors import UserError
 from meru.reports.attention import attention_figure, save_figure
 from meru.runs.train import train
