@@ -122,7 +122,8 @@ def format_rows(
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; a bar in a cell is escaped."""
-    head, *body = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (header, *rows))
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (header, *rows)]
+    head, *body = ("|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in cells)
     return "\n".join([head, "|" + "---|" * len(header), *body])
 
 

@@ -45,7 +45,7 @@ def tables(runs: Sequence[Path], name: str) -> str:
     for run in runs:
         title, configuration = read_configuration(run)
         figures = read_figures(run / name)
-        kind = next((kind for kind, columns in COLUMNS.items() if any(key in figures for key in columns.values())), None)
+        kind = next((kind for kind, columns in COLUMNS.items() if figures.keys() & {*columns.values()}), None)
         if kind is None:
             raise UserError(f"{run / name} has none of the figures that are compared: name another with --figures")
         by_kind.setdefault(kind, {}).setdefault(configuration, []).append((title, figures))

@@ -16,8 +16,8 @@ from meru.files import user_path
 from meru.reports.attention import save_figure
 from meru.reports.tables import write_json
 from meru.runs.folder import require_data
-from meru.tasks import task_of
 from meru.tasks.contract import Figures, Task
+from meru.tasks.kinds import task_of
 from meru.training.settings import allow_tf32
 
 log = logging.getLogger("meru")

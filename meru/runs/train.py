@@ -30,8 +30,8 @@ from meru.runs.folder import (
     resumed_folder,
     save_changes,
 )
-from meru.tasks import task_of
 from meru.tasks.contract import Figures
+from meru.tasks.kinds import task_of
 from meru.training.loggers import NoLogger, WandbLogger
 from meru.training.optimizer import build_optimizer, scaled_rate
 from meru.training.settings import TrainerSettings

@@ -40,14 +40,14 @@ DISCOVERY = {
 DEGREES = {
     "clean": "clean",
     "resolution ÷2": "resolution/2",
-    "÷4": "resolution/4",
-    "÷8": "resolution/8",
+    "resolution ÷4": "resolution/4",
+    "resolution ÷8": "resolution/8",
     "25% occluded": "occlusion/0.25",
-    "50%": "occlusion/0.5",
+    "50% occluded": "occlusion/0.5",
     "darkness": "darkness/0.25",
     "noise": "noise/40",
     "half the caption": "caption/0.5",
-    "a quarter": "caption/0.25",
+    "a quarter of it": "caption/0.25",
 }
 COLUMNS = {
     "image–text": IMAGE_TEXT,

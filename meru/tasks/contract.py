@@ -95,7 +95,7 @@ class Task(ABC):
     def describe(self) -> str:
         """How many images of what there are, for the log."""
 
-    def prepare(self, pretrained: Pretrained, *, begun: bool) -> None:
+    def prepare(self, pretrained: Pretrained, *, begun: bool) -> None:  # noqa: B027, a task may need nothing
         """Do what comes before the first step; `begun` says that the weights come with a checkpoint."""
 
     @abstractmethod
@@ -106,7 +106,7 @@ class Task(ABC):
         """
 
     def validation(self, pretrained: Pretrained) -> Callable[[nn.Module], Figures] | None:
-        """Gives the figures of a model, in place of the pretrained one, on validation images; None if there are none."""
+        """Computes the figures of another model, say its average, on validation images; None where there are none."""
         return None
 
     def loader_options(self, plan: BatchPlan, start: int) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Task(ABC):
 
     # ---------------------------------------------------------------- figures
 
-    @classmethod
+    @classmethod  # noqa: B027, a task may refuse nothing
     def check_question(cls, asked: DictConfig, *, name: str) -> None:
         """Refuse what a run of this kind cannot be asked, before anything is read.
 

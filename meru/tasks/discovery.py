@@ -7,18 +7,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from meru import distributed
 from meru.assemble import Pretrained, build
-from meru.data.discovery.loading import discovery_training_loader
-from meru.data.discovery.splits import DiscoveryData
+from meru.data.discovery.loading import discovery_evaluation_loader, discovery_training_loader
+from meru.data.discovery.splits import DiscoveryData, DiscoverySplit
 from meru.data.sampling import BatchPlan
 from meru.errors import UserError
-from meru.evaluation.classes import class_trees, discovery_figures, format_discovery, read_features, save_trees
+from meru.evaluation.classes import (
+    ClassTrees,
+    class_trees,
+    discovery_figures,
+    format_discovery,
+    purities,
+    read_features,
+    save_trees,
+)
 from meru.metrics.clustering import estimate_num_classes
+from meru.optional_part import optional
+from meru.reports.tables import finite_figures
 from meru.run_layout import TREES
 from meru.tasks.contract import Figures, Findings, Task, made_in_turn
 from meru.tasks.discovery_batches import keep_views, nearest_images, released_neighbours
@@ -48,13 +57,13 @@ class Discovery(Task):
         if wanted is None:
             number = true
         elif wanted == "estimate":
-            number = distributed.decided_by_main(
-                lambda: estimated_classes(self.config, self.data, device=self.device)
-            )
+            number = distributed.decided_by_main(self.estimated_classes)
         elif isinstance(wanted, int):
             number = wanted
         else:
-            raise UserError(f"discovery.num_classes={wanted}: give a number, estimate, or null for as many as there are")
+            raise UserError(
+                f"discovery.num_classes={wanted}: give a number, estimate, or null for as many as there are"
+            )
         if number < (old := self.data.num_old):
             raise UserError(f"discovery.num_classes={number}: there are {old} old classes already; give more")
         self.config = self.config.copy()
@@ -62,6 +71,32 @@ class Discovery(Task):
             self.config.discovery.num_classes = number
             self.config.discovery.asked_num_classes = self.config.discovery.get("asked_num_classes", wanted)
         return self.config
+
+    def estimated_classes(self) -> int:
+        """How many classes the features of the untrained tower suggest: see `meru.metrics.clustering`."""
+        data, config = self.data, self.config.copy()
+        config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
+        untrained = build(config)
+        untrained.model.to(self.device)
+        read = self.features(data.train, untrained)
+        images = len(read.get("features", ()))
+        maximum = config.discovery.maximum_classes or min(3 * data.num_old, images)
+        if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
+            raise UserError(
+                f"discovery.num_classes=estimate: up to {maximum} classes, {data.num_old} of them old, cannot be "
+                f"estimated from {images} images: at least two must be old, and discovery.maximum_classes lies between "
+                "the old ones and the images; set it, or give discovery.num_classes as a number"
+            )
+        number, _ = estimate_num_classes(
+            read["features"],
+            read["label"],
+            read["labelled"],
+            data.num_old,
+            maximum=maximum,
+            seed=config.seed,
+        )
+        log.info("estimated %d classes, there are %d", number, len(data.class_names))
+        return number
 
     def describe(self) -> str:
         data = self.data
@@ -80,9 +115,15 @@ class Discovery(Task):
         def neighbours(epoch: int) -> Tensor:
             # A run that resumes within an epoch has the neighbours that the weights at the epoch's start made.
             if found.get("epoch") != epoch:
-                find = released_neighbours if released else nearest_images
-                found["neighbours"] = find(self.config, train, model, transforms, epoch=epoch, device=self.device)
-                found["epoch"] = epoch
+                if released:
+                    nearest = released_neighbours(
+                        self.config, train, model, transforms, epoch=epoch, device=self.device
+                    )
+                else:
+                    nearest = nearest_images(
+                        self.features(train, pretrained), images=len(train), count=self.config.discovery.neighbours
+                    )
+                found.update(neighbours=nearest, epoch=epoch)
             return found["neighbours"]
 
         return discovery_training_loader(
@@ -118,10 +159,23 @@ class Discovery(Task):
         return {"train": "unlabelled training images", "test": "test images", None: "all images"}[split]
 
     def evaluate(self, pretrained: Pretrained, *, split: str | None = None) -> Findings:
-        figures, trees = discovery_figures(
-            self.config, self.data, pretrained.model, pretrained.transforms, split=split, device=self.device
-        )
-        return Findings(figures, trees)
+        """Figures of the unlabelled training images, of the test images, and of the trees of classes.
+
+        `tree/…` and `feature_tree/dendrogram_purity` need the training images, and classes with families.
+        """
+        data = self.data
+        train = self.features(data.train, pretrained) if split != "test" else {}
+        test = self.features(data.test, pretrained) if split != "train" and len(data.test) else {}
+        if split != "train" and len(data.test) and not test:
+            log.warning("none of the %d test images decodes: no figures of them", len(data.test))
+        number = pretrained.model.num_classes
+        figures = discovery_figures(data, train, test, num_classes=number, seed=self.config.seed)
+        trees = ClassTrees({}, None)
+        if train:
+            with optional("the trees of classes"):
+                trees = class_trees(data, train, pretrained.model)
+                figures |= purities(trees)
+        return Findings(finite_figures(figures), trees)
 
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
         return format_discovery(figures, title)
@@ -136,37 +190,22 @@ class Discovery(Task):
         Raises:
             UserError: if no image decodes, or there are fewer than three predicted classes.
         """
-        model, transforms = pretrained.model, pretrained.transforms
-        seen = read_features(self.config, self.data.train, model, transforms, device=self.device)
+        seen = self.features(self.data.train, pretrained)
         if not seen:
             raise UserError(f"no training image of {self.config.data.root} decodes: restore the images")
-        trees = class_trees(self.data, seen, model)
+        trees = class_trees(self.data, seen, pretrained.model)
         if not trees.trees:
             raise UserError("the model predicts fewer than three classes, which form no tree: train it longer")
         return save_trees(folder, trees)
 
+    # ---------------------------------------------------------------- images
 
-def estimated_classes(config: DictConfig, data: DiscoveryData, *, device: torch.device) -> int:
-    """How many classes the features of the untrained tower suggest: see `meru.metrics.clustering`."""
-    config = config.copy()
-    config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
-    model, _, transforms = build(config)
-    read = read_features(config, data.train, model.to(device), transforms, device=device)
-    images = len(read.get("features", ()))
-    maximum = config.discovery.maximum_classes or min(3 * data.num_old, images)
-    if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
-        raise UserError(
-            f"discovery.num_classes=estimate: up to {maximum} classes, {data.num_old} of them old, cannot be estimated "
-            f"from {images} images: at least two are to be old, and discovery.maximum_classes lies between the old "
-            "ones and the images; set it, or give discovery.num_classes as a number"
+    def features(self, split: DiscoverySplit, pretrained: Pretrained) -> dict[str, Tensor]:
+        """What a model sees in the images of a split; see `read_features`."""
+        images = discovery_evaluation_loader(
+            split,
+            transform=pretrained.transforms.evaluation,
+            batch_size=self.config.evaluation.batch_size,
+            **self.reading(),
         )
-    number, _ = estimate_num_classes(
-        read["features"],
-        read["label"],
-        read["labelled"],
-        data.num_old,
-        maximum=maximum,
-        seed=config.seed,
-    )
-    log.info("estimated %d classes, there are %d", number, len(data.class_names))
-    return number
+        return read_features(pretrained.model, images, device=self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 import torch
 from omegaconf import DictConfig
@@ -15,7 +16,6 @@ from meru.data.loading import reading_options
 from meru.data.transforms import Transforms
 from meru.data.workers import worker_options
 from meru.errors import UserError
-from meru.evaluation.classes import read_features
 from meru.geometry.all_pairs import exact_product
 
 log = logging.getLogger("meru")
@@ -62,23 +62,19 @@ def keep_views(
     return kept
 
 
-def nearest_images(
-    config: DictConfig,
-    split: DiscoverySplit,
-    model: nn.Module,
-    transforms: Transforms,
-    *,
-    epoch: int = 0,
-    device: torch.device,
-) -> Tensor:
-    """Every image's nearest by their projected features, itself first, `(n, discovery.neighbours)`.
+def nearest_images(read: Mapping[str, Tensor], *, images: int, count: int) -> Tensor:
+    """Every image's nearest by their projected features, itself first, `(n, count)`.
 
     In the data set's order and without augmentation, so the same in every epoch with the same model.
+
+    Args:
+        read: What `meru.evaluation.classes.read_features` gives for the training images.
+        images: How many there are; all of them must decode.
+        count: Neighbours, the image itself among them.
     """
-    read = read_features(config, split, model, transforms, device=device)
-    if len(read.get("projected", ())) < len(split):
+    if len(read.get("projected", ())) < images:
         raise UserError("discovery.sampler=neighbours needs every image to decode: choose weighted, or restore them")
-    return _nearest(read["projected"], config.discovery.neighbours)
+    return _nearest(read["projected"], count)
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from meru.files import PROJECT
 from meru.data.datasets.cub import load_cub
 from meru.data.synthetic.birds import load as birds
 from meru.data.synthetic.birds.captions import describe
@@ -22,6 +21,7 @@ from meru.data.synthetic.birds.pictures import draw_picture
 from meru.data.synthetic.birds.species import COLOURS, CUB_PARTS, FAMILIES, SPECIES
 from meru.data.synthetic.folder import scratch_folder
 from meru.errors import UserError
+from meru.files import PROJECT
 
 IMAGES = 10
 PART_WORDS = {

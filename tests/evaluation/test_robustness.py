@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from meru.files import PROJECT
 from meru.errors import UserError
 from meru.evaluation.robustness import (
     DEGRADATIONS,
@@ -22,6 +21,7 @@ from meru.evaluation.robustness import (
     robustness_figure,
     shortened,
 )
+from meru.files import PROJECT
 from meru.runs.evaluate import evaluate_run
 from meru.runs.train import train
 
