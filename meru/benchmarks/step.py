@@ -126,17 +126,12 @@ def measure_steps(
     choices = DISCOVERY if task == "discovery" else MODELS
     details = device == "cuda" if details is None else details
     steps, teraflop, static, peaks = {}, {}, {}, {}
-    names = list(models or choices)
-    if open_clip:
-        names.append(f"open_clip {open_clip}")
+    names = [*(models or choices), *([f"open_clip {open_clip}"] if open_clip else [])]
     for name in names:
         before = allocated(device)
         if name in choices:
-            alone = name == "towers alone"
-            overrides = [*choices[name], *encoder]
-            steps[name] = training_step(
-                overrides, batch_size, device, precision, towers_alone=alone, compiled=compiled
-            )
+            options = {"towers_alone": name == "towers alone", "compiled": compiled}
+            steps[name] = training_step([*choices[name], *encoder], batch_size, device, precision, **options)
         else:
             steps[name] = open_clip_step(open_clip, batch_size, device, precision)
         if details:
@@ -146,6 +141,26 @@ def measure_steps(
         steps[name]()  # the optimizer's state is there from now on
         static[name] = allocated(device) - before
         peaks[name] = static[name] + most_allocated(steps[name], device)
+    times, losses = taking_turns(steps, repeats, device)
+    rows = [{"model": name} for name in names]
+    base = times[reference(rows)["model"]]
+    for row in rows:
+        name = row["model"]
+        seconds = statistics.median(times[name])
+        ratio = statistics.median(one / other for one, other in zip(times[name], base, strict=True))
+        row |= {"seconds": seconds, "ratio": ratio, "images_per_second": batch_size / seconds}
+        row["loss"] = losses[name].item()
+        if details:
+            row["teraflops"] = teraflop[name] / seconds
+        if device == "cuda":
+            row["peak_bytes"] = peaks[name]
+    return rows
+
+
+def taking_turns(
+    steps: dict[str, Callable[[], Tensor]], repeats: int, device: str
+) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Seconds of every round after a warm-up, the steps in random order, and each one's last loss."""
     warmup = 3 if device == "cuda" else 1
     times, losses = defaultdict(list), {}
     for _ in range(repeats + warmup):
@@ -155,23 +170,7 @@ def measure_steps(
             losses[name] = steps[name]()
             synchronize(device)
             times[name].append(time.perf_counter() - start)
-    rows = [{"model": name} for name in names]
-    base = times[reference(rows)["model"]][warmup:]
-    for row in rows:
-        name = row["model"]
-        own = times[name][warmup:]
-        seconds = statistics.median(own)
-        row |= {
-            "seconds": seconds,
-            "ratio": statistics.median(one / other for one, other in zip(own, base, strict=True)),
-            "images_per_second": batch_size / seconds,
-            "loss": losses[name].item(),
-        }
-        if details:
-            row["teraflops"] = teraflop[name] / seconds
-        if device == "cuda":
-            row["peak_bytes"] = peaks[name]
-    return rows
+    return {name: of_name[warmup:] for name, of_name in times.items()}, losses
 
 
 def allocated(device: str) -> int:

@@ -49,7 +49,7 @@ def test_hydras_own_flags_stay_flags(word):
     [
         (["--epochs", "3"], "--epochs 3: no such flag; write trainer.epochs=3"),
         (["--lr", "1e-4", "seed=1"], "--lr 1e-4: no such flag; write optim.learning_rate=1e-4"),
-        (["--batch-size", "--seed"], "--batch-size: no such flag; write data.batch_size=<value>"),
+        (["--log-every", "--seed"], "--log-every: no such flag; write trainer.log_every=<value>"),
         (["-seed", "2"], "-seed 2: no such flag; write seed=2"),
     ],
 )

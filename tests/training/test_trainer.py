@@ -300,7 +300,7 @@ def test_an_expected_clamp_is_not_told(tmp_path, caplog):
 
         def forward(self, batch):
             output = super().forward(batch)
-            output.logs |= {f"clamped/{name}": torch.tensor(1.0) for name in ("clip", "still", "lift")}
+            output.logs.update({f"clamped/{name}": torch.tensor(1.0) for name in ("clip", "still", "lift")})
             return output
 
     logging.getLogger("meru").propagate = True
