@@ -58,7 +58,6 @@ class Task(ABC):
     """One kind of training, with the data of one run. A run calls the methods in the order in which they stand here.
 
     Attributes:
-        kind: What messages call such a run.
         validates: Whether a validation split may choose the weights; else the last ones count.
         suites: Evaluations by the name that `suite=` takes.
         config: The run's configuration.
@@ -67,7 +66,6 @@ class Task(ABC):
         epoch_state: What `batches` found at the start of an epoch and needs to its end; kept in checkpoints.
     """
 
-    kind: ClassVar[str]
     validates: ClassVar[bool] = False
     suites: ClassVar[Mapping[str, Suite]] = {}
 
@@ -82,7 +80,7 @@ class Task(ABC):
         """The splits that the configuration's section `data` describes.
 
         Raises:
-            UserError: if the data set has nothing for this kind of training, or the data are not there.
+            UserError: if the data are not there, or not as they must be.
         """
 
     # ---------------------------------------------------------------- training
@@ -152,7 +150,7 @@ class Task(ABC):
         self, suite: Suite, pretrained: Pretrained, *, split: str | None, captions_per_image: int | None
     ) -> Figures:
         """The figures of one of `suites` on a split."""
-        raise NotImplementedError(f"{self.kind} has no suites")
+        raise NotImplementedError  # without suites it is never called
 
     @abstractmethod
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:

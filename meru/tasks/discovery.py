@@ -38,12 +38,9 @@ log = logging.getLogger("meru")
 class Discovery(Task):
     """Discovery runs: the last weights count, because choosing others would need the labels that are to be found."""
 
-    kind = "category discovery"
     data: DiscoveryData
 
     def load_data(self) -> DiscoveryData:
-        if "discovery" not in self.config.data:
-            raise UserError("this data set has no split for discovery: choose another, say data=cub or data=birds")
         return made_in_turn(self.config.data.discovery)
 
     # ---------------------------------------------------------------- training
@@ -53,17 +50,13 @@ class Discovery(Task):
 
         What was asked for stays in `discovery.asked_num_classes`, so that a change of it can be told.
         """
-        wanted, true = self.config.discovery.num_classes, len(self.data.class_names)
+        wanted = self.config.discovery.num_classes
         if wanted is None:
-            number = true
+            number = len(self.data.class_names)
         elif wanted == "estimate":
             number = distributed.decided_by_main(self.estimated_classes)
-        elif isinstance(wanted, int):
-            number = wanted
         else:
-            raise UserError(
-                f"discovery.num_classes={wanted}: give a number, estimate, or null for as many as there are"
-            )
+            number = wanted
         if number < (old := self.data.num_old):
             raise UserError(f"discovery.num_classes={number}: there are {old} old classes already; give more")
         self.config = self.config.copy()

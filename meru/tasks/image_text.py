@@ -40,7 +40,6 @@ SPLITS = ("test", "validation", "train")
 class ImageText(Task):
     """Image–text runs: a validation split chooses the weights, the test split is used once."""
 
-    kind = "images and captions"
     validates = True
     suites: ClassVar[Mapping[str, Suite]] = {
         "robustness": Suite(evaluate_robustness, format_robustness, robustness_figure),
@@ -48,10 +47,6 @@ class ImageText(Task):
     data: ImageTextData
 
     def load_data(self) -> ImageTextData:
-        if "load" not in self.config.data:
-            raise UserError(
-                "this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd"
-            )
         return made_in_turn(self.config.data.load)
 
     # ---------------------------------------------------------------- training

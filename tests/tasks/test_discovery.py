@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 import meru
 from meru.assemble import build
+from meru.configuration import check
 from meru.data.discovery.loading import every_view_loader, weighted_view_loader
 from meru.encoders.frozen import FrozenPart
 from meru.errors import UserError
@@ -17,7 +18,6 @@ from meru.evaluation.classes import class_trees, purities, save_trees
 from meru.runs.train import train
 from meru.tasks.discovery import Discovery
 from meru.tasks.discovery_batches import keep_views, nearest_images, released_neighbours
-from meru.tasks.image_text import ImageText
 from meru.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
@@ -138,7 +138,6 @@ def test_released_neighbours_are_places_in_a_weighted_draw(configuration, monkey
     ("overrides", "message"),
     [
         (["discovery.num_classes=20"], "there are 24 old classes already"),
-        (["discovery.num_classes=many"], "give a number, estimate, or null"),
         (["data.batch_size=4000"], "larger than the training set"),
         (["discovery.sampler=random"], "choose one of weighted, uniform, neighbours"),
     ],
@@ -148,11 +147,11 @@ def test_settings_that_cannot_be(overrides, message, configuration):
         train(configuration(*overrides), device=DEVICE)
 
 
-def test_data_without_captions_and_data_without_a_discovery_split(compose, tmp_path):
+def test_data_without_captions_and_data_without_a_discovery_split(compose):
     with pytest.raises(UserError, match="no captions, only classes to discover"):
-        ImageText(compose("model=meru", "data=cifar10"), device=DEVICE)
+        check(compose("model=meru", "data=cifar10"), command="train")
     with pytest.raises(UserError, match="no split for discovery"):
-        Discovery(compose("model=hypgcd", "data=pedestrians"), device=DEVICE)
+        check(compose("model=hypgcd", "data=pedestrians"), command="train")
 
 
 TOWER = ("encoder.image.name=mobilenetv2_035", "+encoder.image.train_last_blocks=1")
