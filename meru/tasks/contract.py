@@ -44,7 +44,9 @@ class Suite(NamedTuple):
     """An evaluation that takes the place of the usual figures: `scripts/evaluate.py suite=<name>`.
 
     Attributes:
-        evaluate: Gives the figures; its arguments are those that the task's `evaluate_suite` has to offer.
+        evaluate: `(model, batches, *, captions, tokenizer, device, class_kind, captions_per_image)` → figures.
+            `batches(change)` gives the images of the split in order, each passed through `change` first, uint8
+            `(3, H, W)` → uint8 `(3, H', W')`; None: as they are. For the rest see `evaluate_robustness`.
         table: Figures and a title as text.
         picture: Figures and a title as a picture.
     """
