@@ -71,17 +71,18 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]  # fmt: skip
 
 
+def composed(*overrides: str, name: str = "train", resolve: bool = True) -> DictConfig:
+    """`composed("experiment=birds_meru", "trainer.epochs=1")`: the configuration as `scripts/train.py` would see it."""
+    config, _ = composing.compose(overrides, command=name)
+    if resolve:
+        OmegaConf.resolve(config)
+    return config
+
+
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., DictConfig]:
-    """`compose("experiment=birds_meru", "trainer.epochs=1")`: the configuration as `scripts/train.py` would see it."""
-
-    def compose(*overrides: str, name: str = "train", resolve: bool = True) -> DictConfig:
-        config, _ = composing.compose(overrides, command=name)
-        if resolve:
-            OmegaConf.resolve(config)
-        return config
-
-    return compose
+    """`composed` above."""
+    return composed
 
 
 @pytest.fixture

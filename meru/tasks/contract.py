@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -23,7 +21,6 @@ from meru.assemble import Pretrained
 from meru.data.loading import reading_options
 from meru.data.sampling import BatchPlan
 from meru.data.workers import worker_options
-from meru.errors import UserError
 
 Figures = dict[str, float | None]
 
@@ -161,19 +158,3 @@ class Task(ABC):
     @abstractmethod
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
         """Save the pictures of a finished run in its folder; one that fails is left out with a warning."""
-
-
-def made_in_turn(section: DictConfig) -> Any:
-    """What a section of the configuration makes: in the main process first, which may draw or unpack data for all."""
-    made = []
-    distributed.decided_by_main(lambda: made.append(_made(section)))
-    return made[0] if distributed.is_main() else _made(section)
-
-
-def _made(section: DictConfig) -> Any:
-    try:
-        return instantiate(section)
-    except InstantiationException as error:  # around what the loader itself says
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise

@@ -29,7 +29,8 @@ from meru.metrics.clustering import estimate_num_classes
 from meru.optional_part import optional
 from meru.reports.tables import finite_figures
 from meru.run_layout import TREES
-from meru.tasks.contract import Figures, Findings, Task, made_in_turn
+from meru.tasks.contract import Figures, Findings, Task
+from meru.tasks.data import load_discovery_data
 from meru.tasks.discovery_batches import keep_views, nearest_images, released_neighbours
 
 log = logging.getLogger("meru")
@@ -41,7 +42,7 @@ class Discovery(Task):
     data: DiscoveryData
 
     def load_data(self) -> DiscoveryData:
-        return made_in_turn(self.config.data.discovery)
+        return load_discovery_data(self.config)
 
     # ---------------------------------------------------------------- training
 

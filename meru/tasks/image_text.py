@@ -28,7 +28,8 @@ from meru.metrics.zero_shot import PROMPT_TEMPLATES
 from meru.optional_part import optional
 from meru.reports.tables import finite_figures, format_table
 from meru.run_layout import ATTENTION
-from meru.tasks.contract import Figures, Findings, Suite, Task, made_in_turn
+from meru.tasks.contract import Figures, Findings, Suite, Task
+from meru.tasks.data import load_data
 from meru.training.initial_radius import start_at_initial_radius
 from meru.training.loggers import NoLogger
 
@@ -47,7 +48,7 @@ class ImageText(Task):
     data: ImageTextData
 
     def load_data(self) -> ImageTextData:
-        return made_in_turn(self.config.data.load)
+        return load_data(self.config)
 
     # ---------------------------------------------------------------- training
 
