@@ -13,7 +13,6 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from meru.command_line import PROJECT
 from meru.configuration import (
     absent_key,
     absolute_paths,
@@ -46,13 +45,14 @@ from meru.data.datasets.person_search import LAYOUTS
 from meru.data.discovery.loading import SAMPLERS
 from meru.data.parts import CropParts
 from meru.errors import UserError
+from meru.files import PROJECT
 from meru.geometry.spaces import SPACES
 from meru.layers.bidirectional_attention import ACTIVATIONS
 from meru.losses.contrastive import POSITIVES
 from meru.losses.hypgcd import ANCESTORS
 from meru.losses.interaction import SCOPES
 from meru.losses.semantic_margin import MARGIN_SOURCES
-from meru.runs.evaluate import SUITES
+from meru.tasks.image_text import ImageText
 from meru.training.settings import TrainerSettings
 
 WRONG = {
@@ -326,7 +326,7 @@ def test_a_warm_up_longer_than_the_run_is_noted_and_not_refused():
         ("data.image_augmentation.interpolation", INTERPOLATIONS),
         ("data.image_augmentation.pool", augmentation_pool(8)),
         ("parts.crops", CropParts.KINDS),
-        ("suite", SUITES),
+        ("suite", ImageText.suites),
     ],
 )
 def test_choices_are_those_that_the_code_has(key, words):

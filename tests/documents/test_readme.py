@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 
 READMES = ("README.md", "README.zh-CN.md")
 WITHOUT_WANDB = "logger=none"  # saves three seconds a run; the first command has it

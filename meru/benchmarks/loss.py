@@ -1,4 +1,4 @@
-"""The losses of CLIP and MERU alone, on random features, beside their published form: a part of `gpu_check.py`."""
+"""The losses of CLIP and MERU alone, on random features, beside their published form."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from benchmark_measuring import median_seconds
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meru.benchmarks.measuring import median_seconds
 from meru.encoders.image import ImageEncoder
 from meru.encoders.text import TextEncoder, TextTransformer
 from meru.models.clip import CLIP
