@@ -21,7 +21,7 @@ from meru.configuration import absent_key, check, notes
 from meru.configuration.kinds import Kind, Whole
 from meru.configuration.overrides import overrides_of, readable, typed_keys
 from meru.errors import UserError
-from meru.files import PROJECT, os_error_message
+from meru.files import CONFIGS, PROJECT, os_error_message
 
 # What a terminal gets for characters that its encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
@@ -190,7 +190,6 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    # Paths in configs/ are written relative to the project, whatever directory the user stands in.
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
     keep_freed_memory()
     words = [override for word in sys.argv[1:] for override in overrides_of(word)]
@@ -221,7 +220,7 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
     with one_line_errors():
         sys.argv[1:] = readable(sys.argv[1:], command=config_name)
         try:
-            hydra.main(version_base="1.3", config_path=str(PROJECT / "configs"), config_name=config_name)(guarded)()
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(configuration_message(error)) from error
 
@@ -231,8 +230,9 @@ def configuration_message(error: Exception) -> str:
     overridden = re.match(r"Could not override '([\w.]+)'", str(error))
     if overridden and "." in overridden[1]:
         return str(absent_key(overridden[1]))
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "full_key" not in line]
-    return f"configuration: {' '.join(lines)} (all keys: add --cfg job)"
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and "full_key" not in line and not line.startswith("_")]  # `_…`: bases
+    return f"configuration: {' '.join(told)} (all keys: add --cfg job)"
 
 
 def _leave(message: str, exit_code: int, **said) -> None:

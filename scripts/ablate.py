@@ -106,7 +106,7 @@ def arguments_of(words: list[str]) -> tuple[dict[str, str], list[str]]:
             overrides.append(word)
     if not own["experiment"]:
         raise UserError("experiment= is missing; see --help")
-    return own, readable(overrides, command="train")
+    return own, readable([f"experiment={own['experiment']}", *overrides], command="train")[1:]
 
 
 def seeds_of(text: str) -> list[int]:

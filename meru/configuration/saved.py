@@ -25,9 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from meru.configuration.older import modernised, new_target
 from meru.configuration.targets import leaves
 from meru.errors import UserError
-from meru.files import PROJECT, os_error_message, user_path, write_text
+from meru.files import CONFIGS, PROJECT, os_error_message, user_path, write_text
 
-# Paths in configs/ are written relative to the project, whatever directory the user stands in.
+# Paths in configs/ start at the repository, whatever directory the user stands in.
 OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
 
 SECTIONS = ("data", "encoder", "model", "optim", "trainer", "evaluation")
@@ -175,10 +175,10 @@ def _set(config: DictConfig, key: str, value: object) -> None:
 @functools.cache
 def _followers() -> dict[str, list[str]]:
     """Key → the keys that configs/ interpolates from it."""
-    configs, followers = PROJECT / "configs", defaultdict(list)
-    for path in sorted(configs.rglob("*.yaml")):
+    followers = defaultdict(list)
+    for path in sorted(CONFIGS.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        place = path.parent.relative_to(configs)
+        place = path.parent.relative_to(CONFIGS)
         prefix = "" if "@package _global_" in text or place == Path(".") else f"{place.as_posix()}."
         for name, raw in leaves(yaml.safe_load(text) or {}):
             if form := re.fullmatch(r"\$\{([\w.]+)\}", str(raw)):

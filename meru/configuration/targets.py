@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import yaml  # comes with OmegaConf
 
-from meru.files import PROJECT
+from meru.files import CONFIGS, PACKAGE
 
 
 class Arguments(NamedTuple):
@@ -42,7 +42,7 @@ def arguments_of(target: str) -> Arguments | None:
 def _module(name: str) -> ast.Module | None:
     if name.partition(".")[0] != "meru" or not all(part.isidentifier() for part in name.split(".")):
         return None
-    path = PROJECT.joinpath(*name.split(".")).with_suffix(".py")
+    path = PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py")
     return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
@@ -86,8 +86,17 @@ class File(NamedTuple):
 @functools.cache
 def files_of(group: str) -> tuple[File, ...]:
     """Every file of `configs/<group>/`, but the ones that others build on (`_…`)."""
-    folder = PROJECT / "configs" / group
+    folder = CONFIGS / group
     return tuple(_file(path, group) for path in sorted(folder.glob("*.yaml")) if not path.stem.startswith("_"))
+
+
+def built_on(group: str, base: str) -> list[str]:
+    """The files of `configs/<group>/` that build on a base `_…`, by way of other bases, too."""
+    names: list[str] = []
+    for path in sorted((CONFIGS / group).glob("*.yaml")):
+        if base in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", []):
+            names += built_on(group, path.stem) if path.stem.startswith("_") else [path.stem]
+    return names
 
 
 def _file(path: Path, group: str) -> File:
