@@ -79,9 +79,9 @@ def allowed(kind: Kind) -> str:
         low, high = "大于" if kind.above else "不小于", "小于" if kind.below else "不大于"
         return f"数，{low} {kind.least:.10g}，{high} {kind.most:.10g}"
     if isinstance(kind, ListOf):
-        count = f"{kind.least} 个值" if kind.least == kind.most else f"至少 {kind.least} 个值"
+        count = f"{kind.least} 个值" if kind.least == kind.most else f"至少 {kind.least} 个值" if kind.least else "个数不限"
         order = "，小的在前" * kind.ascending + "，互不相同" * kind.different
-        return f"列表，如 {kind.example}：{count}，每个都是{allowed(kind.item)}{order}"
+        return f"列表，如 {kind.example}：{count}，每个都是 {allowed(kind.item)}{order}"
     if isinstance(kind, Either):
         return "，或 ".join(allowed(each) for each in kind.kinds)
     if isinstance(kind, Choice):

@@ -61,6 +61,9 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
     plus, key, value = form.groups()
     if command == "evaluate" and key.startswith("data.") and not plus:  # of the run, not of configs/evaluate.yaml
         plus, word = "++", f"++{word}"
+    if key.startswith("optim.multipliers.") and key.count(".") > 2:  # Hydra would take the dots for sections
+        braces = f"{{{key.removeprefix('optim.multipliers.')}: {value}}}"
+        raise UserError(f"{word}: a name with dots goes into braces: '+optim.multipliers={braces}'")
     known = declaration(key, command=command)
     if key.partition(".")[0] == "hydra":
         return word

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -67,6 +69,17 @@ def _of_class(node: ast.ClassDef, module: str, tree: ast.Module) -> Arguments | 
     if own is None or inherited is None:
         return own or inherited
     return Arguments(own.names | inherited.names, inherited.others)
+
+
+@functools.cache
+def timm_models() -> frozenset[str]:
+    """Names of the networks of the installed timm, old names included; empty where it is not found."""
+    spec = importlib.util.find_spec("timm")
+    places = [Path(place) / "models" for place in (spec.submodule_search_locations or [])] if spec else []
+    text = "\n".join(path.read_text(encoding="utf-8") for place in places for path in sorted(place.glob("*.py")))
+    made = re.findall(r"^@register_model\s+def (\w+)", text, re.MULTILINE)
+    renamed = re.findall(r"^\s+['\"](\w+)['\"]:\s*['\"]", text, re.MULTILINE)
+    return frozenset([*made, *renamed])
 
 
 class File(NamedTuple):
