@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from meru.configuration.declarations import DECLARED, Key
 from meru.configuration.facts import check_facts
 from meru.configuration.kinds import FilePath, Plain, Section
+from meru.configuration.older import new_key
 from meru.configuration.targets import PROJECT, File, arguments_of, files_of, leaves
 from meru.errors import UserError
 from meru.files import user_path
@@ -99,6 +100,8 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
 
 def unknown_key(key: str, *, command: str) -> UserError:
     """The complaint about a key that is declared nowhere, with the one that was probably meant."""
+    if command == "train" and (now := new_key(key)):
+        return UserError(f"{key}: this key is now {now}")
     names = [name for name in DECLARED[command] if not name.endswith("*")]
     if near := _nearest(key, names, command=command):
         return UserError(f"{key}: no such key; did you mean {' or '.join(near)}?")

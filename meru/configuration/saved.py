@@ -22,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meru.configuration.older import modernised, new_target
 from meru.configuration.targets import leaves
 from meru.errors import UserError
 from meru.files import PROJECT, os_error_message, user_path, write_text
@@ -102,7 +103,7 @@ def _choices() -> dict[str, str]:
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """A YAML file of keys and values whose interpolations resolve.
+    """A YAML file of a run folder, of whatever version, under the present names of keys; its interpolations resolve.
 
     Raises:
         UserError: for anything else; it names the file.
@@ -116,6 +117,7 @@ def read_yaml(path: Path) -> DictConfig:
         config = OmegaConf.load(path)
         if not isinstance(config, DictConfig):
             raise UserError(f"{path} holds no keys and values: restore the file")
+        config = modernised(config)
         OmegaConf.to_container(config, resolve=True)
     except OSError as error:
         if error.errno is None:  # OmegaConf's word for a file that is a single value
@@ -205,6 +207,8 @@ def check_targets(config: DictConfig, *, source: str | Path) -> None:
             continue
         module, kind = TARGETS.get(place, (None, None))
         if module is None or not _is_of(target, module, kind):
+            if (now := new_target(target)) != target:
+                raise UserError(f"{source}: {place}._target_={target}: it is now {now}")
             wanted = f"there it must be one of {module}" if module else "there is nothing to make there"
             if module and str(target).startswith(f"{module}."):
                 raise UserError(f"{source}: {place}._target_={target} is not permitted: {module} has no such {kind}")

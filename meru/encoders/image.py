@@ -5,7 +5,7 @@ The towers keep timm's own parameter names, so a model's `visual.*` is timm's st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import timm
@@ -147,7 +147,7 @@ def timm_image_encoder(
     """Build a backbone of timm.
 
     Args:
-        name: timm's model name, a pretrained tag behind a dot if there is one.
+        name: timm's model name, with a pretrained tag behind a dot if there is one.
         image_size: Side of the square input, pixels.
         pretrained: Fetch timm's weights for the name.
         weights: A local file with timm's parameter names, see `read_weights`; instead of `pretrained`. A classifier
@@ -174,13 +174,9 @@ def timm_image_encoder(
     fetch = pretrained and not weights and not random_weights
     network = _create(name, image_size=image_size, pretrained=fetch, arguments=arguments)
     if weights and not random_weights:
-        classifier = network.pretrained_cfg.get("classifier") or ()
-        heads = [classifier] if isinstance(classifier, str) else classifier
-        load_weights(network, weights, what="encoder.image.weights", surplus=heads)
+        _load_without_classifier(network, weights)
     if norm_epsilon is not None:
-        for module in network.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = norm_epsilon
+        _set_norm_epsilon(network, norm_epsilon)
     if fixed_positions:
         _fix_positions(network)
     if freeze_batch_norm:
@@ -190,6 +186,13 @@ def timm_image_encoder(
         network.set_grad_checkpointing()
     if train_last_blocks is not None:
         _freeze_all_but_last(network, train_last_blocks, final_layers=train_final_layers)
+    return _described(network, name=name, size=image_size, mean=pixel_mean, std=pixel_std, patch_level=patch_level)
+
+
+def _described(
+    network: nn.Module, *, name: str, size: int, mean: Sequence | None, std: Sequence | None, patch_level: int | None
+) -> ImageEncoder:
+    """The tower with what models and transforms have to know about it; None: as timm states it."""
     if patch_level is not None and not 0 <= patch_level < len(network.feature_info):
         last = len(network.feature_info) - 1
         raise UserError(f"encoder.image.patch_level={patch_level}: {name} has the feature maps 0 to {last}")
@@ -198,9 +201,9 @@ def timm_image_encoder(
         # Channels last is what convolutions are fastest in, on CPUs by two thirds; the features are the same.
         network=network.to(memory_format=torch.channels_last),
         width=width,
-        image_size=image_size,
-        pixel_mean=tuple(pixel_mean or network.pretrained_cfg["mean"]),
-        pixel_std=tuple(pixel_std or network.pretrained_cfg["std"]),
+        image_size=size,
+        pixel_mean=tuple(mean or network.pretrained_cfg["mean"]),
+        pixel_std=tuple(std or network.pretrained_cfg["std"]),
         patch_level=patch_level,
         patch_width=width if patch_level is None else network.feature_info[patch_level]["num_chs"],
         class_token=getattr(network, "global_pool", None) == "token",
@@ -229,6 +232,18 @@ def _network_class(name: str) -> type:
     """The class timm builds for a name, found without allocating its weights."""
     with torch.device("meta"):
         return type(timm.create_model(name, num_classes=0))
+
+
+def _load_without_classifier(network: nn.Module, weights: str) -> None:
+    classifier = network.pretrained_cfg.get("classifier") or ()
+    heads = [classifier] if isinstance(classifier, str) else classifier
+    load_weights(network, weights, what="encoder.image.weights", surplus=heads)
+
+
+def _set_norm_epsilon(network: nn.Module, epsilon: float) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = epsilon
 
 
 def _fix_positions(network: nn.Module) -> None:

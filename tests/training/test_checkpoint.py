@@ -10,7 +10,7 @@ import stat
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_trainer import PER_EPOCH, Regression, lines, make
+from toy_training import PER_EPOCH, Regression, lines, make
 
 from meru.encoders.weights import read_weights
 from meru.errors import UserError

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from test_trainer import Killed, Regression, folder, lines, make
 from torch import nn
+from toy_training import Killed, Regression, folder, lines, make
 
 from meru.models import Output
 from meru.training.optimizer import build_optimizer
