@@ -73,21 +73,22 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]  # fmt: skip
 
 
+def composed(*overrides: str, name: str = "train", resolve: bool = True) -> DictConfig:
+    """`composed("experiment=birds_meru", "trainer.epochs=1")`: the configuration as `scripts/train.py` would see it."""
+    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+    with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
+        config = hydra.compose(name, list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    if resolve:
+        OmegaConf.resolve(config)
+    return config
+
+
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., DictConfig]:
-    """`compose("experiment=birds_meru", "trainer.epochs=1")`: the configuration as `scripts/train.py` would see it."""
-    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
-
-    def compose(*overrides: str, name: str = "train", resolve: bool = True) -> DictConfig:
-        with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
-            config = hydra.compose(name, list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        if resolve:
-            OmegaConf.resolve(config)
-        return config
-
-    return compose
+    """`composed` above."""
+    return composed
 
 
 @pytest.fixture
