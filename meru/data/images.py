@@ -27,6 +27,7 @@ from meru.errors import UserError
 from meru.files import os_error_message
 
 MAXIMUM_PIXELS = 100_000_000
+OR_SKIP = ", or set data.on_error=skip to go on without it"  # the end of what `read_image` says of an image
 _BYTES_PER_PIXEL, _BYTES_BESIDE = 8, 2**26  # no image file is larger: 16 bits of four channels, and what goes with it
 _BY_TORCHVISION = ("JPEG", "MPO", "PNG", "WEBP")
 _HAS_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what Pillow calls it
@@ -282,4 +283,4 @@ def _what_is_wrong(content: bytearray, error: Exception) -> str:
 
 def _unreadable(path: str | Path, what: str) -> UserError:
     advice = "" if ": " in what else ": replace it"
-    return UserError(f"image {path} {what}{advice}, or set data.on_error=skip to go on without it", exit_code=1)
+    return UserError(f"image {path} {what}{advice}{OR_SKIP}", exit_code=1)

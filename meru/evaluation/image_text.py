@@ -102,27 +102,31 @@ def evaluate_image_text(
         text_image += [row] * len(chosen)
     text_embeddings = embed_captions(model, texts, tokenizer=tokenizer, device=device)
     text_image_index = torch.tensor(text_image, device=device)
-    retrieve = partial(
-        image_text_retrieval,
-        images["embeddings"],
-        text_embeddings,
-        text_image_index=text_image_index,
-        image_class_index=images["class_index"],
-    )
+    labels = {"text_image_index": text_image_index, "image_class_index": images["class_index"]}
+    retrieve = partial(image_text_retrieval, images["embeddings"], text_embeddings, **labels)
     metrics = retrieve(similarity=model.similarity)
     if class_kind == "identity":
         beside = retrieve(similarity=lambda x, y: exact_product(F.normalize(x, dim=-1), F.normalize(y, dim=-1)))
-        model.train(was_training)
-        return _at_identity(metrics, "identity") | _at_identity(beside, "identity_cosine")
-    classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
+        metrics = _at_identity(metrics, "identity") | _at_identity(beside, "identity_cosine")
+    else:
+        classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
+        metrics |= _classification(model, images, classes, text_embeddings, text_image_index)
+    model.train(was_training)
+    return metrics
+
+
+def _classification(
+    model: nn.Module, images: dict[str, Tensor], classes: Tensor, texts: Tensor, text_image_index: Tensor
+) -> dict[str, float]:
+    """`zero_shot/…` by embeddings of all classes, and `class_captions/…` by the captions of those that are there."""
     present, labels = images["class_index"].unique(return_inverse=True)
     text_labels = labels[text_image_index]
-    described = torch.stack([model.average(text_embeddings[text_labels == k]) for k in range(len(present))])
+    described = torch.stack([model.average(texts[text_labels == k]) for k in range(len(present))])
+    metrics = {}
     choices = {"zero_shot": (classes, images["class_index"]), "class_captions": (described, labels)}
     for row, (candidates, right) in choices.items():
         figures = zero_shot_metrics(images["embeddings"], candidates, labels=right, similarity=model.similarity)
         metrics |= {f"{row}/{name}": figure for name, figure in figures.items()}
-    model.train(was_training)
     return metrics
 
 

@@ -1,4 +1,4 @@
-"""Run folders: made, held, described, taken up again."""
+"""Run folders: made, held, described, taken up again. The names of their files: `meru.run_layout`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from meru.configuration.kinds import FilePath
 from meru.configuration.overrides import pasteable, read_override
 from meru.configuration.saved import change, choices_of, read_config, save_config
 from meru.errors import UserError
-from meru.files import PROJECT, leftovers, os_error_message, remove_leftovers, user_path
+from meru.files import CHECKOUT, CONFIGS, leftovers, os_error_message, remove_leftovers, user_path
+from meru.run_layout import ASKED, CHECKPOINT, LOCK
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-LOCK = ".lock"
 _ABSENT = object()
 _held: dict[Path, IO[str]] = {}
 
@@ -56,7 +56,7 @@ def _make(config: DictConfig, asked: DictConfig | None) -> Path:
         folder = wanted if config.folder else _first_free(wanted)
         folder.mkdir(parents=True, exist_ok=True)
         hold(folder)
-        if any(path.name not in (LOCK, "asked.yaml") for path in set(folder.iterdir()) - set(leftovers(folder))):
+        if any(path.name not in (LOCK, ASKED) for path in set(folder.iterdir()) - set(leftovers(folder))):
             release(folder)
             go_on = pasteable("resume", folder)
             raise UserError(f"folder={folder} is not empty: choose another, or go on with {go_on}")
@@ -133,6 +133,16 @@ def _release_all() -> None:
         release(folder)
 
 
+def resumed_folder(config: DictConfig) -> Path | None:
+    """The folder of the run that goes on; None for a new run."""
+    return user_path(config.resume) if config.resume else None
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return (folder / CHECKPOINT).exists()
+
+
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of the run to be resumed, with the command line's overrides on top; holds the run folder.
 
@@ -162,7 +172,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             raise UserError(f"{word}: a resumed run keeps all its keys: leave it out")
         if key in ("resume", "experiment"):
             continue
-        if (PROJECT / "configs" / key).is_dir():
+        if (CONFIGS / key).is_dir():
             if key == "logger":
                 resumed.logger = config.logger
             elif choices.get(key, value) != value:
@@ -224,8 +234,10 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit; "unknown" without git, or where git does not answer."""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"]
+    """The checkout's commit; "unknown" without git or checkout, or where git does not answer."""
+    if CHECKOUT is None:
+        return "unknown"
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

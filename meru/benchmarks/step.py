@@ -1,0 +1,295 @@
+"""A training step of every model on the same towers and batch, as a Markdown table."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from meru.assemble import build, is_discovery, without_pretrained_weights
+from meru.benchmarks.measuring import matmul_teraflops, synchronize
+from meru.configuration.composing import compose
+from meru.errors import UserError
+from meru.reports.tables import markdown_table
+from meru.training.optimizer import build_optimizer
+
+MODELS = {
+    "clip": ["model=clip"],
+    "meru": ["model=meru"],
+    "hycoclip": ["model=hycoclip"],
+    "meru_grid": ["model=meru_grid"],
+    "meru_patches": ["model=meru_patches"],
+    "gahr": ["model=gahr"],
+    "towers alone": ["model=clip"],  # no more than the features of images and captions: the rest is the loss
+}
+# The same for category discovery, as a multiple of SimGCD's.
+DISCOVERY = {
+    "simgcd": ["model=simgcd", "optim=sgd"],
+    "simgcd + HCL": ["model=hypgcd", "optim=sgd", "loss.hierarchy.weight=0"],
+    "simgcd + LHL": ["model=hypgcd", "optim=sgd", "loss.category.weight=0"],
+    "hypgcd": ["model=hypgcd", "optim=sgd"],
+}
+WORDS = ("a", "bird", "with", "black", "white", "brown", "long", "beak", "wings", "tail", "belly", "and", "is")
+
+
+def report(
+    encoder: list[str],
+    batch: int,
+    repeats: int,
+    device: str,
+    precision: str,
+    task: str,
+    model: list[str] | None,
+    open_clip: str | None,
+) -> str:
+    """Time of a step (forward, backward, optimizer) and its ratio to the first's, the models taking turns.
+
+    The first is MERU, or SimGCD where `task` is `discovery` and not `image-text`. On a GPU also images/s, peak memory
+    and the share of the rate that bf16 matrix products reach there.
+
+    Args:
+        encoder: Overrides.
+        model: Names of models; None for all that the task has.
+        open_clip: Also the step of this model of open_clip.
+
+    Raises:
+        UserError: for a model that the task does not have.
+    """
+    known = DISCOVERY if task == "discovery" else MODELS
+    if unknown := [name for name in model or () if name not in known]:
+        raise UserError(f"--model {unknown[0]}: choose among {', '.join(map(repr, known))}")
+    if open_clip and task == "discovery":
+        raise UserError("--open-clip: for --task image-text only")
+    rows = measure_steps(encoder, batch, repeats, device, precision, task, models=model, open_clip=open_clip)
+    first = reference(rows)
+    kind = {
+        "discovery": "two views of every image, half of them labelled",
+        "image-text": "captions of 8 to 24 words; crops and grid pass one and four more pictures of every image "
+        "through the image tower",
+    }
+    note = (
+        f"{' '.join(encoder)}, batch {batch}, {precision} towers, {kind[task]}; median of {repeats} rounds in "
+        "random order."
+    )
+    if open_clip:
+        note += f" open_clip's step: {OPEN_CLIP_STEP}"
+    columns = ["model", "step", f"over {first['model']}"]
+    cells = [[row["model"], f"{1000 * row['seconds']:.0f} ms", f"{row['ratio']:.2f}×"] for row in rows]
+    if device == "cuda":
+        rate = matmul_teraflops(8192, torch.bfloat16, device)
+        columns += ["images/s", "peak memory", f"share of bf16 matmul ({rate:.0f} TFLOP/s)"]
+        for cell, row in zip(cells, rows, strict=True):
+            share = 100 * row["teraflops"] / rate
+            cell += [f"{row['images_per_second']:.0f}", f"{row['peak_bytes'] / 2**30:.1f} GiB", f"{share:.0f} %"]
+    return note + "\n\n" + markdown_table(columns, cells)
+
+
+def reference(rows: list[dict]) -> dict:
+    """The row whose step is the unit of the ratios: MERU's or SimGCD's, else the first."""
+    return next((row for row in rows if row["model"] in ("meru", "simgcd")), rows[0])
+
+
+def measure_steps(
+    encoder: list[str],
+    batch_size: int,
+    repeats: int,
+    device: str,
+    precision: str,
+    task: str,
+    *,
+    models: list[str] | None = None,
+    open_clip: str | None = None,
+    details: bool | None = None,
+    compiled: str | None = None,
+) -> list[dict]:
+    """Figures of a step of every model, the models taking turns.
+
+    Args:
+        encoder: Overrides.
+        models: Names among `MODELS` or `DISCOVERY`; all by default.
+        open_clip: Also the training step of this model of open_clip.
+        details: Count the floating-point operations of a step; by default on a GPU only.
+        compiled: Backend of torch.compile for every model of ours; None: eager.
+
+    Returns:
+        For every model `model`, `seconds`, `ratio` to the reference, `images_per_second`, `loss` of the last step,
+        with details `teraflops` a second, and on a GPU `peak_bytes`, without the other models' share.
+    """
+    choices = DISCOVERY if task == "discovery" else MODELS
+    details = device == "cuda" if details is None else details
+    steps, teraflop, static, peaks = {}, {}, {}, {}
+    names = [*(models or choices), *([f"open_clip {open_clip}"] if open_clip else [])]
+    for name in names:
+        before = allocated(device)
+        if name in choices:
+            options = {"towers_alone": name == "towers alone", "compiled": compiled}
+            steps[name] = training_step([*choices[name], *encoder], batch_size, device, precision, **options)
+        else:
+            steps[name] = open_clip_step(open_clip, batch_size, device, precision)
+        if details:
+            with FlopCounterMode(display=False) as counter:
+                steps[name]()
+            teraflop[name] = counter.get_total_flops() / 1e12
+        steps[name]()  # the optimizer's state is there from now on
+        static[name] = allocated(device) - before
+        peaks[name] = static[name] + most_allocated(steps[name], device)
+    times, losses = taking_turns(steps, repeats, device)
+    rows = [{"model": name} for name in names]
+    base = times[reference(rows)["model"]]
+    for row in rows:
+        name = row["model"]
+        seconds = statistics.median(times[name])
+        ratio = statistics.median(one / other for one, other in zip(times[name], base, strict=True))
+        row |= {"seconds": seconds, "ratio": ratio, "images_per_second": batch_size / seconds}
+        row["loss"] = losses[name].item()
+        if details:
+            row["teraflops"] = teraflop[name] / seconds
+        if device == "cuda":
+            row["peak_bytes"] = peaks[name]
+    return rows
+
+
+def taking_turns(
+    steps: dict[str, Callable[[], Tensor]], repeats: int, device: str
+) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Seconds of every round after a warm-up, the steps in random order, and each one's last loss."""
+    warmup = 3 if device == "cuda" else 1
+    times, losses = defaultdict(list), {}
+    for _ in range(repeats + warmup):
+        for name in random.sample(sorted(steps), len(steps)):
+            synchronize(device)
+            start = time.perf_counter()
+            losses[name] = steps[name]()
+            synchronize(device)
+            times[name].append(time.perf_counter() - start)
+    return {name: of_name[warmup:] for name, of_name in times.items()}, losses
+
+
+def allocated(device: str) -> int:
+    """Bytes of the tensors on a GPU; 0 on a CPU, which does not tell."""
+    return torch.cuda.memory_allocated() if device == "cuda" else 0
+
+
+def most_allocated(step: Callable[[], Tensor], device: str) -> int:
+    """Most bytes that a step holds on a GPU beside those that it found."""
+    if device != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def training_step(
+    overrides: list[str],
+    batch_size: int,
+    device: str,
+    precision: str,
+    *,
+    towers_alone: bool = False,
+    compiled: str | None = None,
+    clip_gradient_norm: float | None = None,
+) -> Callable[[], Tensor]:
+    """A function that takes one step and returns its loss, on a batch that every model gets alike."""
+    config, _ = compose(["name=benchmark", *overrides])
+    if is_discovery(config):
+        config.discovery.num_classes = 200  # as many as CUB has
+    torch.manual_seed(0)
+    model, tokenizer, _ = build(without_pretrained_weights(config))  # weights change no time
+    model = model.to(device).train()
+    forward = torch.compile(model, backend=compiled) if compiled else model
+    optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
+    size = config.encoder.image.get("image_size", 224)
+    pictures = torch.randint(0, 256, (2, batch_size, 3, size, size), dtype=torch.uint8)
+    if is_discovery(config):
+        batch = {
+            "image": pictures.transpose(0, 1),
+            "label": torch.arange(batch_size) % 100,
+            "labelled": torch.arange(batch_size) % 2 == 0,
+            "epoch": torch.tensor(10.0),
+        }
+    else:
+        batch = pairs(pictures, tokenizer)
+    batch = {name: value.to(device) for name, value in batch.items()}
+
+    def step(**replaced: Tensor) -> Tensor:
+        given = {**batch, **replaced}
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            if towers_alone:
+                features = model.image_features(given["image"]), model.text_features(given["tokens"])
+                loss = sum(each.square().mean() for each in features)
+            else:
+                loss = forward(given).loss
+        loss.backward()
+        if clip_gradient_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_gradient_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        model.constrain_()
+        return loss.detach()
+
+    step.tokenizer = tokenizer
+    return step
+
+
+OPEN_CLIP_STEP = (
+    "create_model, ClipLoss and fused AdamW as its training script has them, normalised float images, captions padded "
+    "to 77 tokens."
+)
+
+
+def open_clip_step(name: str, batch_size: int, device: str, precision: str) -> Callable[[], Tensor]:
+    """open_clip's own training step on as many random images and captions like ours, padded as its tokenizer pads."""
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model(name, pretrained=None, device=device).train()
+    plain = [p for p in model.parameters() if p.dim() >= 2]
+    scalars = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": scalars, "weight_decay": 0.0}, {"params": plain, "weight_decay": 0.2}]
+    optimizer = torch.optim.AdamW(groups, lr=5e-4, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    criterion = open_clip.ClipLoss()
+    size = model.visual.image_size
+    images = torch.randn(batch_size, 3, *(size if isinstance(size, tuple) else (size, size)), device=device)
+    tokens = open_clip.get_tokenizer(name)(captions_like_ours(batch_size)).to(device)
+
+    def step() -> Tensor:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = criterion(*model(images, tokens)[:3])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        return loss.detach()
+
+    return step
+
+
+def captions_like_ours(count: int, seed: int = 0) -> list[str]:
+    """Captions of 8 to 24 words."""
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(WORDS, k=chance.randint(8, 24))) for _ in range(count)]
+
+
+def pairs(pictures: torch.Tensor, tokenizer) -> dict[str, torch.Tensor]:
+    """A batch of images, captions and parts, whatever an image–text model may ask for."""
+    batch_size = pictures.shape[1]
+    return {
+        "image": pictures[0],
+        "tokens": tokenizer.batch(captions_like_ours(batch_size)),
+        "part_image": pictures[1],
+        "part_tokens": tokenizer.batch(["long black beak"] * batch_size),
+        "has_part": torch.ones(batch_size, dtype=torch.bool),
+        "has_part_text": torch.ones(batch_size, dtype=torch.bool),
+        "image_index": torch.arange(batch_size),
+        "class_index": torch.arange(batch_size) // 2,
+    }

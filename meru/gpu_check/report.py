@@ -1,0 +1,122 @@
+"""The Markdown report of the GPU check, from its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meru.reports.tables import markdown_table
+
+
+def report(results: dict) -> str:
+    """Tables of all parts that gave figures, under one of how they ended."""
+    parts = results["parts"]
+    title = "# GPU check" + (" (smoke run on the CPU: the figures mean nothing)" if results["smoke"] else "")
+    rows = [[name, part["status"], f"{part['seconds']:.0f} s"] for name, part in parts.items()]
+    sections = [title, markdown_table(["part", "status", "time"], rows)]
+    machine = parts.get("environment", {}).get("figures", {})
+    for name, write in SECTIONS.items():
+        figures = parts.get(name, {}).get("figures")
+        if figures:
+            sections += write(figures, machine)
+    return "\n\n".join(sections) + "\n"
+
+
+def environment(figures: dict, machine: dict) -> list[str]:
+    names = ("device", "driver", "torch", "cuda", "cudnn", "python", "bf16", "commit")
+    facts = [f"{name} {figures[name]}" for name in names if figures.get(name) is not None]
+    rates = {
+        "matrix product, bf16": ("bf16_teraflops", "TFLOP/s"),
+        "matrix product, TF32": ("tf32_teraflops", "TFLOP/s"),
+        "matrix product, float32": ("fp32_teraflops", "TFLOP/s"),
+        "copy, read and written": ("copy_gigabytes", "GB/s"),
+    }
+    rows = [[what, f"{figures[key]:.0f} {unit}"] for what, (key, unit) in rates.items() if key in figures]
+    return ["## Machine", ", ".join(facts), markdown_table(["measured", "rate"], rows)]
+
+
+def tests(figures: dict, machine: dict) -> list[str]:
+    counts = [f"{number} {kind}" for kind, number in figures.items() if kind != "exit_code"]
+    return ["## Tests that need a GPU", ", ".join(counts) or f"exit code {figures['exit_code']}"]
+
+
+def steps(figures: dict, machine: dict) -> list[str]:
+    title = "## Training step, compiled" if "backend" in figures else "## Training step"
+    note = f"{' '.join(figures['towers'])}, batch {figures['batch']}, {figures['precision']}"
+    if "backend" not in figures:
+        note += "; captions of 8 to 24 words, which open_clip pads to 77 tokens"
+    return [title, note, step_table(figures["rows"], machine)]
+
+
+def step_table(rows: list[dict], machine: dict) -> str:
+    lines = [
+        [
+            row["model"] + (f", {row['precision']}" if "precision" in row else ""),
+            f"{1000 * row['seconds']:.0f} ms",
+            f"{row['ratio']:.2f}×",
+            f"{row['images_per_second']:.0f}",
+            gibibytes(row),
+            share(row, machine),
+        ]
+        for row in rows
+    ]
+    return markdown_table(["model", "step", "ratio", "images/s", "peak memory", "of the bf16 matmul rate"], lines)
+
+
+def share(row: dict, machine: dict) -> str:
+    rate = machine.get("bf16_teraflops")
+    return f"{100 * row['teraflops'] / rate:.0f} %" if rate and "teraflops" in row else "–"
+
+
+def gibibytes(row: dict) -> str:
+    return f"{row['peak_bytes'] / 2**30:.1f} GiB" if "peak_bytes" in row else "–"
+
+
+def gahr(figures: dict, machine: dict) -> list[str]:
+    row = [
+        f"{figures['images_per_second']:.0f}",
+        gibibytes(figures),
+        f"{figures['grown_bytes'] / 2**20:.1f} MiB",
+        f"{figures['first_loss']:.2f} → {figures['last_loss']:.2f}",
+    ]
+    note = f"{' '.join(figures['recipe'])}, batch {figures['batch']}, {figures['steps']} steps, {figures['precision']}"
+    return ["## GAHR", note, markdown_table(["images/s", "peak memory", "growth", "loss"], [row])]
+
+
+def discovery(figures: dict, machine: dict) -> list[str]:
+    note = f"{' '.join(figures['towers'])}, batch {figures['batch']}, two views of every image; ratio to SimGCD's step"
+    return ["## Category discovery", note, step_table(figures["rows"], machine)]
+
+
+def loss(figures: dict, machine: dict) -> list[str]:
+    rows = [
+        [row["model"], f"{row['loss']:.4f}", f"{1000 * row['seconds']:.1f} ms", gibibytes(row)]
+        for row in figures["rows"]
+    ]
+    note = f"Forward and backward from features, B = {figures['batch']}, D = {figures['dimension']}"
+    return ["## Losses alone", note, markdown_table(["loss", "value", "time", "peak memory"], rows)]
+
+
+def training(figures: dict, machine: dict) -> list[str]:
+    names = [name for name in figures["rows"][0]["chance"]]
+    rows = [
+        [
+            row["model"],
+            *(f"{100 * row[name]:.1f} % ({100 * row['chance'][name]:.1f})" for name in names),
+            f"{row['images_per_second']:.0f}" if row["images_per_second"] else "–",
+        ]
+        for row in figures["rows"]
+    ]
+    note = f"Drawn birds, {' '.join(figures['overrides'])}; test split, chance in brackets"
+    return ["## Training", note, markdown_table(["model", *names, "images/s"], rows)]
+
+
+SECTIONS: dict[str, Callable[[dict, dict], list[str]]] = {
+    "environment": environment,
+    "tests": tests,
+    "steps": steps,
+    "compiled": steps,
+    "gahr": gahr,
+    "discovery": discovery,
+    "loss": loss,
+    "training": training,
+}

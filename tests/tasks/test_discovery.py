@@ -1,0 +1,264 @@
+"""A discovery run from its data to its table, on drawn birds few enough for a test."""
+
+import json
+
+import pytest
+import timm
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+import meru
+from meru.assemble import build
+from meru.configuration import check
+from meru.data.discovery.loading import every_view_loader, weighted_view_loader
+from meru.encoders.frozen import FrozenPart
+from meru.errors import UserError
+from meru.evaluation.classes import class_trees, purities, save_trees
+from meru.runs.train import train
+from meru.tasks.discovery import Discovery
+from meru.tasks.discovery_batches import keep_views, nearest_images, released_neighbours
+from meru.training.trainer import Trainer
+
+DEVICE = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    from meru.data.synthetic.birds.load import draw_birds
+
+    return draw_birds(tmp_path_factory.mktemp("discovery") / "birds", images_per_species=4, image_size=32)
+
+
+@pytest.fixture
+def configuration(compose, birds, tmp_path):
+    def make(*overrides, experiment="birds_hypgcd", folder="run"):
+        return compose(
+            f"experiment={experiment}",
+            f"data.root={birds}",
+            "+data.load_discovery.images_per_species=4",
+            "+data.load_discovery.image_size=32",
+            "encoder.image.image_size=32",
+            "model.projection_width=16",
+            "model.projection_dimension=8",
+            "data.batch_size=16",
+            "data.workers=0",
+            "trainer.epochs=1",
+            "trainer.log_every=1",
+            "logger=none",
+            f"folder={tmp_path / folder}",
+            *overrides,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("experiment", ["birds_simgcd", "birds_hypgcd"])
+@pytest.mark.parametrize("sampler", ["weighted", "uniform", "neighbours"])
+def test_a_run_leaves_its_model_and_figures(experiment, sampler, configuration, tmp_path):
+    config = configuration(f"discovery.sampler={sampler}", experiment=experiment)
+    figures = train(config, device=DEVICE)
+    assert figures == json.loads((tmp_path / "run" / "test.json").read_text())
+    assert figures["num_classes"] == figures["true_num_classes"] == 48
+    for name in ("discovery/all/accuracy", "kmeans/new/accuracy", "inductive/old/accuracy"):
+        assert 0 <= figures[name] <= 1
+    loaded = meru.load(tmp_path / "run")
+    assert loaded.tokenizer is None
+    assert Discovery(config, device=DEVICE).evaluate(loaded).figures == figures
+
+
+@pytest.mark.parametrize("experiment", ["birds_simgcd", "birds_hypgcd"])
+def test_trees_of_the_predicted_classes_are_written(experiment, configuration, tmp_path):
+    config = configuration("discovery.num_classes=48", experiment=experiment)
+    torch.manual_seed(0)
+    task, pretrained = Discovery(config, device=DEVICE), build(config)
+    data, model = task.data, pretrained.model
+    everything = task.features(data.train, pretrained)
+    first = [int((everything["label"] == label).nonzero()[0]) for label in range(48)]
+    with torch.no_grad():  # an image of each class as its weight: predictions that differ
+        model.classifier.weight.copy_(everything["features"][first] - everything["features"].mean(dim=0))
+    seen = task.features(data.train, pretrained)
+    trees = class_trees(data, seen, model)
+    figures = purities(trees)
+    save_trees(tmp_path / "tree", trees)
+    written = {path.name for path in (tmp_path / "tree").iterdir()}
+    of_features = {"feature_tree.nwk", "feature_tree.json", "feature_tree.png"}
+    of_ball = {"tree.nwk", "tree.json", "tree.png", "poincare_disk.png"}
+    assert written == (of_features | of_ball if experiment == "birds_hypgcd" else of_features)
+    assert all(0 < figures[f"feature_tree/{kind}dendrogram_purity"] <= 1 for kind in ("", "chance_"))
+    newick = (tmp_path / "tree" / "feature_tree.nwk").read_text()
+    leaves = newick.count(",") + 1
+    assert leaves >= 3 and newick.rstrip().endswith(";")
+    assert len(json.loads((tmp_path / "tree" / "feature_tree.json").read_text())["nodes"]) == 2 * leaves - 1
+
+
+def test_a_wrong_or_estimated_number_of_classes(configuration):
+    figures = train(configuration("discovery.num_classes=60", folder="more"), device=DEVICE)
+    assert figures["num_classes"] == 60 and 0 < figures["discovery/all/accuracy"] < 1
+    estimate = configuration("discovery.num_classes=estimate", "discovery.maximum_classes=60", folder="estimate")
+    found = train(estimate, device=DEVICE)["num_classes"]
+    saved = OmegaConf.load(f"{estimate.folder}/config.yaml").discovery
+    assert 24 <= found <= 60 and saved.num_classes == found and saved.asked_num_classes == "estimate"
+
+
+def test_neighbours_are_in_the_order_of_the_data_and_begin_with_the_image_itself(configuration):
+    config = configuration("discovery.num_classes=48")
+    task = Discovery(config, device=DEVICE)
+    images = len(task.data.train)
+    nearest = nearest_images(task.features(task.data.train, build(config)), images=images, count=5)
+    assert nearest.shape == (images, 5)
+    assert torch.equal(nearest[:, 0], torch.arange(images))
+
+
+def test_released_neighbours_are_places_in_a_weighted_draw(configuration, monkeypatch):
+    """What the released code takes for indices of images; the sampler of `model=hypgcd_released` takes them, too."""
+    config = configuration("discovery.num_classes=48", "model=hypgcd_released", "discovery.sampler=neighbours")
+    torch.manual_seed(0)
+    data, pretrained = Discovery(config, device=DEVICE).data, build(config)
+    model, transforms = pretrained.model, pretrained.transforms
+    found = released_neighbours(config, data.train, model, transforms, epoch=0, device=DEVICE)
+    assert found.shape == (len(data.train), 5) and torch.equal(found[:, 0], torch.arange(len(data.train)))
+    loader = weighted_view_loader(
+        data.train, transform=transforms.training, epoch=0, batch_size=50, seed=0, workers=0, on_error="raise"
+    )
+    drawn = torch.cat([batch["image_index"] for batch in loader])
+    again = (drawn[:, None] == drawn).sum(dim=1) > 1  # drawn more than once: other views of it are near
+    alike = (drawn[found[:, 1:]] == drawn[:, None]).any(dim=1)[again].float().mean()
+    assert alike > 0.2 and (drawn != torch.arange(len(drawn))).float().mean() > 0.9
+    asked = []
+    monkeypatch.setattr(
+        "meru.tasks.discovery.released_neighbours",
+        lambda *arguments, epoch, **options: asked.append(epoch) or found,
+    )
+    train(config, device=DEVICE)
+    assert asked == [0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["discovery.num_classes=20"], "there are 24 old classes already"),
+        (["data.batch_size=4000"], "larger than the training set"),
+        (["discovery.sampler=random"], "choose one of weighted, uniform, neighbours"),
+    ],
+)
+def test_settings_that_cannot_be(overrides, message, configuration):
+    with pytest.raises(UserError, match=message):
+        train(configuration(*overrides), device=DEVICE)
+
+
+def test_data_without_captions_and_data_without_a_discovery_split(compose):
+    with pytest.raises(UserError, match="no captions, only classes to discover"):
+        check(compose("model=meru", "data=cifar10"), command="train")
+    with pytest.raises(UserError, match="no split for discovery"):
+        check(compose("model=hypgcd", "data=pedestrians"), command="train")
+
+
+TOWER = ("encoder.image.name=mobilenetv2_035", "+encoder.image.train_last_blocks=1")
+RANDOM = "+encoder.image.random_weights=true"
+KEPT = (*TOWER, RANDOM)
+
+
+@pytest.mark.parametrize("sampler", ["weighted", "neighbours"])
+def test_a_run_on_kept_views(sampler, configuration):
+    config = configuration(*KEPT, "discovery.cached_views=4", f"discovery.sampler={sampler}", experiment="birds_simgcd")
+    assert 0 <= train(config, device=DEVICE)["discovery/all/accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("views", "more"),
+    [
+        (0, ["discovery.sampler=weighted"]),
+        (2, ["discovery.sampler=uniform"]),
+        (0, ["discovery.sampler=neighbours"]),  # those that the epoch began with
+        (0, ["discovery.sampler=neighbours", "model=hypgcd_released"]),
+    ],
+)
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(views, more, configuration, tmp_path, monkeypatch):
+    """Also one that began with the weights of a file, which are not read again."""
+    overrides = ["trainer.epochs=2", f"discovery.cached_views={views}", *more]
+    if views:
+        weights = tmp_path / "weights.safetensors"
+        save_file(timm.create_model("mobilenetv2_035", num_classes=0).state_dict(), weights)
+        overrides += [*TOWER, f"+encoder.image.weights={weights}"]
+    train(configuration(*overrides, folder="whole"), device=DEVICE)
+    config = configuration(*overrides, "trainer.checkpoint_every=3", folder="stopped")
+    save = Trainer._save
+
+    def save_then_stop(self):
+        save(self)
+        if self.step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_save", save_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, device=DEVICE)
+    config.resume, config.folder = str(tmp_path / "stopped"), None
+    train(config, device=DEVICE)
+    weights = [meru.load(tmp_path / name).model.state_dict() for name in ("whole", "stopped")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_first_step_on_all_kept_views_is_that_on_the_images(configuration, tmp_path):
+    """Kept in half precision, and first and second views exchanged at random, which no loss tells apart."""
+    losses = []
+    for views in (0, 2):
+        overrides = (*KEPT, f"discovery.cached_views={views}", "discovery.sampler=uniform")
+        train(configuration(*overrides, experiment="birds_simgcd", folder=f"run{views}"), device=DEVICE)
+        first = (tmp_path / f"run{views}" / "metrics.jsonl").read_text().splitlines()[0]
+        losses.append(json.loads(first)["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=3e-3)  # the rounding of half precision
+
+
+def test_kept_views_are_what_the_frozen_part_says_of_different_views(configuration):
+    config = configuration(*KEPT, "discovery.cached_views=4", experiment="birds_simgcd")
+    config.discovery.num_classes = 48
+    data, pretrained = Discovery(config, device=DEVICE).data, build(config)
+    model, transforms = pretrained.model, pretrained.transforms
+    kept = keep_views(config, data.train, model, transforms, device=DEVICE)
+    assert kept.shape[:2] == (len(data.train), 4) and kept.dtype == torch.float16
+    assert not torch.equal(kept[0, 0], kept[0, 2])
+    batch = next(iter(every_view_loader_of(config, data, transforms, epoch=1)))
+    model.eval()
+    of_images = model.features(batch["image"][:, 1])
+    of_kept = FrozenPart(model.visual).rest(kept[batch["image_index"], 3].float())
+    torch.testing.assert_close(of_kept, of_images, rtol=1e-2, atol=1e-2)
+
+
+def every_view_loader_of(config, data, transforms, *, epoch):
+    return every_view_loader(
+        data.train,
+        transform=transforms.training,
+        epoch=epoch,
+        batch_size=5,
+        seed=config.seed,
+        workers=0,
+        on_error="raise",
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["discovery.cached_views=3"], "views come in pairs"),
+        (["discovery.cached_views=-2"], "views come in pairs"),
+        (["discovery.cached_views=2"], "a ResNet of timm cannot be cut in two"),
+        (["discovery.cached_views=2", KEPT[0]], "set encoder.image.train_last_blocks"),
+        (["discovery.cached_views=2", *KEPT, "encoder.image.train_last_blocks=0"], "set encoder.image.train_last"),
+    ],
+)
+def test_views_that_cannot_be_kept(overrides, message, configuration):
+    with pytest.raises(UserError, match=message):
+        train(configuration(*overrides), device=DEVICE)
+
+
+def test_a_configuration_that_describes_no_model_is_named_when_it_is_loaded(configuration, tmp_path):
+    train(configuration(), device=DEVICE)
+    path = tmp_path / "run" / "config.yaml"
+    whole = path.read_text()
+    for before, after in (("projection_width: ", "projection_width: wide"), ("  name: test_resnet", "  name: [a]")):
+        assert before in whole
+        path.write_text(whole.replace(before, after))
+        with pytest.raises(UserError, match="config.yaml describes a model that cannot be made"):
+            meru.load(tmp_path / "run")
