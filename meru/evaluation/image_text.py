@@ -64,7 +64,7 @@ def evaluate_image_text(
     class_names: Sequence[str],
     tokenizer: BatchTokenizer,
     device: torch.device,
-    templates: Sequence[str],
+    templates: Sequence[str] = (),
     captions_per_image: int | None = None,
     class_kind: str = "class",
 ) -> dict[str, float]:

@@ -21,7 +21,7 @@ PERSONS = (
     "encoder.image.image_size=32", "data.root={persons}", *PLAIN,
 )  # fmt: skip
 DISCOVERY = (
-    "+data.discovery.images_per_species=4", "trainer.epochs=1", "data.batch_size=8", "data.workers=0",
+    "+data.load_discovery.images_per_species=4", "trainer.epochs=1", "data.batch_size=8", "data.workers=0",
     "model.projection_width=16", "data.root={birds}", "logger=none",
 )  # fmt: skip
 SMALL_TOWERS = ("encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2")

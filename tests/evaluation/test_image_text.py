@@ -49,12 +49,20 @@ def batches():
         }
 
 
+TEMPLATES = ["a photo of a {}.", "a {}"]
 CAPTIONS = [[f"a {WORDS[row // 2]} bird", "a bird"] for row in range(6)]
 
 
 def evaluate(**arguments):
     return evaluate_image_text(
-        Oracle(), batches(), captions=CAPTIONS, class_names=WORDS, tokenizer=tokenizer, device=DEVICE, **arguments
+        Oracle(),
+        batches(),
+        captions=CAPTIONS,
+        class_names=WORDS,
+        templates=TEMPLATES,
+        tokenizer=tokenizer,
+        device=DEVICE,
+        **arguments,
     )
 
 
@@ -84,7 +92,7 @@ def test_class_embeddings_average_the_prompts():
 def test_the_model_is_left_in_the_mode_it_was_in():
     model = Oracle().train()
     evaluate_image_text(
-        model, batches(), captions=CAPTIONS, class_names=WORDS, tokenizer=tokenizer, device=DEVICE
+        model, batches(), captions=CAPTIONS, class_names=WORDS, templates=TEMPLATES, tokenizer=tokenizer, device=DEVICE
     )
     assert model.training
 
