@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from meru.configuration.declarations import DECLARED, Key
 from meru.configuration.facts import check_facts
 from meru.configuration.kinds import FilePath, Plain, Section
-from meru.configuration.older import new_key
+from meru.configuration.older import replacement
 from meru.configuration.targets import File, arguments_of, files_of, leaves
 from meru.errors import UserError
 from meru.files import CONFIGS, user_path
@@ -22,7 +22,7 @@ from meru.files import CONFIGS, user_path
 GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
 # Sections whose keys are the arguments of what their `_target_` names.
 CALLS = ("data.load", "data.discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
-OF_MODEL = ("loss", "patches", "sms", "bai", "discovery", "space", "task", "evaluation.attention_pictures")
+OF_MODEL = ("loss", "parts", "discovery", "task", "evaluation.attention_pictures")
 # What other programs call them.
 SHORT = {"lr": "optim.learning_rate", "wd": "optim.weight_decay", "num_workers": "data.workers"}
 # Of those groups whose files have little in common.
@@ -100,7 +100,7 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
 
 def unknown_key(key: str, *, command: str) -> UserError:
     """The complaint about a key that is declared nowhere, with the one that was probably meant."""
-    if command == "train" and (now := new_key(key)):
+    if command == "train" and (now := replacement(key)):
         return UserError(f"{key}: this key is now {now}")
     names = [name for name in DECLARED[command] if not name.endswith("*")]
     if near := _nearest(key, names, command=command):

@@ -132,9 +132,9 @@ class CropParts:
 
     def __init__(self, *, crops: Sequence[str] = KINDS, window: Sequence[float] = (0.3, 0.5)):
         if not crops or set(crops) - set(self.KINDS):
-            raise UserError(f"patches.crops={list(crops)}: choose from {', '.join(self.KINDS)}")
+            raise UserError(f"parts.crops={list(crops)}: choose from {', '.join(self.KINDS)}")
         if not 0 < window[0] <= window[1] <= 1:
-            raise UserError(f"patches.window={list(window)}: give two shares, 0 < least <= greatest <= 1")
+            raise UserError(f"parts.window={list(window)}: give two shares, 0 < least <= greatest <= 1")
         self.crops, self.window = tuple(crops), tuple(window)
 
     def check(self, records: Sequence[ImageRecord], root: str) -> None:
@@ -148,10 +148,10 @@ class CropParts:
         for kind in self.crops:
             if not have[kind]:
                 others = [other for other in self.KINDS if have[other]]
-                instead = f"patches.crops=[{others[0]}], " if others else ""
+                instead = f"parts.crops=[{others[0]}], " if others else ""
                 raise UserError(
-                    f"patches.mode=crops needs {files[kind]}, which {root} lacks (or which tells of no "
-                    f"visible one): restore it, or choose {instead}patches.mode=tokens or patches.mode=grid"
+                    f"model=hycoclip needs {files[kind]}, which {root} lacks (or which tells of no visible one): "
+                    f"restore it, or choose {instead}model=meru_patches or model=meru_grid"
                 )
 
     def __call__(self, record: ImageRecord, *, height: int, width: int, caption: str) -> Part | None:

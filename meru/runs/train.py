@@ -146,9 +146,8 @@ def make_logger(config: DictConfig, folder: Path, device: torch.device) -> NoLog
 
 def part_source(config: DictConfig, data: ImageTextData) -> CropParts | None:
     """Where a model that learns from crops gets them."""
-    patches = config.get("patches")
-    if not patches or patches.mode != "crops":
+    if not (parts := config.get("parts")):
         return None
-    crops = CropParts(crops=patches.crops, window=patches.window)
+    crops = CropParts(crops=parts.crops, window=parts.window)
     crops.check(data.train, config.data.root)
     return crops

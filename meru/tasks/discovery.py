@@ -84,7 +84,7 @@ def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, fl
         ", ".join(f"{name} {value}" for name, value in environment(device).items()),
     )
 
-    released = config.model.get("released", False)
+    released = model.released_batches
     found: dict[str, Tensor | int] = {}
 
     def neighbours(epoch: int) -> Tensor:

@@ -185,8 +185,8 @@ def test_a_misspelt_argument_is_told_from_one_that_is_left_out(key, message):
 @pytest.mark.parametrize(
     "words",
     [
-        ["experiment=birds_meru_patches", "model=clip"],
-        ["experiment=cub_gahr", "model=meru"],
+        ["experiment=birds_meru_patches", "model=clip", "~model.merge"],
+        ["experiment=cub_gahr", "model=meru", "~model.class_token"],
         ["experiment=cub_hypgcd", "model=clip"],
         ["experiment=pedestrians_gahr", "model=clip", "~model.norm_exponent"],
     ],
@@ -195,10 +195,8 @@ def test_keys_of_a_recipe_whose_model_was_replaced_are_no_fault_of_the_user(comp
     check(compose(*words), command="train", typed=typed_keys(words))
     with pytest.raises(UserError, match=r"model\.norm_exponent: CLIP does not take it; the recipe sets it"):
         check(compose("experiment=pedestrians_gahr", "model=clip"), command="train", typed=set())
-    with pytest.raises(UserError, match=r"patches\.grid: this model"):
-        check(
-            compose("experiment=birds_meru", "+patches.grid=2"), command="train", typed=typed_keys(["+patches.grid=2"])
-        )
+    with pytest.raises(UserError, match=r"parts\.crops: this model"):
+        check(compose("model=meru", "+parts.crops=[box]"), command="train", typed={"parts.crops"})
 
 
 def test_a_key_in_the_wrong_section_or_by_its_short_name_leads_to_the_right_one():

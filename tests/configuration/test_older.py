@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from meru.configuration import check, older
+from meru.configuration import check, older, unknown_key
 from meru.configuration.older import modernised, new_key, new_target
 from meru.errors import UserError
 
@@ -56,6 +56,87 @@ def test_names_with_dots_and_empty_sections_stay_what_they_are(renamed):
 def test_targets_are_found_where_they_are_now(old, new):
     assert new_target(old) == new
     assert read(data={"load": {"_target_": old}}) == {"data": {"load": {"_target_": new}}}
+
+
+PATCHES = {"mode": "tokens", "merge": 2, "top": 4, "grid": 3, "crops": ["box"], "window": [0.3, 0.5]}
+OF_MODEL = {"_target_": "meru.models.meru_patches.MERUPatches", **{name: f"${{patches.{name}}}" for name in PATCHES}}
+
+
+@pytest.mark.parametrize(
+    ("mode", "model", "target", "kept"),
+    [
+        ("tokens", "meru_patches", "meru.models.meru_patches.MERUPatches", {"merge": 2, "top": 4}),
+        ("crops", "hycoclip", "meru.models.hycoclip.HyCoCLIP", {}),
+        ("grid", "meru_grid", "meru.models.meru_grid.MERUGrid", {"grid": 3}),
+    ],
+)
+def test_modes_of_meru_patches_are_models_with_what_they_take(mode, model, target, kept):
+    of_mode = "${oc.select:loss.part_entailment.weight_of_mode.${patches.mode},0.0}"
+    weights = {"weight": of_mode, "weight_of_mode": {"tokens": 0.0, "grid": 0.1}}
+    given = {name: value for name, value in OF_MODEL.items() if name not in ("crops", "window")}
+    found = read(
+        patches={**PATCHES, "mode": mode},
+        model=given,
+        loss={"part_entailment": weights},
+        choices={"model": "meru_patches"},
+    )
+    assert found["model"] == {"_target_": target, **kept} and found["choices"] == {"model": model}
+    assert found["loss"] == {"part_entailment": {"weight": 0.1 if mode == "grid" else 0.0}}
+    assert found.get("parts") == ({"crops": ["box"], "window": [0.3, 0.5]} if mode == "crops" else None)
+    assert "patches" not in found
+
+
+def test_the_released_code_is_a_model_of_its_own():
+    target, plain = "meru.models.hypgcd_released.HypGCDReleased", "meru.models.hypgcd.HypGCD"
+    assert read(model={"_target_": plain, "released": True, "clip": 2.3})["model"] == {"_target_": target, "clip": 2.3}
+    assert read(model={"_target_": plain, "released": False})["model"] == {"_target_": plain}
+
+
+@pytest.mark.parametrize(("space", "now"), [("lorentz", "hyperboloid"), ("cosine", "sphere")])
+def test_settings_of_gahr_are_those_of_its_model_and_terms(space, now):
+    terms = {
+        "semantic_margin": {"margin": "${sms.margin}"},
+        "word_contrast": {"weight": "${bai.weight}", "scope": "${bai.scope}"},
+        "patch_agreement": {"weight": "${bai.weight}"},
+    }
+    found = read(
+        space=space,
+        sms={"margin": 0.05},
+        bai={"weight": 0.1, "scope": "batch", "class_token": True},
+        patches={"mode": "tokens", "class_token": "${bai.class_token}", "crops": ["box"]},
+        model={
+            "_target_": "meru.models.gahr.GAHR", "space": "${space}", "mode": "${patches.mode}",
+            "class_token": "${patches.class_token}",
+        },
+        loss=terms,
+    )  # fmt: skip
+    assert found == {
+        "model": {"_target_": "meru.models.gahr.GAHR", "space": now, "class_token": True},
+        "loss": {
+            "semantic_margin": {"margin": 0.05},
+            "word_contrast": {"weight": 0.1, "scope": "batch"},
+            "patch_agreement": {"weight": 0.1},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "now"),
+    [
+        ("sms.margin", "loss.semantic_margin.margin"),
+        ("bai.scope", "loss.word_contrast.scope"),
+        ("bai.weight", "loss.word_contrast.weight and loss.patch_agreement.weight"),
+        ("patches.merge", "model.merge"),
+        ("patches.crops", "parts.crops"),
+        ("patches.mode", "the model: model=meru_patches for tokens"),
+        ("space", r"model.space \(hyperboloid for lorentz, sphere for cosine\)"),
+        ("model.released", "a model of its own: model=hypgcd_released"),
+        ("loss.part_entailment.weight_of_mode.grid", "loss.part_entailment.weight"),
+    ],
+)
+def test_each_old_key_of_models_leads_to_what_to_write_now(key, now):
+    with pytest.raises(UserError, match=f"^{key}: this key is now {now}"):
+        raise unknown_key(key, command="train")
 
 
 def test_every_moved_module_exists_where_it_is_said_to_be():

@@ -21,13 +21,12 @@ from meru.data.augmentation import INTERPOLATIONS, augmentation_pool
 from meru.data.datasets.person_search import LAYOUTS
 from meru.data.discovery.loading import SAMPLERS
 from meru.data.parts import CropParts
+from meru.geometry.spaces import SPACES
 from meru.layers.bidirectional_attention import ACTIVATIONS
+from meru.losses.contrastive import POSITIVES
 from meru.losses.hypgcd import ANCESTORS
 from meru.losses.interaction import SCOPES
 from meru.losses.semantic_margin import MARGIN_SOURCES
-from meru.models.clip import POSITIVES
-from meru.models.gahr import SPACES
-from meru.models.meru_patches import MODES
 from meru.runs.evaluate import SUITES
 from meru.training.settings import TrainerSettings
 
@@ -40,13 +39,12 @@ from meru.training.settings import TrainerSettings
         ("loss.word_contrast.scope", SCOPES),
         ("loss.semantic_margin.margin_source", MARGIN_SOURCES),
         ("loss.contrastive.positives", POSITIVES),
-        ("space", SPACES),
-        ("patches.mode", MODES),
-        ("patches.activation", ACTIVATIONS),
+        ("model.space", SPACES),
+        ("model.activation", ACTIVATIONS),
         ("data.load.layout", LAYOUTS),
         ("data.image_augmentation.interpolation", INTERPOLATIONS),
         ("data.image_augmentation.pool", augmentation_pool(8)),
-        ("patches.crops", CropParts.KINDS),
+        ("parts.crops", CropParts.KINDS),
         ("suite", SUITES),
     ],
 )
@@ -102,11 +100,11 @@ def test_the_check_does_not_import_pytorch():
 
 def test_what_a_resumed_run_may_change():
     fixed = [
-        "seed", "name", "output", "folder", "task", "space", "trainer.accumulate", "data.batch_size",
+        "seed", "name", "output", "folder", "task", "model.space", "trainer.accumulate", "data.batch_size",
         "data.batch_size_per_gpu", "data.validation_fraction", "data.split_seed", "data.labelled_fraction",
         "data.old_classes", "data.load.layout", "data.load._target_", "optim.optimizer._target_", "model._target_",
         "model.curvature", "encoder.image.name", "encoder.text.architecture", "encoder.init", "discovery.neighbours",
-        "patches.mode", "patches.merge", "patches.grid", "patches.class_token",
+        "model.merge", "model.grid", "model.class_token", "model.word_window",
     ]  # fmt: skip
     acting = [
         "trainer.epochs", "trainer.precision", "trainer.ema_decay", "optim.learning_rate", "optim.multipliers.local",

@@ -76,9 +76,9 @@ def test_a_picture_without_anything_to_draw_from_has_no_part():
 @pytest.mark.parametrize(
     ("records", "crops", "message"),
     [
-        ([record(parts={"beak": (1.0, 1.0)})], ["box", "parts"], r"needs bounding_boxes.txt.*patches.crops=\[parts\]"),
+        ([record(parts={"beak": (1.0, 1.0)})], ["box", "parts"], r"needs bounding_boxes.txt.*parts.crops=\[parts\]"),
         ([record(box=(0.0, 0.0, 1.0, 1.0))], ["parts"], r"needs parts/part_locs.txt, which some/root lacks"),
-        ([record()], ["box"], "patches.mode=tokens"),
+        ([record()], ["box"], "choose model=meru_patches"),
     ],
 )
 def test_a_missing_file_is_named(records, crops, message):
