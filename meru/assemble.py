@@ -20,6 +20,7 @@ from meru.encoders.text import CaptionTokenizer
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
 from meru.files import user_path
+from meru.run_layout import CONFIG, MODEL
 
 
 class Pretrained(NamedTuple):
@@ -105,9 +106,9 @@ def load(run: str | Path) -> Pretrained:
         UserError: if one of the files is missing, broken, or does not fit the other.
     """
     run = user_path(run)
-    if not (run / "model.safetensors").is_file():
+    if not (run / MODEL).is_file():
         finish = pasteable("resume", run)
-        raise UserError(f"{run} holds no finished run (model.safetensors is missing); finish it with {finish}")
+        raise UserError(f"{run} holds no finished run ({MODEL} is missing); finish it with {finish}")
     config = read_config(run)
     try:
         pretrained = build(without_pretrained_weights(config))
@@ -117,9 +118,9 @@ def load(run: str | Path) -> Pretrained:
             raise cause from None
         reason = " ".join(str(cause).split())[:160]
         raise UserError(
-            f"{run / 'config.yaml'} describes a model that cannot be made ({reason}): restore the file"
+            f"{run / CONFIG} describes a model that cannot be made ({reason}): restore the file"
         ) from error
-    load_weights(pretrained.model, run / "model.safetensors", what="run")
+    load_weights(pretrained.model, run / MODEL, what="run")
     pretrained.model.eval()
     return pretrained
 

@@ -13,15 +13,16 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from meru import failures, stopping
-from meru.configuration import absent_key, check, notes
+from meru.configuration import check, notes
+from meru.configuration.composing import CONFIGS, configuration_message, register_resolvers
 from meru.configuration.kinds import Kind, Whole
 from meru.configuration.overrides import overrides_of, readable, typed_keys
 from meru.errors import UserError
-from meru.files import CONFIGS, PROJECT, os_error_message
+from meru.files import os_error_message
 
 # What a terminal gets for characters that its encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
@@ -173,6 +174,35 @@ def argument(kind: Kind, make: Callable[[Any], Any] = lambda value: value) -> Ca
     return read
 
 
+def words_or_usage(usage: str | None) -> list[str]:
+    """The words of the command line; without any, or where help is wanted, show the usage and leave."""
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        print(usage)
+        sys.exit(0 if words else 2)
+    return words
+
+
+def own_arguments(words: Sequence[str], meanings: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The words `key=value` whose key is among those with a meaning, as a dict, and all other words.
+
+    A value may hold anything, commas and equals signs too.
+
+    Raises:
+        UserError: for an empty value; it says what to give.
+    """
+    own, others = {}, []
+    for word in words:
+        key, _, value = word.partition("=")
+        if "=" not in word or key not in meanings:
+            others.append(word)
+        elif not value.strip():
+            raise UserError(f"{key}=: give {meanings[key]}; see --help")
+        else:
+            own[key] = value
+    return own, others
+
+
 def hydra_main(task: Callable, *, config_name: str) -> None:
     """Run `task(config)` under Hydra, configuration errors as one line; SIGTERM and Ctrl-C end it wherever it waits.
 
@@ -187,10 +217,9 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException, InstantiationException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+    register_resolvers()
     keep_freed_memory()
     words = [override for word in sys.argv[1:] for override in overrides_of(word)]
     # A flag among the overrides would end them.
@@ -223,16 +252,6 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(configuration_message(error)) from error
-
-
-def configuration_message(error: Exception) -> str:
-    """Hydra's message on one line, with the way to see what can be overridden."""
-    overridden = re.match(r"Could not override '([\w.]+)'", str(error))
-    if overridden and "." in overridden[1]:
-        return str(absent_key(overridden[1]))
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and "full_key" not in line and not line.startswith("_")]  # `_…`: bases
-    return f"configuration: {' '.join(told)} (all keys: add --cfg job)"
 
 
 def _leave(message: str, exit_code: int, **said) -> None:

@@ -12,56 +12,17 @@ Exit code: 0 if every part passed, 1 if one did not, 2 for wrong usage.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import os
-import re
-import signal
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
-from gpu_check_parts import PARTS, PROJECT, write_atomically
-from gpu_check_report import report
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))  # the package need not be installed here
 
-# Seconds at most of each part, and of all.
-BUDGET = {
-    "environment": 40,
-    "tests": 110,
-    "steps": 100,
-    "gahr": 70,
-    "discovery": 60,
-    "loss": 40,
-    "training": 120,
-    "compiled": 120,  # of what the others have left
-}
-TOTAL = 520
-SMOKE = 1200  # of all: a minute or two on a free core, but a busy machine may take its time
-IMPORTED = ["torch", "torchvision", "timm", "numpy", "PIL", "hydra", "omegaconf", "open_clip", "safetensors"]
-IMPORTED += ["matplotlib", "sklearn", "scipy", "tqdm", "pytest"]
+from meru.gpu_check.check import leave, run_check  # noqa: E402
 
 
 def main() -> None:
-    arguments = parse_arguments()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gpu_check_") as temporary:
-        folder = Path(temporary)
-        variables = environment_of_parts(arguments.wheels, folder)
-        if not arguments.smoke and not sees_gpu(variables):
-            leave("PyTorch sees no GPU here; on a CPU: --smoke")
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-        results = run_parts(list(PARTS), arguments, folder, variables)
-    failed = [name for name, part in results["parts"].items() if part["status"] != "passed"]
-    print(f"{arguments.out / 'results.md'}: {'failed: ' + ', '.join(failed) if failed else 'every part passed'}")
-    sys.exit(bool(failed))
-
-
-def parse_arguments() -> argparse.Namespace:
+    """Read the command line, run the check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the results")
     parser.add_argument("--smoke", action="store_true", help="the same parts on the CPU, at tiny sizes")
@@ -69,121 +30,13 @@ def parse_arguments() -> argparse.Namespace:
         "--wheels", type=Path, metavar="FOLDER", help="wheels of missing packages (default .wheels of the checkout)"
     )
     arguments = parser.parse_args()
-    arguments.out = arguments.out.absolute()
-    if arguments.out.exists() and not arguments.out.is_dir():
-        leave(f"{arguments.out} is no folder")
+    out = arguments.out.absolute()
+    if out.exists() and not out.is_dir():
+        leave(f"{out} is no folder")
     if arguments.wheels and not arguments.wheels.is_dir():
         leave(f"--wheels: no folder {arguments.wheels}")
-    arguments.wheels = arguments.wheels or PROJECT / ".wheels"
-    return arguments
-
-
-def leave(message: str) -> None:
-    """End with one line and exit code 2."""
-    print(f"gpu_check: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-# ---------------------------------------------------------------- packages
-
-
-def environment_of_parts(wheels: Path, folder: Path, needed: list[str] = IMPORTED) -> dict[str, str]:
-    """Environment variables with which a part can import meru; missing packages come from wheels."""
-    paths = [str(PROJECT)]
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        files = [file for file in sorted(wheels.glob("*.whl")) if not is_installed(file)]
-        if "torch" in missing or not files:
-            leave(
-                f"{sys.executable} lacks {', '.join(missing)}: `bash scripts/test.sh --version` sets up .venv once; "
-                "without network carry wheels here (scripts/carry_wheels.sh) and name them with --wheels"
-            )
-        install(files, target := folder / "packages")
-        sys.path.insert(0, str(target))
-        if missing := [name for name in needed if find_spec(name) is None]:
-            leave(f"{sys.executable} lacks {', '.join(missing)}, and {wheels} has no wheel that brings it")
-        paths.append(str(target))
-    if before := os.environ.get("PYTHONPATH"):
-        paths.append(before)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-
-
-def is_installed(wheel: Path) -> bool:
-    """Whether the environment has the wheel's package already, in any version: it is then left alone."""
-    name = re.sub(r"[-_.]+", "-", wheel.name.split("-")[0])
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False
-
-
-def install(wheels: list[Path], target: Path) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-    command += ["--disable-pip-version-check", "--target", str(target), *map(str, wheels)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        leave(f"--wheels: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
-
-
-def sees_gpu(variables: dict[str, str]) -> bool:
-    question = "import sys, torch; sys.exit(not torch.cuda.is_available())"
-    return subprocess.run([sys.executable, "-c", question], env=variables, check=False).returncode == 0
-
-
-# ---------------------------------------------------------------- parts
-
-
-def run_parts(names: list[str], arguments: argparse.Namespace, folder: Path, variables: dict[str, str]) -> dict:
-    """Run one part after the other, and write the results after each."""
-    began, smoke = time.perf_counter(), arguments.smoke
-    results = {"smoke": smoke, "parts": {}}
-    with (arguments.out / "log.txt").open("w", encoding="utf-8") as log:
-        for name in names:
-            left = (SMOKE if smoke else TOTAL) - (time.perf_counter() - began)
-            command = [sys.executable, str(PROJECT / "scripts" / "gpu_check_parts.py"), name]
-            command += ["--device", "cpu" if smoke else "cuda", "--output", str(folder / f"{name}.json")]
-            command += ["--folder", str(folder), *(["--smoke"] if smoke else [])]
-            log.write(f"\n======== {name}\n")
-            log.flush()
-            part = run_part(command, left if smoke else min(left, BUDGET[name]), variables, log)
-            part["figures"] = read_figures(folder / f"{name}.json")
-            results["parts"][name] = part
-            results["seconds"] = round(time.perf_counter() - began, 1)
-            write_atomically(arguments.out / "results.json", json.dumps(results, indent=1) + "\n")
-            write_atomically(arguments.out / "results.md", report(results))
-            print(f"{name}: {part['status']}, {part['seconds']:.0f} s", flush=True)
-    return results
-
-
-def run_part(command: list[str], seconds: float, variables: dict[str, str], log) -> dict:
-    """Status and seconds of a part; what it starts ends with it."""
-    if seconds < 5:
-        return {"status": "no time left", "seconds": 0.0}
-    began = time.perf_counter()
-    with process_group(command, variables, log) as process:
-        try:
-            code = process.wait(timeout=seconds)
-            status = "passed" if code == 0 else f"failed with exit code {code}"
-        except subprocess.TimeoutExpired:
-            status = f"stopped after {seconds:.0f} s"
-    return {"status": status, "seconds": round(time.perf_counter() - began, 1)}
-
-
-@contextlib.contextmanager
-def process_group(command: list[str], variables: dict[str, str], log) -> Iterator[subprocess.Popen]:
-    process = subprocess.Popen(
-        command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=os.setpgrp
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # all of it has ended
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def read_figures(path: Path) -> dict:
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    passed = run_check(out, smoke=arguments.smoke, wheels=arguments.wheels or PROJECT / ".wheels")
+    sys.exit(not passed)
 
 
 if __name__ == "__main__":

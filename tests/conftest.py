@@ -7,19 +7,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hydra
 import numpy as np
 import open_clip
 import pytest
 import timm
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 from warm_python import warm_environment
 
-from meru.command_line import PROJECT
+from meru.configuration import composing
 
 torch.set_num_threads(1)
 
@@ -75,11 +73,7 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def composed(*overrides: str, name: str = "train", resolve: bool = True) -> DictConfig:
     """`composed("experiment=birds_meru", "trainer.epochs=1")`: the configuration as `scripts/train.py` would see it."""
-    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
-    with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
-        config = hydra.compose(name, list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    config, _ = composing.compose(overrides, command=name)
     if resolve:
         OmegaConf.resolve(config)
     return config

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 # Imported once, by the server that the processes are forked from.
-multiprocessing.set_forkserver_preload(["open_clip", "timm", "meru.runs.train", "meru.tasks.discovery"])
+multiprocessing.set_forkserver_preload(["open_clip", "timm", "meru.runs.train"])
 
 
 def results_of(task: Callable, *arguments, processes: int = 2) -> list:

@@ -9,7 +9,7 @@ from meru.files import PROJECT
 
 # From the ground up; a room may import rooms of its own floor and below. docs/design.md says what they are for.
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "run_layout"},
     {"configuration", "failures", "geometry", "optional_part"},
     {"command_line", "distributed", "stopping"},
     {"encoders", "layers", "losses", "metrics"},
@@ -18,6 +18,7 @@ FLOORS = [
     {"evaluation"},
     {"tasks"},
     {"runs"},
+    {"benchmarks", "gpu_check"},
 ]
 FILES = sorted((PROJECT / "meru").rglob("*.py"))
 SCRIPTS = sorted((PROJECT / "scripts").glob("*.py"))

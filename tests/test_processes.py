@@ -16,7 +16,6 @@ from meru import distributed
 from meru.layers.batch_norm import SharedBatchNorm, share_batch_norms
 from meru.models import Output
 from meru.runs.train import train
-from meru.tasks.discovery import train_discovery
 from meru.training.loggers import NoLogger
 from meru.training.settings import TrainerSettings
 from meru.training.trainer import Trainer
@@ -49,9 +48,8 @@ def run_of(rank, config):
             yield batch
 
     Trainer._on_device = recorded
-    task = train_discovery if config.get("task") == "discovery" else train
     try:
-        task(config, device=CPU)
+        train(config, device=CPU)
     finally:
         Trainer._on_device = step
     lines = [json.loads(line) for line in (Path(config.folder) / "metrics.jsonl").read_text().splitlines()]
@@ -215,7 +213,7 @@ def test_a_model_that_uses_all_its_parameters_causes_no_warning(tmp_path):
 
 def steps_of(rank, configs):
     for config in configs:
-        (train_discovery if config.get("task") == "discovery" else train)(config, device=CPU)
+        train(config, device=CPU)
 
 
 def test_recipes_with_terms_switched_off_train(compose, cub_folder, tmp_path):

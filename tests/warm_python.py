@@ -72,6 +72,10 @@ def serve(address: str, python: str) -> Callable[[], None]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()  # a command that comes during the imports waits
+    import meru.runs.ablation
+    import meru.runs.evaluate
+    import meru.runs.train
+    import meru.runs.visualize  # noqa: F401
 
     gc.freeze()  # a fork then copies fewer pages
     parent = os.getppid()

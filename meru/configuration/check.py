@@ -21,7 +21,7 @@ from meru.files import CONFIGS, user_path
 
 GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
 # Sections whose keys are the arguments of what their `_target_` names.
-CALLS = ("data.load", "data.discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
+CALLS = ("data.load", "data.load_discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
 OF_MODEL = ("loss", "parts", "discovery", "task", "evaluation.attention_pictures")
 # What other programs call them.
 SHORT = {"lr": "optim.learning_rate", "wd": "optim.weight_decay", "num_workers": "data.workers"}
@@ -100,10 +100,10 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
 
 def unknown_key(key: str, *, command: str) -> UserError:
     """The complaint about a key that is declared nowhere, with the one that was probably meant."""
-    if command == "train" and (now := replacement(key)):
+    if (command == "train" or key.startswith("data.")) and (now := replacement(key)):
         return UserError(f"{key}: this key is now {now}")
     names = [name for name in DECLARED[command] if not name.endswith("*")]
-    if near := _nearest(key, names, command=command):
+    if near := nearest_keys(key, command=command):
         return UserError(f"{key}: no such key; did you mean {' or '.join(near)}?")
     place = key.rpartition(".")[0]
     while place and place not in _sections(command):
@@ -117,7 +117,7 @@ def unknown_key(key: str, *, command: str) -> UserError:
 def absent_key(key: str) -> UserError:
     """The complaint about a key that the chosen files of configs/ do not have, misspelt or not."""
     names = [name for name in DECLARED["train"] if not name.endswith("*")]
-    if declaration(key) is None or (key not in names and _nearest(key, names, command="train")):
+    if declaration(key) is None or (key not in names and nearest_keys(key, command="train")):
         return unknown_key(key, command="train")
     files = [f"{group}={file.name}" for group in ("data", "model") for file in files_of(group) if key in file.keys]
     if files:
@@ -126,8 +126,9 @@ def absent_key(key: str) -> UserError:
     return UserError(f"{key}: the chosen files leave this key out; to add it, write +{key}=<value>")
 
 
-def _nearest(key: str, names: list[str], *, command: str) -> list[str]:
+def nearest_keys(key: str, *, command: str) -> list[str]:
     """At most three keys of which `key` may be a misspelling: in its section, then in another, then a part of one."""
+    names = [name for name in DECLARED[command] if not name.endswith("*")]
     place, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == place}
     if near := get_close_matches(last, siblings, n=1, cutoff=0.7):
@@ -254,7 +255,7 @@ def _check_room(key: str, plain: dict, *, own: bool) -> None:
     if not own:
         return
     if key.startswith("data."):
-        targets = {_value(plain, "data.load._target_"), _value(plain, "data.discovery._target_")}
+        targets = {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")}
         _check_files(key, "data", targets)
     elif any(key == each or key.startswith(f"{each}.") for each in OF_MODEL):
         _check_files(key, "model", {_value(plain, "model._target_")})
@@ -313,7 +314,7 @@ def _check_needed(plain: dict) -> None:
     """Refuse a configuration that lacks what the program reads: `~key` on the command line."""
     needed = [*_own_keys(), *NEEDED]
     targets = {
-        "data": {_value(plain, "data.load._target_"), _value(plain, "data.discovery._target_")},
+        "data": {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")},
         "model": {_value(plain, "model._target_")},
     }
     for group, values in targets.items():

@@ -115,7 +115,7 @@ def meaning(key: str, *, command: str) -> str:
 
 
 # Keys that mean the same as others: by the start of their names.
-_SAME = (("data.discovery.", "data.load."),)
+_SAME = (("data.load_discovery.", "data.load."),)
 MEANINGS = {
     "name": "运行目录路径的一部分，也是 Weights & Biases 中运行名的一部分",
     "seed": "权重初始化、数据顺序、抽取的描述、增强的随机种子",
@@ -138,7 +138,7 @@ MEANINGS = {
     "trainer.log_every": "每隔多少步记录一行",
     "trainer.checkpoint_every": "除每次验证后的检查点外，每隔多少步再存一个；0：不存",
     "evaluation.captions_per_image": "每张图像用多少条描述；null：全部",
-    "evaluation.templates": "零样本分类的提示模板；null：默认模板",
+    "evaluation.templates": "零样本分类的提示模板；null：data.prompts",
     "evaluation.batch_size": "一次编码多少张图像",
     "evaluation.pointing": "描述提到位置已知的部位时，检验这些词是否看向那里",
     "evaluation.attention_pictures": "结束时为多少条测试描述画注意力图：每个词看向哪里",
@@ -166,6 +166,11 @@ MEANINGS = {
     "data.old_classes": "类别发现中旧类的文件夹名；null：按 Semantic Shift Benchmark 的划分",
     "data.labelled_fraction": "旧类训练图像中带标签的比例，由 split_seed 抽取；SimGCD 发布的代码相当于种子 0",
     "data.download": "true：root 中没有数据时下载",
+    "data.prompts": "零样本分类的提示模板；{} 处填类别名",
+    "data.whole": "描述中称呼图像内容的名词；null：没有",
+    "data.part_words": "部位与称呼它们的词；null：没有",
+    "data.part_words.*": "称呼该部位的词",
+    "data.families": "类别按什么分组：last_word：名称的最后一个词；file：按读取函数的结果；null：不分组",
     "data.load._target_": "读取数据的函数",
     "data.load.root": "数据所在的文件夹",
     "data.load.captions": "描述所在的文件夹",
@@ -316,7 +321,7 @@ MEANINGS_OF_EVALUATE = {
     "suite": "robustness：用退化的图像和缩短的描述，代替通常的指标",
     "root": "数据所在的文件夹，如果与训练时不同",
     "captions_per_image": "每张图像用多少条描述；null：全部；1：以每张图像的第一条描述作为查询",
-    "templates": "零样本分类的提示模板，用 {} 代替类别名；null：默认模板",
+    "templates": "零样本分类的提示模板，用 {} 代替类别名；null：运行的 data.prompts",
     "batch_size": "一次编码多少张图像",
     "pointing": "检验部位的词是否看向其关键点",
     "workers": "读图像的进程数",

@@ -107,18 +107,18 @@ _EVALUATION = {
     "pointing": Key(Flag()),
     "attention_pictures": Key(Whole(0, 10_000), "captions"),
 }
-# Arguments of the loaders in meru/data, which data.load and data.discovery hand on.
+# Arguments of the loaders in meru/data, which data.load and data.load_discovery pass on.
 _SOURCE = {
     "_target_": _fixed(TARGET, meaning="the function that reads the data"),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, meaning="folder of the captions", null=True),
     "validation_fraction": _fixed(Number(0, 1, below=True), "share", "of the training images"),
-    "seed": _fixed(SEED, meaning="which images are for validation; of drawn data also what is drawn"),
+    "seed": _fixed(SEED, meaning="which images are for validation; of synthetic data also what is drawn"),
     "layout": _fixed(Choice(("cuhk_pedes", "icfg_pedes", "rstpreid")), meaning="which data set's annotation it is"),
-    "images_per_species": _fixed(Whole(2, 10_000), "images", "drawn birds of each species"),
-    "image_size": _fixed(Whole(32, 4096), "pixels", "side of the drawn pictures"),
-    "identities": _fixed(Whole(6, 1_000_000), "persons", "drawn persons"),
-    "images_per_identity": _fixed(Whole(1, 10_000), "images", "drawn pictures of each person"),
+    "images_per_species": _fixed(Whole(2, 10_000), "images", "synthetic birds of each species"),
+    "image_size": _fixed(Whole(32, 4096), "pixels", "side of the synthetic images"),
+    "identities": _fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),
+    "images_per_identity": _fixed(Whole(1, 10_000), "images", "synthetic images of each person"),
     "download": Key(Flag(), meaning="fetch the data into root if they are not there"),
     "old_classes": _fixed(TEXTS, meaning="class folders that are old", null=True),
     "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share", "of the training images of old classes"),
@@ -146,6 +146,11 @@ _DATA = {
     "text_augmentation": Key(Section(), null=True),
     "text_augmentation.word_deletion": Key(SHARE, "probability"),
     "text_augmentation.back_translation": Key(SHARE, "probability"),
+    "prompts": Key(TEMPLATES, null=True),
+    "whole": _fixed(Text(), null=True),
+    "part_words": _fixed(Section(), null=True),
+    "part_words.*": _fixed(TEXTS, meaning="the words that name that part"),
+    "families": Key(Choice(("last_word", "file")), null=True),
     "monitor": Key(Text("a figure of the validation split")),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
@@ -153,7 +158,7 @@ _DATA = {
     "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share"),
     "download": Key(Flag()),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
-    **{f"discovery.{name}": key for name, key in _SOURCE.items()},
+    **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
 }
 _ENCODER = {
     "image._target_": _fixed(TARGET, meaning="the function that makes the image tower"),

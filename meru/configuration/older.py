@@ -1,17 +1,20 @@
-"""Names that keys and targets had in older versions.
+"""Names that keys and targets had in older versions, and what held before a key existed.
 
 Run folders of those versions are read under the new names; whoever types an old name is told the new one.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from meru.configuration.targets import arguments_of
+from meru.files import CONFIGS
 
 Names: TypeAlias = tuple  # of a key: a name may hold a dot itself: multipliers of `local.predictor`
 
@@ -26,6 +29,7 @@ MOVED_MODULES = {
 }
 # Keys, or sections with all that is in them → their name now.
 RENAMED_KEYS: dict[str, str] = {
+    "data.discovery": "data.load_discovery",
     "space": "model.space",
     "sms": "loss.semantic_margin",
     "bai.weight": "loss.word_contrast.weight",
@@ -53,6 +57,9 @@ NEW_MODELS = {
 }
 # Arguments that models of the section `patches` had, whether their mode had a use for them or not.
 OF_PATCHES = ("merge", "top", "grid", "activation", "word_window", "class_token", "local_logit_scale")
+# Before data sets had prompts, words for parts and families of their own, these held for all of them.
+ONCE_FOR_ALL = CONFIGS / "data" / "_birds.yaml"
+FAMILIES_BY_NAME = ("load_cub_discovery", "load_birds_discovery")
 
 
 def new_target(target: object) -> object:
@@ -88,7 +95,22 @@ def modernised(config: DictConfig) -> DictConfig:
     """
     values = _with_new_models(dict(_leaves(OmegaConf.to_container(config, resolve=False))))
     values = {key: _with_new_names(value) for key, value in values.items()}
-    return OmegaConf.create(_nested(_with_new_keys(values)))
+    return OmegaConf.create(_nested(_with_later_keys(_with_new_keys(values))))
+
+
+def _with_later_keys(values: dict[Names, object]) -> dict[Names, object]:
+    """The leaves, and what held when the run began instead of keys of `data` that came later."""
+    if not any(path[0] == "data" and len(path) > 1 for path in values) or ("data", "prompts") in values:
+        return values
+    loader = str(values.get(("data", "load_discovery", "_target_"))).rpartition(".")[2]
+    held = _held_for_all() | {"families": "last_word" if loader in FAMILIES_BY_NAME else "file"}
+    return values | {("data", name): value for name, value in held.items()}
+
+
+@functools.cache
+def _held_for_all() -> dict[str, object]:
+    section = yaml.safe_load(ONCE_FOR_ALL.read_text(encoding="utf-8"))
+    return {name: section[name] for name in ("prompts", "whole", "part_words")}
 
 
 def _with_new_models(values: Mapping[Names, object]) -> dict[Names, object]:

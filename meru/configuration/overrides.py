@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meru.configuration import declaration, unknown_key
-from meru.configuration.check import CALLS, GROUPS, is_section, shown
+from meru.configuration.check import CALLS, GROUPS, is_section, nearest_keys, shown
 from meru.configuration.declarations import Key
 from meru.configuration.kinds import Either, ListOf, Text
 from meru.configuration.targets import built_on
@@ -30,6 +30,7 @@ _HYDRA_FLAGS = {
     "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "config-path",
     "config-name", "config-dir", "experimental-rerun", "info",
 }  # fmt: skip
+_HYDRA_LETTERS = {"h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i"}
 
 
 def readable(words: Sequence[str], *, command: str) -> list[str]:
@@ -46,10 +47,27 @@ def readable(words: Sequence[str], *, command: str) -> list[str]:
     """
     multirun = any(word in _MULTIRUN for word in words)
     read = []
-    for before, word in zip(("", *words), words, strict=False):
+    for position, (before, word) in enumerate(zip(("", *words), words, strict=False)):
+        if _is_foreign_flag(word):
+            raise UserError(_as_override(word, words[position + 1 : position + 2], command=command))
         of_flag = before.startswith("-") and "=" not in before and before not in _MULTIRUN  # `--cfg job`
         read.append(word if of_flag else _readable(word, command=command, multirun=multirun))
     return read
+
+
+def _is_foreign_flag(word: str) -> bool:
+    """Whether a word looks like a flag and is none of Hydra's."""
+    name = word.lstrip("-")
+    known = _HYDRA_FLAGS if word.startswith("--") else _HYDRA_LETTERS
+    return word.startswith("-") and name[:1].isalpha() and "=" not in word and name not in known
+
+
+def _as_override(flag: str, following: Sequence[str], *, command: str) -> str:
+    """What to write in place of `--epochs 3`."""
+    name = flag.lstrip("-").replace("-", "_")
+    key = name if declaration(name, command=command) else next(iter(nearest_keys(name, command=command)), "<key>")
+    value = next((word for word in following if "=" not in word and not word.startswith("-")), "<value>")
+    return f"{' '.join([flag, *([value] if value != '<value>' else [])])}: no such flag; write {key}={value}"
 
 
 def _readable(word: str, *, command: str, multirun: bool) -> str:

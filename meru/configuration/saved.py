@@ -22,20 +22,21 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meru.configuration.composing import register_resolvers
 from meru.configuration.older import modernised, new_target
 from meru.configuration.targets import leaves
 from meru.errors import UserError
-from meru.files import CONFIGS, PROJECT, os_error_message, user_path, write_text
+from meru.files import CONFIGS, os_error_message, user_path, write_text
+from meru.run_layout import ASKED, CONFIG
 
-# Paths in configs/ start at the repository, whatever directory the user stands in.
-OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+register_resolvers()
 
 SECTIONS = ("data", "encoder", "model", "optim", "trainer", "evaluation")
 LARGEST = 2**20  # bytes of a configuration
 # Which section may instantiate what: a module, or the modules below it, and the kind of thing.
 TARGETS = {
     "data.load": ("meru.data", "ImageTextData"),
-    "data.discovery": ("meru.data", "DiscoveryData"),
+    "data.load_discovery": ("meru.data", "DiscoveryData"),
     "encoder.image": ("meru.encoders", "ImageEncoder"),
     "encoder.text": ("meru.encoders", "TextEncoder"),
     "logger": ("meru.training.loggers", "object"),
@@ -60,8 +61,8 @@ def save_config(folder: Path, config: DictConfig, *, asked: DictConfig | None = 
     text = OmegaConf.to_yaml(asked)
     if choices:  # `choices` is no key: what each group of configs/ was chosen to be
         text += OmegaConf.to_yaml({"choices": choices})
-    write_text(folder / "asked.yaml", text)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write_text(folder / ASKED, text)
+    write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
 
 
 def read_config(run: str | Path) -> DictConfig:
@@ -73,7 +74,7 @@ def read_config(run: str | Path) -> DictConfig:
         UserError: if there is none, it does not read, or it would instantiate what it must not.
     """
     folder = user_path(run)
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"{run} is no run folder: {path} is missing")
     became = read_yaml(path)
@@ -81,8 +82,8 @@ def read_config(run: str | Path) -> DictConfig:
         if not isinstance(became.get(section), DictConfig):
             raise UserError(f"{path} has no section {section}: restore the file")
     config = became
-    if (folder / "asked.yaml").is_file():
-        config = read_yaml(folder / "asked.yaml")
+    if (folder / ASKED).is_file():
+        config = read_yaml(folder / ASKED)
         config.pop("choices", None)
         _take_up_edits(config, became)
     check_targets(config, source=path)
@@ -91,7 +92,7 @@ def read_config(run: str | Path) -> DictConfig:
 
 def choices_of(folder: Path) -> dict[str, str]:
     """What the groups of configs/ were chosen to be when the run of a folder began; empty where that is not kept."""
-    path = folder / "asked.yaml"
+    path = folder / ASKED
     return dict(read_yaml(path).get("choices") or {}) if path.is_file() else {}
 
 

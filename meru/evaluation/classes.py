@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meru.data.discovery.loading import discovery_evaluation_loader
-from meru.data.discovery.splits import DiscoveryData, DiscoverySplit
-from meru.data.loading import reading_options
-from meru.data.transforms import Transforms
-from meru.data.workers import worker_options
+from meru.data.discovery.splits import DiscoveryData
 from meru.files import make_folder_of, write_text
 from meru.geometry import poincare
 from meru.metrics.class_tree import (
@@ -34,9 +27,7 @@ from meru.metrics.discovery import assigned_classes, discovery_metrics
 from meru.optional_part import optional
 from meru.reports.attention import save_figure
 from meru.reports.class_tree import dendrogram_figure, poincare_disk_figure
-from meru.reports.tables import finite_figures, format_rows
-
-log = logging.getLogger("meru")
+from meru.reports.tables import format_rows
 
 
 class ClassTrees(NamedTuple):
@@ -51,58 +42,27 @@ class ClassTrees(NamedTuple):
     families: list[str] | None
 
 
-def discovery_figures(
-    config: DictConfig,
-    data: DiscoveryData,
-    model: nn.Module,
-    transforms: Transforms,
-    *,
-    split: str | None = None,
-    device: torch.device,
-) -> tuple[dict[str, float | None], ClassTrees]:
-    """All figures of a discovery model, and the trees of its predicted classes.
-
-    Args:
-        split: `train`, the unlabelled training images; `test`; None for both.
-
-    Returns:
-        The figures of `evaluate_discovery`, and `tree/…` and `feature_tree/dendrogram_purity` with their chance levels
-        where the classes have families; a figure that is not finite is None. Empty where no image decodes.
-    """
-    seen = {} if split == "test" else read_features(config, data.train, model, transforms, device=device)
-    if split == "train":
-        data = dataclasses.replace(data, test=data.test.where(torch.zeros(len(data.test), dtype=torch.bool)))
-    figures = evaluate_discovery(config, data, seen, model, transforms, device=device)
-    trees = ClassTrees({}, None)
-    if seen:
-        with optional("the trees of classes"):
-            trees = class_trees(data, seen, model)
-            figures |= purities(trees)
-    return finite_figures(figures), trees
-
-
 @torch.no_grad()
 def read_features(
-    config: DictConfig, split: DiscoverySplit, model: nn.Module, transforms: Transforms, *, device: torch.device
+    model: nn.Module, batches: Iterable[dict[str, Tensor]], *, device: torch.device
 ) -> dict[str, Tensor]:
     """What a model sees in every image that decodes.
 
+    Args:
+        model: Offers `features`, `projection` and `class_logits`; one that has a ball, `lift`. It is put into
+            evaluation mode for the time, and left in the mode it was in.
+        batches: As `discovery_evaluation_loader` gives them.
+        device: The model's.
+
     Returns:
-        On the CPU, in the split's order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
+        On the CPU, in the images' order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
         the projection head `(n, D)`, `points` of the ball `(n, D)` if the model has one, `prediction`, `label`,
         `labelled` and `image_index`, all `(n,)`. Empty where no image decodes.
     """
     was_training = model.training
     model.eval()
     parts: dict[str, list[Tensor]] = {}
-    loader = discovery_evaluation_loader(
-        split,
-        transform=transforms.evaluation,
-        batch_size=config.evaluation.batch_size,
-        **worker_options(config.data),
-        **reading_options(config.data),
-    )
-    for batch in loader:
+    for batch in batches:
         if not len(batch["image"]):
             continue
         features = model.features(batch["image"].to(device, non_blocking=True))
@@ -119,36 +79,31 @@ def read_features(
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def evaluate_discovery(
-    config: DictConfig,
-    data: DiscoveryData,
-    seen: Mapping[str, Tensor],
-    model: nn.Module,
-    transforms: Transforms,
-    *,
-    device: torch.device,
+def discovery_figures(
+    data: DiscoveryData, train: Mapping[str, Tensor], test: Mapping[str, Tensor], *, num_classes: int, seed: int
 ) -> dict[str, float]:
     """Figures of the classifier and of k-means on the unlabelled training images, and on the test images.
 
-    `seen` is what `read_features` gives for the training images. Figures that have no images are left out, those of
-    k-means also where there are more classes than images.
+    Figures that have no images are left out, those of k-means also where there are more classes than images.
+
+    Args:
+        data: Says which classes are old.
+        train, test: What `read_features` gives for the images of these splits.
+        num_classes: Of the classifier.
+        seed: Of k-means.
     """
     figures = {}
-    if seen and not seen["labelled"].all():
-        read = {name: values[~seen["labelled"]] for name, values in seen.items()}
+    if train and not train["labelled"].all():
+        read = {name: values[~train["labelled"]] for name, values in train.items()}
         figures |= discovery_metrics(read["prediction"], read["label"], data.num_old)
         with optional("k-means"):  # there may be more classes than images
-            clusters = kmeans(read["features"], model.num_classes, seed=config.seed)
+            clusters = kmeans(read["features"], num_classes, seed=seed)
             figures |= _renamed(discovery_metrics(clusters, read["label"], data.num_old), "kmeans")
-    if not len(data.test):
-        read = {}
-    elif not (read := read_features(config, data.test, model, transforms, device=device)):
-        log.warning("none of the %d test images decodes: no figures of them", len(data.test))
-    if read:
-        figures |= _renamed(discovery_metrics(read["prediction"], read["label"], data.num_old), "inductive")
+    if test:
+        figures |= _renamed(discovery_metrics(test["prediction"], test["label"], data.num_old), "inductive")
     if not figures:
         return {}
-    return {**figures, "num_classes": float(model.num_classes), "true_num_classes": float(len(data.class_names))}
+    return {**figures, "num_classes": float(num_classes), "true_num_classes": float(len(data.class_names))}
 
 
 def class_trees(data: DiscoveryData, seen: Mapping[str, Tensor], model: nn.Module) -> ClassTrees:
@@ -184,20 +139,29 @@ def purities(found: ClassTrees) -> dict[str, float]:
     return figures
 
 
-def save_trees(folder: Path, found: ClassTrees) -> None:
-    """Write the trees as Newick, JSON and pictures, leaves in the colours of their families where those are known."""
+def save_trees(folder: Path, found: ClassTrees) -> list[Path]:
+    """Write the trees as Newick, JSON and pictures, leaves in the colours of their families where those are known.
+
+    Returns:
+        The files that are written; one that fails is left out with a warning.
+    """
+    written = []
     for name, tree in found.trees.items():
         with optional(f"{name}.nwk and {name}.json"):
             make_folder_of(folder / f"{name}.nwk")
             write_text(folder / f"{name}.nwk", to_newick(tree) + "\n")
             write_text(folder / f"{name}.json", to_json(tree) + "\n")
+            written += [folder / f"{name}.nwk", folder / f"{name}.json"]
     for name, tree in found.trees.items():
         groups = found.families or range(len(tree.names))  # each leaf by itself: no colours
         with optional(f"the picture {name}.png"):
             save_figure(dendrogram_figure(tree, groups), folder / f"{name}.png")
+            written.append(folder / f"{name}.png")
         if tree.curvature is not None:
             with optional("the picture poincare_disk.png"):
                 save_figure(poincare_disk_figure(tree, groups), folder / "poincare_disk.png")
+                written.append(folder / "poincare_disk.png")
+    return written
 
 
 def _renamed(figures: Mapping[str, float], name: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from meru.geometry.all_pairs import exact_product
 from meru.metrics.retrieval import image_text_retrieval
-from meru.metrics.zero_shot import PROMPT_TEMPLATES, class_prompts, zero_shot_metrics
+from meru.metrics.zero_shot import class_prompts, zero_shot_metrics
 
 BatchTokenizer = Callable[[list[str]], Tensor]  # captions → int64 (B, L), padded with 0
 
@@ -64,8 +64,8 @@ def evaluate_image_text(
     class_names: Sequence[str],
     tokenizer: BatchTokenizer,
     device: torch.device,
+    templates: Sequence[str],
     captions_per_image: int | None = None,
-    templates: Sequence[str] = PROMPT_TEMPLATES,
     class_kind: str = "class",
 ) -> dict[str, float]:
     """Retrieval both ways at image and class level, and classification without training a classifier.
@@ -86,7 +86,7 @@ def evaluate_image_text(
         tokenizer: Captions to padded token ids.
         device: Where the model is.
         captions_per_image: Use the first so many captions of each image; None for all.
-        templates: Prompt templates, averaged by the model for each class.
+        templates: Prompt templates, averaged by the model for each class; unused for identities.
         class_kind: `class`, or `identity`.
 
     Returns:
@@ -102,27 +102,31 @@ def evaluate_image_text(
         text_image += [row] * len(chosen)
     text_embeddings = embed_captions(model, texts, tokenizer=tokenizer, device=device)
     text_image_index = torch.tensor(text_image, device=device)
-    retrieve = partial(
-        image_text_retrieval,
-        images["embeddings"],
-        text_embeddings,
-        text_image_index=text_image_index,
-        image_class_index=images["class_index"],
-    )
+    labels = {"text_image_index": text_image_index, "image_class_index": images["class_index"]}
+    retrieve = partial(image_text_retrieval, images["embeddings"], text_embeddings, **labels)
     metrics = retrieve(similarity=model.similarity)
     if class_kind == "identity":
         beside = retrieve(similarity=lambda x, y: exact_product(F.normalize(x, dim=-1), F.normalize(y, dim=-1)))
-        model.train(was_training)
-        return _at_identity(metrics, "identity") | _at_identity(beside, "identity_cosine")
-    classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
+        metrics = _at_identity(metrics, "identity") | _at_identity(beside, "identity_cosine")
+    else:
+        classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
+        metrics |= _classification(model, images, classes, text_embeddings, text_image_index)
+    model.train(was_training)
+    return metrics
+
+
+def _classification(
+    model: nn.Module, images: dict[str, Tensor], classes: Tensor, texts: Tensor, text_image_index: Tensor
+) -> dict[str, float]:
+    """`zero_shot/…` by embeddings of all classes, and `class_captions/…` by the captions of those that are there."""
     present, labels = images["class_index"].unique(return_inverse=True)
     text_labels = labels[text_image_index]
-    described = torch.stack([model.average(text_embeddings[text_labels == k]) for k in range(len(present))])
+    described = torch.stack([model.average(texts[text_labels == k]) for k in range(len(present))])
+    metrics = {}
     choices = {"zero_shot": (classes, images["class_index"]), "class_captions": (described, labels)}
     for row, (candidates, right) in choices.items():
         figures = zero_shot_metrics(images["embeddings"], candidates, labels=right, similarity=model.similarity)
         metrics |= {f"{row}/{name}": figure for name, figure in figures.items()}
-    model.train(was_training)
     return metrics
 
 
@@ -138,7 +142,7 @@ def embed_classes(
     *,
     tokenizer: BatchTokenizer,
     device: torch.device,
-    templates: Sequence[str] = PROMPT_TEMPLATES,
+    templates: Sequence[str],
 ) -> Tensor:
     """One embedding a class, `(K, D)`: the model's average over the prompts of its name."""
     prompts = class_prompts(class_names, templates)

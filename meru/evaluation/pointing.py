@@ -63,19 +63,24 @@ def pointing_game(
             # Neighbours share their image: only a few of the batch's are needed at a time.
             rows, image_of = torch.tensor([row for row, _, _ in some], device=device).unique(return_inverse=True)
             attention = model.word_attention(images[rows], tokens, image_of).float().cpu()
-            side = round(attention.shape[-1] ** 0.5)
             for (row, _, named), of_caption in zip(some, attention, strict=True):
                 record = int(batch["image_index"][row])
-                centre = _patches(torch.tensor([centres[record]]), side, model.patch_offset)
-                for part, position in named:
-                    right = _patches(places[record][part], side, model.patch_offset)
-                    weights = of_caption[position]
-                    most = (weights == weights.max()).nonzero()[:, 0]  # several where a sigmoid is saturated
-                    shares["pointing"][part].append(torch.isin(most, right).float().mean().item())
-                    shares["box_centre"][part].append(float(torch.isin(centre, right)))
-                    shares["chance"][part].append(len(right) / side**2)
+                _count_hits(shares, of_caption, named, places[record], centres[record], model.patch_offset)
     model.train(was_training)
     return _figures(shares)
+
+
+def _count_hits(shares, attention, named, places, centre, offset: float) -> None:
+    """Append to `shares` what each part that a caption names scores; `attention` is the caption's, `(L, N)`."""
+    side = round(attention.shape[-1] ** 0.5)
+    middle = _patches(torch.tensor([centre]), side, offset)
+    for part, position in named:
+        right = _patches(places[part], side, offset)
+        weights = attention[position]
+        most = (weights == weights.max()).nonzero()[:, 0]  # several where a sigmoid is saturated
+        shares["pointing"][part].append(torch.isin(most, right).float().mean().item())
+        shares["box_centre"][part].append(float(torch.isin(middle, right)))
+        shares["chance"][part].append(len(right) / side**2)
 
 
 def _mentions(records, captions, places, part_of_word, tokenize, words) -> list[tuple[int, Tensor, list]]:

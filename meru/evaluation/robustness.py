@@ -144,36 +144,33 @@ def evaluate_robustness(
     of_image = [captions[record][:captions_per_image] for record in clean["image_index"].tolist()]
     whole = [caption for some in of_image for caption in some]
     text_labels = labels.repeat_interleave(torch.tensor([len(some) for some in of_image], device=device))
-    # All lengths in one go: a short caption cut twice to the same words is one embedding, not two that differ in
-    # rounding.
+    # All lengths in one go: a caption cut twice to the same words is one embedding, not two that differ in rounding.
     cuts = [shortened(text, share) for share in CAPTION_SHARES for text in whole]
     texts = embed_captions(model, cuts, tokenizer=tokenizer, device=device).chunk(len(CAPTION_SHARES))
 
-    def ranked(queries: Tensor, gallery: Tensor, radius: Tensor) -> dict[str, float]:
-        search = {"query_labels": text_labels, "gallery_labels": labels, "similarity": model.similarity}
-        found = retrieval_metrics(queries, gallery, ks=(1,), **search)
-        recall = {f"text_to_image/{class_kind}/{name}": found[name] for name in ("recall@1", "chance_recall@1")}
-        return {**recall, "radius": radius.double().mean().item()}
-
     figures: dict[str, float | None] = {}
 
-    def note(row: str, of_row: dict[str, float]) -> None:
-        figures.update({f"{row}/{name}": figure for name, figure in of_row.items()})
+    def note(row: str, queries: Tensor, gallery: Tensor, radius: Tensor) -> None:
+        search = {"query_labels": text_labels, "gallery_labels": labels, "similarity": model.similarity}
+        found = retrieval_metrics(queries, gallery, ks=(1,), **search)
+        for name in ("recall@1", "chance_recall@1"):
+            figures[f"{row}/text_to_image/{class_kind}/{name}"] = found[name]
+        figures[f"{row}/radius"] = radius.double().mean().item()
 
     clean_radius = model.radius(clean["embeddings"])
-    note("clean", ranked(texts[-1], clean["embeddings"], clean_radius))
+    note("clean", texts[-1], clean["embeddings"], clean_radius)
     for family, degrees in DEGRADATIONS.items():
         radii = [clean_radius]
         for degree, degradation in degrees.items():
             embeddings = embed_images(model, batches(degradation), device=device)["embeddings"]
             radii.append(model.radius(embeddings))
-            note(f"{family}/{degree:g}", ranked(texts[-1], embeddings, radii[-1]))
+            note(f"{family}/{degree:g}", texts[-1], embeddings, radii[-1])
         if len(degrees) > 1:
             ascending = torch.arange(len(radii)).expand(len(labels), -1)
             figures[f"{family}/rank_correlation"] = mean_rank_correlation(ascending, torch.stack(radii, dim=1))
     radii = [model.radius(embeddings) for embeddings in texts]
     for share, embeddings, radius in zip(CAPTION_SHARES, texts, radii, strict=True):
-        note(f"caption/{share:g}", ranked(embeddings, clean["embeddings"], radius))
+        note(f"caption/{share:g}", embeddings, clean["embeddings"], radius)
     words = torch.tensor([len(cut.split()) for cut in cuts]).view(len(CAPTION_SHARES), -1)
     figures["caption/rank_correlation"] = mean_rank_correlation(words.t(), torch.stack(radii, dim=1))
     return figures

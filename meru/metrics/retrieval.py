@@ -60,15 +60,9 @@ def retrieval_metrics(
     prefix = "{}" if isinstance(query_labels, Tensor) else "{}/"
     of_queries = {"": query_labels} if isinstance(query_labels, Tensor) else query_labels
     of_gallery = {"": gallery_labels} if isinstance(gallery_labels, Tensor) else gallery_labels
-    if of_queries.keys() != of_gallery.keys():
-        raise ValueError(f"kinds of labels differ: {list(of_queries)} and {list(of_gallery)}")
     if not ks or min(ks) < 1:
         raise ValueError(f"ks must be cut-offs of at least 1, got {tuple(ks)}")
-    for kind in of_queries:
-        shapes = tuple(of_queries[kind].shape), tuple(of_gallery[kind].shape)
-        if shapes != ((len(queries),), (len(gallery),)):
-            raise ValueError(f"{len(queries)} queries and {len(gallery)} gallery items, but labels {shapes}")
-
+    _check_labels(of_queries, of_gallery, (len(queries), len(gallery)))
     relevance = {
         kind: _Relevance(of_queries[kind].to(queries.device), of_gallery[kind].to(queries.device))
         for kind in of_queries
@@ -85,12 +79,19 @@ def retrieval_metrics(
         figures = dict(zip(names, (totals[kind] / len(queries)).tolist(), strict=True))
         chances = zip(names, relevant.chance(ks).tolist(), strict=True)
         figures |= {f"chance_{name}": chance for name, chance in chances}
-        figures |= {
-            "queries": float(len(queries)),
-            "queries_without_match": float((relevant.count == 0).sum()),
-        }
+        without = float((relevant.count == 0).sum())
+        figures |= {"queries": float(len(queries)), "queries_without_match": without}
         metrics |= {prefix.format(kind) + name: figure for name, figure in figures.items()}
     return metrics
+
+
+def _check_labels(of_queries: Mapping[str, Tensor], of_gallery: Mapping[str, Tensor], sizes: tuple[int, int]) -> None:
+    if of_queries.keys() != of_gallery.keys():
+        raise ValueError(f"kinds of labels differ: {list(of_queries)} and {list(of_gallery)}")
+    for kind in of_queries:
+        shapes = tuple(of_queries[kind].shape), tuple(of_gallery[kind].shape)
+        if shapes != tuple((size,) for size in sizes):
+            raise ValueError(f"{sizes[0]} queries and {sizes[1]} gallery items, but labels {shapes}")
 
 
 def image_text_retrieval(

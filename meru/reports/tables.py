@@ -13,6 +13,9 @@ A figure is a float under a name `<row>/<metric>`; its chance level, the expecta
     zero_shot/accuracy@1                  top-1 over all images
     zero_shot/class_mean/accuracy@1       top-1 of each class, averaged over the classes
     class_captions/accuracy@1             top-1 where a class is the average of its images' captions
+    pointing/accuracy@1                   share of words that look at the patch of the part they name
+    box_centre/accuracy@1                 the same where every word looks at the centre of the bounding box
+    …/mean_of_parts/…, …/<part>/…         the same averaged over the parts, and of one part
 
 `zero_shot_metrics` and `retrieval_metrics` give bare metrics; the caller puts the row before them.
 """
@@ -22,7 +25,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from meru.files import make_folder_of, write_text
@@ -42,7 +45,12 @@ ROWS = {
     "zero_shot/class_mean": "zero-shot, mean of classes",
     "class_captions": "class by captions (top-1, top-5)",
     "class_captions/class_mean": "class by captions, mean of classes",
+    "pointing": "pointing",
+    "pointing/mean_of_parts": "pointing, mean of parts",
+    "box_centre": "box centre",
+    "box_centre/mean_of_parts": "box centre, mean of parts",
 }
+POINTING = ("pointing", "box_centre")  # of single parts: in the JSON file
 COLUMNS = {
     "R@1": ("recall@1", "accuracy@1"),
     "R@5": ("recall@5", "accuracy@5"),
@@ -52,19 +60,22 @@ COLUMNS = {
 }
 
 
-def format_table(metrics: Mapping[str, float | None], title: str) -> str:
+def format_table(metrics: Mapping[str, float | None], title: str, *, pointing: bool = True) -> str:
     """A plain table in percent, the chance level of each figure in brackets beside it.
 
     Args:
         metrics: Figures by name. The rows of `ROWS` come first, in that order; others follow under their own
             name. A metric without a column is left to the JSON file.
         title: First line.
+        pointing: Whether the rows of the pointing game are shown, which say nothing about a model that has no attention
+            of words to patches.
     """
     columns = {metric: column for column, names in COLUMNS.items() for metric in names}
     cells: dict[str, dict[str, str]] = {}
     for name, figure in metrics.items():
         row, _, metric = name.rpartition("/")
-        if metric in columns:
+        of_pointing = row.partition("/")[0] in POINTING
+        if metric in columns and (not of_pointing or (pointing and row in ROWS)):
             chance = metrics.get(f"{row}/chance_{metric}" if row else f"chance_{metric}")
             beside = "" if chance is None else f"({_percent(chance)})"
             cells.setdefault(row, {})[columns[metric]] = f"{_percent(figure):>6} {beside:<7}"
@@ -107,6 +118,13 @@ def format_rows(
     header = " " * width + "".join(f"{column:>6}{'':8}" for column in columns)
     body = [f"{printed:<{width}}{cells}".rstrip() for printed, cells in lines.items()]
     return "\n".join([f"{title}: percent (chance level)", header.rstrip(), *body])
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; a bar in a cell is escaped."""
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (header, *rows)]
+    head, *body = ("|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in cells)
+    return "\n".join([head, "|" + "---|" * len(header), *body])
 
 
 def finite_figures(figures: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -18,26 +18,13 @@ def evaluate() -> None:
 
 
 def _train(config: DictConfig) -> None:
-    """One run, new or resumed, from the data to the figures on the test split."""
+    """One run, new or resumed, from the data to the figures at its end."""
     # Imported here, so that --help and a mistyped key do not wait for PyTorch.
     from hydra.core.hydra_config import HydraConfig
 
-    from meru import distributed
-    from meru.assemble import is_discovery
-    from meru.configuration import absolute_paths
-    from meru.configuration.saved import check_targets
-    from meru.runs.folder import require_data, resumed_config
-    from meru.runs.train import train
-    from meru.tasks.discovery import train_discovery
+    from meru.runs.train import start_or_resume
 
-    device = distributed.start()
-    check_targets(config, source="the command line")
-    absolute_paths(config)
-    if config.resume:
-        config = resumed_config(config, HydraConfig.get().overrides.task)
-        require_data(config, key="data.root")
-    (train_discovery if is_discovery(config) else train)(config, device=device)
-    distributed.stop()  # not after a failure: others would fail for want of this process before it has said why
+    start_or_resume(config, HydraConfig.get().overrides.task)
 
 
 def _evaluate(config: DictConfig) -> None:

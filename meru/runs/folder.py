@@ -1,4 +1,4 @@
-"""Run folders: made, held, described, taken up again."""
+"""Run folders: made, held, described, taken up again. The names of their files: `meru.run_layout`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from meru.configuration.overrides import pasteable, read_override
 from meru.configuration.saved import change, choices_of, read_config, save_config
 from meru.errors import UserError
 from meru.files import CHECKOUT, CONFIGS, leftovers, os_error_message, remove_leftovers, user_path
+from meru.run_layout import ASKED, CHECKPOINT, LOCK
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-LOCK = ".lock"
 _ABSENT = object()
 _held: dict[Path, IO[str]] = {}
 
@@ -56,7 +56,7 @@ def _make(config: DictConfig, asked: DictConfig | None) -> Path:
         folder = wanted if config.folder else _first_free(wanted)
         folder.mkdir(parents=True, exist_ok=True)
         hold(folder)
-        if any(path.name not in (LOCK, "asked.yaml") for path in set(folder.iterdir()) - set(leftovers(folder))):
+        if any(path.name not in (LOCK, ASKED) for path in set(folder.iterdir()) - set(leftovers(folder))):
             release(folder)
             go_on = pasteable("resume", folder)
             raise UserError(f"folder={folder} is not empty: choose another, or go on with {go_on}")
@@ -131,6 +131,16 @@ def release(folder: Path) -> None:
 def _release_all() -> None:
     for folder in list(_held):
         release(folder)
+
+
+def resumed_folder(config: DictConfig) -> Path | None:
+    """The folder of the run that goes on; None for a new run."""
+    return user_path(config.resume) if config.resume else None
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return (folder / CHECKPOINT).exists()
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -1,1 +1,1 @@
-"""What differs between the kinds of training."""
+"""Kinds of training: what an image–text run and a discovery run do differently."""

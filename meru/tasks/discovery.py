@@ -1,293 +1,205 @@
-"""A whole discovery run: its data, the number of classes, training, and the figures on the unlabelled images."""
+"""Category discovery: images of old and new classes, and the labels of some of the old ones."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable
-from functools import partial
+from pathlib import Path
+from typing import Any
 
-import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from meru import distributed
-from meru.assemble import build, without_pretrained_weights
-from meru.configuration.overrides import pasteable
-from meru.data.discovery.loading import discovery_training_loader, every_view_loader, weighted_view_loader
+from meru.assemble import Pretrained, build
+from meru.data.discovery.loading import discovery_evaluation_loader, discovery_training_loader
 from meru.data.discovery.splits import DiscoveryData, DiscoverySplit
-from meru.data.loading import check_decoding, reading_options
 from meru.data.sampling import BatchPlan
-from meru.data.transforms import Transforms
-from meru.data.workers import worker_options
 from meru.errors import UserError
-from meru.evaluation.classes import read_features
-from meru.files import user_path
-from meru.geometry.all_pairs import exact_product
+from meru.evaluation.classes import (
+    ClassTrees,
+    class_trees,
+    discovery_figures,
+    format_discovery,
+    purities,
+    read_features,
+    save_trees,
+)
 from meru.metrics.clustering import estimate_num_classes
-from meru.runs.data import load_discovery_data
-from meru.runs.finish import finish_discovery
-from meru.runs.folder import environment, make_run_folder, save_changes
-from meru.runs.train import closing, make_logger
-from meru.training.loggers import NoLogger
-from meru.training.optimizer import build_optimizer, scaled_rate
-from meru.training.settings import TrainerSettings
-from meru.training.trainer import Trainer
+from meru.optional_part import optional
+from meru.reports.tables import finite_figures
+from meru.run_layout import TREES
+from meru.tasks.contract import Figures, Findings, Task
+from meru.tasks.data import load_discovery_data
+from meru.tasks.discovery_batches import keep_views, nearest_images, released_neighbours
 
 log = logging.getLogger("meru")
 
 
-def train_discovery(config: DictConfig, *, device: torch.device) -> dict[str, float] | None:
-    """Train to the end and say how well the unlabelled training images were sorted.
+class Discovery(Task):
+    """Discovery runs: the last weights count, because choosing others would need the labels that are to be found."""
 
-    The last weights count: choosing others would need the labels that are to be discovered.
+    data: DiscoveryData
 
-    Args:
-        config: As `configs/train.yaml` describes it, with a model of `task: discovery`.
-        device: This process's.
+    def load_data(self) -> DiscoveryData:
+        return load_discovery_data(self.config)
 
-    Returns:
-        The figures in the main process; None in others, and after a signal stopped the run.
+    # ---------------------------------------------------------------- training
 
-    Raises:
-        UserError: for whatever the user can put right.
-    """
-    settings = TrainerSettings.of(config.trainer)
-    data = load_discovery_data(config)
-    check_decoding(data.paths(), **reading_options(config.data))
-    plan = BatchPlan.of(
-        config.data, images=len(data.train), world_size=distributed.world_size(), accumulate=settings.accumulate
-    )
-    folder = user_path(config.resume) if config.resume else None
-    begun = folder is not None and (folder / "last.pt").exists()
-    asked, config = config, with_num_classes(config, data, device=device)
-    torch.manual_seed(config.seed)  # the same weights in every process
-    pretrained = build(without_pretrained_weights(config) if begun else config)
-    model, transforms = pretrained.model.to(device), pretrained.transforms
-    distributed.seed_training(model, config.seed)
-    optimizer = build_optimizer(
-        model, **instantiate(config.optim, _convert_="all"), images_per_step=plan.images_per_step
-    )
-    folder = folder or make_run_folder(config, asked=asked)
-    logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
-    log.info("run folder %s", folder)
-    rate = scaled_rate(config.optim.learning_rate, config.optim.get("batch_of_rate"), plan.images_per_step)
-    log.info("%s", plan.describe(learning_rate=rate))
-    log.info(
-        "%d training images, %d of them labelled; %d old and %d new classes, %d in the classifier; %s",
-        len(data.train),
-        int(data.train.labelled.sum()),
-        data.num_old,
-        len(data.class_names) - data.num_old,
-        config.discovery.num_classes,
-        ", ".join(f"{name} {value}" for name, value in environment(device).items()),
-    )
+    def complete_config(self) -> DictConfig:
+        """A number in `discovery.num_classes`: that of the data, the given or an estimated one.
 
-    released = model.released_batches
-    found: dict[str, Tensor | int] = {}
+        What was asked for stays in `discovery.asked_num_classes`, so that a change of it can be told.
+        """
+        wanted = self.config.discovery.num_classes
+        if wanted is None:
+            number = len(self.data.class_names)
+        elif wanted == "estimate":
+            number = distributed.decided_by_main(self.estimated_classes)
+        else:
+            number = wanted
+        if number < (old := self.data.num_old):
+            raise UserError(f"discovery.num_classes={number}: there are {old} old classes already; give more")
+        self.config = self.config.copy()
+        with open_dict(self.config):
+            self.config.discovery.num_classes = number
+            self.config.discovery.asked_num_classes = self.config.discovery.get("asked_num_classes", wanted)
+        return self.config
 
-    def neighbours(epoch: int) -> Tensor:
-        # A run that resumes within an epoch has the neighbours that the weights at the epoch's start made.
-        if found.get("epoch") != epoch:
-            find = released_neighbours if released else nearest_images
-            found["neighbours"] = find(config, data.train, model, transforms, epoch=epoch, device=device)
-            found["epoch"] = epoch
-        return found["neighbours"]
+    def estimated_classes(self) -> int:
+        """How many classes the features of the untrained tower suggest: see `meru.metrics.clustering`."""
+        data, config = self.data, self.config.copy()
+        config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
+        untrained = build(config)
+        untrained.model.to(self.device)
+        read = self.features(data.train, untrained)
+        images = len(read.get("features", ()))
+        maximum = config.discovery.maximum_classes or min(3 * data.num_old, images)
+        if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
+            raise UserError(
+                f"discovery.num_classes=estimate: up to {maximum} classes, {data.num_old} of them old, cannot be "
+                f"estimated from {images} images: at least two must be old, and discovery.maximum_classes lies between "
+                "the old ones and the images; set it, or give discovery.num_classes as a number"
+            )
+        number, _ = estimate_num_classes(
+            read["features"],
+            read["label"],
+            read["labelled"],
+            data.num_old,
+            maximum=maximum,
+            seed=config.seed,
+        )
+        log.info("estimated %d classes, there are %d", number, len(data.class_names))
+        return number
 
-    def batches(start_step: int) -> Iterable[dict[str, Tensor]]:
-        # Called once the weights of a resumed run are in the model: views kept before would be those of an empty tower.
+    def describe(self) -> str:
+        data = self.data
+        return (
+            f"{len(data.train)} training images, {int(data.train.labelled.sum())} of them labelled; {data.num_old} old "
+            f"and {len(data.class_names) - data.num_old} new classes, {self.config.discovery.num_classes} in the "
+            "classifier"
+        )
+
+    def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
+        """The batches; views kept before the weights are in the model would be those of an empty tower."""
+        model, transforms, train = pretrained.model, pretrained.transforms, self.data.train
+        released = pretrained.model.released_batches
+        found = self.epoch_state
+
+        def neighbours(epoch: int) -> Tensor:
+            # A run that resumes within an epoch has the neighbours that the weights at the epoch's start made.
+            if found.get("epoch") != epoch:
+                if released:
+                    nearest = released_neighbours(
+                        self.config, train, model, transforms, epoch=epoch, device=self.device
+                    )
+                else:
+                    nearest = nearest_images(
+                        self.features(train, pretrained), images=len(train), count=self.config.discovery.neighbours
+                    )
+                found.update(neighbours=nearest, epoch=epoch)
+            return found["neighbours"]
+
         return discovery_training_loader(
-            data.train,
+            train,
             transform=transforms.training,
-            sampler=config.discovery.sampler,
+            sampler=self.config.discovery.sampler,
             neighbours=neighbours,
             independent=released,
-            seed=config.seed,
-            total_steps=settings.epochs * plan.batches_per_epoch,
-            start_step=start_step,
-            rank=distributed.rank(),
-            **worker_options(config.data),
-            **reading_options(config.data),
-            kept_views=keep_views(config, data.train, model, transforms, device=device),
-            batch_size=plan.batch_size,
-            world_size=plan.world_size,
+            kept_views=keep_views(self.config, train, model, transforms, device=self.device),
+            **self.loader_options(plan, start),
         )
 
-    trainer = Trainer(
-        model=model,
-        optimizer=optimizer,
-        batches=batches,
-        batches_per_epoch=plan.batches_per_epoch,
-        evaluate=None,
-        logger=logger,
-        folder=folder,
-        device=device,
-        settings=settings,
-        epoch_state=found,
-        on_resumed=partial(save_changes, folder, config),
-    )
-    figures = None
-    with closing(logger, folder):
-        finished = trainer.run()
-        if distributed.is_main() and finished:
-            figures = finish_discovery(config, folder, trainer, data, transforms, logger, device=device)
-        elif not finished:
-            log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
-    distributed.barrier()
-    return figures
+    # ---------------------------------------------------------------- figures
 
+    @classmethod
+    def check_question(cls, asked: DictConfig, *, name: str) -> None:
+        for key, wants in (("suite", "captions"), ("captions_per_image", "captions"), ("templates", "prompts")):
+            if asked[key]:
+                raise UserError(
+                    f"{key}={asked[key]}: {name} is a run of category discovery, without {wants}; leave the key out"
+                )
+        if asked.split == "validation":
+            raise UserError(
+                "split=validation: a discovery run has none, its last weights count; choose train (the unlabelled "
+                "training images) or test, or leave it out for both"
+            )
 
-def with_num_classes(config: DictConfig, data: DiscoveryData, *, device: torch.device) -> DictConfig:
-    """The configuration with a number in `discovery.num_classes`: that of the data, the given or an estimated one.
+    def require_images(self, split: str | None) -> None:
+        if split == "test" and not len(self.data.test):
+            raise UserError("split=test: this run's data have no test images; choose train, or leave it out")
 
-    What was asked for stays in `discovery.asked_num_classes`, so that scripts/ablate.py can tell a change.
-    """
-    wanted, true = config.discovery.num_classes, len(data.class_names)
-    if wanted is None:
-        number = true
-    elif wanted == "estimate":
-        number = distributed.decided_by_main(lambda: estimated_classes(config, data, device=device))
-    elif isinstance(wanted, int):
-        number = wanted
-    else:
-        raise UserError(f"discovery.num_classes={wanted}: give a number, estimate, or null for as many as there are")
-    if number < data.num_old:
-        raise UserError(f"discovery.num_classes={number}: there are {data.num_old} old classes already; give more")
-    config = config.copy()
-    with open_dict(config):
-        config.discovery.num_classes = number
-        config.discovery.asked_num_classes = config.discovery.get("asked_num_classes", wanted)
-    return config
+    def name_of(self, split: str | None) -> str:
+        return {"train": "unlabelled training images", "test": "test images", None: "all images"}[split]
 
+    def evaluate(self, pretrained: Pretrained, *, split: str | None = None) -> Findings:
+        """Figures of the unlabelled training images, of the test images, and of the trees of classes.
 
-def estimated_classes(config: DictConfig, data: DiscoveryData, *, device: torch.device) -> int:
-    """How many classes the features of the untrained tower suggest: see `meru.metrics.clustering`."""
-    config = config.copy()
-    config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
-    model, _, transforms = build(config)
-    read = read_features(config, data.train, model.to(device), transforms, device=device)
-    images = len(read.get("features", ()))
-    maximum = config.discovery.maximum_classes or min(3 * data.num_old, images)
-    if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
-        raise UserError(
-            f"discovery.num_classes=estimate: up to {maximum} classes, {data.num_old} of them old, cannot be estimated "
-            f"from {images} images: at least two are to be old, and discovery.maximum_classes lies between the old "
-            "ones and the images; set it, or give discovery.num_classes as a number"
-        )
-    number, _ = estimate_num_classes(
-        read["features"],
-        read["label"],
-        read["labelled"],
-        data.num_old,
-        maximum=maximum,
-        seed=config.seed,
-    )
-    log.info("estimated %d classes, there are %d", number, len(data.class_names))
-    return number
+        `tree/…` and `feature_tree/dendrogram_purity` need the training images, and classes with families.
+        """
+        data = self.data
+        train = self.features(data.train, pretrained) if split != "test" else {}
+        test = self.features(data.test, pretrained) if split != "train" and len(data.test) else {}
+        if split != "train" and len(data.test) and not test:
+            log.warning("none of the %d test images decodes: no figures of them", len(data.test))
+        number = pretrained.model.num_classes
+        figures = discovery_figures(data, train, test, num_classes=number, seed=self.config.seed)
+        trees = ClassTrees({}, None)
+        if train:
+            with optional("the trees of classes"):
+                trees = class_trees(data, train, pretrained.model)
+                figures |= purities(trees)
+        return Findings(finite_figures(figures), trees)
 
+    def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
+        return format_discovery(figures, title)
 
-@torch.no_grad()
-def keep_views(
-    config: DictConfig, split: DiscoverySplit, model: nn.Module, transforms: Transforms, *, device: torch.device
-) -> Tensor | None:
-    """What the frozen part of the tower says of `discovery.cached_views` views of every image, `(n, V, …)`, float16.
+    def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
+        """Save the trees of the predicted classes, as text and as pictures."""
+        save_trees(folder / TREES, findings.details)
 
-    They are the views of the first V/2 epochs. Every process keeps its own. None if no views are to be kept.
+    def draw_trees(self, pretrained: Pretrained, folder: Path) -> list[Path]:
+        """Save the same trees once more, in a folder; gives the files that are there then.
 
-    Raises:
-        UserError: for an odd number of views, a tower that cannot be cut, and images that do not decode.
-    """
-    number = config.discovery.cached_views
-    if not number:
-        return None
-    if number < 0 or number % 2:
-        raise UserError(f"discovery.cached_views={number}: views come in pairs; give an even number, or 0 to keep none")
-    model.eval()
-    began, kept = time.perf_counter(), None
-    for epoch in range(number // 2):
-        loader = every_view_loader(
+        Raises:
+            UserError: if no image decodes, or there are fewer than three predicted classes.
+        """
+        seen = self.features(self.data.train, pretrained)
+        if not seen:
+            raise UserError(f"no training image of {self.config.data.root} decodes: restore the images")
+        trees = class_trees(self.data, seen, pretrained.model)
+        if not trees.trees:
+            raise UserError("the model predicts fewer than three classes, which form no tree: train it longer")
+        return save_trees(folder, trees)
+
+    # ---------------------------------------------------------------- images
+
+    def features(self, split: DiscoverySplit, pretrained: Pretrained) -> dict[str, Tensor]:
+        """What a model sees in the images of a split; see `read_features`."""
+        images = discovery_evaluation_loader(
             split,
-            transform=transforms.training,
-            epoch=epoch,
-            batch_size=16,  # small batches stay in a CPU's cache, and do not slow a GPU down that reads from disk
-            seed=config.seed,
-            **worker_options(config.data),
-            **reading_options(config.data),
+            transform=pretrained.transforms.evaluation,
+            batch_size=self.config.evaluation.batch_size,
+            **self.reading(),
         )
-        for batch in loader:
-            if batch["skipped"]:
-                raise UserError("discovery.cached_views needs every image to decode: set it to 0, or restore them")
-            output = model.frozen_output(batch["image"].flatten(0, 1).to(device, non_blocking=True))
-            if kept is None:
-                kept = torch.empty(len(split), number, *output.shape[1:], dtype=torch.float16)
-            kept[batch["image_index"], 2 * epoch : 2 * epoch + 2] = output.unflatten(0, (-1, 2)).cpu().half()
-    model.train()
-    megabytes, seconds = kept.numel() * kept.element_size() / 2**20, time.perf_counter() - began
-    log.info("kept %d views of %d images, %.0f MiB, in %.0f s", number, len(split), megabytes, seconds)
-    return kept
-
-
-def nearest_images(
-    config: DictConfig,
-    split: DiscoverySplit,
-    model: nn.Module,
-    transforms: Transforms,
-    *,
-    epoch: int = 0,
-    device: torch.device,
-) -> Tensor:
-    """Every image's nearest by their projected features, itself first, `(n, discovery.neighbours)`.
-
-    In the data set's order and without augmentation, so the same in every epoch with the same model.
-    """
-    read = read_features(config, split, model, transforms, device=device)
-    if len(read.get("projected", ())) < len(split):
-        raise UserError("discovery.sampler=neighbours needs every image to decode: choose weighted, or restore them")
-    return _nearest(read["projected"], config.discovery.neighbours)
-
-
-@torch.no_grad()
-def released_neighbours(
-    config: DictConfig,
-    split: DiscoverySplit,
-    model: nn.Module,
-    transforms: Transforms,
-    *,
-    epoch: int,
-    device: torch.device,
-) -> Tensor:
-    """What the released code takes for neighbours, `(n, discovery.neighbours)`.
-
-    It reads one augmented view each of images drawn by weight with replacement, and takes the places in that draw for
-    places in the data set: the images of a batch have little to do with each other, and half of them are not labelled
-    ones any more.
-    """
-    was_training = model.training
-    model.eval()
-    loader = weighted_view_loader(
-        split,
-        transform=transforms.training,
-        epoch=epoch,
-        batch_size=config.evaluation.batch_size,
-        seed=config.seed,
-        **worker_options(config.data),
-        **reading_options(config.data),
-    )
-    views = (batch["image"][:, 0].to(device, non_blocking=True) for batch in loader)
-    embedded = torch.cat([model.embed_image(view).cpu() for view in views])
-    model.train(was_training)
-    return _nearest(embedded, config.discovery.neighbours)
-
-
-def _nearest(vectors: Tensor, count: int) -> Tensor:
-    """Each unit vector's nearest, itself first: `(n, D)` → int64 `(n, count)`."""
-    if count > len(vectors):
-        raise UserError(f"discovery.neighbours={count}: there are {len(vectors)} training images; choose fewer")
-    nearest = []
-    for start in range(0, len(vectors), 1024):
-        scores = exact_product(vectors[start : start + 1024], vectors)
-        rows = torch.arange(len(scores))
-        scores[rows, start + rows] = 2.0  # above every cosine: itself first, whatever else is equal
-        nearest.append(scores.topk(count, dim=1).indices)
-    return torch.cat(nearest)
+        return read_features(pretrained.model, images, device=self.device)

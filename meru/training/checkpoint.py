@@ -1,15 +1,7 @@
 """Files of a run folder, written so that a crash at any moment leaves the old file or the new one, never half.
 
 Damaged ones are found when they are read: the zip of a checkpoint has a checksum of each tensor, and safetensors files
-carry one in their metadata.
-
-    asked.yaml          the run's configuration as it was asked for
-    config.yaml         what it became, resolved
-    metrics.jsonl       one line a logged step and one a validation
-    last.pt             everything needed to go on: model, optimizer, average, best figure, step, random states
-    best.safetensors    weights of the best validation so far
-    model.safetensors   the finished model (see `meru.load`)
-    test.json           its figures on the test split
+carry one in their metadata. Their names: `meru.run_layout`.
 """
 
 from __future__ import annotations

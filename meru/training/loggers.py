@@ -18,6 +18,7 @@ from torch import Tensor
 
 from meru.errors import require
 from meru.files import write_text
+from meru.run_layout import WANDB_ID
 
 log = logging.getLogger("meru")
 
@@ -191,9 +192,9 @@ def run_identity(folder: Path, *, older: str) -> str:
     Returns:
         The id; `WANDB_RUN_ID`, which an agent of a sweep sets, before all others.
     """
-    path, place = folder / "wandb_id", str(folder.absolute())
+    path, place = folder / WANDB_ID, str(folder.absolute())
     kept, kept_place = [*path.read_text("utf-8").splitlines(), "", ""][:2] if path.is_file() else ("", "")
-    original = Path(kept_place, "wandb_id")
+    original = Path(kept_place, WANDB_ID)
     if kept and original.is_file() and not original.samefile(path) and kept in original.read_text("utf-8"):
         kept = secrets.token_hex(4)
     if not kept:

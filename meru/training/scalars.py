@@ -32,6 +32,7 @@ class ScalarMovement:
             for parameter in group["params"]
         }
         self.optimizer = optimizer
+        self.fixed = {name for name, value in model.named_parameters() if not value.dim() and not value.requires_grad}
         self.parameters = {
             name: parameter
             for name, parameter in model.named_parameters()
@@ -68,6 +69,15 @@ class ScalarMovement:
             **{f"moved/{name}": distance for name, distance in moved.items()},
             **{f"moved_share/{name}": share for name, share in shares.items()},
         }
+
+    def unmoved(self) -> set[str]:
+        """Names of scalars that are where they started; also of what a scalar is the logarithm of."""
+        names = self.fixed | {
+            name
+            for name, parameter in self.parameters.items()
+            if math.isclose(parameter.item(), self.start[name], rel_tol=1e-6, abs_tol=1e-6)
+        }
+        return names | {self.log_scalars[name] for name in names & self.log_scalars.keys()}
 
     def report(self) -> None:
         """Log a table of where the scalars started and ended, and which of them wanted to go further."""

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from meru import distributed, stopping
 from meru.errors import UserError
 from meru.layers.batch_norm import share_batch_norms
+from meru.run_layout import BEST, CHECKPOINT, METRICS
 from meru.training.checkpoint import (
     MetricsFile,
     load_checkpoint,
@@ -96,7 +97,7 @@ class Trainer:
         """Train to the end. Returns False if a signal stopped it; the run folder then holds what is needed to go on."""
         allow_tf32(self.settings.tf32, device=self.device)
         states = self._resume()
-        metrics = MetricsFile(self.folder / "metrics.jsonl", step=self.step) if distributed.is_main() else None
+        metrics = MetricsFile(self.folder / METRICS, step=self.step) if distributed.is_main() else None
         stream = self._on_device(self.batches(self.step * self.settings.accumulate))
         first = next(stream, None)  # starts the workers; only then does nothing else draw random numbers
         stream = itertools.chain([first], stream)
@@ -192,7 +193,7 @@ class Trainer:
         return [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
 
     def _stop_unfinished(self, what: str) -> None:
-        last = self.folder / "last.pt"
+        last = self.folder / CHECKPOINT
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
         raise UserError(
             f"step {self.step}: {what} is not finite; {kept}. Try a lower learning rate or trainer.precision=fp32",
@@ -210,13 +211,17 @@ class Trainer:
         speed = images * distributed.world_size() / max(seconds, 1e-9)
         line = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **scalars}
         metrics.write({**line, "images_per_second": speed})
-        for name in [name for name in scalars if name.startswith("clamped/") and scalars[name] > 0.5]:
-            if name not in self.warned:
-                log.warning("step %d: %s is active for more than half; it gets little or no gradient", self.step, name)
-                self.warned.add(name)
+        self._warn_of_clamps({name for name in scalars if name.startswith("clamped/") and scalars[name] > 0.5})
         histograms = {name: value for name, value in figures.items() if value.dim()}
         self.logger.log({**line, **histograms, "images_per_second": speed}, step=self.step)
         progress.set_postfix({"loss": f"{scalars['loss']:.3f}", "images/s": f"{speed:.0f}"})
+
+    def _warn_of_clamps(self, active: set[str]) -> None:
+        """Warn once of a clamp that takes the gradient away, unless the model or its starting values expect it."""
+        expected = {*getattr(self.model, "expected_clamps", ()), *self.movement.unmoved()}
+        for name in sorted(active - self.warned - {f"clamped/{name}" for name in expected}):
+            log.warning("step %d: %s is active for more than half; it gets little or no gradient", self.step, name)
+            self.warned.add(name)
 
     def _validate(self, metrics: MetricsFile | None, progress: tqdm, training: dict[str, Tensor]) -> None:
         """Figures on the validation split, by the main process; the best weights so far are kept.
@@ -236,7 +241,7 @@ class Trainer:
             better = figure > self.best["figure"]
             if better:
                 self.best = {"figure": figure, "step": self.step}
-                save_weights(self.folder / "best.safetensors", self.evaluated.state_dict())
+                save_weights(self.folder / BEST, self.evaluated.state_dict())
             line = {f"validation/{name}": value for name, value in figures.items()}
             metrics.write({"step": self.step, **line})
             self.logger.log(line, step=self.step)
@@ -254,12 +259,12 @@ class Trainer:
             self._stop_unfinished(f"the weight {spoilt[0]}")
         states = random_states()
         if distributed.is_main():
-            save_checkpoint(self.folder / "last.pt", {**state_of(self), "random_states": states})
+            save_checkpoint(self.folder / CHECKPOINT, {**state_of(self), "random_states": states})
         distributed.barrier()
 
     def _resume(self) -> list[dict[str, Tensor]] | None:
         """Take up the checkpoint of the run folder, if there is one; returns the random states to restore."""
-        path = self.folder / "last.pt"
+        path = self.folder / CHECKPOINT
         if not path.exists():
             return None
         state = load_checkpoint(path)

@@ -9,11 +9,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from meru.assemble import build
-from meru.command_line import PROJECT
 from meru.configuration import check
 from meru.errors import UserError
+from meru.files import PROJECT
 from meru.runs.train import train
-from meru.tasks.discovery import train_discovery
 from meru.training.checkpoint import save_weights
 from meru.training.optimizer import warmup_cosine
 
@@ -89,12 +88,12 @@ def test_every_recipe_of_discovery_takes_two_steps(experiment, compose, cub_fold
         f"folder={tmp_path / 'run'}",
     )
     check(config, command="train")
-    config.data.discovery = {
+    config.data.load_discovery = {
         "_target_": "meru.data.datasets.fine_grained.load_cub_discovery",
         "root": str(cub_folder),
         "old_classes": ["002.Red_bird_0", "005.Green_bird_1"],
     }
-    figures = train_discovery(config, device=torch.device("cpu"))
+    figures = train(config, device=torch.device("cpu"))
     assert 0 < figures["discovery/all/accuracy"] <= 1
     steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
     assert len(steps) == 2

@@ -8,7 +8,6 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from meru.command_line import PROJECT
 from meru.configuration import (
     absent_key,
     absolute_paths,
@@ -18,6 +17,7 @@ from meru.configuration import (
 )
 from meru.configuration.overrides import typed_keys
 from meru.errors import UserError
+from meru.files import PROJECT
 
 
 @functools.cache
@@ -94,7 +94,7 @@ def test_a_key_that_nothing_reads_and_one_that_is_missing_are_refused(overrides,
         ["+encoder.image.random_weights=true", "+encoder.image.arguments={embed_dim: 64, depth: 1}"],
         ["+optim.multipliers.classifier=0.3", "~optim.optimizer.fused"],
         ["model=meru_patches", "+model.local_logit_scale=3"],
-        ["model=simgcd", "+data.discovery.image_size=32"],
+        ["model=simgcd", "+data.load_discovery.image_size=32"],
         ["data=pedestrians", "data.image_augmentation=null"],
         ["+data.load.anything=3", "data.load._target_=somebody.elses.loader"],
     ],

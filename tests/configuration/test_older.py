@@ -40,7 +40,7 @@ def test_a_section_moves_with_all_that_is_in_it(renamed):
 
 
 def test_names_with_dots_and_empty_sections_stay_what_they_are(renamed):
-    same = {"optim": {"multipliers": {"local": 5.0, "local.predictor": 1.0}}, "data": {"options": {}, "list": [1, 2]}}
+    same = {"optim": {"multipliers": {"local": 5.0, "local.predictor": 1.0}}, "own": {"options": {}, "list": [1, 2]}}
     assert read(**same) == same
 
 
@@ -55,7 +55,38 @@ def test_names_with_dots_and_empty_sections_stay_what_they_are(renamed):
 )
 def test_targets_are_found_where_they_are_now(old, new):
     assert new_target(old) == new
-    assert read(data={"load": {"_target_": old}}) == {"data": {"load": {"_target_": new}}}
+    assert read(data={"load": {"_target_": old}})["data"]["load"] == {"_target_": new}
+
+
+BEFORE = {  # prompts and words of parts of every run, before they were keys
+    "prompts": [
+        "a photo of a {}.", "a photo of a {}, a type of bird.", "a close-up photo of a {}.",
+        "a {} perched on a branch.", "a {} in the wild.", "this bird is a {}.",
+    ],
+    "whole": "bird",
+    "part_words": {
+        "beak": ["bill", "bills", "beak", "beaks"], "crown": ["crown"], "forehead": ["forehead"],
+        "eye": ["eye", "eyes"], "throat": ["throat"], "breast": ["breast"], "belly": ["belly"], "back": ["back"],
+        "nape": ["nape"], "wing": ["wing", "wings"], "leg": ["leg", "legs"], "tail": ["tail"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("loader", "families"),
+    [
+        ("meru.data.discovery_fine_grained.load_cub_discovery", "last_word"),
+        ("meru.data.discovery_fine_grained.load_birds_discovery", "last_word"),
+        ("meru.data.discovery_fine_grained.load_aircraft_discovery", "file"),
+        ("my_project.load_mine", "file"),
+    ],
+)
+def test_what_held_before_a_data_set_had_prompts_and_families_of_its_own(loader, families):
+    found = read(data={"root": "here", "discovery": {"_target_": loader, "root": "${data.root}"}})["data"]
+    assert found.pop("load_discovery") == {"_target_": new_target(loader), "root": "here"}
+    assert found == {"root": "here", **BEFORE, "families": families}
+    own = {"root": "here", "prompts": None, "whole": None, "part_words": None, "families": None}
+    assert read(data=own) == {"data": own}
 
 
 PATCHES = {"mode": "tokens", "merge": 2, "top": 4, "grid": 3, "crops": ["box"], "window": [0.3, 0.5]}

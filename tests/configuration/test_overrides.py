@@ -4,6 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from meru.configuration.overrides import overrides_of, readable
+from meru.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,20 @@ def test_a_parameter_of_a_sweep_is_an_override(word, expected):
 )
 def test_hydras_own_flags_stay_flags(word):
     assert overrides_of(word) == [word]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "3"], "--epochs 3: no such flag; write trainer.epochs=3"),
+        (["--lr", "1e-4", "seed=1"], "--lr 1e-4: no such flag; write optim.learning_rate=1e-4"),
+        (["--log-every", "--seed"], "--log-every: no such flag; write trainer.log_every=<value>"),
+        (["-seed", "2"], "-seed 2: no such flag; write seed=2"),
+    ],
+)
+def test_flags_as_other_programs_have_them_are_translated(words, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        readable(words, command="train")
 
 
 @pytest.mark.parametrize("word", ["seed=None", "name='x'", "+a.b=[1, 2]", "~logger"])

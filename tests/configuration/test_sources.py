@@ -7,7 +7,6 @@ import pytest
 import timm
 from hydra.utils import get_object
 
-from meru.command_line import PROJECT
 from meru.configuration import (
     fixed_on_resume,
 )
@@ -21,13 +20,14 @@ from meru.data.augmentation import INTERPOLATIONS, augmentation_pool
 from meru.data.datasets.person_search import LAYOUTS
 from meru.data.discovery.loading import SAMPLERS
 from meru.data.parts import CropParts
+from meru.files import PROJECT
 from meru.geometry.spaces import SPACES
 from meru.layers.bidirectional_attention import ACTIVATIONS
 from meru.losses.contrastive import POSITIVES
 from meru.losses.hypgcd import ANCESTORS
 from meru.losses.interaction import SCOPES
 from meru.losses.semantic_margin import MARGIN_SOURCES
-from meru.runs.evaluate import SUITES
+from meru.tasks.image_text import ImageText
 from meru.training.settings import TrainerSettings
 
 
@@ -45,7 +45,7 @@ from meru.training.settings import TrainerSettings
         ("data.image_augmentation.interpolation", INTERPOLATIONS),
         ("data.image_augmentation.pool", augmentation_pool(8)),
         ("parts.crops", CropParts.KINDS),
-        ("suite", SUITES),
+        ("suite", ImageText.suites),
     ],
 )
 def test_choices_are_those_that_the_code_has(key, words):

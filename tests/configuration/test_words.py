@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from stub_checkout import BASH
 
-from meru.command_line import PROJECT
 from meru.configuration.overrides import override, pasteable, read_override, readable
 from meru.errors import UserError
+from meru.files import PROJECT
 
 STRANGE = [
     "runs/x", "/data/鸟类", "鸟 类", "lr=1e-4", "copy (1)", "/a,b", "a, b", "[a]", "{a: b}", "2024", "1e-4", "true",

@@ -8,8 +8,6 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from meru.command_line import PROJECT
-from meru.errors import UserError
 from meru.evaluation.robustness import (
     DEGRADATIONS,
     AddNoise,
@@ -22,6 +20,7 @@ from meru.evaluation.robustness import (
     robustness_figure,
     shortened,
 )
+from meru.files import PROJECT
 from meru.runs.evaluate import evaluate_run
 from meru.runs.train import train
 
@@ -192,11 +191,6 @@ def test_the_suite_of_a_run(model, finished, compose, capsys):
     output = run / "else" / "where.json"
     evaluate_run(compose(f"run={run}", "suite=robustness", "workers=1", f"output={output}", name="evaluate"))
     assert json.loads(output.read_text()) == pytest.approx(figures) and output.with_suffix(".png").exists()
-
-
-def test_an_unknown_suite_is_one_line(compose, tmp_path):
-    with pytest.raises(UserError, match="suite=rain: choose one of robustness"):
-        evaluate_run(compose(f"run={tmp_path}", "suite=rain", name="evaluate"))
 
 
 def test_ranking_figures_are_timed(warm_python):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.geometry import lorentz, poincare
 from meru.geometry.all_pairs import exact_product
 from meru.layers.bidirectional_attention import BidirectionalAttention

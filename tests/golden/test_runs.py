@@ -49,9 +49,9 @@ COMMANDS = {
         "+data.load.images_per_identity=2", *TEXT, *SMALL, "evaluation.attention_pictures=0",
     ],
     "discovery": [
-        "model=hypgcd", "optim=sgd", *BIRDS, "+data.discovery.images_per_species=3", "+data.discovery.image_size=32",
-        *SMALL, "model.projection_width=16", "model.projection_dimension=8", "loss.hierarchy.neighbours=4",
-        "optim.learning_rate=1e-2",
+        "model=hypgcd", "optim=sgd", *BIRDS, "+data.load_discovery.images_per_species=3",
+        "+data.load_discovery.image_size=32", *SMALL, "model.projection_width=16", "model.projection_dimension=8",
+        "loss.hierarchy.neighbours=4", "optim.learning_rate=1e-2",
     ],
 }  # fmt: skip
 

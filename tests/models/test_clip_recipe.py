@@ -9,10 +9,10 @@ import torch
 
 import meru
 from meru.assemble import build
-from meru.data.transforms import read_image
+from meru.data.images import read_image
 from meru.encoders.pretrained_clip import _load
-from meru.runs.data import load_data
 from meru.runs.train import train
+from meru.tasks.image_text import ImageText
 from meru.training.checkpoint import save_weights
 from meru.training.trainer import Trainer
 
@@ -106,7 +106,7 @@ def test_points_of_the_training_images_start_at_radius_1(configuration, monkeypa
     config = configuration("cub_meru")
     train(config, device=CPU)
     built = build(config)
-    records = load_data(config).train
+    records = ImageText(config, device=CPU).data.train
     model = seen["model"].eval()
     for each in points(model, built.transforms, built.tokenizer, records):
         assert model.radius(each).mean().item() == pytest.approx(1.0, rel=0.02)
@@ -126,8 +126,8 @@ def test_every_model_starts_at_clips_temperature(experiment, configuration):
         assert "curv" in model.log_scalars
 
 
-def test_without_a_sphere_there_is_nothing_to_measure(configuration):
-    assert build(configuration("cub_gahr", "space=cosine")).model.initial_radius is None
+def test_on_the_sphere_there_is_no_radius_to_measure(configuration):
+    assert build(configuration("cub_gahr", "model.space=sphere")).model.initial_radius is None
 
 
 def test_a_temperature_in_the_configuration_counts_more_than_the_weights(configuration):
@@ -147,7 +147,7 @@ def test_a_resumed_run_measures_nothing_and_goes_on_to_the_same_weights(small, t
         patched.setattr(Trainer, "_save", save_then_stop)
         with pytest.raises(KeyboardInterrupt):
             train(config, device=CPU)
-    monkeypatch.setattr("meru.runs.train.start_at_initial_radius", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr("meru.tasks.image_text.start_at_initial_radius", lambda *_, **__: pytest.fail("measured again"))
     config.resume, config.folder = str(tmp_path / "stopped"), None
     train(config, device=CPU)
     whole, stopped = (meru.load(tmp_path / name).model.state_dict() for name in ("whole", "stopped"))

@@ -5,9 +5,9 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from meru.command_line import PROJECT
 from meru.encoders.image import timm_image_encoder
 from meru.encoders.text import text_transformer
+from meru.files import PROJECT
 from meru.models.gahr import GAHR
 from meru.training.optimizer import parameter_groups
 

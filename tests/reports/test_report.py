@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meru.errors import UserError
-from meru.reports.tables import format_table, write_json
+from meru.reports.tables import ROWS, format_table, markdown_table, write_json
 
 METRICS = {
     "zero_shot/accuracy@1": 0.456,
@@ -36,6 +36,10 @@ def test_table_puts_each_chance_level_beside_its_figure():
     ]
 
 
+def test_a_markdown_table_escapes_bars():
+    assert markdown_table(["a", "b"], [["x|y", ""]]) == "| a | b |\n|---|---|\n| x\\|y | |"
+
+
 def test_queries_without_a_match_are_counted_in_the_table():
     row = "text_to_image/identity"
     metrics = {f"{row}/recall@1": 0.5, f"{row}/queries": 8.0, f"{row}/queries_without_match": 2.0}
@@ -43,6 +47,19 @@ def test_queries_without_a_match_are_counted_in_the_table():
     _, header, line = format_table(metrics, "test split").splitlines()
     assert header.split() == ["R@1", "mINP"]
     assert line.split()[5:7] == ["50.0", "25.0"] and line.endswith("2 of 8 queries have no match and score 0")
+
+
+def test_a_table_fits_a_screen_and_leaves_single_parts_to_the_file():
+    """Pointing is shown of a model that has learned where words look, and of no other."""
+    metrics = {f"{row}/recall@{k}": 0.5 for row in list(ROWS)[:4] for k in (1, 5, 10)}
+    metrics |= {f"{row}/accuracy@1": 0.5 for row in list(ROWS)[8:12]}
+    parts = ("", "/mean_of_parts", "/beak", "/tail", *(f"/{number}" for number in range(12)))
+    metrics |= {f"{row}{part}/accuracy@1": 0.1 for row in ("pointing", "box_centre") for part in parts}
+    table = format_table(metrics, "test split")
+    assert len(table.splitlines()) == 2 + 8 + 4 <= 24 and "beak" not in table
+    assert table.splitlines()[-1].startswith("box centre, mean of parts")
+    without = format_table(metrics, "test split", pointing=False)
+    assert len(without.splitlines()) == 2 + 8 and "pointing" not in without
 
 
 def test_json_comes_back_and_replaces_the_old_file(tmp_path):

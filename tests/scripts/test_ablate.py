@@ -11,9 +11,10 @@ import time
 import pytest
 import yaml
 
-from meru.command_line import PROJECT
 from meru.configuration.overrides import read_override
 from meru.errors import UserError
+from meru.files import PROJECT
+from meru.runs import ablation, ablation_queue
 
 SCRIPTS = PROJECT / "scripts"
 TINY = [
@@ -46,24 +47,16 @@ share = 0.1 * (1 + int(str(folder)[-1]))
 
 
 @pytest.fixture
-def scripts(monkeypatch):
-    """The two modules, imported as the script itself imports them."""
+def workplace(tmp_path, monkeypatch):
+    """Two variants whose training is the stub; returns how to start the script, and its output folder."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import ablate
-    import ablation_runs
 
-    return ablate, ablation_runs
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch, scripts):
-    """Two variants whose training is the stub; returns how to start the script, and its output folder."""
-    ablate, ablation_runs = scripts
     (tmp_path / "ablations").mkdir()
     (tmp_path / "train.py").write_text(STUB)
-    monkeypatch.setattr(ablate, "ABLATIONS", tmp_path / "ablations")
-    monkeypatch.setattr(ablation_runs, "TRAIN", tmp_path / "train.py")
-    monkeypatch.setattr(ablation_runs, "visible_gpus", list)
+    monkeypatch.setattr(ablation, "ABLATIONS", tmp_path / "ablations")
+    monkeypatch.setattr(ablation_queue, "TRAIN", tmp_path / "train.py")
+    monkeypatch.setattr(ablation_queue, "visible_gpus", list)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     output = tmp_path / "runs"
@@ -89,12 +82,10 @@ def calls(output):
     return [json.loads(line) for line in (output / "calls.jsonl").read_text().splitlines()]
 
 
-def test_a_real_ablation_is_trained_tabulated_and_not_repeated(
-    workplace, scripts, cub_folder, warm_python, monkeypatch, capsys
-):
+def test_a_real_ablation_is_trained_tabulated_and_not_repeated(workplace, cub_folder, warm_python, monkeypatch, capsys):
     start, output = workplace
     monkeypatch.setattr(sys, "executable", str(warm_python))
-    monkeypatch.setattr(scripts[1], "TRAIN", SCRIPTS / "train.py")
+    monkeypatch.setattr(ablation_queue, "TRAIN", SCRIPTS / "train.py")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     words = ["seeds=0", *TINY, f"data.root={cub_folder}"]
@@ -158,20 +149,20 @@ def test_a_failing_run_shows_its_last_lines_and_does_not_stop_the_others(workpla
         (["2", "5"], "1", [{"CUDA_VISIBLE_DEVICES": "2", "OMP_NUM_THREADS": "8"}]),
     ],
 )
-def test_a_run_has_a_gpu_or_its_share_of_the_cores(gpus, jobs, environments, workplace, scripts, monkeypatch):
-    monkeypatch.setattr(scripts[1], "visible_gpus", lambda: gpus)
-    assert scripts[1].slots_of(jobs) == environments
+def test_a_run_has_a_gpu_or_its_share_of_the_cores(gpus, jobs, environments, workplace, monkeypatch):
+    monkeypatch.setattr(ablation_queue, "visible_gpus", lambda: gpus)
+    assert ablation_queue.slots_of(jobs) == environments
 
 
-def test_no_more_runs_than_gpus(workplace, scripts, monkeypatch):
-    monkeypatch.setattr(scripts[1], "visible_gpus", lambda: ["0", "1"])
+def test_no_more_runs_than_gpus(workplace, monkeypatch):
+    monkeypatch.setattr(ablation_queue, "visible_gpus", lambda: ["0", "1"])
     with pytest.raises(UserError, match="jobs=3: there are 2 GPUs"):
-        scripts[1].slots_of("3")
+        ablation_queue.slots_of("3")
 
 
-def test_begun_runs_are_resumed_by_their_own_configuration(workplace, scripts):
+def test_begun_runs_are_resumed_by_their_own_configuration(workplace):
     start, output = workplace
-    wanted, _ = scripts[0].compose(["experiment=birds_meru", "+data.load.images_per_species=5", "seed=0"])
+    wanted, _ = ablation.configuration_of(["experiment=birds_meru", "+data.load.images_per_species=5", "seed=0"])
     (output / "meru_0").mkdir(parents=True)
     (output / "meru_0" / "config.yaml").write_text(yaml.safe_dump({**wanted, "folder": "elsewhere"}))
     assert start("seeds=0", "+data.load.images_per_species=5", variants={"MERU": []}) == 0
@@ -180,10 +171,10 @@ def test_begun_runs_are_resumed_by_their_own_configuration(workplace, scripts):
     assert start("seeds=0", variants={"MERU": []}) == 2  # the same folder, other pictures
 
 
-def test_interrupted_runs_save_and_the_same_command_goes_on(workplace, scripts, tmp_path, capsys):
+def test_interrupted_runs_save_and_the_same_command_goes_on(workplace, tmp_path, capsys):
     start, output = workplace
     output.mkdir()
-    wanted, _ = scripts[0].compose(["experiment=birds_meru", "name=wait", "seed=0"])
+    wanted, _ = ablation.configuration_of(["experiment=birds_meru", "name=wait", "seed=0"])
     (output / "slow_0.expected").write_text(yaml.safe_dump(wanted))
     child = os.fork()
     if child == 0:  # interrupts this process once its run is under way
@@ -261,9 +252,9 @@ def test_every_variant_is_checked_before_the_first_is_trained(change, message, w
 
 
 @pytest.mark.parametrize("name", ["鸟类", "lr=1e-4", "copy (1)", "a,b", "with space", "[x]"])
-def test_folders_reach_the_training_as_they_are(name, scripts, tmp_path):
+def test_folders_reach_the_training_as_they_are(name, tmp_path):
     folder = tmp_path / name / "MERU_0"
-    run = scripts[1].Run("MERU", 0, folder, ["experiment=birds_meru"], {})
+    run = ablation_queue.Run("MERU", 0, folder, ["experiment=birds_meru"], {})
     assert read_override(run.command()[-1]) == ("folder", str(folder))
     folder.mkdir(parents=True)
     (folder / "config.yaml").touch()
@@ -279,22 +270,22 @@ def test_folders_reach_the_training_as_they_are(name, scripts, tmp_path):
         ("columns: {a: b}\nvariants: {x y: [], x_y: []}", "the same name"),
     ],
 )
-def test_a_broken_ablation_is_named(text, message, scripts, tmp_path, monkeypatch):
-    monkeypatch.setattr(scripts[0], "ABLATIONS", tmp_path)
+def test_a_broken_ablation_is_named(text, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "ABLATIONS", tmp_path)
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        scripts[0].read_ablation("mine")
+        ablation.read_ablation("mine")
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_ablations_there_are_can_be_read(path, scripts):
-    assert scripts[0].read_ablation(path.stem).variants
+def test_the_ablations_there_are_can_be_read(path):
+    assert ablation.read_ablation(path.stem).variants
 
 
 @pytest.mark.parametrize("experiment", ["birds_meru", "cub_meru", "pedestrians_gahr", "birds_hypgcd"])
-def test_recipes_find_the_ablation_of_their_model(experiment, scripts):
-    _, model = scripts[0].compose([f"experiment={experiment}"])
-    assert scripts[0].read_ablation(scripts[0].default_ablation(model)).variants
+def test_recipes_find_the_ablation_of_their_model(experiment):
+    _, model = ablation.configuration_of([f"experiment={experiment}"])
+    assert ablation.read_ablation(ablation.default_ablation(model)).variants
 
 
 def test_a_figure_that_no_run_has_is_named_below_the_table(workplace, capsys):
@@ -314,18 +305,17 @@ def test_a_figure_that_no_run_has_is_named_below_the_table(workplace, capsys):
         ('{"found/recall@1": null, "found/chance_recall@1": NaN}', None),
     ],
 )
-def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, scripts, tmp_path):
-    ablate, ablation_runs = scripts
+def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, tmp_path):
     rows = {}
     for variant in ("MERU", "CLIP"):
-        runs = [ablation_runs.Run(variant, seed, tmp_path / f"{variant}_{seed}", [], {}) for seed in (0, 1)]
+        runs = [ablation_queue.Run(variant, seed, tmp_path / f"{variant}_{seed}", [], {}) for seed in (0, 1)]
         rows[variant] = runs
         for run in runs:
             run.folder.mkdir()
             figures = {"found/recall@1": 0.1 + 0.1 * run.seed, "found/chance_recall@1": 0.02}
             (run.folder / "test.json").write_text(json.dumps(figures))
     (tmp_path / "MERU_0" / "test.json").write_text(text)
-    table, missing = ablate.write_tables({"R@1": "found/recall@1"}, rows, tmp_path)
+    table, missing = ablation.write_tables({"R@1": "found/recall@1"}, rows, tmp_path)
     assert table.splitlines()[2:] == ["| MERU | 2 | 20.0 (of 1) |", "| CLIP | 2 | 15.0 ± 7.1 |", "| chance | | 2.0 |"]
     assert [message in line and "MERU_0" in line for line in missing] == ([True] if message else [])
     with (tmp_path / "ablation.csv").open() as file:
@@ -335,13 +325,12 @@ def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, s
 
 @pytest.mark.parametrize("before", [None, "estimate", 48])
 @pytest.mark.parametrize("now", [None, "estimate", 48])
-def test_the_number_of_classes_asked_for_is_compared_not_the_one_found(before, now, scripts, tmp_path):
-    ablate, ablation_runs = scripts
+def test_the_number_of_classes_asked_for_is_compared_not_the_one_found(before, now, tmp_path):
     saved = {"discovery": {"num_classes": 48, "asked_num_classes": before}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
-    run = ablation_runs.Run("HypGCD", 0, tmp_path, [], {"discovery": {"num_classes": now}})
+    run = ablation_queue.Run("HypGCD", 0, tmp_path, [], {"discovery": {"num_classes": now}})
     if before == now:
-        ablate.check_unchanged(run)
+        ablation.check_unchanged(run)
     else:
         with pytest.raises(UserError, match=f"discovery.num_classes={before}, now it would be {now}"):
-            ablate.check_unchanged(run)
+            ablation.check_unchanged(run)

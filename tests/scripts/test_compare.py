@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 
 KEYS = ["text_to_image/class/recall@1", "text_to_image/image/recall@10", "image_to_text/class/recall@1",
         "zero_shot/accuracy@1", "class_captions/accuracy@1"]  # fmt: skip
@@ -70,6 +70,31 @@ def test_discovery_runs_and_runs_on_persons_have_tables_of_their_own(tmp_path):
     )
     assert row == "| gcd | 1 | " + " | ".join(["40.0"] * 9 + ["30.0"]) + " |"
     assert chance == "| chance | | " + " | ".join(["10.0"] * 9 + ["5.0"]) + " |"
+
+
+def test_degraded_images_have_columns_of_their_own(tmp_path):
+    runs = [write_run(tmp_path / f"a{s}", name="birds_meru", seed=s, share=0.1) for s in (1, 2)]
+    for run in runs:
+        figures = {f"{row}/text_to_image/class/recall@1": 0.2 for row in ("clean", "resolution/8", "caption/0.5")}
+        figures |= {f"{row}/text_to_image/class/chance_recall@1": 0.1 for row in ("clean", "resolution/8")}
+        (tmp_path / run / "robustness.json").write_text(json.dumps(figures))
+    header, _, row, chance = compare(*runs, "--figures=robustness.json").stdout.splitlines()
+    assert header == "| run | seeds | clean | resolution ÷8 | half the caption |"
+    assert row == "| birds_meru | 2 | 20.0 ± 0.0 | 20.0 ± 0.0 | 20.0 ± 0.0 |"
+    assert chance == "| chance | | 10.0 | 10.0 | – |"
+
+
+def test_what_is_no_run_folder_is_left_out_of_the_table(tmp_path):
+    """`scripts/compare.py <folder of an ablation>/*`."""
+    write_run(tmp_path / "meru_0", name="cub_meru", seed=0, share=0.1)
+    for name in ("ablation.csv", "ablation.md", "meru_0.log"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    done = compare(*sorted(tmp_path.iterdir()))
+    assert done.returncode == 0 and "| cub_meru | 1 |" in done.stdout and "left out" not in done.stdout
+    assert done.stderr == "left out, no run folders: ablation.csv, ablation.md, empty, meru_0.log\n"
+    gone = compare(tmp_path / "meru_0", tmp_path / "meru_1")
+    assert gone.returncode == 2 and f"{tmp_path / 'meru_1'} is no run folder: it is not there" in gone.stderr
 
 
 def test_a_figure_that_some_runs_lack_is_a_dash_or_the_mean_of_the_others(tmp_path):

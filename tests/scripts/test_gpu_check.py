@@ -10,16 +10,13 @@ import sys
 import textwrap
 import time
 import zipfile
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from meru.command_line import PROJECT
-
-sys.path.insert(0, str(PROJECT / "scripts"))
-import gpu_check
-from gpu_check_parts import PARTS
+from meru.files import PROJECT
+from meru.gpu_check import check as gpu_check
+from meru.gpu_check.parts import PARTS
 
 SCRIPT = ["bash", str(PROJECT / "scripts" / "gpu_check.sh")]
 
@@ -56,15 +53,14 @@ def run_parts(tmp_path, monkeypatch, scripts, seconds=30):
 
     def of_part(command, seconds, variables, log):
         figures = command[command.index("--output") + 1]
-        code = textwrap.dedent(scripts[command[2]])
+        code = textwrap.dedent(scripts[command[3]])
         return run_part([sys.executable, "-c", f"FILE = {figures!r}\n{code}"], seconds, variables, log)
 
     run_part = gpu_check.run_part
     monkeypatch.setattr(gpu_check, "run_part", of_part)
     out = tmp_path / "out"
     out.mkdir()
-    given = Namespace(out=out, smoke=False)
-    return gpu_check.run_parts(list(scripts), given, tmp_path, dict(os.environ))["parts"]
+    return gpu_check.run_parts(list(scripts), out, tmp_path, dict(os.environ))["parts"]
 
 
 def test_parts_that_fail_or_hang_are_reported_and_do_not_stop_the_next(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ import torch
 from omegaconf import OmegaConf
 
 import meru
-from meru.command_line import PROJECT
-from meru.data.transforms import read_image
+from meru.data.images import read_image
+from meru.files import PROJECT
 
 TINY = [
     "encoder.image.name=vit_tiny_patch16_224",
@@ -159,8 +159,8 @@ def empty_caption(folder):
     [
         (["no.such.key=1"], "no.such.key: no such key; the configuration has name, seed", 2),
         (["trainer.epoch=3"], "trainer.epoch: no such key; did you mean trainer.epochs?", 2),
-        (["model=merry"], "Could not find 'model/merry'", 2),
-        (["experiment=cub_clop"], "Could not find 'experiment/cub_clop'", 2),
+        (["model=merry"], "Could not find 'model/merry': did you mean meru", 2),
+        (["experiment=cub_clop"], "Could not find 'experiment/cub_clop': did you mean cub_clip", 2),
         (["data=cub", "data.root=/nowhere/CUB"], "no CUB data: /nowhere/CUB is no folder; download", 2),
         (["data.batch_size=100"], "a batch of 100 images is larger than the training set", 2),
         (["trainer.precision=fp8"], "trainer.precision=fp8: give one of auto, bf16, fp32", 2),

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from meru.command_line import PROJECT
 from meru.errors import UserError
+from meru.files import PROJECT
 from meru.reports.attention import attention_figure, save_figure
 from meru.runs.train import train
+from meru.runs.visualize import visualize as visualize_run
 
 SCRIPT = PROJECT / "scripts" / "visualize.py"
 
@@ -36,7 +37,8 @@ def visualize(*arguments, cwd, python=sys.executable):
     return subprocess.run([python, SCRIPT, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tmp_path):
+def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (made,) = (finished / "attention").iterdir()  # by the run itself
     assert Image.open(made).size[0] > 300
     sentence = "a red bird, its bill = long"
@@ -45,6 +47,11 @@ def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tm
     )
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "attention.png").size[0] > 300
+    (tmp_path / "page.jpg").write_text("<html>")
+    for image, message in (("absent.jpg", "image=absent.jpg: there is no such file"), ("page.jpg", "it is a web page")):
+        with pytest.raises(UserError, match=message) as caught:
+            visualize_run("attention", {"run": str(finished), "image": image, "text": "x"})
+        assert "on_error" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +59,10 @@ def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tm
     [
         (["map"], "choose one of attention"),
         (["attention", "run=x", "image=y"], "text= is missing"),
-        (["attention", "size=3"], "'size=3': expected key=value with one of run, image, text, output"),
+        (["attention", "size=3"], "'size=3': expected key=value with one of run, image, text, root, output"),
+        (["attention", "run=x", "image=y", "text=z", "root=w"], "root=: attention takes run, image, text, output"),
+        (["tree", "output=x"], "run= is missing"),
+        (["tree", "run=nowhere"], "nowhere is no run folder"),
         (["attention", "run=x", "image=y", "text=z", "output=/"], "output=/ is a folder: name a file in it"),
         (["attention", "run=nowhere", "image=y", "text=z"], "nowhere holds no finished run"),
     ],

@@ -224,6 +224,26 @@ def test_an_active_clamp_is_told_once(tmp_path, caplog):
     assert caplog.text.count("clamped/curvature is active") == 1
 
 
+def test_an_expected_clamp_is_not_told(tmp_path, caplog):
+    """One that the model declares, and one of a scalar that is where it started."""
+
+    class Clamped(Regression):
+        expected_clamps = frozenset({"clip"})
+
+        def __init__(self):
+            super().__init__()
+            self.still = nn.Parameter(torch.tensor(4.6), requires_grad=False)
+
+        def forward(self, batch):
+            output = super().forward(batch)
+            output.logs.update({f"clamped/{name}": torch.tensor(1.0) for name in ("clip", "still", "lift")})
+            return output
+
+    logging.getLogger("meru").propagate = True
+    make(tmp_path, model=Clamped(), epochs=1).run()
+    assert caplog.text.count("is active") == caplog.text.count("clamped/lift is active") == 1
+
+
 def test_precision_bf16_autocasts_the_forward_pass(tmp_path):
     seen = []
 

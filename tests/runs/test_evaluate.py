@@ -8,13 +8,17 @@ import pytest
 import torch
 
 import meru
-from meru.command_line import PROJECT
+from meru.configuration import check
+from meru.configuration.saved import read_config
+from meru.data.images import read_image
 from meru.errors import UserError
+from meru.files import PROJECT
 from meru.reports.tables import finite_figures, format_table
-from meru.runs import evaluate as evaluating
 from meru.runs.evaluate import evaluate_run
 from meru.runs.train import train
-from meru.tasks.discovery import train_discovery
+from meru.runs.visualize import visualize
+from meru.tasks import discovery
+from meru.tasks.discovery import Discovery
 
 CPU = torch.device("cpu")
 
@@ -27,12 +31,12 @@ def discovery_run(compose, tmp_path_factory):
     folder = tmp_path_factory.mktemp("again")
     birds = draw_birds(folder / "birds", images_per_species=3, image_size=32)
     config = compose(
-        "experiment=birds_hypgcd", f"data.root={birds}", "+data.discovery.images_per_species=3",
-        "+data.discovery.image_size=32", "encoder.image.image_size=32", "model.projection_width=16",
+        "experiment=birds_hypgcd", f"data.root={birds}", "+data.load_discovery.images_per_species=3",
+        "+data.load_discovery.image_size=32", "encoder.image.image_size=32", "model.projection_width=16",
         "model.projection_dimension=8", "data.batch_size=16", "data.workers=0", "trainer.epochs=1", "logger=none",
         f"folder={folder / 'run'}",
     )  # fmt: skip
-    train_discovery(config, device=CPU)
+    train(config, device=CPU)
     return folder / "run", birds
 
 
@@ -70,14 +74,14 @@ def test_a_discovery_run_takes_root_and_batch_size(discovery_run, compose, tmp_p
     run, birds = discovery_run
     (tmp_path / "moved").symlink_to(birds)
     seen = []
-    load, read = evaluating.load_discovery_data, meru.evaluation.classes.discovery_evaluation_loader
-    monkeypatch.setattr(evaluating, "load_discovery_data", lambda config: seen.append(load(config)) or seen[0])
+    load, read = Discovery.load_data, discovery.discovery_evaluation_loader
+    monkeypatch.setattr(Discovery, "load_data", lambda task: seen.append(load(task)) or seen[0])
 
     def loader(split, **options):
         seen.append(options)
         return read(split, **options)
 
-    monkeypatch.setattr("meru.evaluation.classes.discovery_evaluation_loader", loader)
+    monkeypatch.setattr("meru.tasks.discovery.discovery_evaluation_loader", loader)
     figures = again(compose, run, f"root={tmp_path / 'moved'}", "batch_size=7", "split=test")
     assert seen[0].test.images[0].is_relative_to(tmp_path / "moved")
     assert seen[1]["batch_size"] == 7 and seen[1]["workers"] == 0
@@ -91,7 +95,6 @@ def test_a_discovery_run_takes_root_and_batch_size(discovery_run, compose, tmp_p
         ("captions_per_image=1", "captions_per_image=1: run is a run of category discovery, without captions"),
         ("templates=[a {}]", "templates=.* is a run of category discovery, without prompts"),
         ("split=validation", "split=validation: a discovery run has none"),
-        ("split=valid", "split=valid: choose one of test, validation, train"),
     ],
 )
 def test_what_a_discovery_run_cannot_be_asked_names_the_key(word, message, discovery_run, compose):
@@ -106,21 +109,50 @@ def test_a_discovery_run_reads_no_sentences_and_says_so(discovery_run, warm_pyth
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "is a run of HypGCD, which discovers classes and reads no sentences" in done.stderr
+    assert "visualize.py tree" in done.stderr
+
+
+def test_the_tree_of_a_discovery_run_is_drawn_again(discovery_run, tmp_path, monkeypatch):
+    run, birds = discovery_run
+    with pytest.raises(UserError, match="predicts fewer than three classes"):  # after so short a training
+        visualize("tree", {"run": str(run)})
+    task, pretrained = Discovery(read_config(run), device=CPU), meru.load(run)
+    seen = task.features(task.data.train, pretrained)
+    with torch.no_grad():  # images as the weights of classes: predictions that differ
+        pretrained.model.classifier.weight.copy_((seen["features"] - seen["features"].mean(dim=0))[:48])
+    monkeypatch.setattr("meru.runs.visualize.load", lambda _: pretrained)
+    (tmp_path / "moved").symlink_to(birds)
+    line = visualize("tree", {"run": str(run), "root": str(tmp_path / "moved"), "output": str(tmp_path / "trees")})
+    assert line.startswith("the tree of classes: feature_tree.nwk, ") and line.endswith(f" in {tmp_path / 'trees'}")
+    names = {path.name for path in (tmp_path / "trees").iterdir()}
+    assert names >= {"tree.nwk", "tree.json", "tree.png", "poincare_disk.png"}
+
+
+def test_a_discovery_run_is_loaded_with_what_predicts_classes(discovery_run):
+    run, birds = discovery_run
+    model, tokenizer, transforms = meru.load(run)
+    image = transforms.evaluation(read_image(next((birds / "images").rglob("*.jpg"))))
+    assert tokenizer is None and model.predict(image[None]).shape == (1, 48)
 
 
 def test_a_discovery_run_without_test_images(discovery_run, compose, monkeypatch):
     run, _ = discovery_run
-    load = evaluating.load_discovery_data
+    load = Discovery.load_data
 
-    def without_test(config):
-        data = load(config)
+    def without_test(task):
+        data = load(task)
         return dataclasses.replace(data, test=data.test.where(torch.zeros(len(data.test), dtype=torch.bool)))
 
-    monkeypatch.setattr(evaluating, "load_discovery_data", without_test)
+    monkeypatch.setattr(Discovery, "load_data", without_test)
     with pytest.raises(UserError, match="split=test: this run's data have no test images"):
         again(compose, run, "split=test")
     every = json.loads((run / "test.json").read_text())
     assert again(compose, run) == {name: every[name] for name in every if not name.startswith("inductive")}
+
+
+def test_a_run_on_persons_discovers_no_classes(person_run):
+    with pytest.raises(UserError, match="is a run of GAHR, which discovers no classes: .* by `visualize.py attention`"):
+        visualize("tree", {"run": str(person_run)})
 
 
 def test_runs_on_persons_are_evaluated_on_what_they_have(person_run, compose):
@@ -132,18 +164,21 @@ def test_runs_on_persons_are_evaluated_on_what_they_have(person_run, compose):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["batch_size=0"], "batch_size=0: give a whole number of at least 1"),
-        (["workers=-1"], "workers=-1: give a whole number of at least 0"),
+        (["batch_size=0"], "batch_size=0: give a whole number from 1 to"),
+        (["workers=-1"], "workers=-1: give a whole number from 0 to"),
         (["workers=two"], "workers=two: give a whole number"),
-        (["captions_per_image=0"], "captions_per_image=0: give a whole number of at least 1, or null for all"),
+        (["captions_per_image=0"], "captions_per_image=0: give a whole number from 1 to .*, or null"),
+        (["split=valid"], "split=valid: give one of test, validation, train, or null"),
         (["output=/"], "output=/ is a folder: name a file in it"),
         (["suite=robustness", "output=figures.png"], "output=figures.png: name a JSON file"),
-        (["suite=sturdy"], "suite=sturdy: choose one of robustness"),
+        (["suite=sturdy"], "suite=sturdy: give robustness, or null"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_read(words, message, compose):
+    config = compose("run=nowhere", *words, name="evaluate")
     with pytest.raises(UserError, match=message):
-        evaluate_run(compose("run=nowhere", *words, name="evaluate"))
+        check(config, command="evaluate")  # as the script does
+        evaluate_run(config)
 
 
 def test_a_table_is_printed_before_an_output_that_cannot_be_written(discovery_run, compose, tmp_path, caplog):

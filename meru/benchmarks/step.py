@@ -1,4 +1,4 @@
-"""A training step of every model on the same towers and batch, as a Markdown table: the work of `benchmark.py step`."""
+"""A training step of every model on the same towers and batch, as a Markdown table."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-import hydra
 import torch
-from benchmark_measuring import markdown, matmul_teraflops, synchronize
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from meru.assemble import build, is_discovery, without_pretrained_weights
-from meru.command_line import PROJECT
+from meru.benchmarks.measuring import matmul_teraflops, synchronize
+from meru.configuration.composing import compose
+from meru.errors import UserError
+from meru.reports.tables import markdown_table
 from meru.training.optimizer import build_optimizer
 
 MODELS = {
@@ -40,23 +40,35 @@ DISCOVERY = {
 WORDS = ("a", "bird", "with", "black", "white", "brown", "long", "beak", "wings", "tail", "belly", "and", "is")
 
 
-def step_table(
+def report(
     encoder: list[str],
-    batch_size: int,
+    batch: int,
     repeats: int,
     device: str,
     precision: str,
     task: str,
-    *,
-    models: list[str] | None = None,
-    open_clip: str | None = None,
+    model: list[str] | None,
+    open_clip: str | None,
 ) -> str:
     """Time of a step (forward, backward, optimizer) and its ratio to the first's, the models taking turns.
 
     The first is MERU, or SimGCD where `task` is `discovery` and not `image-text`. On a GPU also images/s, peak memory
     and the share of the rate that bf16 matrix products reach there.
+
+    Args:
+        encoder: Overrides.
+        model: Names of models; None for all that the task has.
+        open_clip: Also the step of this model of open_clip.
+
+    Raises:
+        UserError: for a model that the task does not have.
     """
-    rows = measure_steps(encoder, batch_size, repeats, device, precision, task, models=models, open_clip=open_clip)
+    known = DISCOVERY if task == "discovery" else MODELS
+    if unknown := [name for name in model or () if name not in known]:
+        raise UserError(f"--model {unknown[0]}: choose among {', '.join(map(repr, known))}")
+    if open_clip and task == "discovery":
+        raise UserError("--open-clip: for --task image-text only")
+    rows = measure_steps(encoder, batch, repeats, device, precision, task, models=model, open_clip=open_clip)
     first = reference(rows)
     kind = {
         "discovery": "two views of every image, half of them labelled",
@@ -64,7 +76,7 @@ def step_table(
         "through the image tower",
     }
     note = (
-        f"{' '.join(encoder)}, batch {batch_size}, {precision} towers, {kind[task]}; median of {repeats} rounds in "
+        f"{' '.join(encoder)}, batch {batch}, {precision} towers, {kind[task]}; median of {repeats} rounds in "
         "random order."
     )
     if open_clip:
@@ -77,7 +89,7 @@ def step_table(
         for cell, row in zip(cells, rows, strict=True):
             share = 100 * row["teraflops"] / rate
             cell += [f"{row['images_per_second']:.0f}", f"{row['peak_bytes'] / 2**30:.1f} GiB", f"{share:.0f} %"]
-    return note + "\n\n" + markdown(columns, cells)
+    return note + "\n\n" + markdown_table(columns, cells)
 
 
 def reference(rows: list[dict]) -> dict:
@@ -112,20 +124,14 @@ def measure_steps(
         with details `teraflops` a second, and on a GPU `peak_bytes`, without the other models' share.
     """
     choices = DISCOVERY if task == "discovery" else MODELS
-    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
     details = device == "cuda" if details is None else details
     steps, teraflop, static, peaks = {}, {}, {}, {}
-    names = list(models or choices)
-    if open_clip:
-        names.append(f"open_clip {open_clip}")
+    names = [*(models or choices), *([f"open_clip {open_clip}"] if open_clip else [])]
     for name in names:
         before = allocated(device)
         if name in choices:
-            alone = name == "towers alone"
-            overrides = [*choices[name], *encoder]
-            steps[name] = training_step(
-                overrides, batch_size, device, precision, towers_alone=alone, compiled=compiled
-            )
+            options = {"towers_alone": name == "towers alone", "compiled": compiled}
+            steps[name] = training_step([*choices[name], *encoder], batch_size, device, precision, **options)
         else:
             steps[name] = open_clip_step(open_clip, batch_size, device, precision)
         if details:
@@ -135,6 +141,26 @@ def measure_steps(
         steps[name]()  # the optimizer's state is there from now on
         static[name] = allocated(device) - before
         peaks[name] = static[name] + most_allocated(steps[name], device)
+    times, losses = taking_turns(steps, repeats, device)
+    rows = [{"model": name} for name in names]
+    base = times[reference(rows)["model"]]
+    for row in rows:
+        name = row["model"]
+        seconds = statistics.median(times[name])
+        ratio = statistics.median(one / other for one, other in zip(times[name], base, strict=True))
+        row |= {"seconds": seconds, "ratio": ratio, "images_per_second": batch_size / seconds}
+        row["loss"] = losses[name].item()
+        if details:
+            row["teraflops"] = teraflop[name] / seconds
+        if device == "cuda":
+            row["peak_bytes"] = peaks[name]
+    return rows
+
+
+def taking_turns(
+    steps: dict[str, Callable[[], Tensor]], repeats: int, device: str
+) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Seconds of every round after a warm-up, the steps in random order, and each one's last loss."""
     warmup = 3 if device == "cuda" else 1
     times, losses = defaultdict(list), {}
     for _ in range(repeats + warmup):
@@ -144,23 +170,7 @@ def measure_steps(
             losses[name] = steps[name]()
             synchronize(device)
             times[name].append(time.perf_counter() - start)
-    rows = [{"model": name} for name in names]
-    base = times[reference(rows)["model"]][warmup:]
-    for row in rows:
-        name = row["model"]
-        own = times[name][warmup:]
-        seconds = statistics.median(own)
-        row |= {
-            "seconds": seconds,
-            "ratio": statistics.median(one / other for one, other in zip(own, base, strict=True)),
-            "images_per_second": batch_size / seconds,
-            "loss": losses[name].item(),
-        }
-        if details:
-            row["teraflops"] = teraflop[name] / seconds
-        if device == "cuda":
-            row["peak_bytes"] = peaks[name]
-    return rows
+    return {name: of_name[warmup:] for name, of_name in times.items()}, losses
 
 
 def allocated(device: str) -> int:
@@ -189,8 +199,7 @@ def training_step(
     clip_gradient_norm: float | None = None,
 ) -> Callable[[], Tensor]:
     """A function that takes one step and returns its loss, on a batch that every model gets alike."""
-    with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
-        config = hydra.compose("train", ["name=benchmark", *overrides])
+    config, _ = compose(["name=benchmark", *overrides])
     if is_discovery(config):
         config.discovery.num_classes = 200  # as many as CUB has
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Time and memory of the ranking figures at the size of a test split: the work of `benchmark.py retrieval`."""
+"""Time and memory of the ranking figures at the size of a test split."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import statistics
 import time
 
 import torch
-from benchmark_geometry import cosine
-from benchmark_measuring import CountMemory, markdown, synchronize
 from torch import Tensor
 
+from meru.benchmarks.geometry import cosine
+from meru.benchmarks.measuring import CountMemory, synchronize
 from meru.geometry import lorentz
 from meru.metrics.retrieval import retrieval_metrics
+from meru.reports.tables import markdown_table
 
 SIMILARITIES = {
     "cosine": lambda queries, gallery: cosine(queries, gallery, torch.tensor(1.0)),
@@ -20,7 +21,7 @@ SIMILARITIES = {
 }
 
 
-def retrieval_table(size: int, dimension: int, identities: int, repeats: int, device: str) -> str:
+def report(size: int, dimension: int, identities: int, repeats: int, device: str) -> str:
     """Seconds and most memory of `retrieval_metrics`, `size` queries in a gallery of `size`."""
     generator = torch.Generator().manual_seed(0)
     queries, gallery = (
@@ -40,7 +41,7 @@ def retrieval_table(size: int, dimension: int, identities: int, repeats: int, de
         f"recall, mAP and mINP with their chance levels; median of {repeats}. Memory: the most that tensors made on "
         "the way held at a time, embeddings not counted."
     )
-    return note + "\n\n" + markdown(["similarity", "time", "memory"], rows)
+    return note + "\n\n" + markdown_table(["similarity", "time", "memory"], rows)
 
 
 def measure(queries: Tensor, gallery: Tensor, labels: Tensor, similarity, device: str) -> tuple[float, int]:

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from meru.runs import evaluate as evaluating
-from meru.runs import finish as finishing
 from meru.runs import train as running
+from meru.tasks import image_text
 
 CPU = torch.device("cpu")
 
@@ -49,14 +49,14 @@ class Pictures:
 def test_pictures_are_of_the_exported_weights(configuration, monkeypatch):
     drawn = []
     monkeypatch.setattr(running, "make_logger", lambda *_: Pictures())
-    for name, place in (("retrieved_images", 2), ("save_attention", 3)):
-        draw = getattr(finishing, name)
+    for name, place in (("retrieved_images", 0), ("save_attention", 3)):
+        draw = getattr(image_text, name)
 
         def watched(*arguments, draw=draw, place=place, **options):
             drawn.append({name: value.clone() for name, value in arguments[place].model.state_dict().items()})
             return draw(*arguments, **options)
 
-        monkeypatch.setattr(finishing, name, watched)
+        monkeypatch.setattr(image_text, name, watched)
     running.train(configuration, device=CPU)
     exported = load_file(Path(configuration.folder) / "model.safetensors")
     assert len(drawn) == 2

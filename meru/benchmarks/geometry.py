@@ -1,4 +1,4 @@
-"""Accuracy and speed of hyperbolic distances, as Markdown tables: the work of `benchmark.py geometry`."""
+"""Accuracy and speed of hyperbolic distances, as Markdown tables."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ from collections.abc import Callable
 import geoopt
 import mpmath
 import torch
-from benchmark_measuring import markdown, peak_bytes, synchronize
 from torch import Tensor
 
+from meru.benchmarks.measuring import peak_bytes, synchronize
 from meru.geometry import lorentz, poincare
+from meru.reports.tables import markdown_table
 
 RADII = (0.0, 1.0, 4.0, 8.0)  # of the first point, √c·d(0, x)
 DECADES = range(-6, 2)  # of the distance
 CURVATURES = (0.1, 1.0, 10.0)
 GEOOPT_BATCH = 256  # geoopt's all pairs take B·B·D numbers: compared at this size only
+
+
+def report(batch: int, dimension: int, repeats: int, device: str) -> str:
+    """Both tables; `batch` and `dimension` are of the speed's."""
+    speed = speed_table(batch, dimension, repeats, device)
+    return "\n\n".join(["### Accuracy", accuracy_table(), "### Speed of all-pairs distances", speed])
 
 
 # ---------------------------------------------------------------- the others
@@ -99,7 +106,7 @@ def accuracy_table(*, dimension: int = 64, pairs: int = 8) -> str:
         "the same float32 points; radius √c·d(0, x) of one of the two. Lost: share of pairs whose gradient "
         "is zero or not finite. Published: arcosh(clamp(−c⟨x, y⟩, min=1 + 1e-8))/√c."
     )
-    return note + "\n\n" + markdown(header, rows)
+    return note + "\n\n" + markdown_table(header, rows)
 
 
 def sample_pairs(radius: float, c: float, dimension: int, pairs: int, generator) -> tuple[Tensor, Tensor]:
@@ -163,7 +170,7 @@ def speed_table(batch: int, dimension: int, repeats: int, device: str) -> str:
         "gradient fed in included, as a multiple of B² numbers. geoopt has no all-pairs form; broadcast, it "
         f"holds B·B·D numbers: only at B = {GEOOPT_BATCH}."
     )
-    return note + "\n\n" + markdown(header, rows)
+    return note + "\n\n" + markdown_table(header, rows)
 
 
 def speed_rows(

@@ -1,4 +1,4 @@
-"""Times, memory and tables of the benchmarks; needs torch alone."""
+"""Times and memory of the benchmarks."""
 
 from __future__ import annotations
 
@@ -97,8 +97,3 @@ def median_seconds(work: Callable[[], object], device: str, *, warmup: int = 3, 
             work()
             times.append(time.perf_counter() - start)
     return statistics.median(times[warmup:])
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

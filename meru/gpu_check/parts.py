@@ -1,6 +1,6 @@
-"""The parts of `gpu_check.py`, each run in a process of its own:
+"""The parts of the GPU check, each run in a process of its own:
 
-    python scripts/gpu_check_parts.py PART --device cuda|cpu --output FILE --folder FOLDER [--smoke]
+    python -m meru.gpu_check.parts PART --device cuda|cpu --output FILE --folder FOLDER [--smoke]
 
 A part writes its figures to FILE as they come, so that what was measured before a crash or a time-out is kept.
 """
@@ -19,7 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+from meru.files import PROJECT, write_text
+from meru.run_layout import FIGURES as TEST
+from meru.run_layout import METRICS
+
 TINY = ["encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2"]
 VIT_BASE = ["encoder=vit_base", "encoder.text.architecture=L12_W512"]
 GAHR = ["experiment=cuhk_pedes_gahr", "+encoder.image.random_weights=true", "+encoder.text.random_weights=true"]
@@ -45,20 +48,16 @@ class Part:
 
     def keep(self, figures: dict) -> None:
         """Replace what has been written so far."""
-        write_atomically(self.output, json.dumps(figures))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+        write_text(self.output, json.dumps(figures))
 
 
 def environment(part: Part) -> None:
     """Versions, and the rates that the machine reaches."""
     import torch
-    from benchmark import commit, cpu_name
-    from benchmark_measuring import copy_gigabytes, matmul_teraflops
+
+    from meru.benchmarks.machine import cpu_name
+    from meru.benchmarks.measuring import copy_gigabytes, matmul_teraflops
+    from meru.runs.folder import commit
 
     cuda = part.device == "cuda"
     figures: dict = {
@@ -101,7 +100,7 @@ def driver_version() -> str | None:
 
 def tests(part: Part) -> None:
     """The tests that need a GPU; without one all of them are skipped."""
-    files = sorted(path for path in (PROJECT / "tests").glob("test_*.py") if "mark.gpu" in path.read_text("utf-8"))
+    files = sorted(path for path in (PROJECT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text("utf-8"))
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-q", *map(str, files)]
     if importlib.util.find_spec("xdist"):
         command += ["-n", "0"]
@@ -116,7 +115,7 @@ def tests(part: Part) -> None:
 
 def steps(part: Part) -> None:
     """A training step of MERU and CLIP beside open_clip's, bf16."""
-    from benchmark_step import measure_steps
+    from meru.benchmarks.step import measure_steps
 
     clip = tiny_open_clip(part.folder) if part.smoke else "ViT-B-16"
     towers, batch = (TINY, 2) if part.smoke else (VIT_BASE, 256)
@@ -141,7 +140,7 @@ def tiny_open_clip(folder: Path) -> str:
 
 def compiled(part: Part) -> None:
     """The same step of MERU by torch.compile; not compiled in a smoke run, where that takes minutes."""
-    from benchmark_step import measure_steps
+    from meru.benchmarks.step import measure_steps
 
     towers, batch, backend = (TINY, 2, None) if part.smoke else (VIT_BASE, 256, "inductor")
     rows = measure_steps(
@@ -156,8 +155,9 @@ def gahr(part: Part) -> None:
     import time
 
     import torch
-    from benchmark_measuring import synchronize
-    from benchmark_step import allocated, captions_like_ours, training_step
+
+    from meru.benchmarks.measuring import synchronize
+    from meru.benchmarks.step import allocated, captions_like_ours, training_step
 
     number, batch = (6, 2) if part.smoke else (200, 80)
     recipe = SMALL_GAHR if part.smoke else GAHR
@@ -193,7 +193,8 @@ def gahr(part: Part) -> None:
 def discovery(part: Part) -> None:
     """Steps of SimGCD and HypGCD in float32, and with TF32 matrix products."""
     import torch
-    from benchmark_step import measure_steps
+
+    from meru.benchmarks.step import measure_steps
 
     towers, batch = (["encoder=small", "encoder.image.image_size=32"], 4) if part.smoke else (DINO_VIT_B16, 128)
     figures: dict = {"batch": batch, "towers": towers, "rows": []}
@@ -208,7 +209,7 @@ def discovery(part: Part) -> None:
 
 def loss(part: Part) -> None:
     """Both losses alone at a large batch, beside their published form."""
-    from benchmark_loss import measure_losses
+    from meru.benchmarks.loss import measure_losses
 
     batch, dimension = (64, 16) if part.smoke else (16_384, 512)
     rows = measure_losses(batch, dimension, 1 if part.smoke else 5, part.device)
@@ -230,9 +231,9 @@ def training(part: Part) -> None:
         run = part.folder / model
         command = [sys.executable, str(PROJECT / "scripts" / "train.py"), f"experiment=birds_{model}", "logger=none"]
         subprocess.run([*command, *size, f"data.root={part.folder / 'birds'}", f"folder={run}"], check=True)
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+        lines = [json.loads(line) for line in (run / METRICS).read_text("utf-8").splitlines()]
         speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
-        test = json.loads((run / "test.json").read_text("utf-8"))
+        test = json.loads((run / TEST).read_text("utf-8"))
         rows.append({"model": model, "images_per_second": max(speeds, default=None), **{k: test[k] for k in FIGURES}})
         rows[-1] |= {"chance": {name: test[name.replace("/accuracy", "/chance_accuracy").replace(
             "/recall", "/chance_recall")] for name in FIGURES}}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The runs of an ablation: as many at a time as there are GPUs, taken up again where they stopped; see `ablate.py`."""
+"""The runs of an ablation: as many at a time as there are GPUs, taken up again where they stopped."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from meru.command_line import PROJECT
 from meru.configuration.overrides import override
 from meru.errors import UserError
+from meru.files import CONFIGS, PROJECT
+from meru.run_layout import CONFIG, FIGURES, LOCK
 
 try:
     import fcntl
@@ -49,14 +50,18 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "test.json").is_file()
+        return (self.folder / FIGURES).is_file()
+
+    @property
+    def begun(self) -> bool:
+        return (self.folder / CONFIG).is_file()
 
     def command(self) -> list[str]:
         """Begins the run, or goes on with it."""
-        if not (self.folder / "config.yaml").is_file():
+        if not self.begun:
             return [sys.executable, str(TRAIN), *self.overrides, override("folder", self.folder)]
         # Its own configuration says everything else; a key added by + cannot be given a second time.
-        choices = [word for word in self.overrides if (PROJECT / "configs" / word.partition("=")[0]).is_dir()]
+        choices = [word for word in self.overrides if (CONFIGS / word.partition("=")[0]).is_dir()]
         return [sys.executable, str(TRAIN), *choices, override("resume", self.folder)]
 
 
@@ -96,7 +101,7 @@ def train_all(runs: list[Run], slots: list[dict[str, str]], output: Path) -> lis
     waiting = [run for run in runs if not run.finished]
     total, failed = len(waiting), []
     free, working = list(slots), []
-    with (output / ".lock").open("w") as lock:
+    with (output / LOCK).open("w") as lock:
         try:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +111,7 @@ def train_all(runs: list[Run], slots: list[dict[str, str]], output: Path) -> lis
             while waiting or working:
                 while waiting and free:
                     run, slot = waiting.pop(0), free.pop(0)
-                    print(f"{run.title}: {'goes on' if (run.folder / 'config.yaml').is_file() else 'begins'}, "
+                    print(f"{run.title}: {'goes on' if run.begun else 'begins'}, "
                           f"number {total - len(waiting)} of {total}", flush=True)  # fmt: skip
                     working.append((run, start(run, slot, lock.fileno()), slot, time.monotonic()))
                 time.sleep(0.1)

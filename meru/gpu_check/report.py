@@ -1,8 +1,10 @@
-"""The Markdown of `gpu_check.py`, from its results."""
+"""The Markdown report of the GPU check, from its results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+from meru.reports.tables import markdown_table
 
 
 def report(results: dict) -> str:
@@ -10,7 +12,7 @@ def report(results: dict) -> str:
     parts = results["parts"]
     title = "# GPU check" + (" (smoke run on the CPU: the figures mean nothing)" if results["smoke"] else "")
     rows = [[name, part["status"], f"{part['seconds']:.0f} s"] for name, part in parts.items()]
-    sections = [title, table(["part", "status", "time"], rows)]
+    sections = [title, markdown_table(["part", "status", "time"], rows)]
     machine = parts.get("environment", {}).get("figures", {})
     for name, write in SECTIONS.items():
         figures = parts.get(name, {}).get("figures")
@@ -29,7 +31,7 @@ def environment(figures: dict, machine: dict) -> list[str]:
         "copy, read and written": ("copy_gigabytes", "GB/s"),
     }
     rows = [[what, f"{figures[key]:.0f} {unit}"] for what, (key, unit) in rates.items() if key in figures]
-    return ["## Machine", ", ".join(facts), table(["measured", "rate"], rows)]
+    return ["## Machine", ", ".join(facts), markdown_table(["measured", "rate"], rows)]
 
 
 def tests(figures: dict, machine: dict) -> list[str]:
@@ -57,7 +59,7 @@ def step_table(rows: list[dict], machine: dict) -> str:
         ]
         for row in rows
     ]
-    return table(["model", "step", "ratio", "images/s", "peak memory", "of the bf16 matmul rate"], lines)
+    return markdown_table(["model", "step", "ratio", "images/s", "peak memory", "of the bf16 matmul rate"], lines)
 
 
 def share(row: dict, machine: dict) -> str:
@@ -77,7 +79,7 @@ def gahr(figures: dict, machine: dict) -> list[str]:
         f"{figures['first_loss']:.2f} → {figures['last_loss']:.2f}",
     ]
     note = f"{' '.join(figures['recipe'])}, batch {figures['batch']}, {figures['steps']} steps, {figures['precision']}"
-    return ["## GAHR", note, table(["images/s", "peak memory", "growth", "loss"], [row])]
+    return ["## GAHR", note, markdown_table(["images/s", "peak memory", "growth", "loss"], [row])]
 
 
 def discovery(figures: dict, machine: dict) -> list[str]:
@@ -91,7 +93,7 @@ def loss(figures: dict, machine: dict) -> list[str]:
         for row in figures["rows"]
     ]
     note = f"Forward and backward from features, B = {figures['batch']}, D = {figures['dimension']}"
-    return ["## Losses alone", note, table(["loss", "value", "time", "peak memory"], rows)]
+    return ["## Losses alone", note, markdown_table(["loss", "value", "time", "peak memory"], rows)]
 
 
 def training(figures: dict, machine: dict) -> list[str]:
@@ -105,7 +107,7 @@ def training(figures: dict, machine: dict) -> list[str]:
         for row in figures["rows"]
     ]
     note = f"Drawn birds, {' '.join(figures['overrides'])}; test split, chance in brackets"
-    return ["## Training", note, table(["model", *names, "images/s"], rows)]
+    return ["## Training", note, markdown_table(["model", *names, "images/s"], rows)]
 
 
 SECTIONS: dict[str, Callable[[dict, dict], list[str]]] = {
@@ -118,8 +120,3 @@ SECTIONS: dict[str, Callable[[dict, dict], list[str]]] = {
     "loss": loss,
     "training": training,
 }
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

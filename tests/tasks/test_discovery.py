@@ -10,12 +10,14 @@ from safetensors.torch import save_file
 
 import meru
 from meru.assemble import build
+from meru.configuration import check
 from meru.data.discovery.loading import every_view_loader, weighted_view_loader
 from meru.encoders.frozen import FrozenPart
 from meru.errors import UserError
-from meru.evaluation.classes import class_trees, evaluate_discovery, purities, read_features, save_trees
-from meru.runs.data import load_discovery_data
-from meru.tasks.discovery import keep_views, nearest_images, released_neighbours, train_discovery
+from meru.evaluation.classes import class_trees, purities, save_trees
+from meru.runs.train import train
+from meru.tasks.discovery import Discovery
+from meru.tasks.discovery_batches import keep_views, nearest_images, released_neighbours
 from meru.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
@@ -34,8 +36,8 @@ def configuration(compose, birds, tmp_path):
         return compose(
             f"experiment={experiment}",
             f"data.root={birds}",
-            "+data.discovery.images_per_species=4",
-            "+data.discovery.image_size=32",
+            "+data.load_discovery.images_per_species=4",
+            "+data.load_discovery.image_size=32",
             "encoder.image.image_size=32",
             "model.projection_width=16",
             "model.projection_dimension=8",
@@ -55,30 +57,27 @@ def configuration(compose, birds, tmp_path):
 @pytest.mark.parametrize("sampler", ["weighted", "uniform", "neighbours"])
 def test_a_run_leaves_its_model_and_figures(experiment, sampler, configuration, tmp_path):
     config = configuration(f"discovery.sampler={sampler}", experiment=experiment)
-    figures = train_discovery(config, device=DEVICE)
+    figures = train(config, device=DEVICE)
     assert figures == json.loads((tmp_path / "run" / "test.json").read_text())
     assert figures["num_classes"] == figures["true_num_classes"] == 48
     for name in ("discovery/all/accuracy", "kmeans/new/accuracy", "inductive/old/accuracy"):
         assert 0 <= figures[name] <= 1
     loaded = meru.load(tmp_path / "run")
     assert loaded.tokenizer is None
-    data = load_discovery_data(config)
-    seen = read_features(config, data.train, loaded.model, loaded.transforms, device=DEVICE)
-    again = evaluate_discovery(config, data, seen, loaded.model, loaded.transforms, device=DEVICE)
-    assert again["discovery/all/accuracy"] == figures["discovery/all/accuracy"]
+    assert Discovery(config, device=DEVICE).evaluate(loaded).figures == figures
 
 
 @pytest.mark.parametrize("experiment", ["birds_simgcd", "birds_hypgcd"])
 def test_trees_of_the_predicted_classes_are_written(experiment, configuration, tmp_path):
     config = configuration("discovery.num_classes=48", experiment=experiment)
     torch.manual_seed(0)
-    data, pretrained = load_discovery_data(config), build(config)
-    model, transforms = pretrained.model, pretrained.transforms
-    everything = read_features(config, data.train, model, transforms, device=DEVICE)
+    task, pretrained = Discovery(config, device=DEVICE), build(config)
+    data, model = task.data, pretrained.model
+    everything = task.features(data.train, pretrained)
     first = [int((everything["label"] == label).nonzero()[0]) for label in range(48)]
     with torch.no_grad():  # an image of each class as its weight: predictions that differ
         model.classifier.weight.copy_(everything["features"][first] - everything["features"].mean(dim=0))
-    seen = read_features(config, data.train, model, transforms, device=DEVICE)
+    seen = task.features(data.train, pretrained)
     trees = class_trees(data, seen, model)
     figures = purities(trees)
     save_trees(tmp_path / "tree", trees)
@@ -94,27 +93,28 @@ def test_trees_of_the_predicted_classes_are_written(experiment, configuration, t
 
 
 def test_a_wrong_or_estimated_number_of_classes(configuration):
-    figures = train_discovery(configuration("discovery.num_classes=60", folder="more"), device=DEVICE)
+    figures = train(configuration("discovery.num_classes=60", folder="more"), device=DEVICE)
     assert figures["num_classes"] == 60 and 0 < figures["discovery/all/accuracy"] < 1
     estimate = configuration("discovery.num_classes=estimate", "discovery.maximum_classes=60", folder="estimate")
-    found = train_discovery(estimate, device=DEVICE)["num_classes"]
+    found = train(estimate, device=DEVICE)["num_classes"]
     saved = OmegaConf.load(f"{estimate.folder}/config.yaml").discovery
     assert 24 <= found <= 60 and saved.num_classes == found and saved.asked_num_classes == "estimate"
 
 
 def test_neighbours_are_in_the_order_of_the_data_and_begin_with_the_image_itself(configuration):
     config = configuration("discovery.num_classes=48")
-    data, pretrained = load_discovery_data(config), build(config)
-    nearest = nearest_images(config, data.train, pretrained.model, pretrained.transforms, device=DEVICE)
-    assert nearest.shape == (len(data.train), 5)
-    assert torch.equal(nearest[:, 0], torch.arange(len(data.train)))
+    task = Discovery(config, device=DEVICE)
+    images = len(task.data.train)
+    nearest = nearest_images(task.features(task.data.train, build(config)), images=images, count=5)
+    assert nearest.shape == (images, 5)
+    assert torch.equal(nearest[:, 0], torch.arange(images))
 
 
 def test_released_neighbours_are_places_in_a_weighted_draw(configuration, monkeypatch):
     """What the released code takes for indices of images; the sampler of `model=hypgcd_released` takes them, too."""
     config = configuration("discovery.num_classes=48", "model=hypgcd_released", "discovery.sampler=neighbours")
     torch.manual_seed(0)
-    data, pretrained = load_discovery_data(config), build(config)
+    data, pretrained = Discovery(config, device=DEVICE).data, build(config)
     model, transforms = pretrained.model, pretrained.transforms
     found = released_neighbours(config, data.train, model, transforms, epoch=0, device=DEVICE)
     assert found.shape == (len(data.train), 5) and torch.equal(found[:, 0], torch.arange(len(data.train)))
@@ -130,7 +130,7 @@ def test_released_neighbours_are_places_in_a_weighted_draw(configuration, monkey
         "meru.tasks.discovery.released_neighbours",
         lambda *arguments, epoch, **options: asked.append(epoch) or found,
     )
-    train_discovery(config, device=DEVICE)
+    train(config, device=DEVICE)
     assert asked == [0]
 
 
@@ -138,23 +138,20 @@ def test_released_neighbours_are_places_in_a_weighted_draw(configuration, monkey
     ("overrides", "message"),
     [
         (["discovery.num_classes=20"], "there are 24 old classes already"),
-        (["discovery.num_classes=many"], "give a number, estimate, or null"),
         (["data.batch_size=4000"], "larger than the training set"),
         (["discovery.sampler=random"], "choose one of weighted, uniform, neighbours"),
     ],
 )
 def test_settings_that_cannot_be(overrides, message, configuration):
     with pytest.raises(UserError, match=message):
-        train_discovery(configuration(*overrides), device=DEVICE)
+        train(configuration(*overrides), device=DEVICE)
 
 
-def test_data_without_captions_and_data_without_a_discovery_split(compose, tmp_path):
-    from meru.runs.data import load_data
-
+def test_data_without_captions_and_data_without_a_discovery_split(compose):
     with pytest.raises(UserError, match="no captions, only classes to discover"):
-        load_data(compose("model=meru", "data=cifar10"))
+        check(compose("model=meru", "data=cifar10"), command="train")
     with pytest.raises(UserError, match="no split for discovery"):
-        load_discovery_data(compose("model=hypgcd", "data=pedestrians"))
+        check(compose("model=hypgcd", "data=pedestrians"), command="train")
 
 
 TOWER = ("encoder.image.name=mobilenetv2_035", "+encoder.image.train_last_blocks=1")
@@ -165,7 +162,7 @@ KEPT = (*TOWER, RANDOM)
 @pytest.mark.parametrize("sampler", ["weighted", "neighbours"])
 def test_a_run_on_kept_views(sampler, configuration):
     config = configuration(*KEPT, "discovery.cached_views=4", f"discovery.sampler={sampler}", experiment="birds_simgcd")
-    assert 0 <= train_discovery(config, device=DEVICE)["discovery/all/accuracy"] <= 1
+    assert 0 <= train(config, device=DEVICE)["discovery/all/accuracy"] <= 1
 
 
 @pytest.mark.parametrize(
@@ -184,7 +181,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(views, more, 
         weights = tmp_path / "weights.safetensors"
         save_file(timm.create_model("mobilenetv2_035", num_classes=0).state_dict(), weights)
         overrides += [*TOWER, f"+encoder.image.weights={weights}"]
-    train_discovery(configuration(*overrides, folder="whole"), device=DEVICE)
+    train(configuration(*overrides, folder="whole"), device=DEVICE)
     config = configuration(*overrides, "trainer.checkpoint_every=3", folder="stopped")
     save = Trainer._save
 
@@ -196,9 +193,9 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(views, more, 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_save", save_then_stop)
         with pytest.raises(KeyboardInterrupt):
-            train_discovery(config, device=DEVICE)
+            train(config, device=DEVICE)
     config.resume, config.folder = str(tmp_path / "stopped"), None
-    train_discovery(config, device=DEVICE)
+    train(config, device=DEVICE)
     weights = [meru.load(tmp_path / name).model.state_dict() for name in ("whole", "stopped")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -208,7 +205,7 @@ def test_the_first_step_on_all_kept_views_is_that_on_the_images(configuration, t
     losses = []
     for views in (0, 2):
         overrides = (*KEPT, f"discovery.cached_views={views}", "discovery.sampler=uniform")
-        train_discovery(configuration(*overrides, experiment="birds_simgcd", folder=f"run{views}"), device=DEVICE)
+        train(configuration(*overrides, experiment="birds_simgcd", folder=f"run{views}"), device=DEVICE)
         first = (tmp_path / f"run{views}" / "metrics.jsonl").read_text().splitlines()[0]
         losses.append(json.loads(first)["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=3e-3)  # the rounding of half precision
@@ -217,7 +214,7 @@ def test_the_first_step_on_all_kept_views_is_that_on_the_images(configuration, t
 def test_kept_views_are_what_the_frozen_part_says_of_different_views(configuration):
     config = configuration(*KEPT, "discovery.cached_views=4", experiment="birds_simgcd")
     config.discovery.num_classes = 48
-    data, pretrained = load_discovery_data(config), build(config)
+    data, pretrained = Discovery(config, device=DEVICE).data, build(config)
     model, transforms = pretrained.model, pretrained.transforms
     kept = keep_views(config, data.train, model, transforms, device=DEVICE)
     assert kept.shape[:2] == (len(data.train), 4) and kept.dtype == torch.float16
@@ -253,11 +250,11 @@ def every_view_loader_of(config, data, transforms, *, epoch):
 )
 def test_views_that_cannot_be_kept(overrides, message, configuration):
     with pytest.raises(UserError, match=message):
-        train_discovery(configuration(*overrides), device=DEVICE)
+        train(configuration(*overrides), device=DEVICE)
 
 
 def test_a_configuration_that_describes_no_model_is_named_when_it_is_loaded(configuration, tmp_path):
-    train_discovery(configuration(), device=DEVICE)
+    train(configuration(), device=DEVICE)
     path = tmp_path / "run" / "config.yaml"
     whole = path.read_text()
     for before, after in (("projection_width: ", "projection_width: wide"), ("  name: test_resnet", "  name: [a]")):

@@ -9,18 +9,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from meru.data.discovery.splits import DiscoverySplit
+from meru.assemble import build
+from meru.data.discovery.splits import DiscoveryData, DiscoverySplit
 from meru.errors import UserError
-from meru.evaluation import classes as discovery_figures
+from meru.evaluation import examples
+from meru.evaluation.classes import class_trees, purities, save_trees
+from meru.evaluation.examples import safe_name
 from meru.metrics.class_tree import class_tree
 from meru.reports.attention import attention_figure, printable, save_figure
 from meru.reports.class_tree import dendrogram_figure, poincare_disk_figure
 from meru.runs import evaluate as evaluating
 from meru.runs import finish as finishing
 from meru.runs import train as running
-from meru.runs.data import load_data
-from meru.runs.finish import safe_name
-from meru.tasks import discovery as discovery_run
+from meru.tasks.discovery import Discovery
+from meru.tasks.image_text import ImageText
 from meru.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -42,11 +44,8 @@ def configuration(compose, cub_folder, tmp_path):
 
 @pytest.fixture
 def without_test_images(monkeypatch):
-    def load(config):
-        return dataclasses.replace(load_data(config), test=())
-
-    for module in (running, evaluating):
-        monkeypatch.setattr(module, "load_data", load)
+    load_data = ImageText.load_data
+    monkeypatch.setattr(ImageText, "load_data", lambda task: dataclasses.replace(load_data(task), test=()))
 
 
 class Pictures:
@@ -86,7 +85,7 @@ def test_images_that_are_all_skipped_cost_figures_not_the_run(
     configuration, make_cub_folder, compose, tmp_path, caplog
 ):
     config = configuration("data.on_error=skip", root=make_cub_folder())
-    data = load_data(config)
+    data = ImageText(config, device=CPU).data
     for record in (*data.test, *data.validation):
         record.path.write_bytes(b"not a picture")
     assert data.validation and running.train(config, device=CPU) == {}
@@ -104,7 +103,7 @@ def test_figures_that_cannot_be_had_leave_the_weights_and_say_how_to_get_them(
     configuration, make_cub_folder, compose, tmp_path, monkeypatch
 ):
     config = configuration(root=make_cub_folder())
-    path = load_data(config).test[0].path
+    path = ImageText(config, device=CPU).data.test[0].path
     picture, run_trainer = path.read_bytes(), Trainer.run
 
     def damage_meanwhile(trainer):
@@ -130,8 +129,8 @@ def test_pictures_and_tables_that_fail_are_a_line_each(configuration, tmp_path, 
         raise ValueError("no\nroom")
 
     monkeypatch.setattr(running, "make_logger", lambda *_: Pictures())
-    monkeypatch.setattr(finishing, "top_k", fail)
-    monkeypatch.setattr(finishing, "save_figure", fail)
+    monkeypatch.setattr(examples, "top_k", fail)
+    monkeypatch.setattr(examples, "save_figure", fail)
     figures = running.train(configuration(), device=CPU)
     assert json.loads((tmp_path / "run" / "test.json").read_text()) == figures and figures
     lines = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
@@ -171,8 +170,8 @@ def birds(tmp_path_factory):
 def discovery(compose, birds, tmp_path):
     def make(*overrides):
         return compose(
-            "experiment=birds_hypgcd", f"data.root={birds}", "+data.discovery.images_per_species=3",
-            "+data.discovery.image_size=32", "encoder.image.image_size=32", "model.projection_width=16",
+            "experiment=birds_hypgcd", f"data.root={birds}", "+data.load_discovery.images_per_species=3",
+            "+data.load_discovery.image_size=32", "encoder.image.image_size=32", "model.projection_width=16",
             "model.projection_dimension=8", "data.batch_size=16", "data.workers=0",
             "trainer.epochs=1", "logger=none",
             f"folder={tmp_path / 'run'}", *overrides,
@@ -182,7 +181,7 @@ def discovery(compose, birds, tmp_path):
 
 
 def test_more_classes_than_images_leave_out_k_means_alone(discovery, tmp_path, caplog):
-    figures = discovery_run.train_discovery(discovery("discovery.num_classes=300"), device=CPU)
+    figures = running.train(discovery("discovery.num_classes=300"), device=CPU)
     assert json.loads((tmp_path / "run" / "test.json").read_text()) == figures
     assert {"discovery/all/accuracy", "inductive/all/accuracy"} <= figures.keys()
     assert not any(name.startswith("kmeans") for name in figures)
@@ -191,19 +190,19 @@ def test_more_classes_than_images_leave_out_k_means_alone(discovery, tmp_path, c
 
 def test_images_of_discovery_that_are_all_skipped_have_no_figures(discovery, monkeypatch, caplog):
     config = discovery("discovery.num_classes=48")
-    data = discovery_run.load_discovery_data(config)
-    monkeypatch.setattr(discovery_figures, "read_features", lambda *_, **__: {})
-    figures, trees = discovery_figures.discovery_figures(config, data, None, None, device=CPU)
+    task = Discovery(config, device=CPU)
+    monkeypatch.setattr(task, "features", lambda *_: {})
+    figures, trees = task.evaluate(build(config))
     assert figures == {} and trees.trees == {}
-    assert f"none of the {len(data.test)} test images decodes: no figures of them" in caplog.text
+    assert f"none of the {len(task.data.test)} test images decodes: no figures of them" in caplog.text
 
 
 def test_trees_and_pictures_that_fail_leave_the_figures(discovery, tmp_path, monkeypatch, caplog):
     def fail(*_, **__):
         raise ValueError("no tree")
 
-    monkeypatch.setattr(discovery_figures, "class_trees", fail)
-    figures = discovery_run.train_discovery(discovery(), device=CPU)
+    monkeypatch.setattr("meru.tasks.discovery.class_trees", fail)
+    figures = running.train(discovery(), device=CPU)
     assert json.loads((tmp_path / "run" / "test.json").read_text()) == figures and "kmeans/all/accuracy" in figures
     assert caplog.text.count("the trees of classes left out: ValueError: no tree") == 1
 
@@ -211,7 +210,7 @@ def test_trees_and_pictures_that_fail_leave_the_figures(discovery, tmp_path, mon
 def test_figures_of_discovery_that_fail_leave_the_weights(discovery, tmp_path, monkeypatch):
     monkeypatch.setattr(finishing, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left", "x")))
     with pytest.raises(UserError, match=r"x: No space left .*model\.safetensors; for its figures then: python scripts"):
-        discovery_run.train_discovery(discovery(), device=CPU)
+        running.train(discovery(), device=CPU)
     assert (tmp_path / "run" / "model.safetensors").exists() and not (tmp_path / "run" / "test.json").exists()
 
 
@@ -220,13 +219,13 @@ def test_trees_are_coloured_and_judged_by_family_only_where_the_data_have_famili
     points = torch.tensor([[1.0, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1]])
     pictures, nothing = torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.bool)
     split = DiscoverySplit(pictures, torch.arange(4), nothing)
-    data = discovery_figures.DiscoveryData(("w $x^", "x", "y", "z"), 2, split, split, families=families)
+    data = DiscoveryData(("w $x^", "x", "y", "z"), 2, split, split, families=families)
     seen = {"features": points, "label": torch.arange(4), "prediction": torch.arange(4), "labelled": split.labelled}
-    trees = discovery_figures.class_trees(data, seen, model=None)
+    trees = class_trees(data, seen, model=None)
     expected = {"feature_tree/dendrogram_purity": 1.0} if families else {}
-    figures = discovery_figures.purities(trees)
+    figures = purities(trees)
     assert {name: value for name, value in figures.items() if "chance" not in name} == expected
-    discovery_figures.save_trees(tmp_path / "tree", trees)
+    save_trees(tmp_path / "tree", trees)
     assert {path.name for path in (tmp_path / "tree").iterdir()} == {
         "feature_tree.nwk", "feature_tree.json", "feature_tree.png",
     }  # fmt: skip
@@ -245,7 +244,7 @@ def test_trees_are_coloured_and_judged_by_family_only_where_the_data_have_famili
 )
 def test_numbers_that_the_images_are_too_few_for_are_refused(overrides, message, discovery):
     with pytest.raises(UserError, match=message):
-        discovery_run.train_discovery(discovery(*overrides), device=CPU)
+        running.train(discovery(*overrides), device=CPU)
 
 
 # ---------------------------------------------------------------- texts and names

@@ -1,0 +1,62 @@
+"""Composes configs/ and overrides to a configuration, and says in one line why that fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from omegaconf import DictConfig, OmegaConf
+
+from meru.configuration.check import absent_key
+from meru.errors import UserError
+from meru.files import CONFIGS, PROJECT
+
+
+def register_resolvers() -> None:
+    """Make `${project:…}` known: paths in configs/ start at the checkout, wherever the user stands."""
+    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+
+
+def compose(overrides: Sequence[str], *, command: str = "train") -> tuple[DictConfig, dict[str, str]]:
+    """The configuration that a script would get, interpolations unresolved, and the file chosen of each group.
+
+    Args:
+        overrides: As on the command line, readable to Hydra.
+        command: `train` or `evaluate`: the first file to read.
+
+    Raises:
+        UserError: if an override fits no key or file.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_resolvers()
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = hydra.compose(command, list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)  # else ${hydra:…} does not resolve
+        choices = OmegaConf.to_container(config.hydra.runtime.choices)
+        return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), choices
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(configuration_message(error)) from error
+
+
+def configuration_message(error: Exception) -> str:
+    """Hydra's message on one line, with the file or key that was probably meant."""
+    if overridden := re.match(r"Could not override '([\w.]+)'", str(error)):
+        if "." in overridden[1]:
+            return str(absent_key(overridden[1]))
+    elif chosen := re.search(r"Could not find '(\w+)/([^'\n]+)'", str(error)):
+        return _absent_file(*chosen.groups())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "full_key" not in line]
+    return f"configuration: {' '.join(lines)} (all keys: add --cfg job)"
+
+
+def _absent_file(group: str, name: str) -> str:
+    known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if not path.stem.startswith("_"))
+    near = get_close_matches(name, known, n=3)
+    advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"configuration: Could not find '{group}/{name}': {advice}"

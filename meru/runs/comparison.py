@@ -1,0 +1,132 @@
+"""Mean and spread of the figures of several runs, as Markdown tables: `scripts/compare.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from meru.configuration.saved import read_yaml
+from meru.errors import UserError
+from meru.reports.tables import markdown_table
+from meru.run_layout import CONFIG, FIGURES
+from meru.tasks.columns import COLUMNS
+
+NOT_COMPARED = ("seed", "folder", "resume", "output", "logger")
+
+
+def comparison(paths: Sequence[Path], name: str) -> str:
+    """The tables of some run folders; what else a pattern like `runs/*` names is left out, with a line that says so.
+
+    Args:
+        paths: Of run folders.
+        name: Of the file with figures in each.
+
+    Raises:
+        UserError: if none of the paths is a run folder, one is not there, or a run has no such figures.
+    """
+    runs = [path for path in paths if (path / CONFIG).is_file()]
+    others = [path for path in paths if path not in runs]
+    if missing := [path for path in others if not path.exists()]:
+        raise UserError(f"{missing[0]} is no run folder: it is not there")
+    if not runs:
+        raise UserError(f"{others[0]} is no run folder: {others[0] / CONFIG} is missing")
+    if others:
+        print(f"left out, no run folders: {', '.join(path.name for path in others)}", file=sys.stderr)
+    return tables(runs, name)
+
+
+def tables(runs: Sequence[Path], name: str) -> str:
+    """The Markdown tables of some run folders: one for each kind of figures, with a row for each configuration."""
+    by_kind: dict[str, dict[str, list[tuple[str, dict]]]] = {}
+    for run in runs:
+        title, configuration = read_configuration(run)
+        figures = read_figures(run / name)
+        kind = next((kind for kind, columns in COLUMNS.items() if figures.keys() & {*columns.values()}), None)
+        if kind is None:
+            raise UserError(f"{run / name} has none of the figures that are compared: name another with --figures")
+        by_kind.setdefault(kind, {}).setdefault(configuration, []).append((title, figures))
+    return "\n\n".join(table(COLUMNS[kind], list(by_kind[kind].values())) for kind in COLUMNS if kind in by_kind)
+
+
+def table(columns: dict[str, str], rows: Sequence[list[tuple[str, dict]]]) -> str:
+    """The Markdown table of one kind of figures; each row has the name and the figures of the runs in it."""
+    every = [figures for members in rows for _, figures in members]
+    # Data without parts have nothing to point at.
+    columns = {title: key for title, key in columns.items() if any(key in figures for figures in every)}
+    lines = []
+    for members in rows:
+        cells = [cell([figures.get(key) for _, figures in members]) for key in columns.values()]
+        chances = [cell([members[0][1].get(chance_of(key))]) for key in columns.values()]
+        lines += [[members[0][0], str(len(members)), *cells], ["chance", "", *chances]]
+    return markdown_table(["run", "seeds", *columns], lines)
+
+
+def read_configuration(run: Path) -> tuple[str, str]:
+    """A run's name, and its configuration without what tells two seeds apart, as text.
+
+    Raises:
+        UserError: if it does not read.
+    """
+    path = run / CONFIG
+    configuration = OmegaConf.to_container(read_yaml(path), resolve=True)
+    if "name" not in configuration:
+        raise UserError(f"{path} is no configuration of a run: restore the file")
+    compared = {key: value for key, value in configuration.items() if key not in NOT_COMPARED}
+    return str(configuration["name"]), json.dumps(compared, sort_keys=True, default=str)
+
+
+def read_figures(path: Path) -> dict[str, float | None]:
+    """The figures in a file of a run folder; null, and what is no finite number, as None.
+
+    Raises:
+        UserError: if there is no such file, or no figure in it.
+    """
+    if not path.is_file():
+        if path.name == FIGURES:
+            raise UserError(f"{path} is missing: the run is not finished")
+        raise UserError(f"{path} is missing: make it with scripts/evaluate.py, or name another with --figures")
+    again = f"make it anew with python scripts/evaluate.py run={path.parent} output={path}"
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): {again}") from None
+    if not isinstance(read, dict):
+        raise UserError(f"{path} holds no figures by name: {again}")
+    if not read:
+        raise UserError(f"{path} holds no figures: that run had no test images")
+    return {str(name): figure if _is_number(figure) else None for name, figure in read.items()}
+
+
+def _is_number(figure: object) -> bool:
+    return isinstance(figure, int | float) and not isinstance(figure, bool) and abs(figure) < 1e300
+
+
+def chance_of(key: str) -> str:
+    """`…/recall@1` → `…/chance_recall@1`."""
+    row, _, metric = key.rpartition("/")
+    return f"{row}/chance_{metric}"
+
+
+def cell(shares: Sequence[float | None]) -> str:
+    """Mean, and from two runs on the standard deviation, in percent.
+
+    Where some runs lack the figure, those that have it count, and their number stands behind; a dash if none has.
+    """
+    known = [share for share in shares if share is not None]
+    if not known:
+        return "–"
+    mean, spread = mean_and_deviation(known)
+    text = f"{100 * mean:.1f}" if spread is None else f"{100 * mean:.1f} ± {100 * spread:.1f}"
+    return text if len(known) == len(shares) else f"{text} (of {len(known)})"
+
+
+def mean_and_deviation(shares: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and from two on the standard deviation of the sample."""
+    mean = sum(shares) / len(shares)
+    if len(shares) == 1:
+        return mean, None
+    return mean, (sum((share - mean) ** 2 for share in shares) / (len(shares) - 1)) ** 0.5

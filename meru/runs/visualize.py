@@ -1,0 +1,115 @@
+"""Pictures of what a finished run learned: where words look, and how classes form a tree: `scripts/visualize.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+from torch import Tensor
+
+from meru import distributed
+from meru.assemble import is_discovery, load
+from meru.configuration import absolute_paths
+from meru.configuration.saved import change, read_config
+from meru.data.images import OR_SKIP, read_image
+from meru.errors import UserError
+from meru.evaluation.examples import draw_attention
+from meru.files import user_path
+from meru.reports.attention import save_figure
+from meru.run_layout import TREES
+from meru.runs.folder import require_data
+from meru.tasks.discovery import Discovery
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that a user can ask for.
+
+    Attributes:
+        draw: Saves it; takes the user's arguments by name, gives a line that says where it lies.
+        required, optional: Names of the arguments.
+    """
+
+    draw: Callable[..., str]
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+
+
+def visualize(name: str, given: Mapping[str, str]) -> str:
+    """Draw a picture; returns a line that says where it lies.
+
+    Args:
+        name: Of the picture.
+        given: The user's arguments.
+
+    Raises:
+        UserError: for another name, arguments that the picture does not take or lacks, and whatever prevents it.
+    """
+    if name not in PICTURES:
+        raise UserError(f"{name}: choose one of {', '.join(PICTURES)}; see --help")
+    picture = PICTURES[name]
+    known = picture.required + picture.optional
+    if unknown := [key for key in given if key not in known]:
+        raise UserError(f"{unknown[0]}=: {name} takes {', '.join(known)}; see --help")
+    if missing := [key for key in picture.required if key not in given]:
+        raise UserError(f"{missing[0]}= is missing; see --help")
+    return picture.draw(**given)
+
+
+def attention(*, run: str, image: str, text: str, output: str = "attention.png") -> str:
+    """Save where each word of `text` looks in `image`."""
+    path = user_path(output)
+    if path.is_dir():
+        raise UserError(f"output={output} is a folder: name a file in it, {path / 'attention.png'}")
+    pretrained = load(run)
+    if pretrained.tokenizer is None:
+        raise UserError(
+            f"run={run} is a run of {type(pretrained.model).__name__}, which discovers classes and reads no sentences: "
+            "draw the tree of its classes by `visualize.py tree`"
+        )
+    figure = draw_attention(pretrained, _photograph(image), text)
+    save_figure(figure, path)
+    return f"where the words look: {path}"
+
+
+def tree(*, run: str, root: str | None = None, output: str | None = None) -> str:
+    """Save the tree of the classes that a discovery run predicts: Newick, JSON, dendrogram and Poincaré disk."""
+    folder = user_path(output) if output else user_path(run) / TREES
+    if folder.is_file():
+        raise UserError(f"output={output} is a file: name a folder, there are several pictures")
+    config = read_config(run)
+    if not is_discovery(config):
+        raise UserError(
+            f"run={run} is a run of {_model_of(config)}, which discovers no classes: draw where the words of a "
+            "sentence look by `visualize.py attention`"
+        )
+    if root:
+        change(config, "data.root", str(user_path(root)))
+    absolute_paths(config)
+    require_data(config, key="root")
+    pretrained = load(run)
+    device = distributed.start()
+    pretrained.model.to(device)
+    written = Discovery(config, device=device).draw_trees(pretrained, folder)
+    return f"the tree of classes: {', '.join(path.name for path in written)} in {folder}"
+
+
+def _photograph(image: str) -> Tensor:
+    path = user_path(image)
+    if not path.exists():
+        raise UserError(f"image={image}: there is no such file")
+    try:
+        return read_image(path)
+    except UserError as error:
+        raise UserError(str(error).removesuffix(OR_SKIP), exit_code=error.exit_code) from None
+
+
+def _model_of(config: DictConfig) -> str:
+    return config.model._target_.rpartition(".")[2]
+
+
+PICTURES = {
+    "attention": Picture(attention, ("run", "image", "text"), ("output",)),
+    "tree": Picture(tree, ("run",), ("root", "output")),
+}

@@ -1,0 +1,60 @@
+"""Which figures a comparison of runs shows: for each kind of figures the columns, by title.
+
+A run is of the first kind of which it has a figure. No PyTorch is needed to read this.
+"""
+
+from __future__ import annotations
+
+IMAGE_TEXT = {
+    "text→image class R@1": "text_to_image/class/recall@1",
+    "text→image image R@10": "text_to_image/image/recall@10",
+    "image→text class R@1": "image_to_text/class/recall@1",
+    "zero-shot top-1": "zero_shot/accuracy@1",
+    "class by captions top-1": "class_captions/accuracy@1",
+    "pointing": "pointing/accuracy@1",
+    "pointing, mean of parts": "pointing/mean_of_parts/accuracy@1",
+    "box centre": "box_centre/accuracy@1",
+    "box centre, mean of parts": "box_centre/mean_of_parts/accuracy@1",
+}
+PERSONS = {
+    "text→image R@1": "text_to_image/identity/recall@1",
+    "text→image R@5": "text_to_image/identity/recall@5",
+    "text→image R@10": "text_to_image/identity/recall@10",
+    "text→image mAP": "text_to_image/identity/mean_average_precision",
+    "image→text R@1": "image_to_text/identity/recall@1",
+}
+DISCOVERY = {
+    "All": "discovery/all/accuracy",
+    "Old": "discovery/old/accuracy",
+    "New": "discovery/new/accuracy",
+    "k-means All": "kmeans/all/accuracy",
+    "k-means Old": "kmeans/old/accuracy",
+    "k-means New": "kmeans/new/accuracy",
+    "test All": "inductive/all/accuracy",
+    "test Old": "inductive/old/accuracy",
+    "test New": "inductive/new/accuracy",
+    "tree purity": "tree/dendrogram_purity",
+    "feature tree purity": "feature_tree/dendrogram_purity",
+}
+# R@1 of captions among degraded images, and of shortened captions.
+DEGREES = {
+    "clean": "clean",
+    "resolution ÷2": "resolution/2",
+    "resolution ÷4": "resolution/4",
+    "resolution ÷8": "resolution/8",
+    "25% occluded": "occlusion/0.25",
+    "50% occluded": "occlusion/0.5",
+    "darkness": "darkness/0.25",
+    "noise": "noise/40",
+    "half the caption": "caption/0.5",
+    "a quarter of it": "caption/0.25",
+}
+COLUMNS = {
+    "image–text": IMAGE_TEXT,
+    "persons": PERSONS,
+    "discovery": DISCOVERY,
+    "robustness": {title: f"{degree}/text_to_image/class/recall@1" for title, degree in DEGREES.items()},
+    "robustness on persons": {
+        title: f"{degree}/text_to_image/identity/recall@1" for title, degree in DEGREES.items()
+    },
+}

@@ -1,0 +1,123 @@
+"""What batches of a discovery run are made of beside the images: views kept from a frozen part, and neighbours."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from meru.data.discovery.loading import every_view_loader, weighted_view_loader
+from meru.data.discovery.splits import DiscoverySplit
+from meru.data.loading import reading_options
+from meru.data.transforms import Transforms
+from meru.data.workers import worker_options
+from meru.errors import UserError
+from meru.geometry.all_pairs import exact_product
+
+log = logging.getLogger("meru")
+
+
+@torch.no_grad()
+def keep_views(
+    config: DictConfig, split: DiscoverySplit, model: nn.Module, transforms: Transforms, *, device: torch.device
+) -> Tensor | None:
+    """What the frozen part of the tower says of `discovery.cached_views` views of every image, `(n, V, …)`, float16.
+
+    They are the views of the first V/2 epochs. Every process keeps its own. None if no views are to be kept.
+
+    Raises:
+        UserError: for an odd number of views, a tower that cannot be cut, and images that do not decode.
+    """
+    number = config.discovery.cached_views
+    if not number:
+        return None
+    if number < 0 or number % 2:
+        raise UserError(f"discovery.cached_views={number}: views come in pairs; give an even number, or 0 to keep none")
+    model.eval()
+    began, kept = time.perf_counter(), None
+    for epoch in range(number // 2):
+        loader = every_view_loader(
+            split,
+            transform=transforms.training,
+            epoch=epoch,
+            batch_size=16,  # small batches stay in a CPU's cache, and do not slow a GPU down that reads from disk
+            seed=config.seed,
+            **worker_options(config.data),
+            **reading_options(config.data),
+        )
+        for batch in loader:
+            if batch["skipped"]:
+                raise UserError("discovery.cached_views needs every image to decode: set it to 0, or restore them")
+            output = model.frozen_output(batch["image"].flatten(0, 1).to(device, non_blocking=True))
+            if kept is None:
+                kept = torch.empty(len(split), number, *output.shape[1:], dtype=torch.float16)
+            kept[batch["image_index"], 2 * epoch : 2 * epoch + 2] = output.unflatten(0, (-1, 2)).cpu().half()
+    model.train()
+    megabytes, seconds = kept.numel() * kept.element_size() / 2**20, time.perf_counter() - began
+    log.info("kept %d views of %d images, %.0f MiB, in %.0f s", number, len(split), megabytes, seconds)
+    return kept
+
+
+def nearest_images(read: Mapping[str, Tensor], *, images: int, count: int) -> Tensor:
+    """Every image's nearest by their projected features, itself first, `(n, count)`.
+
+    In the data set's order and without augmentation, so the same in every epoch with the same model.
+
+    Args:
+        read: What `meru.evaluation.classes.read_features` gives for the training images.
+        images: How many there are; all of them must decode.
+        count: Neighbours, the image itself among them.
+    """
+    if len(read.get("projected", ())) < images:
+        raise UserError("discovery.sampler=neighbours needs every image to decode: choose weighted, or restore them")
+    return _nearest(read["projected"], count)
+
+
+@torch.no_grad()
+def released_neighbours(
+    config: DictConfig,
+    split: DiscoverySplit,
+    model: nn.Module,
+    transforms: Transforms,
+    *,
+    epoch: int,
+    device: torch.device,
+) -> Tensor:
+    """What the released code takes for neighbours, `(n, discovery.neighbours)`.
+
+    It reads one augmented view each of images drawn by weight with replacement, and takes the places in that draw for
+    places in the data set: the images of a batch have little to do with each other, and half of them are not labelled
+    ones any more.
+    """
+    was_training = model.training
+    model.eval()
+    loader = weighted_view_loader(
+        split,
+        transform=transforms.training,
+        epoch=epoch,
+        batch_size=config.evaluation.batch_size,
+        seed=config.seed,
+        **worker_options(config.data),
+        **reading_options(config.data),
+    )
+    views = (batch["image"][:, 0].to(device, non_blocking=True) for batch in loader)
+    embedded = torch.cat([model.embed_image(view).cpu() for view in views])
+    model.train(was_training)
+    return _nearest(embedded, config.discovery.neighbours)
+
+
+def _nearest(vectors: Tensor, count: int) -> Tensor:
+    """Each unit vector's nearest, itself first: `(n, D)` → int64 `(n, count)`."""
+    if count > len(vectors):
+        raise UserError(f"discovery.neighbours={count}: there are {len(vectors)} training images; choose fewer")
+    nearest = []
+    for start in range(0, len(vectors), 1024):
+        scores = exact_product(vectors[start : start + 1024], vectors)
+        rows = torch.arange(len(scores))
+        scores[rows, start + rows] = 2.0  # above every cosine: itself first, whatever else is equal
+        nearest.append(scores.topk(count, dim=1).indices)
+    return torch.cat(nearest)

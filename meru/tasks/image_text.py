@@ -1,0 +1,228 @@
+"""Training on images and captions: CLIP, MERU and the models made of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose
+
+from meru.assemble import Pretrained
+from meru.data.augmentation import caption_augmentation
+from meru.data.loading import read_or_skip, reading_options
+from meru.data.pairs import evaluation_loader, training_loader
+from meru.data.parts import CropParts, PartWords, part_places
+from meru.data.records import ImageRecord, ImageTextData
+from meru.data.sampling import BatchPlan
+from meru.errors import UserError
+from meru.evaluation.examples import evenly_spread, retrieved_images, save_attention
+from meru.evaluation.image_text import evaluate_image_text
+from meru.evaluation.pointing import pointing_game
+from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
+from meru.optional_part import optional
+from meru.reports.tables import finite_figures, format_table
+from meru.run_layout import ATTENTION
+from meru.tasks.contract import Figures, Findings, Suite, Task
+from meru.tasks.data import load_data
+from meru.training.initial_radius import start_at_initial_radius
+from meru.training.loggers import NoLogger
+
+log = logging.getLogger("meru")
+
+SPLITS = ("test", "validation", "train")
+
+
+class ImageText(Task):
+    """Image–text runs: a validation split chooses the weights, the test split is used once."""
+
+    validates = True
+    suites: ClassVar[Mapping[str, Suite]] = {
+        "robustness": Suite(evaluate_robustness, format_robustness, robustness_figure),
+    }
+    data: ImageTextData
+
+    def load_data(self) -> ImageTextData:
+        return load_data(self.config)
+
+    # ---------------------------------------------------------------- training
+
+    def complete_config(self) -> DictConfig:
+        if crops := self.crops():
+            crops.check(self.data.train, self.config.data.root)
+        return self.config
+
+    def crops(self) -> CropParts | None:
+        """Where a model that learns from crops gets them."""
+        if not (parts := self.config.get("parts")):
+            return None
+        return CropParts(PartWords.of(self.config.data), crops=parts.crops, window=parts.window)
+
+    def describe(self) -> str:
+        data = self.data
+        kind = "identities" if data.class_kind == "identity" else "classes"
+        return (
+            f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images of "
+            f"{len(data.class_names)} {kind}"
+        )
+
+    def prepare(self, pretrained: Pretrained, *, begun: bool) -> None:
+        """Say how many captions are cut; let a hyperbolic model measure the radius that it starts at."""
+        model, tokenizer, train = pretrained.model, pretrained.tokenizer, self.data.train
+        captions = [caption for record in train for caption in record.captions]
+        if cut := tokenizer.count_cut(captions):
+            log.info(
+                "%d of %d training captions are longer than the context and lose their last words", cut, len(captions)
+            )
+        # Weights of a whole model bring their alphas.
+        if model.initial_radius and not begun and not self.config.encoder.init:
+            sample = [train[index] for index in evenly_spread(len(train), 256)]
+            images = self.images_of(sample, pretrained)
+            captions = [record.captions[0] for record in sample]
+            start_at_initial_radius(model, images, captions, tokenizer, device=self.device)
+
+    def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
+        return training_loader(
+            self.data.train,
+            transform=pretrained.transforms.training,
+            tokenize=pretrained.tokenizer,
+            parts=self.crops(),
+            augment_text=caption_augmentation(self.config.data.get("text_augmentation")),
+            **self.loader_options(plan, start),
+        )
+
+    def validation(self, pretrained: Pretrained) -> Callable[[nn.Module], Figures] | None:
+        records = self.data.validation
+        if not self.any_decodes(records):
+            if records:
+                log.warning("none of the %d validation images decodes: the last weights will count", len(records))
+            return None
+        return lambda model: self.figures(pretrained._replace(model=model), records)
+
+    # ---------------------------------------------------------------- figures
+
+    def records(self, split: str | None) -> Sequence[ImageRecord]:
+        """The images of a split, the test images for None."""
+        return getattr(self.data, split or "test")
+
+    def require_images(self, split: str | None) -> None:
+        split = split or "test"
+        records = self.records(split)
+        if not records:
+            others = [other for other in SPLITS if self.records(other)]
+            raise UserError(f"split={split}: this run's data have no {split} images; choose {' or '.join(others)}")
+        if not self.any_decodes(records):
+            raise UserError(
+                f"none of the {len(records)} {split} images decodes, {records[0].path} the first: restore them"
+            )
+
+    def name_of(self, split: str | None) -> str:
+        return f"{split or 'test'} split"
+
+    def evaluate(self, pretrained: Pretrained, *, split: str | None = None) -> Findings:
+        records = self.records(split)
+        if not self.any_decodes(records):
+            missing = f"none of {len(records)} images decodes" if records else "there are no images"
+            log.warning("%s: no figures", missing)
+            return Findings({})
+        return Findings(self.figures(pretrained, records))
+
+    def figures(self, pretrained: Pretrained, records: Sequence[ImageRecord]) -> Figures:
+        """All figures on some records, of which at least one decodes."""
+        settings = self.config.evaluation
+        captions = [record.captions for record in records]
+        figures = evaluate_image_text(
+            pretrained.model,
+            self.images_of(records, pretrained),
+            captions=captions,
+            class_names=self.data.class_names,
+            class_kind=self.data.class_kind,
+            tokenizer=pretrained.tokenizer.batch,
+            device=self.device,
+            captions_per_image=settings.captions_per_image,
+            templates=settings.templates or self.config.data.prompts or (),
+        )
+        part_of_word = PartWords.of(self.config.data).part_of
+        if settings.get("pointing") and part_of_word:
+            maximum_pixels = reading_options(self.config.data)["maximum_pixels"]
+            places, centres = part_places(records, pretrained.transforms.evaluation, maximum_pixels=maximum_pixels)
+            figures |= pointing_game(
+                pretrained.model,
+                self.images_of(records, pretrained),
+                captions=captions,
+                places=places,
+                centres=centres,
+                part_of_word=part_of_word,
+                tokenize=pretrained.tokenizer.batch,
+                words=pretrained.tokenizer.words,
+                device=self.device,
+            )
+        return finite_figures(figures)
+
+    def evaluate_suite(
+        self, suite: Suite, pretrained: Pretrained, *, split: str | None, captions_per_image: int | None
+    ) -> Figures:
+        records = self.records(split)
+        figures = suite.evaluate(
+            pretrained.model,
+            partial(self.degraded_images, records, pretrained),
+            captions=[record.captions for record in records],
+            tokenizer=pretrained.tokenizer.batch,
+            device=self.device,
+            class_kind=self.data.class_kind,
+            captions_per_image=captions_per_image,
+        )
+        return finite_figures(figures)
+
+    def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
+        """Retrieval and classification, and the pointing game of a model whose word attention is trained."""
+        return format_table(figures, title, pointing=model.has_word_attention)
+
+    def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
+        """Give the logger a table of retrieved images, and save pictures of where words look."""
+        data = self.data
+        if not isinstance(logger, NoLogger) and (records := data.validation or data.test):
+            with optional("the table of retrieved images"):
+                images = self.images_of(records, pretrained)
+                rows = retrieved_images(pretrained, images, records, device=self.device)
+                columns = ["caption", "its image", *(f"found {n}" for n in range(1, len(rows[0]) - 1))]
+                logger.images("retrieved", rows, columns, step=step)
+        if pictures := self.config.evaluation.get("attention_pictures"):  # not in configurations of older runs
+            with optional("pictures of attention"):
+                records = data.test or data.validation or data.train
+                reading = reading_options(self.config.data)
+                rows = save_attention(pictures, folder / ATTENTION, records, pretrained, **reading)
+                logger.images("attention", rows, ["caption", "where its words look"], step=step)
+
+    # ---------------------------------------------------------------- images
+
+    def any_decodes(self, records: Sequence[ImageRecord]) -> bool:
+        """Whether there is an image to evaluate on; one that does not decode counts unless such images are skipped."""
+        reading = reading_options(self.config.data)
+        if reading["on_error"] != "skip":
+            return bool(records)
+        return any(read_or_skip(record.path, **reading) is not None for record in records)
+
+    def images_of(self, records: Sequence[ImageRecord], pretrained: Pretrained) -> DataLoader:
+        """The records' images in order, as the model takes them in evaluation."""
+        return evaluation_loader(
+            records,
+            transform=pretrained.transforms.evaluation,
+            batch_size=self.config.evaluation.batch_size,
+            **self.reading(),
+        )
+
+    def degraded_images(
+        self, records: Sequence[ImageRecord], pretrained: Pretrained, degradation: Degradation | None
+    ) -> DataLoader:
+        """The same, each passed through a degradation first; None: as they are."""
+        log.info("images, %s", degradation or "as they are")
+        transforms = pretrained.transforms
+        if degradation:
+            transforms = transforms._replace(evaluation=Compose([degradation, transforms.evaluation]))
+        return self.images_of(records, pretrained._replace(transforms=transforms))
