@@ -62,7 +62,7 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
         raise UserError("experiment= is missing; see --help")
     slots = slots_of(own.get("jobs", ""))
     seeds = seeds_of(own.get("seeds", "0,1,2"))
-    experiment = [f"experiment={own['experiment']}", *overrides]
+    experiment = [*readable([f"experiment={own['experiment']}"], command="train"), *overrides]
     _, model = configuration_of(experiment)  # also finds out about a mistyped experiment
     ablation = read_ablation(own.get("ablation") or default_ablation(model))
     output = user_path(own.get("output") or f"runs/ablation_{own['experiment'].replace('/', '_')}")
