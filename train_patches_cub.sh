@@ -10,13 +10,13 @@ Evaluates it and says where everything lies. The first run installs what is need
 
   bash train_patches_cub.sh data=birds                      birds drawn by code: nothing to download
   bash train_patches_cub.sh data.root=/data/CUB_200_2011    CUB in its official folder layout
-  bash train_patches_cub.sh data=birds patches.mode=crops   crops of the bird's box and parts; or tokens, grid
+  bash train_patches_cub.sh data=birds model.top=8          any Hydra overrides, see configs/
   bash train_patches_cub.sh resume=RUN_FOLDER               continue a run that was interrupted
   NGPU=2 bash train_patches_cub.sh                          two processes; 0: the CPU (default: every visible GPU)
 
 用法：bash train_patches_cub.sh [Hydra 覆盖参数……]
 训练并评测带图像块的 MERU，最后给出结果所在目录；首次运行自动安装依赖。没有 CUB 数据时可用 data=birds；
-patches.mode= 可选 tokens、crops、grid；NGPU= 指定进程数，0 为 CPU。
+NGPU= 指定进程数，0 为 CPU。
 EOT
 }
 

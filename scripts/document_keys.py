@@ -12,13 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from meru.command_line import PROJECT, one_line_errors
+from meru.command_line import one_line_errors
 from meru.configuration import validation_figures
 from meru.configuration.check import shown
 from meru.configuration.declarations import EVALUATE, TRAIN, Key
 from meru.configuration.kinds import Section
 from meru.errors import UserError
-from meru.files import write_text
+from meru.files import PROJECT, write_text
 
 PAGE = PROJECT / "docs" / "keys.md"
 TITLES = {
@@ -29,9 +29,7 @@ TITLES = {
     "encoder": "encoder: the two towers",
     "model": "model",
     "loss": "loss: weights and settings of the terms",
-    "sms": "sms: semantic margins, in model=gahr",
-    "bai": "bai: bidirectional attention, in model=gahr",
-    "patches": "patches: parts of images, in model=hycoclip, meru_patches and gahr",
+    "parts": "parts: what a batch brings beside images and captions, in model=hycoclip",
     "discovery": "discovery: category discovery, in model=simgcd and hypgcd",
     "optim": "optim: optimizer and learning rate",
     "logger": "logger",

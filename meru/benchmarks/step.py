@@ -24,9 +24,9 @@ from meru.training.optimizer import build_optimizer
 MODELS = {
     "clip": ["model=clip"],
     "meru": ["model=meru"],
-    "meru_patches, tokens": ["model=meru_patches"],
-    "meru_patches, crops": ["model=meru_patches", "patches.mode=crops"],
-    "meru_patches, grid": ["model=meru_patches", "patches.mode=grid"],
+    "hycoclip": ["model=hycoclip"],
+    "meru_grid": ["model=meru_grid"],
+    "meru_patches": ["model=meru_patches"],
     "gahr": ["model=gahr"],
     "towers alone": ["model=clip"],  # no more than the features of images and captions: the rest is the loss
 }

@@ -14,15 +14,15 @@ from omegaconf.errors import OmegaConfBaseException
 from meru.configuration.declarations import DECLARED, Key
 from meru.configuration.facts import check_facts
 from meru.configuration.kinds import FilePath, Plain, Section
-from meru.configuration.older import new_key
+from meru.configuration.older import replacement
 from meru.configuration.targets import PROJECT, File, arguments_of, files_of, leaves
 from meru.errors import UserError
 from meru.files import user_path
 
 GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
 # Sections whose keys are the arguments of what their `_target_` names.
-CALLS = ("data.load", "data.discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
-OF_MODEL = ("loss", "patches", "sms", "bai", "discovery", "space", "task", "evaluation.attention_pictures")
+CALLS = ("data.load", "data.load_discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
+OF_MODEL = ("loss", "parts", "discovery", "task", "evaluation.attention_pictures")
 # What other programs call them.
 SHORT = {"lr": "optim.learning_rate", "wd": "optim.weight_decay", "num_workers": "data.workers"}
 # Of those groups whose files have little in common.
@@ -100,7 +100,7 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
 
 def unknown_key(key: str, *, command: str) -> UserError:
     """The complaint about a key that is declared nowhere, with the one that was probably meant."""
-    if command == "train" and (now := new_key(key)):
+    if (command == "train" or key.startswith("data.")) and (now := replacement(key)):
         return UserError(f"{key}: this key is now {now}")
     names = [name for name in DECLARED[command] if not name.endswith("*")]
     if near := nearest_keys(key, command=command):
@@ -255,7 +255,7 @@ def _check_room(key: str, plain: dict, *, own: bool) -> None:
     if not own:
         return
     if key.startswith("data."):
-        targets = {_value(plain, "data.load._target_"), _value(plain, "data.discovery._target_")}
+        targets = {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")}
         _check_files(key, "data", targets)
     elif any(key == each or key.startswith(f"{each}.") for each in OF_MODEL):
         _check_files(key, "model", {_value(plain, "model._target_")})
@@ -314,7 +314,7 @@ def _check_needed(plain: dict) -> None:
     """Refuse a configuration that lacks what the program reads: `~key` on the command line."""
     needed = [*_own_keys(), *NEEDED]
     targets = {
-        "data": {_value(plain, "data.load._target_"), _value(plain, "data.discovery._target_")},
+        "data": {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")},
         "model": {_value(plain, "model._target_")},
     }
     for group, values in targets.items():

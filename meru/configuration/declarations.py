@@ -83,7 +83,6 @@ _GENERAL = {
     "folder": _fixed(FOLDER, null=True),
     "resume": Key(FOLDER, null=True),
     "task": _fixed(Choice(("discovery",))),
-    "space": _fixed(Choice(("lorentz", "cosine"))),
 }
 _TRAINER = {
     "epochs": Key(Whole(1, 100_000), "epochs", "passes over the training images"),
@@ -108,18 +107,18 @@ _EVALUATION = {
     "pointing": Key(Flag()),
     "attention_pictures": Key(Whole(0, 10_000), "captions"),
 }
-# Arguments of the loaders in meru/data, which data.load and data.discovery hand on.
+# Arguments of the loaders in meru/data, which data.load and data.load_discovery pass on.
 _SOURCE = {
     "_target_": _fixed(TARGET, meaning="the function that reads the data"),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, meaning="folder of the captions", null=True),
     "validation_fraction": _fixed(Number(0, 1, below=True), "share", "of the training images"),
-    "seed": _fixed(SEED, meaning="which images are for validation; of drawn data also what is drawn"),
+    "seed": _fixed(SEED, meaning="which images are for validation; of synthetic data also what is drawn"),
     "layout": _fixed(Choice(("cuhk_pedes", "icfg_pedes", "rstpreid")), meaning="which data set's annotation it is"),
-    "images_per_species": _fixed(Whole(2, 10_000), "images", "drawn birds of each species"),
-    "image_size": _fixed(Whole(32, 4096), "pixels", "side of the drawn pictures"),
-    "identities": _fixed(Whole(6, 1_000_000), "persons", "drawn persons"),
-    "images_per_identity": _fixed(Whole(1, 10_000), "images", "drawn pictures of each person"),
+    "images_per_species": _fixed(Whole(2, 10_000), "images", "synthetic birds of each species"),
+    "image_size": _fixed(Whole(32, 4096), "pixels", "side of the synthetic images"),
+    "identities": _fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),
+    "images_per_identity": _fixed(Whole(1, 10_000), "images", "synthetic images of each person"),
     "download": Key(Flag(), meaning="fetch the data into root if they are not there"),
     "old_classes": _fixed(TEXTS, meaning="class folders that are old", null=True),
     "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share", "of the training images of old classes"),
@@ -147,6 +146,11 @@ _DATA = {
     "text_augmentation": Key(Section(), null=True),
     "text_augmentation.word_deletion": Key(SHARE, "probability"),
     "text_augmentation.back_translation": Key(SHARE, "probability"),
+    "prompts": Key(TEMPLATES, null=True),
+    "whole": _fixed(Text(), null=True),
+    "part_words": _fixed(Section(), null=True),
+    "part_words.*": _fixed(TEXTS, meaning="the words that name that part"),
+    "families": Key(Choice(("last_word", "file")), null=True),
     "monitor": Key(Text("a figure of the validation split")),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
@@ -154,7 +158,7 @@ _DATA = {
     "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share"),
     "download": Key(Flag()),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
-    **{f"discovery.{name}": key for name, key in _SOURCE.items()},
+    **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
 }
 _ENCODER = {
     "image._target_": _fixed(TARGET, meaning="the function that makes the image tower"),
@@ -187,15 +191,6 @@ _ENCODER = {
     "initial_radius": _fixed(POSITIVE, null=True),
     "init": _fixed(FILE, null=True),
 }
-_PATCHES = {
-    "mode": _fixed(Choice(("tokens", "crops", "grid"))),
-    "merge": _fixed(Whole(1, 1000), "patches"),
-    "top": Key(Whole(1, 10_000), "patches"),
-    "grid": _fixed(Whole(1, 64), "cells"),
-    "activation": Key(Choice(("sigmoid", "softmax"))),
-    "word_window": _fixed(Whole(1, 1000), "tokens", null=True),
-    "class_token": _fixed(Flag()),
-}
 _MODEL = {
     "_target_": _fixed(TARGET, meaning="the model's class"),
     "embedding_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the space of images and captions"),
@@ -206,13 +201,23 @@ _MODEL = {
     "learn_curvature": _fixed(Flag(), meaning="whether the curvature is learned"),
     "norm_exponent": _fixed(SHARE),
     "initial_radius": _fixed(POSITIVE, null=True),
-    "space": _fixed(Choice(("lorentz", "cosine")), meaning="that of the key space"),
+    "space": _fixed(Choice(("hyperboloid", "euclidean", "sphere"))),
     "projection_width": _fixed(Whole(1, 1_000_000), "units", "hidden layers of the projection head"),
     "projection_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the features that are contrasted"),
     "temperature": _fixed(TEMPERATURE),
     "clip": _fixed(POSITIVE),
-    "released": _fixed(Flag()),
-    **{name: Key(key.kind, key.unit, f"that of patches.{name}", key.null, key.fixed) for name, key in _PATCHES.items()},
+    "merge": _fixed(Whole(1, 1000), "patches"),
+    "top": Key(Whole(1, 10_000), "patches"),
+    "grid": _fixed(Whole(1, 64), "cells"),
+    "activation": Key(Choice(("sigmoid", "softmax"))),
+    "word_window": _fixed(Whole(1, 1000), "tokens", null=True),
+    "class_token": _fixed(Flag()),
+}
+_PARTS = {
+    "crops": Key(ListOf(Choice(("box", "parts")), "[box,parts]", least=1, most=2, different=True)),
+    "window": Key(
+        ListOf(Number(0, 1, above=True), "[0.3,0.5]", least=2, most=2, ascending=True), "shares of the box"
+    ),
 }
 _LOSS = {
     "contrastive.weight": _weight("weight of the contrast of images and captions"),
@@ -251,7 +256,6 @@ _LOSS = {
     "word_contrast.exclude_class": Key(Flag()),
     "patch_agreement.weight": _weight("weight of BAI's patches"),
     "part_entailment.weight": _weight("weight of images inside the cones of their parts"),
-    "part_entailment.weight_of_mode.*": Key(AT_LEAST_0, meaning="that weight where no other is given, by patches.mode"),
     "part_entailment.apex_floor": Key(Either((Number(0, 0), Number(1, 1000, above=True)))),
     "late_interaction.weight": _weight("weight of words and their nearest patches"),
     "supervised_contrastive.weight": _weight("weight of the contrast of labelled images"),
@@ -277,10 +281,6 @@ _DISCOVERY = {
     "neighbours": _fixed(Whole(1, 65_536), "images"),
     "cached_views": _fixed(Whole(0, 1000, step=2), "views"),
     "maximum_classes": _fixed(Whole(2, 1_000_000), "classes", null=True),
-}
-_MARGINS = {
-    name: Key(key.kind, key.unit, key.meaning)
-    for name, key in ((full.partition(".")[2], key) for full, key in _LOSS.items() if full.startswith("semantic_"))
 }
 _OPTIM = {
     "optimizer._target_": _fixed(TARGET, meaning="a class of torch.optim"),
@@ -322,15 +322,7 @@ def _all(**sections: dict[str, Key]) -> dict[str, Key]:
 TRAIN = {
     **_GENERAL,
     **_all(trainer=_TRAINER, evaluation=_EVALUATION, data=_DATA, encoder=_ENCODER, model=_MODEL, loss=_LOSS),
-    **_all(discovery=_DISCOVERY, optim=_OPTIM, logger=_LOGGER, sms=_MARGINS),
-    "patches.crops": Key(ListOf(Choice(("box", "parts")), "[box,parts]", least=1, most=2, different=True)),
-    "patches.window": Key(
-        ListOf(Number(0, 1, above=True), "[0.3,0.5]", least=2, most=2, ascending=True), "shares of the box"
-    ),
-    **_all(patches=_PATCHES),
-    "bai.weight": Key(AT_LEAST_0),
-    "bai.scope": Key(Choice(("caption", "batch"))),
-    "bai.class_token": _fixed(Flag()),
+    **_all(parts=_PARTS, discovery=_DISCOVERY, optim=_OPTIM, logger=_LOGGER),
 }
 EVALUATE = {
     "run": Key(FOLDER),

@@ -36,7 +36,7 @@ def check_facts(plain: dict) -> None:
         plain: The configuration, resolved; of older versions, too, which lack some keys.
     """
     data, discovering = plain.get("data") or {}, plain.get("task") == "discovery"
-    if discovering and "discovery" not in data:
+    if discovering and "load_discovery" not in data:
         raise UserError("this data set has no split for discovery: choose another, say data=cub or data=birds")
     if not discovering and "load" not in data:
         raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")

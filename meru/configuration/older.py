@@ -1,15 +1,20 @@
-"""Names that keys and targets had in older versions.
+"""Names that keys and targets had in older versions, and what held before a key existed.
 
 Run folders of those versions are read under the new names; whoever types an old name is told the new one.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+
+from meru.configuration.targets import arguments_of
+from meru.files import PROJECT
 
 Names: TypeAlias = tuple  # of a key: a name may hold a dot itself: multipliers of `local.predictor`
 
@@ -23,7 +28,38 @@ MOVED_MODULES = {
     "meru.data.person_search": "meru.data.datasets.person_search",
 }
 # Keys, or sections with all that is in them → their name now.
-RENAMED_KEYS: dict[str, str] = {}
+RENAMED_KEYS: dict[str, str] = {
+    "data.discovery": "data.load_discovery",
+    "space": "model.space",
+    "sms": "loss.semantic_margin",
+    "bai.weight": "loss.word_contrast.weight",
+    "bai.scope": "loss.word_contrast.scope",
+    "bai.class_token": "model.class_token",
+    "patches.crops": "parts.crops",
+    "patches.window": "parts.window",
+    "patches": "model",
+}
+# Keys that no single key has replaced → what to write instead.
+REPLACED_KEYS = {
+    "space": "model.space (hyperboloid for lorentz, sphere for cosine)",
+    "bai.weight": "loss.word_contrast.weight and loss.patch_agreement.weight",
+    "patches.mode": "the model: model=meru_patches for tokens, model=hycoclip for crops, model=meru_grid for grid",
+    "model.mode": "the model: model=meru_patches for tokens, model=hycoclip for crops, model=meru_grid for grid",
+    "model.released": "a model of its own: model=hypgcd_released",
+    "loss.part_entailment.weight_of_mode": "loss.part_entailment.weight",
+}
+SPACES = {"lorentz": "hyperboloid", "cosine": "sphere"}
+# Class with a mode or a switch → what it has become: class, and file in configs/model.
+NEW_MODELS = {
+    ("meru.models.meru_patches.MERUPatches", "crops"): ("meru.models.hycoclip.HyCoCLIP", "hycoclip"),
+    ("meru.models.meru_patches.MERUPatches", "grid"): ("meru.models.meru_grid.MERUGrid", "meru_grid"),
+    ("meru.models.hypgcd.HypGCD", True): ("meru.models.hypgcd_released.HypGCDReleased", "hypgcd_released"),
+}
+# Arguments that models of the section `patches` had, whether their mode had a use for them or not.
+OF_PATCHES = ("merge", "top", "grid", "activation", "word_window", "class_token", "local_logit_scale")
+# Before data sets had prompts, words for parts and families of their own, these held for all of them.
+ONCE_FOR_ALL = PROJECT / "configs" / "data" / "_birds.yaml"
+FAMILIES_BY_NAME = ("load_cub_discovery", "load_birds_discovery")
 
 
 def new_target(target: object) -> object:
@@ -43,14 +79,67 @@ def new_key(key: str) -> str | None:
     return None
 
 
+def replacement(key: str) -> str | None:
+    """What a key of an older version is now, for a person; None if it is not one."""
+    section = key
+    while section and section not in REPLACED_KEYS:
+        section = section.rpartition(".")[0]
+    return REPLACED_KEYS.get(section) or new_key(key)
+
+
 def modernised(config: DictConfig) -> DictConfig:
     """The configuration of a run of any version, under the present names; interpolations stay what they are.
 
     Args:
         config: As read from a file of a run folder.
     """
-    values = {key: _with_new_names(value) for key, value in _leaves(OmegaConf.to_container(config, resolve=False))}
-    return OmegaConf.create(_nested(_with_new_keys(values)))
+    values = _with_new_models(dict(_leaves(OmegaConf.to_container(config, resolve=False))))
+    values = {key: _with_new_names(value) for key, value in values.items()}
+    return OmegaConf.create(_nested(_with_later_keys(_with_new_keys(values))))
+
+
+def _with_later_keys(values: dict[Names, object]) -> dict[Names, object]:
+    """The leaves, and what held when the run began instead of keys of `data` that came later."""
+    if not any(path[0] == "data" and len(path) > 1 for path in values) or ("data", "prompts") in values:
+        return values
+    loader = str(values.get(("data", "load_discovery", "_target_"))).rpartition(".")[2]
+    held = _held_for_all() | {"families": "last_word" if loader in FAMILIES_BY_NAME else "file"}
+    return values | {("data", name): value for name, value in held.items()}
+
+
+@functools.cache
+def _held_for_all() -> dict[str, object]:
+    section = yaml.safe_load(ONCE_FOR_ALL.read_text(encoding="utf-8"))
+    return {name: section[name] for name in ("prompts", "whole", "part_words")}
+
+
+def _with_new_models(values: Mapping[Names, object]) -> dict[Names, object]:
+    """Leaves with the model that a mode or a switch has become, without what it does not take."""
+    values, target = dict(values), values.get(("model", "_target_"))
+    of_model, of_patches = (values.pop((section, "mode"), None) for section in ("model", "patches"))
+    mode = of_patches if of_model in (None, "${patches.mode}") else of_model
+    released = values.pop(("model", "released"), False)
+    if became := NEW_MODELS.get((target, released or mode)):
+        target, choice = became
+        values[("model", "_target_")] = target
+        if ("choices", "model") in values:
+            values[("choices", "model")] = choice
+    for place in (("space",), ("model", "space")):
+        if place in values:
+            values[place] = SPACES.get(values[place], values[place])
+    weights = {key: values.pop(key) for key in list(values) if "weight_of_mode" in key}
+    part_entailment = ("loss", "part_entailment")
+    if "weight_of_mode" in str(values.get((*part_entailment, "weight"))):
+        values[(*part_entailment, "weight")] = weights.get((*part_entailment, "weight_of_mode", mode), 0.0)
+    unused = {(section, name) for section in ("model", "patches", "bai") for name in _not_taken(target)}
+    if target != "meru.models.hycoclip.HyCoCLIP":
+        unused |= {("patches", "crops"), ("patches", "window")}
+    return {key: value for key, value in values.items() if key not in unused}
+
+
+def _not_taken(target: object) -> set[str]:
+    taken = arguments_of(str(target))
+    return set() if taken is None or taken.others else set(OF_PATCHES) - taken.names
 
 
 def _with_new_keys(values: Mapping[Names, object]) -> dict[Names, object]:

@@ -36,7 +36,7 @@ LARGEST = 2**20  # bytes of a configuration
 # Which section may instantiate what: a module, or the modules below it, and the kind of thing.
 TARGETS = {
     "data.load": ("meru.data", "ImageTextData"),
-    "data.discovery": ("meru.data", "DiscoveryData"),
+    "data.load_discovery": ("meru.data", "DiscoveryData"),
     "encoder.image": ("meru.encoders", "ImageEncoder"),
     "encoder.text": ("meru.encoders", "TextEncoder"),
     "logger": ("meru.training.loggers", "object"),

@@ -19,7 +19,7 @@ INTERPOLATIONS = {mode: v2.InterpolationMode(mode) for mode in ("bilinear", "bic
 
 
 def augmentation_pool(image_size: int, *, interpolation: str = "bicubic") -> dict[str, nn.Module]:
-    """What `RandomPicks` may choose from, by name; maps of uint8 `(3, S, S)`."""
+    """The operations that `RandomPicks` chooses from, by name; maps of uint8 `(3, S, S)`."""
     return {
         "colour": v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
         "rotation": v2.RandomRotation(15),
@@ -31,7 +31,7 @@ def augmentation_pool(image_size: int, *, interpolation: str = "bicubic") -> dic
 
 
 class RandomPicks(nn.Module):
-    """Resize to a square, both sides, and apply some of a pool, drawn anew for every image, with replacement.
+    """Resizes an image to a square and applies operations that are drawn from a pool with replacement.
 
     Args:
         image_size: Side S of the result.
@@ -40,7 +40,7 @@ class RandomPicks(nn.Module):
         interpolation: Of the resize and of crops: `bilinear`, TBPS-CLIP's, or `bicubic`.
 
     Raises:
-        UserError: for a name that the pool has not, picks below 0, or another interpolation.
+        UserError: for an unknown name, picks below 0, or another interpolation.
     """
 
     def __init__(self, image_size: int, *, pool: Sequence[str], picks: int = 2, interpolation: str = "bicubic"):
@@ -64,7 +64,7 @@ class RandomPicks(nn.Module):
 
 
 class CaptionAugmentation:
-    """A caption with some of its words left out, or its back-translation in its place.
+    """Leaves out words of a caption, or replaces it by its back-translation.
 
     Args:
         word_deletion: Probability of each word to be left out (Wei and Zou, "EDA", EMNLP 2019); one always stays.
@@ -93,5 +93,5 @@ class CaptionAugmentation:
 
 
 def caption_augmentation(settings: Mapping[str, float] | None) -> CaptionAugmentation | None:
-    """What the configuration's `data.text_augmentation` asks for."""
+    """The augmentation of the configuration's `data.text_augmentation`."""
     return CaptionAugmentation(**settings) if settings else None

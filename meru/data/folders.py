@@ -1,4 +1,4 @@
-"""Finds the folders and files of data sets, where copies differ in what people and their systems did to the names."""
+"""Finds the folders and files of data sets, also in copies whose names people or their systems have changed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def find_folder(
     missing: str | None = None,
     advice: str,
 ) -> Path:
-    """The folder with a file or folder `marker`: `root`, one of those `inside` it, or the only one that holds it.
+    """The folder that holds a file or folder `marker`: `root`, one of those `inside` it, or the only one below.
 
     It may be two levels down, as archives often unpack into a folder of their own.
 
@@ -75,7 +75,7 @@ def find_folder(
 
 
 def inner_path(name: str) -> str | None:
-    """The path inside a folder that a list means by a name: `/` between parts, no detours; None if it leaves it."""
+    """The normalised path inside a folder, with `/` between its parts; None if it leaves the folder."""
     path = name.strip().replace("\\", "/")
     if not path or "\0" in path or path.startswith("/") or re.match(r"[A-Za-z]:", path):
         return None
@@ -127,12 +127,12 @@ class FileFinder:
 
 
 def folded(name: str) -> str:
-    """A name without the differences that other file systems do not see."""
+    """A name without the differences in case and Unicode form that some file systems ignore."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def first_repeated(paths: Iterable[object]) -> tuple[int, int] | None:
-    """Positions of the first two that are the same."""
+    """Positions of the first two equal items, or None."""
     seen: dict[object, int] = {}
     for position, path in enumerate(paths):
         if seen.setdefault(path, position) != position:

@@ -1,4 +1,4 @@
-"""Reads image files: every kind that Pillow knows, the right way up, none larger than allowed.
+"""Reads image files of every kind that Pillow knows, upright, up to a largest size.
 
 torchvision decodes ordinary JPEG, PNG and WebP files, about twice as fast as Pillow, which reads the headers and
 all the others.
@@ -27,15 +27,15 @@ from meru.errors import UserError
 from meru.files import os_error_message
 
 MAXIMUM_PIXELS = 100_000_000
-OR_SKIP = ", or set data.on_error=skip to go on without it"  # the end of what `read_image` says of a picture
-_BYTES_PER_PIXEL, _BYTES_BESIDE = 8, 2**26  # no picture file is larger: 16 bits of four channels, and what goes with it
+OR_SKIP = ", or set data.on_error=skip to go on without it"  # the end of what `read_image` says of an image
+_BYTES_PER_PIXEL, _BYTES_BESIDE = 8, 2**26  # no image file is larger: 16 bits of four channels, and what goes with it
 _BY_TORCHVISION = ("JPEG", "MPO", "PNG", "WEBP")
 _HAS_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what Pillow calls it
-# Trouble that says nothing about the picture, so it must not be skipped for it.
+# Errors of the machine: the image must not be skipped because of them.
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EAGAIN)
 _NOT_READ = ("EPS",)  # Pillow starts Ghostscript for it, a program that the file tells what to do
 
-# What turns a stored picture (…, H, W) the right way up, by the EXIF tag "Orientation".
+# What turns a stored image (…, H, W) the right way up, by the EXIF tag "Orientation".
 _UPRIGHT = {
     2: lambda image: image.flip(-1),
     3: lambda image: image.flip(-1, -2),
@@ -47,16 +47,16 @@ _UPRIGHT = {
 }
 _SIDES_SWAPPED = (5, 6, 7, 8)
 
-# Pictures are compared with `maximum_pixels` here; Pillow's own limit is raised to it and stays behind as a second one.
-# What else it warns of, damaged EXIF and the like, helps none of those who train.
+# Images are compared with `maximum_pixels` here; Pillow's own limit is raised to it and stays behind as a second one.
+# Its other warnings, of damaged EXIF and the like, do not help in training.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor:
-    """Decode an image file, the first picture of it where it has several.
+    """Decode an image file; of several images in it, the first.
 
-    The picture is the one that viewers show: an EXIF orientation is applied. Transparency is dropped; grey, palette and
-    CMYK pictures turn RGB; of 16-bit values the upper 8 bits count; floating-point ones are taken for shares of white
+    The result is what viewers show: an EXIF orientation is applied. Transparency is dropped; grey, palette and
+    CMYK images become RGB; of 16-bit values the upper 8 bits count; floating-point ones are taken for shares of white
     where none is above 1, else for 0 … 255.
 
     Args:
@@ -67,8 +67,8 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
         uint8, shape `(3, height, width)`.
 
     Raises:
-        UserError: the file is missing, no picture, damaged or too large; it is named, and what it is.
-        OSError: the machine has no file handles or memory left, or its disk fails: no fault of the picture.
+        UserError: the file is missing, not an image, damaged or too large; the message names it and says what it is.
+        OSError: the machine has no file handles or memory left, or its disk fails: the image is not to blame.
     """
     content = _content(path, maximum_pixels)
     if size := _plain_jpeg_size(content):
@@ -121,7 +121,7 @@ def check_maximum_pixels(maximum_pixels: object) -> int:
 
 
 def _check_kind_of_file(path: str | Path) -> int:
-    """The size in bytes of an ordinary file; others would be waited for without end."""
+    """The size in bytes of an ordinary file; reading from a pipe or device might never end."""
     try:
         found = os.stat(path)
     except OSError as error:
@@ -142,7 +142,7 @@ def _content(path: str | Path, maximum_pixels: int) -> bytearray:
     size = _check_kind_of_file(path)
     if size > _BYTES_PER_PIXEL * maximum_pixels + _BYTES_BESIDE:
         raise _unreadable(
-            path, f"has {size / 2**20:,.0f} MiB, more than any picture of data.maximum_pixels={maximum_pixels} pixels"
+            path, f"has {size / 2**20:,.0f} MiB, more than any image of data.maximum_pixels={maximum_pixels} pixels"
         )
     try:
         with open(path, "rb") as file:
@@ -172,7 +172,7 @@ def _plain_jpeg_size(content: bytearray) -> tuple[int, int] | None:
 
 
 def _decode(content: bytearray) -> Tensor:
-    """By torchvision; a RuntimeError where it cannot."""
+    """Decode by torchvision; raises RuntimeError where it cannot."""
     image = decode_image(torch.frombuffer(content, dtype=torch.uint8), mode=ImageReadMode.RGB)
     return v2.functional.to_dtype(image, torch.uint8, scale=True)
 
@@ -184,7 +184,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _opened(path: str | Path, content: bytearray | None, maximum_pixels: int) -> Image.Image:
-    """The picture with its header read, from the file or from its content, and found not too large."""
+    """Open the image, from the file or its content, read its header, and check its size."""
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, maximum_pixels)
     try:
@@ -207,11 +207,11 @@ def _check_pixels(path: str | Path, height: int, width: int, maximum_pixels: int
 
 
 def _too_large(found: str, maximum_pixels: int) -> str:
-    return f"has {found} data.maximum_pixels={maximum_pixels}: raise that, or make the picture smaller"
+    return f"has {found} data.maximum_pixels={maximum_pixels}: raise that, or make the image smaller"
 
 
 def _has_late_exif(image: Image.Image, content: bytearray) -> bool:
-    """Whether a PNG has its EXIF behind the picture, where Pillow reads it after decoding only."""
+    """Whether a PNG has its EXIF behind the image, where Pillow reads it after decoding only."""
     if image.format != "PNG" or "exif" in image.info:
         return False
     at = 8
@@ -226,7 +226,7 @@ def _orientation(image: Image.Image) -> int:
     if image.format != "TIFF" and not image.info.keys() & _HAS_EXIF:
         return 1
     try:
-        # Pillow's PNG reader has a `getexif` of its own, which decodes the picture.
+        # Pillow's PNG reader has a `getexif` of its own, which decodes the image.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF says nothing
         return 1
@@ -238,7 +238,7 @@ def _upright(image: Tensor, orientation: int) -> Tensor:
 
 
 def _rgb(image: Image.Image) -> Tensor:
-    """Pillow's picture as uint8 `(3, H, W)`."""
+    """Pillow's image as uint8 `(3, H, W)`."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.nan_to_num(np.asarray(image))
         if image.mode == "F":
@@ -252,7 +252,7 @@ def _rgb(image: Image.Image) -> Tensor:
 
 
 def _what_is_wrong(content: bytearray, error: Exception) -> str:
-    """What a file is that is no picture, or what its reader complained of."""
+    """What a file is that is not an image, or what its reader says."""
     start = bytes(content[:512])
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not content:
@@ -262,21 +262,21 @@ def _what_is_wrong(content: bytearray, error: Exception) -> str:
     if start.startswith(b"/annex/") or b".git/annex/objects" in start:
         return "does not decode, it is a git-annex pointer: run `git annex get`"
     if start.startswith((b"\x00\x05\x16\x07", b"\x00\x05\x16\x00")):
-        return "does not decode, it is an AppleDouble file that macOS left behind, no picture: delete it"
+        return "does not decode, it is an AppleDouble file that macOS left behind, not an image: delete it"
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "does not decode, it is a web page, no picture: fetch it again"
+        return "does not decode, it is a web page, not an image: fetch it again"
     if text.startswith(b"<svg") or b"<svg" in text:
         return "does not decode, it is an SVG drawing, which has no pixels: convert it to PNG"
     if text.startswith((b"<?xml", b"{", b"[")):
-        return "does not decode, it is a text, perhaps a server's error message, no picture: fetch it again"
+        return "does not decode, it is a text, perhaps a server's error message, not an image: fetch it again"
     if start[4:12] in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"):
-        return "does not decode, it is a HEIC picture, which is not read: convert it to JPEG"
+        return "does not decode, it is a HEIC image, which is not read: convert it to JPEG"
     if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
         return "does not decode, it is an EPS drawing, which is not read: convert it to PNG"
     if not any(content):
         return "does not decode, it holds zeros only: its copy was cut off, fetch it again"
     if isinstance(error, UnidentifiedImageError):
-        return "does not decode, it is no picture of a known kind"
+        return "does not decode, it is not an image of a known kind"
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"does not decode ({reason})"
 

@@ -1,14 +1,15 @@
-"""Batches for training and evaluation.
+"""What the data sets of both tasks share: reading images, batches of samples, and passes in order for evaluation.
 
-A training sample is a pure function of (seed, epoch, index), and the order of the samples one of (seed,
-epoch): the number of workers changes nothing, a run resumed at any step sees what it would have seen, and W
-processes with B samples each share out exactly the batch that one process with W·B samples has.
+A training sample is a pure function of (seed, epoch, index), and the order of the samples is one of (seed, epoch): the
+number of workers changes nothing, a resumed run sees what it would have seen, and W processes with B samples each share
+out exactly the batch that one process with W·B samples has. What a sample is: see `meru.data.pairs` and
+`meru.data.discovery.loading`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,11 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from meru.data.augmentation import CaptionAugmentation
 from meru.data.images import MAXIMUM_PIXELS, check_maximum_pixels, read_image
-from meru.data.parts import CropParts, Part
-from meru.data.records import ImageRecord
-from meru.data.sampling import RunBatches, derived_seed
+from meru.data.records import Images
 from meru.data.workers import TIMEOUT, Loader, loader_options
 from meru.errors import UserError
 from meru.files import os_error_message
@@ -28,7 +26,6 @@ from meru.files import os_error_message
 log = logging.getLogger("meru")
 
 Batch = dict[str, Tensor]
-Tokenize = Callable[[str], Tensor]  # caption → int64 (L,), start-of-text … end-of-text
 
 
 def reading_options(section: Mapping) -> dict[str, str | int]:
@@ -40,7 +37,7 @@ def reading_options(section: Mapping) -> dict[str, str | int]:
 
 
 def read_or_skip(path: Path, *, on_error: str = "raise", maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor | None:
-    """The picture as uint8 `(3, H, W)`; None where it does not decode and `on_error` is `skip`."""
+    """The image as uint8 `(3, H, W)`; None where it does not decode and `on_error` is `skip`."""
     try:
         return read_image(path, maximum_pixels=maximum_pixels)
     except UserError:
@@ -50,14 +47,14 @@ def read_or_skip(path: Path, *, on_error: str = "raise", maximum_pixels: int = M
 
 
 def check_decoding(splits: Mapping[str, Sequence[Path]], **reading) -> None:
-    """See before a run that an image of each split decodes: in most cases the first one is all that is read.
+    """Check before a run that an image of each split decodes; in most cases only the first one is read.
 
     Args:
         splits: Image files by the name of their split; it may have none.
         reading: `on_error` and `maximum_pixels`. Where errors are not skipped, the first image has to decode.
 
     Raises:
-        UserError: there are training images and none of them decodes; of other splits this is only said.
+        UserError: there are training images and none of them decodes; for other splits this is a warning.
     """
     for name, paths in splits.items():
         if paths and all(read_or_skip(path, **reading) is None for path in paths):
@@ -67,12 +64,26 @@ def check_decoding(splits: Mapping[str, Sequence[Path]], **reading) -> None:
             log.warning("%s", message)
 
 
-class _Images(Dataset):
-    """What both data sets share: records, a transform, and what becomes of an image that does not decode."""
+class ImageDataset(Dataset):
+    """Images, what is known about each, a transform, and what to do about an image that does not decode.
+
+    Subclasses say what a sample is.
+
+    Args:
+        images: Files, or uint8 `(n, 3, H, W)`.
+        known: What a sample says about its image, such as its class: tensors `(n,)` by name.
+        transform: uint8 `(3, H, W)` → uint8 `(3, S, S)`.
+        on_error: What to do about an image that does not decode: `raise`, or `skip`.
+        maximum_pixels: Larger images count as ones that do not decode, see `read_image`.
+
+    Raises:
+        UserError: for another `on_error`, or a limit that is no whole number above 0.
+    """
 
     def __init__(
         self,
-        records: Sequence,
+        images: Images,
+        known: Mapping[str, Tensor],
         *,
         transform: nn.Module,
         on_error: str = "raise",
@@ -80,16 +91,16 @@ class _Images(Dataset):
     ):
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error}: it must be raise or skip")
-        self.records = records
+        self.images, self.known = images, known
         self.transform = transform
         self.on_error = on_error
         self.maximum_pixels = check_maximum_pixels(maximum_pixels)
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.images)
 
     def __getitems__(self, keys: list) -> list[Batch] | UserError:
-        # Handed on as a value: raised in a worker, it would reach the user wrapped in a traceback.
+        # Returned as a value: raised in a worker, it would reach the user wrapped in a traceback.
         try:
             return [self[key] for key in keys]
         except UserError as error:
@@ -99,115 +110,72 @@ class _Images(Dataset):
                 raise
             return UserError(os_error_message(error), exit_code=1)
 
-    def _decode(self, index: int) -> Tensor | None:
-        """The picture as uint8 `(3, H, W)`, or None where it is to be skipped."""
-        return read_or_skip(self._path(index), on_error=self.on_error, maximum_pixels=self.maximum_pixels)
+    def decode(self, index: int) -> Tensor | None:
+        """The image as uint8 `(3, H, W)`, or None where it is skipped."""
+        if isinstance(self.images, Tensor):
+            return self.images[index]
+        return read_or_skip(self.images[index], on_error=self.on_error, maximum_pixels=self.maximum_pixels)
 
-    def _path(self, index: int) -> Path:
-        return self.records[index].path
+    def decode_from(self, index: int) -> tuple[int, int, Tensor]:
+        """The first image from `index` on that decodes: its index, how many before it do not decode, and itself.
 
-    def _decode_from(self, index: int) -> tuple[int, int, Tensor]:
-        """The first index from `index` on whose picture decodes, how many before it do not, and the picture."""
-        for skipped in range(len(self.records)):
-            chosen = (index + skipped) % len(self.records)
-            if (image := self._decode(chosen)) is not None:
+        So a training batch keeps its size when images are skipped.
+
+        Raises:
+            UserError: if no image decodes.
+        """
+        for skipped in range(len(self)):
+            chosen = (index + skipped) % len(self)
+            if (image := self.decode(chosen)) is not None:
                 return chosen, skipped, image
         raise UserError(
-            f"none of the {len(self.records)} training images decodes, {self._path(0)} the first: restore the images",
+            f"none of the {len(self)} training images decodes, {self.images[0]} the first: restore the images",
             exit_code=1,
         )
 
-
-class TrainingPairs(_Images):
-    """Augmented photographs, each with one of its captions drawn at random; the key is `(epoch, index)`.
-
-    Args:
-        records: The training split.
-        transform: uint8 `(3, H, W)` → uint8 `(3, S, S)`, drawing from torch's default generator.
-        tokenize: Caption → int64 `(L,)`.
-        seed: Seed of the captions drawn and of the augmentation.
-        on_error: What to do about an image that does not decode: `raise`, or `skip`, which takes the next
-            record that does, so that batches keep their size.
-        maximum_pixels: Larger images count as ones that do not decode, see `read_image`.
-        parts: Draws a part of every picture; None: pictures and captions only.
-        augment_text: Changes captions; None: they stay as they are.
-    """
-
-    def __init__(
-        self,
-        records: Sequence[ImageRecord],
-        *,
-        transform: nn.Module,
-        tokenize: Tokenize,
-        seed: int,
-        on_error: str = "raise",
-        maximum_pixels: int = MAXIMUM_PIXELS,
-        parts: CropParts | None = None,
-        augment_text: CaptionAugmentation | None = None,
-    ):
-        super().__init__(records, transform=transform, on_error=on_error, maximum_pixels=maximum_pixels)
-        self.tokenize = tokenize
-        self.seed = seed
-        self.parts = parts
-        self.augment_text = augment_text
-
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, index = key
-        chosen, skipped, image = self._decode_from(index)
-        record = self.records[chosen]
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would reset the generator of the GPU too when there are no workers.
-            torch.default_generator.manual_seed(derived_seed(self.seed, "sample", epoch, index))
-            number = int(torch.randint(len(record.captions), ()))
-            caption = self.augment_text(record, number) if self.augment_text else record.captions[number]
-            sample = {"image": self.transform(image).contiguous(), "tokens": self.tokenize(caption)}
-            if self.parts:
-                height, width = image.shape[1:]
-                part = self.parts(record, height=height, width=width, caption=caption)
-                sample |= self._part_of(image, part)
-        return {
-            **sample,
-            "class_index": torch.tensor(record.class_index),
-            "image_index": torch.tensor(chosen),
-            "skipped": torch.tensor(skipped),
-        }
-
-    def _part_of(self, image: Tensor, part: Part | None) -> Batch:
-        """What `HyCoCLIP` takes of a part; the whole picture, not to be learned from, where there is none."""
-        if part is not None:
-            left, top, width, height = part.window
-            image = image[:, top : top + height, left : left + width]
-        return {
-            "part_image": self.transform(image).contiguous(),
-            "part_tokens": self.tokenize(part.phrase if part is not None else ""),
-            "has_part": torch.tensor(part is not None),
-            "has_part_text": torch.tensor(part is not None and part.phrase != ""),
-        }
+    def facts(self, index: int, *, skipped: int | bool) -> Batch:
+        """What a sample says besides its image: `known`, `image_index` and `skipped`."""
+        known = {name: values[index] for name, values in self.known.items()}
+        return {**known, "image_index": torch.tensor(index), "skipped": torch.tensor(skipped)}
 
 
-class EvaluationImages(_Images):
-    """Photographs in order, without captions; `skip` leaves out those that do not decode."""
+class OrderedImages(ImageDataset):
+    """Every image by its index, transformed; `skip` leaves out those that do not decode."""
 
     def __getitem__(self, index: int) -> Batch:
-        image = self._decode(index)
+        image = self.decode(index)
         skipped = image is None
         if skipped:
-            image = torch.zeros(3, 1, 1, dtype=torch.uint8)  # a place holder that collate_images takes out
-        return {
-            "image": self.transform(image).contiguous(),
-            "class_index": torch.tensor(self.records[index].class_index),
-            "image_index": torch.tensor(index),
-            "skipped": torch.tensor(skipped),
-        }
+            image = torch.zeros(3, 1, 1, dtype=torch.uint8)  # a placeholder that collate_images removes
+        return {"image": self.transform(image).contiguous(), **self.facts(index, skipped=skipped)}
+
+
+def ordered_loader(
+    images: Images,
+    known: Mapping[str, Tensor],
+    *,
+    batch_size: int,
+    workers: int = 2,
+    timeout: float = TIMEOUT,
+    **options,
+) -> DataLoader:
+    """Every image once and in order, in batches of `collate_images`.
+
+    Args:
+        images, known, options: As for `OrderedImages`.
+        batch_size: Of all batches but the last.
+        workers, timeout: As for `loader_options`.
+    """
+    data = OrderedImages(images, known, **options)
+    return Loader(data, batch_size=batch_size, collate_fn=collate_images, **loader_options(workers, timeout))
 
 
 def collate(samples: list[Batch] | UserError) -> Batch | UserError:
     """Training samples as one batch.
 
     Returns:
-        `image` uint8 `(B, 3, S, S)`; `tokens` int64 `(B, L)`, padded with 0 to the longest caption;
-        `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the images replaced. With parts also
-        `part_image` and `part_tokens`, of the same kinds, and `has_part` and `has_part_text`, bool `(B,)`.
+        Every tensor of the samples stacked, `(B, …)`; those of token ids, whose names end in `tokens`, are padded with
+        0 to the longest caption, `(B, L)`. `skipped` is the number of images that were replaced, int64 `()`.
     """
     if isinstance(samples, UserError):
         return samples
@@ -227,63 +195,3 @@ def collate_images(samples: list[Batch] | UserError) -> Batch | UserError:
     names = (name for name in samples[0] if name != "skipped")
     columns = {name: torch.stack([sample[name] for sample in samples])[~skipped] for name in names}
     return {**columns, "skipped": skipped.sum()}
-
-
-def training_loader(
-    records: Sequence[ImageRecord],
-    *,
-    transform: nn.Module,
-    tokenize: Tokenize,
-    batch_size: int,
-    seed: int,
-    total_steps: int,
-    start_step: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    workers: int = 2,
-    timeout: float = TIMEOUT,
-    on_error: str = "raise",
-    maximum_pixels: int = MAXIMUM_PIXELS,
-    parts: CropParts | None = None,
-    augment_text: CaptionAugmentation | None = None,
-) -> DataLoader:
-    """Batches (see `collate`) of this process from `start_step` to `total_steps`, through all epochs.
-
-    Steps count batches; `steps_per_epoch` says how many make an epoch. With accumulation several of them make
-    one step of the optimizer. The arguments are those of `TrainingPairs` and `RunBatches`.
-    """
-    data = TrainingPairs(
-        records,
-        transform=transform,
-        tokenize=tokenize,
-        seed=seed,
-        on_error=on_error,
-        maximum_pixels=maximum_pixels,
-        parts=parts,
-        augment_text=augment_text,
-    )
-    batches = RunBatches(
-        length=len(records),
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        start_step=start_step,
-        total_steps=total_steps,
-    )
-    return Loader(data, batch_sampler=batches, collate_fn=collate, **loader_options(workers, timeout))
-
-
-def evaluation_loader(
-    records: Sequence[ImageRecord],
-    *,
-    transform: nn.Module,
-    batch_size: int,
-    workers: int = 2,
-    timeout: float = TIMEOUT,
-    on_error: str = "raise",
-    maximum_pixels: int = MAXIMUM_PIXELS,
-) -> DataLoader:
-    """Every record once and in order (see `collate_images`); `image_index` is the place in `records`."""
-    data = EvaluationImages(records, transform=transform, on_error=on_error, maximum_pixels=maximum_pixels)
-    return Loader(data, batch_size=batch_size, collate_fn=collate_images, **loader_options(workers, timeout))

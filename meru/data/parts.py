@@ -1,15 +1,14 @@
-"""Parts of birds: the words that name them, the phrases about them, and the windows that show them.
+"""Parts of what an image shows: the words that name them, the phrases about them, and the windows that show them.
 
 Crops of an image with phrases of its captions are what HyCoCLIP learns from (Pal et al., "Compositional Entailment
-Learning for Hyperbolic Vision-Language Models", ICLR 2025); there they come with the data set, here from CUB's
-bounding boxes and part key-points.
+Learning for Hyperbolic Vision-Language Models", ICLR 2025). There they come with the data set, here from bounding boxes
+and part key-points. Which words name which part is said by the data set's configuration.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,20 +18,9 @@ from meru.data.records import ImageRecord
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 
-WHOLE = "bird"
-# Word in a caption → part; CUB's part names without "left" and "right".
-PART_OF_WORD = {
-    "bill": "beak", "bills": "beak", "beak": "beak", "beaks": "beak",
-    "crown": "crown", "forehead": "forehead",
-    "eye": "eye", "eyes": "eye",
-    "throat": "throat", "breast": "breast", "belly": "belly", "back": "back", "nape": "nape",
-    "wing": "wing", "wings": "wing",
-    "leg": "leg", "legs": "leg",
-    "tail": "tail",
-}  # fmt: skip
 # A noun phrase does not reach across these.
 _BOUNDARIES = {
-    *("a", "an", "the", "this", "that", "these", "those", "its", "it", "it's", "his", "her", "bird's"),
+    *("a", "an", "the", "this", "that", "these", "those", "its", "it", "it's", "his", "her"),
     *("and", "or", "but", "with", "has", "have", "had", "having", "is", "are", "was", "were", "which", "who"),
     *("of", "on", "in", "at", "to", "from", "for", "by", "as", "than", "around", "near", "over", "under", "above"),
     *("below", "along", "between", "while", "where", "there", "also", "very", "mostly"),
@@ -41,7 +29,7 @@ _BE = ("is", "are")
 
 
 class Part(NamedTuple):
-    """A part of a picture, or the whole bird in it.
+    """A part of an image, or the box around the whole of what it shows.
 
     Args:
         window: Left, top, width and height, whole pixels inside the image.
@@ -52,52 +40,82 @@ class Part(NamedTuple):
     phrase: str
 
 
-@cache
-def part_phrases(caption: str) -> dict[str, str]:
-    """The noun phrases of a caption that name a part or the bird: part → its first phrase, as in the caption.
+class PartWords:
+    """The words by which captions name what an image shows, and its parts.
 
-    "this bird has a long orange bill and its throat is red." gives
-    {"bird": "bird", "beak": "long orange bill", "throat": "throat is red"}.
+    Args:
+        whole: The noun for all of it, such as "bird"; "" if captions have none.
+        parts: Part, without its side, → the words that name it.
     """
-    phrases: dict[str, str] = {}
-    for clause in re.split(r"[^a-z' -]+", caption.lower()):
-        words = re.findall(r"[a-z']+", clause)
-        for position, word in enumerate(words):
-            part = WHOLE if word == WHOLE else PART_OF_WORD.get(word)
-            if part is None:
-                continue
-            start = position
-            while start and words[start - 1] not in _BOUNDARIES and words[start - 1] not in PART_OF_WORD:
-                start -= 1
-            end = position + 1
-            if start == position and part != WHOLE and words[end : end + 1] and words[end] in _BE:
-                end += 1  # what it is follows
-                while end < len(words) and words[end] not in _BOUNDARIES:
-                    end += 1
-            phrases.setdefault(part, " ".join(words[start:end]))
-    return phrases
+
+    def __init__(self, whole: str, parts: Mapping[str, Sequence[str]]):
+        self.whole = whole
+        self.part_of = {word: part for part, words in parts.items() for word in words}
+        self._phrases: dict[str, dict[str, str]] = {}
+
+    @classmethod
+    def of(cls, section: Mapping) -> PartWords:
+        """Those of a configuration's `data`: its keys `whole` and `part_words`."""
+        return cls(section["whole"] or "", section["part_words"] or {})
+
+    def naming(self, part: str) -> list[str]:
+        """The words that name a part."""
+        return [word for word, named in self.part_of.items() if named == part]
+
+    def phrases(self, caption: str) -> dict[str, str]:
+        """The noun phrases of a caption that name a part or the whole: name → its first phrase, as in the caption.
+
+        "this bird has a long orange bill and its throat is red." gives, with words for birds,
+        {"bird": "bird", "beak": "long orange bill", "throat": "throat is red"}.
+        """
+        if caption not in self._phrases:
+            self._phrases[caption] = self._found(caption)
+        return self._phrases[caption]
+
+    def _found(self, caption: str) -> dict[str, str]:
+        phrases: dict[str, str] = {}
+        for clause in re.split(r"[^a-z' -]+", caption.lower()):
+            words = re.findall(r"[a-z']+", clause)
+            for position, word in enumerate(words):
+                part = self.whole if word == self.whole else self.part_of.get(word)
+                if part is None:
+                    continue
+                start = position
+                while start and not self._ends(words[start - 1]):
+                    start -= 1
+                end = position + 1
+                if start == position and part != self.whole and words[end : end + 1] and words[end] in _BE:
+                    end += 1  # what it is follows
+                    while end < len(words) and words[end] not in _BOUNDARIES and words[end] != f"{self.whole}'s":
+                        end += 1
+                phrases.setdefault(part, " ".join(words[start:end]))
+        return phrases
+
+    def _ends(self, word: str) -> bool:
+        """Whether a noun phrase begins after this word."""
+        return word in _BOUNDARIES or word in self.part_of or word == f"{self.whole}'s"
 
 
 def plain_part(name: str) -> str:
-    """CUB's part name without its side: "left wing" → "wing"."""
+    """The name of a part without its side: "left wing" → "wing"."""
     return name.rpartition(" ")[2]
 
 
 def part_places(
     records: Sequence[ImageRecord], transform: EvaluationTransform, *, maximum_pixels: int = MAXIMUM_PIXELS
 ) -> tuple[list[dict[str, torch.Tensor]], list[tuple[float, float]]]:
-    """Where the parts of every record and the centre of its box are in the picture that the model sees.
+    """Where the parts of every record and the centre of its box are in the image that the model sees.
 
     Returns:
-        For every record: part (without its side) → `(k, 2)`, and the centre; shares of the picture's width and
+        For every record: part (without its side) → `(k, 2)`, and the centre; shares of that image's width and
         height. Parts that the transform cuts off, and all those of an unreadable image, are left out; without a box
-        the centre is that of the picture.
+        the centre is that of the image.
     """
     places, centres = [], []
     for record in records:
         try:
             height, width = image_size(record.path, maximum_pixels=maximum_pixels)
-        except UserError:  # whoever loads the picture complains of it, or is told to skip it
+        except UserError:  # whoever loads the image raises it, or is told to skip it
             places.append({})
             centres.append((0.5, 0.5))
             continue
@@ -118,9 +136,10 @@ def part_places(
 
 
 class CropParts:
-    """Draws one part of a picture at a time: the bird's bounding box, or a window around a visible part.
+    """Draws one part of an image at a time: the bounding box, or a window around a visible part.
 
     Args:
+        words: Which phrases of captions are about it.
         crops: Which of `box` and `parts` to draw from; every box and every visible part is as likely.
         window: Least and greatest side of a part's window, as a share of the longer side of the box.
 
@@ -130,15 +149,15 @@ class CropParts:
 
     KINDS = ("box", "parts")
 
-    def __init__(self, *, crops: Sequence[str] = KINDS, window: Sequence[float] = (0.3, 0.5)):
+    def __init__(self, words: PartWords, *, crops: Sequence[str] = KINDS, window: Sequence[float] = (0.3, 0.5)):
         if not crops or set(crops) - set(self.KINDS):
-            raise UserError(f"patches.crops={list(crops)}: choose from {', '.join(self.KINDS)}")
+            raise UserError(f"parts.crops={list(crops)}: choose from {', '.join(self.KINDS)}")
         if not 0 < window[0] <= window[1] <= 1:
-            raise UserError(f"patches.window={list(window)}: give two shares, 0 < least <= greatest <= 1")
-        self.crops, self.window = tuple(crops), tuple(window)
+            raise UserError(f"parts.window={list(window)}: give two shares, 0 < least <= greatest <= 1")
+        self.words, self.crops, self.window = words, tuple(crops), tuple(window)
 
     def check(self, records: Sequence[ImageRecord], root: str) -> None:
-        """See that the data have what is to be drawn from.
+        """Check that the data have what parts are drawn from.
 
         Raises:
             UserError: if no record has a box, or none a visible part; it names the missing file.
@@ -148,27 +167,27 @@ class CropParts:
         for kind in self.crops:
             if not have[kind]:
                 others = [other for other in self.KINDS if have[other]]
-                instead = f"patches.crops=[{others[0]}], " if others else ""
+                instead = f"parts.crops=[{others[0]}], " if others else ""
                 raise UserError(
-                    f"patches.mode=crops needs {files[kind]}, which {root} lacks (or which tells of no "
-                    f"visible one): restore it, or choose {instead}patches.mode=tokens or patches.mode=grid"
+                    f"model=hycoclip needs {files[kind]}, which {root} lacks (or which tells of no visible one): "
+                    f"restore it, or choose {instead}model=meru_patches or model=meru_grid"
                 )
 
     def __call__(self, record: ImageRecord, *, height: int, width: int, caption: str) -> Part | None:
-        """One part of a picture of `height` × `width` pixels, drawn with torch's default generator.
+        """One part of an image of `height` × `width` pixels, drawn with torch's default generator.
 
         Its phrase comes from `caption`, else from another caption of the image, else from what its class looks like.
 
         Returns:
-            None where the picture has nothing to draw from.
+            None where the image has nothing to draw from.
         """
-        choices = list(record.parts) if "parts" in self.crops else []
+        choices: list[str | None] = list(record.parts) if "parts" in self.crops else []
         if "box" in self.crops and record.box is not None:
-            choices.append(WHOLE)
+            choices.append(None)  # the whole
         if not choices:
             return None
         chosen = choices[int(torch.randint(len(choices), ()))]
-        if chosen == WHOLE:
+        if chosen is None:
             left, top, box_width, box_height = record.box
             edges = (left, top, left + box_width, top + box_height)
         else:
@@ -177,18 +196,17 @@ class CropParts:
             least, greatest = self.window
             half = float(least + (greatest - least) * torch.rand(())) * extent / 2
             edges = (x - half, y - half, x + half, y + half)
-        part = plain_part(chosen)
+        part = self.words.whole if chosen is None else plain_part(chosen)
         return Part(_inside(edges, height, width), self._phrase(record, part, caption))
 
-    @staticmethod
-    def _phrase(record: ImageRecord, part: str, caption: str) -> str:
-        own = part_phrases(caption).get(part)
+    def _phrase(self, record: ImageRecord, part: str, caption: str) -> str:
+        own = self.words.phrases(caption).get(part)
         if own:
             return own
-        others = [phrases[part] for phrases in map(part_phrases, record.captions) if part in phrases]
+        others = [phrases[part] for phrases in map(self.words.phrases, record.captions) if part in phrases]
         if others:
             return others[int(torch.randint(len(others), ()))]
-        for word in (word for word, named in PART_OF_WORD.items() if named == part):
+        for word in self.words.naming(part):
             if word in record.colours:
                 return f"{record.colours[word]} {word}"
         return ""

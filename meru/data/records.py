@@ -1,21 +1,26 @@
-"""What a data set is to everything else: records of images with captions, in three splits."""
+"""Records of images with captions, in three splits: what every image–text data set is read into."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from torch import Tensor
+
+Images = Sequence[Path] | Tensor  # files, or uint8 (n, 3, H, W) of a data set that keeps its images in memory
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One photograph and all that is said about it.
+    """One image and all that is known about it.
 
     Attributes:
         path: The image file.
         class_index: Position of its class in `ImageTextData.class_names`; of persons, the number of the identity.
         captions: At least one sentence.
-        box: Bounding box of the bird `(x, y, width, height)`, or None. It is in pixels of the picture as viewers show
-            it, and annotation tools: where a file says by EXIF that it lies on its side, of the turned picture.
+        box: Bounding box of what it shows, `(x, y, width, height)`, or None. In pixels of the image as viewers show
+            it, and annotation tools: where a file says by EXIF that it lies on its side, of the turned image.
         parts: Visible parts only, name → `(x, y)` in the same pixels.
         colours: Part → colour, of its class: see `meru.data.datasets.cub.class_attributes`. Empty where it has none.
         back_translations: Captions translated to another language and back, one for each of `captions`; or none.

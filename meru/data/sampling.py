@@ -1,6 +1,6 @@
-"""Which samples a training step has: a pure function of the seed and the step, whatever the number of workers.
+"""The samples of a training step: a pure function of the seed and the step, whatever the number of workers.
 
-And of the number of processes, which share out one batch: see `BatchPlan`.
+Several processes share out one batch: see `BatchPlan`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RunBatches(Sampler[list[tuple[int, int]]]):
         batch_size: Samples of one process in one step.
         seed: Seed of the order.
         rank, world_size: This process, and how many there are.
-        start_step, total_steps: First step to give and the one to stop before, counted over the whole run.
+        start_step, total_steps: The first step, and the one to stop before, counted over the whole run.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Reads the lists and captions of data sets, as Windows, Macs and others write them."""
+"""Reads the lists and captions of data sets, in the encodings and line ends of any system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: str | Path) -> str:
-    """A text in UTF-8, or in UTF-16 with its mark; lines end in LF, whatever they end in there.
+    """The text of a file in UTF-8, or in UTF-16 with its mark, with LF at the ends of lines.
 
     Raises:
         UserError: the file is missing, no ordinary file, or in another encoding; it is named.
@@ -44,7 +44,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: Path) -> object:
-    """What a JSON file holds; of JSON Lines, a value a line, the list of them.
+    """The value in a JSON file; of JSON Lines, the list of values.
 
     Raises:
         UserError: as `read_text`; or the file is no JSON.

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from meru.data.images import read_image as read_image
 from meru.errors import UserError
 
 BICUBIC = v2.InterpolationMode.BICUBIC
@@ -25,7 +24,7 @@ def training_transform(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: bool = True,
 ) -> nn.Module:
-    """A random crop resized to a square, and a mirror image half of the time.
+    """A random crop resized to a square and, half of the time, mirrored.
 
     Args:
         image_size: Side S of the result.
@@ -41,7 +40,7 @@ def training_transform(
 
 
 class EvaluationTransform(nn.Module):
-    """Short side to `image_size` and the centre of the rest; with `squash` both sides, nothing cut off.
+    """Resizes the short side to `image_size` and keeps the centre; with `squash`, resizes both sides without cutting.
 
     Maps uint8 `(3, H, W)` to uint8 `(3, S, S)`, and can be pickled. With `crop_share` below 1 sides become so much
     longer that the centre, S × S, is that share of the short one.
@@ -74,7 +73,7 @@ class EvaluationTransform(nn.Module):
 
 
 class Transforms(NamedTuple):
-    """What becomes of a decoded image before the model: maps from uint8 `(3, H, W)` to uint8 `(3, S, S)`.
+    """Transforms of a decoded image before the model: maps from uint8 `(3, H, W)` to uint8 `(3, S, S)`.
 
     Attributes:
         training: With random augmentation, drawn from torch's default generator.

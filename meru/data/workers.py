@@ -1,4 +1,4 @@
-"""The processes that read images: every wait for them has an end, and what befell one is one line."""
+"""Processes that read images: every wait for them has a limit, and the failure of one is reported in one line."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SHARED_MEMORY = "/dev/shm"
 TIMEOUT = 600.0  # seconds for a batch; a slow disk gives one in a few
 POLL = 1.0
 PATIENCE = 5.0  # seconds for a batch once a signal came
-# What a worker ends with when it cannot hand over a batch.
-_NO_SHARED_MEMORY, _NO_FILES, _NOT_HANDED_OVER = 101, 102, 103
+# Exit codes of a worker that cannot send a batch.
+_NO_SHARED_MEMORY, _NO_FILES, _NOT_SENT = 101, 102, 103
 _FILES = (
     "too many open files: batches from workers need some: raise the limit (`ulimit -n 4096`), lower data.workers, or "
     "set data.workers=0"
@@ -37,9 +37,9 @@ _FILES = (
 
 
 class Loader(DataLoader):
-    """A DataLoader that ends with a `UserError` whatever becomes of its workers.
+    """A DataLoader that ends with a `UserError` however its workers fail.
 
-    A batch that is a `UserError`, as data sets hand on what a user has to put right, is raised.
+    A batch that is a `UserError` is raised: data sets return one for what the user has to correct.
 
     Args:
         wait: Seconds for a batch of workers; 0: for ever.
@@ -73,7 +73,7 @@ class Loader(DataLoader):
                 worker.kill()
 
     def _started(self) -> Iterator:
-        """The batches of torch's loader, its workers started."""
+        """The batches of torch's loader, after starting its workers."""
         main = threading.current_thread() is threading.main_thread()
         handler = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
         try:
@@ -110,13 +110,13 @@ class Loader(DataLoader):
             except (RuntimeError, OSError, EOFError) as error:
                 text = str(error)
                 if "DataLoader timed out" not in text and not watch.expired:
-                    message = _befell(workers, text, error)
+                    message = _failure(workers, text, error)
                     if message is None:
                         raise
                     raise UserError(message, exit_code=1) from error
             if (asked := stopping.requested()) is not None and asked > PATIENCE:
                 stopping.stop_here()
-            if not watch.expired and (message := _befell(workers, "", None)):
+            if not watch.expired and (message := _failure(workers, "", None)):
                 raise UserError(message, exit_code=1)
             if watch.expired or (self.wait and time.monotonic() - began > self.wait):
                 raise UserError(
@@ -128,9 +128,9 @@ class Loader(DataLoader):
 
 
 class _Watch:
-    """Kills the workers when the main process gets stuck in receiving from one that stands still half-way.
+    """Kills the workers when the main process gets stuck receiving from one that has stopped half-way.
 
-    A batch is handed over by a connection to the worker, on which the main process waits without a limit.
+    A batch comes through a connection to the worker, on which the main process waits without a limit.
     """
 
     def __init__(self, workers: list[multiprocessing.Process]):
@@ -140,12 +140,12 @@ class _Watch:
             threading.Thread(target=self._run, daemon=True).start()
 
     def expect(self, wait: float) -> None:
-        """From now on a batch is waited for, at most so many seconds; 0: for ever."""
+        """Start waiting for a batch, at most `wait` seconds; 0: for ever."""
         self.wait = wait
         self.began = self.began or time.monotonic()
 
     def rest(self) -> None:
-        """It has come."""
+        """The batch has come: stop waiting."""
         self.began = None
 
     def _run(self) -> None:
@@ -162,7 +162,7 @@ class _Watch:
 
 
 class EpochwiseLoader:
-    """A loader an epoch, made when the last batch of the one before has been used.
+    """A loader for each epoch, made when the last batch of the one before has been used.
 
     Workers that read ahead into the next epoch would have its neighbours found by a model that is not there yet.
     """
@@ -187,7 +187,7 @@ def worker_options(section: Mapping) -> dict[str, int | float]:
 
 
 def loader_options(workers: int, timeout: float) -> dict:
-    """What all loaders have in common: `workers` processes, and `timeout` seconds to wait for a batch of theirs."""
+    """Options of every loader: `workers` processes, and at most `timeout` seconds of waiting for a batch of theirs."""
     return {
         "num_workers": workers,
         "wait": timeout,
@@ -200,11 +200,11 @@ def loader_options(workers: int, timeout: float) -> dict:
     }
 
 
-# ---------------------------------------------------------------- what befell a worker
+# ---------------------------------------------------------------- how a worker failed
 
 
-def _befell(workers: list[multiprocessing.Process], text: str, error: BaseException | None) -> str | None:
-    """One line about a worker that died, or about an error met in receiving from one; None for anything else."""
+def _failure(workers: list[multiprocessing.Process], text: str, error: BaseException | None) -> str | None:
+    """One line about a worker that died, or about an error while receiving from one; None for anything else."""
     if error is not None:
         time.sleep(0.1)  # a worker that is about to die is dead then
     codes = [worker.exitcode for worker in workers if worker.exitcode]
@@ -257,7 +257,7 @@ def _is_about_shared_memory(text: str) -> bool:
 
 
 def _prepare_worker(worker: int) -> None:
-    # torch prints what the thread met that hands batches over, and the main process would wait for ever.
+    # torch prints an error in the thread that sends batches, and the main process would wait for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_because)
     if not _ON_LINUX:
         return
@@ -271,7 +271,7 @@ def _prepare_worker(worker: int) -> None:
 
 
 def _obey_main_process(main: int) -> None:
-    """End when the main process says so, or is gone: also a worker that waits for a disk."""
+    """End when the main process asks for it or is gone, also while waiting for a disk."""
     while os.getppid() == main:
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
         if received and received.si_pid == main:
@@ -280,11 +280,11 @@ def _obey_main_process(main: int) -> None:
 
 
 def _end_because(error: Exception, batch: object) -> None:
-    """End a worker whose batch cannot be handed over, with an exit code that says why."""
+    """End a worker whose batch cannot be sent, with an exit code that says why."""
     text = str(error)
     if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
         os._exit(_NO_FILES)
     if _is_about_shared_memory(text):
         os._exit(_NO_SHARED_MEMORY)
     traceback.print_exception(error)
-    os._exit(_NOT_HANDED_OVER)
+    os._exit(_NOT_SENT)

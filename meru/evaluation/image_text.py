@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from meru.geometry.all_pairs import exact_product
 from meru.metrics.retrieval import image_text_retrieval
-from meru.metrics.zero_shot import PROMPT_TEMPLATES, class_prompts, zero_shot_metrics
+from meru.metrics.zero_shot import class_prompts, zero_shot_metrics
 
 BatchTokenizer = Callable[[list[str]], Tensor]  # captions → int64 (B, L), padded with 0
 
@@ -64,8 +64,8 @@ def evaluate_image_text(
     class_names: Sequence[str],
     tokenizer: BatchTokenizer,
     device: torch.device,
+    templates: Sequence[str],
     captions_per_image: int | None = None,
-    templates: Sequence[str] = PROMPT_TEMPLATES,
     class_kind: str = "class",
 ) -> dict[str, float]:
     """Retrieval both ways at image and class level, and classification without training a classifier.
@@ -86,7 +86,7 @@ def evaluate_image_text(
         tokenizer: Captions to padded token ids.
         device: Where the model is.
         captions_per_image: Use the first so many captions of each image; None for all.
-        templates: Prompt templates, averaged by the model for each class.
+        templates: Prompt templates, averaged by the model for each class; unused for identities.
         class_kind: `class`, or `identity`.
 
     Returns:
@@ -142,7 +142,7 @@ def embed_classes(
     *,
     tokenizer: BatchTokenizer,
     device: torch.device,
-    templates: Sequence[str] = PROMPT_TEMPLATES,
+    templates: Sequence[str],
 ) -> Tensor:
     """One embedding a class, `(K, D)`: the model's average over the prompts of its name."""
     prompts = class_prompts(class_names, templates)

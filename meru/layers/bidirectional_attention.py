@@ -54,7 +54,7 @@ class BidirectionalAttention(nn.Module):
     def __init__(self, *, dimension: int, activation: str = "sigmoid"):
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise UserError(f"patches.activation={activation}: choose one of {', '.join(ACTIVATIONS)}")
+            raise UserError(f"model.activation={activation}: choose one of {', '.join(ACTIVATIONS)}")
         self.activation = activation
         self.patch_query, self.patch_key, self.patch_value = (nn.Linear(dimension, dimension) for _ in range(3))
         self.word_query, self.word_key, self.word_value = (nn.Linear(dimension, dimension) for _ in range(3))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+POSITIVES = ("pair", "image", "class")  # which captions of a batch are right for an image: those of an equal label
+
 
 def contrastive_targets(rows: Tensor, columns: Tensor) -> Tensor:
     """Target distribution of every row over the columns: uniform over those with an equal label.

@@ -1,6 +1,7 @@
-"""Entailment in the hyperboloid: what is more general holds what is more specific in its cone.
+"""Entailment: what is more general holds what is more specific in its cone.
 
-Desai et al., "Hyperbolic Image-Text Representations", ICML 2023, section 3.2 and equations 6–9.
+Desai et al., "Hyperbolic Image-Text Representations", ICML 2023, section 3.2 and equations 6–9; in flat space: Chou &
+Alam, "Embedding Geometries of Contrastive Language-Image Pre-Training", 2024.
 """
 
 from __future__ import annotations
@@ -8,31 +9,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from meru.geometry import lorentz
-from meru.geometry.all_pairs import full_precision, length
+from meru.geometry.spaces import Space
 
 
-def inside_dead_radius(apex: Tensor, curvature: Tensor | float, minimum_radius: float = 0.1) -> Tensor:
+def inside_dead_radius(apex: Tensor, space: Space, minimum_radius: float = 0.1) -> Tensor:
     """Whether an apex is so near the origin that its cone has the greatest aperture, and that no gradient.
 
-        √c‖apex‖ < 2K
+        √c‖apex‖ < 2K on the hyperboloid,   ‖apex‖ < K in flat space
 
     Args:
-        apex: Space components, shape `(…, D)`.
-        curvature: c > 0; the space has curvature −c.
+        apex: Points, shape `(…, D)`.
+        space: A space that has cones.
         minimum_radius: K.
 
     Returns:
         bool, shape `(…)`.
     """
-    with full_precision(curvature, apex) as (c, apex):
-        return c.sqrt() * length(apex) < 2 * minimum_radius
+    return space.share_of_dead_radius(apex, minimum_radius) < 1
 
 
 def entailment_excess(
     general: Tensor,
     specific: Tensor,
-    curvature: Tensor | float,
+    space: Space,
     *,
     minimum_radius: float = 0.1,
     aperture_scale: float = 1.0,
@@ -42,27 +41,28 @@ def entailment_excess(
 
         max(0, exterior angle(general, specific) − η · half aperture(general))
 
-    At ρ = √c‖general‖ < 2K the half aperture is its greatest, π/2, without gradient: with η > 1 an apex there holds all
-    points of its half space, so that moving apexes onto the origin solves the term. With `apex_floor` F > 1 cones stop
-    widening at ρ = 2KF, and a hinge pushes nearer apexes outwards; farther out, nothing changes:
+    At radii ρ below the dead radius R, √c‖general‖ = 2K on the hyperboloid, the half aperture is its greatest, π/2,
+    without gradient: with η > 1 an apex there holds all points of its half space, so that moving apexes onto the origin
+    solves the term. With `apex_floor` F > 1 cones stop widening at ρ = RF, and a hinge pushes nearer apexes outwards;
+    farther out, nothing changes:
 
-        max(0, exterior angle − η · asin(2K/max(ρ, 2KF))) + max(0, 1 − ρ/(2KF))
+        max(0, exterior angle − η · asin(R/max(ρ, RF))) + max(0, 1 − ρ/(RF))
 
     Args:
-        general: Apexes of the cones (space components), shape `(…, D)`.
+        general: Apexes of the cones, shape `(…, D)`.
         specific: Points that should lie inside, shape `(…, D)`; the dimensions before D broadcast.
-        curvature: c > 0; the space has curvature −c.
+        space: A space that has cones.
         minimum_radius: K, which sets how fast the cones narrow away from the origin.
         aperture_scale: η, which narrows (< 1) or widens (> 1) the cones.
-        apex_floor: F > 1, the floor of the apexes' radius in units of 2K; 0: none, the published loss.
+        apex_floor: F > 1, the floor of the apexes' radius in units of R; 0: none, the published loss.
 
     Returns:
         Angles in radians, shape `(…)`, float32, 0 inside; with a floor, plus the hinge, which is at most 1.
     """
-    angle = lorentz.exterior_angle(general, specific, curvature)
+    angle = space.exterior_angle(general, specific)
     if not apex_floor:
-        return torch.relu(angle - aperture_scale * lorentz.half_aperture(general, curvature, minimum_radius))
-    with full_precision(curvature, general) as (c, apex):
-        share_of_floor = c.sqrt() * length(apex) / (2 * minimum_radius * apex_floor)
+        return torch.relu(angle - aperture_scale * space.half_aperture(general, minimum_radius))
+    share_of_floor = space.share_of_dead_radius(general, minimum_radius * apex_floor)
+    with torch.autocast(general.device.type, enabled=False):
         aperture = torch.asin(1 / (apex_floor * share_of_floor.clamp_min(1)))
         return torch.relu(angle - aperture_scale * aperture) + torch.relu(1 - share_of_floor)

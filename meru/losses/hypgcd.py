@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meru.geometry import poincare
-from meru.geometry.all_pairs import exact_product, root
+from meru.geometry.all_pairs import root
 
 ANCESTORS = ("batch", "midpoint", "proxies")
 
@@ -27,39 +27,51 @@ def category_loss(
     temperature: float = 1.0,
     smoothing: float = 0.1,
     riemannian: bool = False,
-    all_classes: int | None = None,
 ) -> Tensor:
-    """HCL: cross-entropy of each point's distances to the centres of the classes.
-
-        mean_i −Σ_{k ∈ P} t_ik log softmax_{k ∈ P}( −d(z_i, μ_k)/τ )
-
-    μ_k is the Einstein midpoint of the points of class k, P the classes that the batch has, t is 1 − s on the own class
-    and shares s among the others of P.
+    """HCL: cross-entropy of each point's distances to the centres of the classes that the batch has.
 
     Args:
         points: z in the ball, of all views, shape `(n, D)`.
         classes: Given or predicted class of each, shape `(n,)`.
         curvature: c > 0 of the ball.
-        temperature: τ.
-        smoothing: s in [0, 1).
+        temperature: τ of `contrast_with_centres`.
+        smoothing: s of `contrast_with_centres`.
         riemannian: Whether the gradient by each point is multiplied by ((1 − c‖z‖²)/2)², see
             `poincare.riemannian_gradient`: at most ¼, and 0.094 at a clip of 2.3 with c = 0.1. The authors have it, and
             their weight of 0.1 is meant with it.
-        all_classes: Number of classes, for P of all classes with the centres of absent ones at the origin, as in the
-            released code: points are then driven from the origin.
 
     Returns:
         Scalar ≥ 0, float32; 0 where there is one class only.
     """
-    if all_classes is None:
-        present, classes = classes.unique(return_inverse=True)
-        number = len(present)
-    else:
-        number = all_classes
-    if number < 2:
-        return points.sum() * 0.0
+    present, classes = classes.unique(return_inverse=True)
     if riemannian:
         points = poincare.riemannian_gradient(points, curvature)
+    return contrast_with_centres(points, classes, len(present), curvature, temperature=temperature, smoothing=smoothing)
+
+
+def contrast_with_centres(
+    points: Tensor, classes: Tensor, number: int, curvature: Tensor | float, *, temperature: float, smoothing: float
+) -> Tensor:
+    """Cross-entropy of each point's distances to the centres of K classes.
+
+        mean_i −Σ_k t_ik log softmax_k( −d(z_i, μ_k)/τ )
+
+    μ_k is the Einstein midpoint of the points of class k, the origin where there is none; t is 1 − s on the own class
+    and shares s among the others.
+
+    Args:
+        points: z in the ball, shape `(n, D)`.
+        classes: Of each, 0 … K − 1, shape `(n,)`.
+        number: K.
+        curvature: c > 0 of the ball.
+        temperature: τ.
+        smoothing: s in [0, 1).
+
+    Returns:
+        Scalar ≥ 0, float32; 0 where there is one class only.
+    """
+    if number < 2:
+        return points.sum() * 0.0
     centres = poincare.group_midpoints(points, classes, number, curvature)
     log_share = (-poincare.pairwise_distance(points, centres, curvature) / temperature).log_softmax(dim=1)
     own = F.one_hot(classes, number).to(log_share.dtype)
@@ -80,15 +92,11 @@ def local_hierarchy_loss(
     temperature: float = 0.1,
     exclude_members: bool = False,
     sample_ancestors: bool = True,
-    released: bool = False,
 ) -> Tensor:
     """LHL: two that are near each other have a common ancestor nearer than that of the two with a third.
 
-        [d(i, ij) − d(i, ijk) + δ]₊ + [d(j, ij) − d(j, ijk) + δ]₊ + [d(k, ijk) − d(k, ij) + δ]₊
-
-    j is among the reciprocal nearest neighbours of i by exp(−d) + [same class], k is not. The ancestor of a set is the
-    candidate ρ that a Gumbel-softmax with logits −max_{s ∈ set} d(s, ρ)/τ chooses, with a straight-through gradient.
-    Triplets whose two ancestors are the same count as 0.
+    j is among the reciprocal nearest neighbours of i by exp(−d) + [same class], k is not; the loss of the triplets is
+    that of `loss_of_triplets`.
 
     Args:
         points: In the ball, of all views, shape `(n, D)`.
@@ -103,42 +111,87 @@ def local_hierarchy_loss(
         temperature: τ of the choice.
         exclude_members: Whether i, j and k may not be their own ancestors (`batch`).
         sample_ancestors: False: the most likely one, no noise.
-        released: What the released code does: distances by `released_distance`, of features that were never mapped into
-            the ball, and a point may be the third of its own triplet.
 
     Returns:
         Scalar ≥ 0, float32; 0 where no point has two reciprocal neighbours.
     """
     if ancestors not in ANCESTORS:
         raise ValueError(f"ancestors={ancestors}: choose one of {', '.join(ANCESTORS)}")
-    measure = released_distance if released else poincare.pairwise_distance
     with torch.autocast(points.device.type, enabled=False):
-        distances = measure(points, points, curvature)
-        i, j, k = draw_triplets(
-            distances.detach(), classes, neighbours=neighbours, triplets=triplets, third_may_be_first=released
-        )
-        if not len(i):
+        distances = poincare.pairwise_distance(points, points, curvature)
+        members = draw_triplets(distances.detach(), classes, neighbours=neighbours, triplets=triplets)
+        if not len(members[0]):
             return points.sum() * 0.0
         if ancestors == "midpoint":
-            near, far = (midpoint_distances(distances, each, (i, j, k), curvature) for each in ((i, j), (i, j, k)))
-            return _hinges(near, far, margin).mean()
-        reach = distances if ancestors == "batch" else measure(points, proxies, curvature)
-        excluded = torch.stack([i, j, k], dim=1) if exclude_members and ancestors == "batch" else None
-        with torch.no_grad():
-            logits = [-each / temperature for each in _reach_of_sets(*(reach[member] for member in (i, j, k)))]
-            noise = [gumbel_noise(each) if sample_ancestors else torch.zeros_like(each) for each in logits]
-            if excluded is not None:
-                noise = [each.scatter_(1, excluded, -math.inf) for each in noise]
-            pair, triple = ((each + chance).argmax(dim=1) for each, chance in zip(logits, noise, strict=True))
-            near, far = ([reach[member, chosen] for member in (i, j, k)] for chosen in (pair, triple))
-            counts = ~(_hinges(near, far, margin) <= 0) & (pair != triple)  # so that NaN counts, too
-        # Triplets that add nothing have no gradient either: the costly part is worked out for the others only.
-        number, counts = len(i), counts.nonzero()[:, 0]
-        members = [reach[member[counts]] for member in (i, j, k)]
-        logits = [-each / temperature for each in _reach_of_sets(*members)]
-        chosen = [choose_ancestor(each, chance[counts]) for each, chance in zip(logits, noise, strict=True)]
-        near, far = ([(choice * row).sum(dim=1) for row in members] for choice in chosen)
-        return _hinges(near, far, margin).sum() / number
+            return loss_of_midpoints(distances, members, curvature, margin=margin)
+        return loss_of_triplets(
+            distances if ancestors == "batch" else poincare.pairwise_distance(points, proxies, curvature),
+            members,
+            margin=margin,
+            temperature=temperature,
+            exclude_members=exclude_members and ancestors == "batch",
+            sample_ancestors=sample_ancestors,
+        )
+
+
+def loss_of_midpoints(
+    distances: Tensor, members: tuple[Tensor, Tensor, Tensor], curvature: Tensor | float, *, margin: float
+) -> Tensor:
+    """As `loss_of_triplets`, with the Einstein midpoints of each pair and triplet for ancestors.
+
+    Args:
+        distances: Between all points, shape `(n, n)`.
+        members: i, j and k, index tensors of shape `(t,)`.
+        curvature: c > 0 of the ball.
+        margin: δ.
+    """
+    near, far = (midpoint_distances(distances, each, members, curvature) for each in (members[:2], members))
+    return _hinges(near, far, margin).mean()
+
+
+def loss_of_triplets(
+    reach: Tensor,
+    triplets: tuple[Tensor, Tensor, Tensor],
+    *,
+    margin: float,
+    temperature: float,
+    exclude_members: bool = False,
+    sample_ancestors: bool = True,
+) -> Tensor:
+    """Mean loss of triplets whose ancestors are chosen among candidates.
+
+        [d(i, ij) − d(i, ijk) + δ]₊ + [d(j, ij) − d(j, ijk) + δ]₊ + [d(k, ijk) − d(k, ij) + δ]₊
+
+    The ancestor of a set is the candidate ρ that a Gumbel-softmax with logits −max_{s ∈ set} d(s, ρ)/τ chooses, with a
+    straight-through gradient. Triplets whose two ancestors are the same count as 0.
+
+    Args:
+        reach: Distances of the points to the candidates, shape `(n, C)`.
+        triplets: i, j and k, index tensors of shape `(t,)`, t > 0.
+        margin: δ.
+        temperature: τ.
+        exclude_members: Whether i, j and k, which are candidates of the same index, may not be their own ancestors.
+        sample_ancestors: False: the most likely one, no noise.
+
+    Returns:
+        Scalar ≥ 0, float32.
+    """
+    with torch.no_grad():
+        logits = [-each / temperature for each in _reach_of_sets(*(reach[member] for member in triplets))]
+        noise = [gumbel_noise(each) if sample_ancestors else torch.zeros_like(each) for each in logits]
+        if exclude_members:
+            excluded = torch.stack(triplets, dim=1)
+            noise = [each.scatter_(1, excluded, -math.inf) for each in noise]
+        pair, triple = ((each + chance).argmax(dim=1) for each, chance in zip(logits, noise, strict=True))
+        near, far = ([reach[member, chosen] for member in triplets] for chosen in (pair, triple))
+        counts = ~(_hinges(near, far, margin) <= 0) & (pair != triple)  # so that NaN counts, too
+    # Triplets that add nothing have no gradient either: the costly part is worked out for the others only.
+    number, counts = len(pair), counts.nonzero()[:, 0]
+    members = [reach[member[counts]] for member in triplets]
+    logits = [-each / temperature for each in _reach_of_sets(*members)]
+    chosen = [choose_ancestor(each, chance[counts]) for each, chance in zip(logits, noise, strict=True)]
+    near, far = ([(choice * row).sum(dim=1) for row in members] for choice in chosen)
+    return _hinges(near, far, margin).sum() / number
 
 
 def _reach_of_sets(i: Tensor, j: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +243,7 @@ def midpoint_distances(
 
 
 def draw_triplets(
-    distances: Tensor, classes: Tensor, *, neighbours: int, triplets: int, third_may_be_first: bool = False
+    distances: Tensor, classes: Tensor, *, neighbours: int, triplets: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Triplets (i, j, k), j a reciprocal nearest neighbour of i and k none, from torch's default generator.
 
@@ -199,22 +252,39 @@ def draw_triplets(
         classes: Shape `(n,)`.
         neighbours: Size of a neighbourhood, the point itself included.
         triplets: For each i with at least two reciprocal neighbours and a point that is none.
-        third_may_be_first: Whether k may be i, as in the released code.
 
     Returns:
         Indices, three of shape `(t,)`; t = 0 where no point qualifies.
+    """
+    near = reciprocal_neighbours(distances, classes, neighbours)
+    itself = torch.eye(len(near), dtype=torch.bool, device=near.device)
+    return draw_members(near, ~near & ~itself, triplets)
+
+
+def reciprocal_neighbours(distances: Tensor, classes: Tensor, neighbours: int) -> Tensor:
+    """Which points are among each other's nearest by exp(−d) + [same class], bool `(n, n)`, none its own.
+
+    Arguments as for `draw_triplets`.
     """
     size = len(distances)
     itself = torch.eye(size, dtype=torch.bool, device=distances.device)
     alike = (-distances).exp() + (classes[:, None] == classes)
     alike = alike.masked_fill(itself, math.inf)  # whatever rounding does, a point is its own nearest
     nearest = torch.zeros_like(itself).scatter_(1, alike.topk(min(neighbours, size), dim=1).indices, True)
-    reciprocal = nearest & nearest.T & ~itself
-    others = ~reciprocal if third_may_be_first else ~reciprocal & ~itself
-    anchors = ((reciprocal.sum(dim=1) > 1) & others.any(dim=1)).nonzero()[:, 0]
+    return nearest & nearest.T & ~itself
+
+
+def draw_members(second: Tensor, third: Tensor, triplets: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Triplets (i, j, k), so many for each i that has two j and a k to draw from.
+
+    Args:
+        second, third: Which points j and k may be for each i, bool `(n, n)`.
+        triplets: How many.
+    """
+    anchors = ((second.sum(dim=1) > 1) & third.any(dim=1)).nonzero()[:, 0]
     if not len(anchors):
         return anchors, anchors, anchors
-    j, k = (torch.multinomial(allowed[anchors].float(), triplets, replacement=True) for allowed in (reciprocal, others))
+    j, k = (torch.multinomial(allowed[anchors].float(), triplets, replacement=True) for allowed in (second, third))
     return anchors.repeat_interleave(triplets), j.flatten(), k.flatten()
 
 
@@ -235,22 +305,3 @@ def gumbel_noise(like: Tensor) -> Tensor:
     # Uniform numbers are multiples of 2⁻²⁴; exponential_() of torch takes several times as long as their logarithm.
     uniform = torch.rand_like(like).clamp_(min=2.0**-25)
     return uniform.log_().neg_().clamp_(min=2.0**-25).log_().neg_()
-
-
-def released_distance(x: Tensor, y: Tensor, curvature: Tensor | float) -> Tensor:
-    """Distance of all pairs as the released code computes it, `(n, D)`, `(m, D)` → `(n, m)`, float32.
-
-        2/√c · artanh r,   r = √c‖(−x) ⊕ y‖ = √c‖x − y‖ √q / (q + 1e-5),   q = 1 − 2c⟨x, y⟩ + c²‖x‖²‖y‖²
-
-    r is cut off at 1 − 1e-5, with the gradient at the cut passed on. Inside the ball this is the distance. The released
-    LHL uses it on features outside, where it is not even monotone in ‖x − y‖.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        x, y = x.float(), y.float()
-        squares = x.square().sum(dim=1)[:, None] * y.square().sum(dim=1)
-        q = root(1 - 2 * curvature * exact_product(x, y) + curvature**2 * squares)
-        # By differences, not by a matmul: most of these points are each other's other view.
-        apart = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-        ratio = curvature**0.5 * apart * q / (q.square() + 1e-5)
-        ratio = ratio + (ratio.clamp(max=1 - 1e-5) - ratio).detach()
-        return 2 / curvature**0.5 * torch.atanh(ratio)

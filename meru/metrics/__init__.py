@@ -1,1 +1,1 @@
-"""Matrices and labels to numbers."""
+"""Figures computed from matrices and labels."""

@@ -1,7 +1,7 @@
-"""The tree that classes form: joined from the leaves up, written down, and compared with groups that are known.
+"""Trees of classes: built from the leaves up, written to files, and compared with known groups.
 
     tree = class_tree(centres, 0.1, names)                   of class centres in the Poincaré ball
-    dendrogram_purity(tree, [family_of(name) for name in names])
+    dendrogram_purity(tree, families)                        families: a name for each class
 
 Pictures of it: `meru.reports.class_tree`.
 """
@@ -169,18 +169,6 @@ def chance_dendrogram_purity(tree: Tree, groups: Sequence[Hashable]) -> float:
     return float((purity * of_group * (of_group - 1) / 2).sum() / _pairs(members))
 
 
-def family_of(name: str) -> str:
-    """The last word of a bird's name, which is its family or near it: "Black footed Albatross" → "Albatross".
-
-    Raises:
-        ValueError: if there is no word.
-    """
-    words = re.split(r"[\s_]+", name.strip())
-    if not words[-1]:
-        raise ValueError(f"{name!r} has no last word to take for a family")
-    return words[-1]
-
-
 def _check(points: Tensor, names: Sequence[str]) -> None:
     if points.ndim != 2 or not len(points) or len(points) != len(names):
         raise ValueError(f"a tree needs one place for each name, got {tuple(points.shape)} for {len(names)} names")
@@ -216,7 +204,7 @@ def _newick_name(name: str) -> str:
 
 
 def _members(tree: Tree, groups: Sequence[Hashable]) -> np.ndarray:
-    """Which leaf is of which group: float64 `(K, G)` of zeros and ones."""
+    """The group of each leaf, one-hot, float64 `(K, G)`."""
     if len(groups) != len(tree.names):
         raise ValueError(f"{len(groups)} groups for {len(tree.names)} leaves")
     number = {group: column for column, group in enumerate(dict.fromkeys(groups))}
@@ -226,7 +214,7 @@ def _members(tree: Tree, groups: Sequence[Hashable]) -> np.ndarray:
 
 
 def _pairs(members: np.ndarray) -> float:
-    """How many pairs of leaves share a group."""
+    """The number of pairs of leaves that share a group."""
     of_group = members.sum(axis=0)
     pairs = (of_group * (of_group - 1) / 2).sum()
     if not pairs:

@@ -1,6 +1,6 @@
-"""k-means on features, with and without labels of some, and how many classes there are.
+"""k-means on features, and how many classes there are.
 
-Vaze et al., "Generalized Category Discovery", CVPR 2022, sections 3.2 and 3.3.
+Vaze et al., "Generalized Category Discovery", CVPR 2022, section 3.3.
 """
 
 from __future__ import annotations
@@ -33,79 +33,6 @@ def kmeans(features: Tensor, clusters: int, *, seed: int = 0, restarts: int = 3)
     return torch.from_numpy(found.astype(np.int64))
 
 
-def semi_supervised_kmeans(
-    features: Tensor,
-    labels: Tensor,
-    labelled: Tensor,
-    clusters: int,
-    *,
-    seed: int = 0,
-    restarts: int = 3,
-    iterations: int = 100,
-) -> Tensor:
-    """k-means in which labelled rows stay in the cluster of their class.
-
-    The first clusters start at the means of the labelled classes, the others where k-means++ puts them.
-
-    Args:
-        features: Shape `(n, D)`.
-        labels: Class of each row, 0 … number of labelled classes − 1 where `labelled`, shape `(n,)`.
-        labelled: bool `(n,)`.
-        clusters: At least as many as there are labelled classes.
-        seed: Of k-means++.
-        restarts: So many starts; the one whose rows end nearest to their centres counts.
-        iterations: At most so many of each.
-
-    Returns:
-        int64 `(n,)`; clusters of labelled classes have the classes' numbers.
-
-    Raises:
-        ValueError: for fewer clusters than labelled classes or more than rows, or a feature that is not finite.
-    """
-    _check(features, clusters)
-    features = features.double()
-    known = int(labels[labelled].max()) + 1 if labelled.any() else 0
-    if clusters < known:
-        raise ValueError(f"{clusters} clusters for {known} labelled classes: there must be at least as many")
-    generator = torch.Generator().manual_seed(seed)
-    best, least = None, float("inf")
-    for _ in range(restarts):
-        centres = _starting_centres(features, labels, labelled, known, clusters, generator)
-        assigned = torch.full((len(features),), -1)
-        for _ in range(iterations):
-            new = torch.cdist(features, centres).argmin(dim=1)
-            new[labelled] = labels[labelled]
-            if torch.equal(new, assigned):
-                break
-            assigned = new
-            counts = torch.bincount(assigned, minlength=clusters)
-            sums = torch.zeros_like(centres).index_add_(0, assigned, features)
-            centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
-        inertia = (features - centres[assigned]).square().sum().item()
-        if inertia < least:
-            best, least = assigned, inertia
-    return best
-
-
-def _starting_centres(
-    features: Tensor, labels: Tensor, labelled: Tensor, known: int, clusters: int, generator: torch.Generator
-) -> Tensor:
-    """Means of the labelled classes, then k-means++ (Arthur and Vassilvitskii, 2007) among the unlabelled rows."""
-    centres = [features[labelled & (labels == each)].mean(dim=0) for each in range(known)]
-    candidates = features[~labelled] if (~labelled).any() else features
-    weights = torch.ones(len(candidates), dtype=features.dtype)
-    if centres:
-        weights = torch.cdist(candidates, torch.stack(centres)).amin(dim=1).square()
-    while len(centres) < clusters:
-        if not weights.sum() > 0:  # every candidate lies on a centre
-            weights = torch.ones_like(weights)
-        chosen = candidates[int(torch.multinomial(weights, 1, generator=generator))]
-        distance = (candidates - chosen).square().sum(dim=1)
-        weights = torch.minimum(weights, distance) if centres else distance
-        centres.append(chosen)
-    return torch.stack(centres)
-
-
 def estimate_num_classes(
     features: Tensor,
     labels: Tensor,
@@ -120,39 +47,33 @@ def estimate_num_classes(
 ) -> tuple[int, dict[int, float]]:
     """How many classes there are, old ones included: the K with which k-means finds the labelled classes best.
 
-    The criterion is that of Vaze et al.: k-means, told no label, sorts all images into K clusters, and the labelled
-    ones are judged by accuracy under the best assignment. Too few clusters merge labelled classes, too many split
-    them. One run of k-means is too noisy to search by (theirs, by Brent's method, ends at whichever K was lucky), so
+    The criterion is that of Vaze et al.: k-means, without labels, sorts all images into K clusters, and the labelled
+    ones are judged by accuracy under the best assignment. One run of k-means is too noisy to search by (theirs, by
+    Brent's method, ends at whichever K was lucky), so
 
     - the score of K is the mean accuracy of a few runs with other starts;
     - K is searched in two rounds, each at equal ratios: from `num_old` to `maximum`, then around the best;
     - the best is that of the smoothed curve: means over neighbours, nearer ones by ratio weighing more;
-    - k-means works on the first principal components, which costs less and loses what is noise to it, and these are
-      whitened: directions in which images of one labelled class differ count little, in new classes too.
+    - k-means works on the first principal components, which costs less and removes noise, and these are whitened:
+      directions in which images of one labelled class differ count little, in new classes too.
 
     Args:
         features: Shape `(n, D)`.
-        labels: Class of each row where `labelled`, shape `(n,)`; others are not looked at.
-        labelled: bool `(n,)`.
+        labels: Class of each row, shape `(n,)`; unused where not `labelled`, bool `(n,)`.
         num_old: Labelled classes, at least two.
         maximum: Largest K that is tried.
         seed: Of k-means.
         repeats: Runs of k-means for each K.
-        dimensions: Principal components; all if there are no more.
-        most: Of more rows, so many are taken by lot.
+        dimensions: Principal components, at most.
+        most: Of more rows, so many are chosen at random.
 
     Returns:
         K, and the score of every K that was tried.
 
     Raises:
-        ValueError: for fewer than two labelled classes, no labelled rows, a `maximum` below the number of classes or
-            above that of the rows, or a feature that is not finite.
+        ValueError: for too few labelled classes or rows, a `maximum` out of range, or a feature that is not finite.
     """
-    if num_old < 2 or not labelled.any():
-        raise ValueError(f"{num_old} labelled classes, {int(labelled.sum())} labelled rows: at least two are needed")
-    if not num_old <= maximum <= len(features):
-        raise ValueError(f"maximum={maximum}: it must be from {num_old}, the labelled classes, to {len(features)}")
-    _check(features, maximum)
+    _check_estimate(features, labelled, num_old, maximum)
     if len(features) > most:
         rows = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:most].sort().values
         features, labels, labelled = features[rows], labels[rows], labelled[rows]
@@ -162,21 +83,20 @@ def estimate_num_classes(
     scores: dict[int, float] = {}
 
     def try_all(numbers: Sequence[int]) -> int:
-        for clusters in numbers:
-            if clusters not in scores:
-                runs = [kmeans(reduced, clusters, seed=seed + run, restarts=2) for run in range(repeats)]
-                found = [run[labelled.cpu()].numpy() for run in runs]
-                scores[clusters] = float(np.mean([matched(each, true).mean() for each in found]))
+        for clusters in (number for number in numbers if number not in scores):
+            runs = [kmeans(reduced, clusters, seed=seed + run, restarts=2) for run in range(repeats)]
+            found = [run[labelled.cpu()].numpy() for run in runs]
+            scores[clusters] = float(np.mean([matched(each, true).mean() for each in found]))
         return _smooth_maximum(scores)
 
     best = try_all(_equal_ratios(num_old, maximum, COARSE))
     ratio = (maximum / num_old) ** (1 / (COARSE - 1))
-    low, high = max(num_old, round(best / ratio)), min(maximum, round(best * ratio))
-    return try_all(_equal_ratios(low, high, FINE)), dict(sorted(scores.items()))
+    around = _equal_ratios(max(num_old, round(best / ratio)), min(maximum, round(best * ratio)), FINE)
+    return try_all(around), dict(sorted(scores.items()))
 
 
 def principal_components(features: Tensor, dimensions: int) -> Tensor:
-    """Rows seen along the directions in which they spread most, `(n, D)` → float32 `(n, min(dimensions, D))`."""
+    """Rows projected on their principal components, `(n, D)` → float32 `(n, min(dimensions, D))`."""
     centred = features.double() - features.double().mean(dim=0)
     if dimensions >= features.shape[1]:
         return centred.float()
@@ -224,6 +144,14 @@ def _smooth_maximum(scores: dict[int, float]) -> int:
         mean = np.sum(weight * values) / zero
         smooth.append(np.sum(line * values) / line.sum() if two * zero - one**2 > 1e-12 else mean)
     return int(numbers[int(np.argmax(np.round(smooth, 12)))])
+
+
+def _check_estimate(features: Tensor, labelled: Tensor, num_old: int, maximum: int) -> None:
+    if num_old < 2 or not labelled.any():
+        raise ValueError(f"{num_old} labelled classes, {int(labelled.sum())} labelled rows: at least two are needed")
+    if not num_old <= maximum <= len(features):
+        raise ValueError(f"maximum={maximum}: it must be from {num_old}, the labelled classes, to {len(features)}")
+    _check(features, maximum)
 
 
 def _check(features: Tensor, clusters: int) -> None:

@@ -68,7 +68,7 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
 
 
 def matched(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Which images are right when every cluster gets the class that makes most of them right in all, bool `(n,)`."""
+    """The images that are right under the assignment of clusters to classes that makes most right, bool `(n,)`."""
     class_of = assigned_classes(predicted, true)
     return np.array([class_of.get(cluster, -1) for cluster in predicted.tolist()]) == true
 

@@ -61,15 +61,9 @@ def retrieval_metrics(
         query_labels, gallery_labels, prefix = {"": query_labels}, {"": gallery_labels}, "{}"
     else:
         prefix = "{}/"
-    if query_labels.keys() != gallery_labels.keys():
-        raise ValueError(f"kinds of labels differ: {list(query_labels)} and {list(gallery_labels)}")
     if not ks or min(ks) < 1:
         raise ValueError(f"ks must be cut-offs of at least 1, got {tuple(ks)}")
-    for kind in query_labels:
-        shapes = tuple(query_labels[kind].shape), tuple(gallery_labels[kind].shape)
-        if shapes != ((len(queries),), (len(gallery),)):
-            raise ValueError(f"{len(queries)} queries and {len(gallery)} gallery items, but labels {shapes}")
-
+    _check_labels(query_labels, gallery_labels, (len(queries), len(gallery)))
     relevance = {
         kind: _Relevance(query_labels[kind].to(queries.device), gallery_labels[kind].to(queries.device))
         for kind in query_labels
@@ -85,12 +79,19 @@ def retrieval_metrics(
         figures = dict(zip(names, (totals[kind] / len(queries)).tolist(), strict=True))
         chances = zip(names, relevant.chance(ks).tolist(), strict=True)
         figures |= {f"chance_{name}": chance for name, chance in chances}
-        figures |= {
-            "queries": float(len(queries)),
-            "queries_without_match": float((relevant.count == 0).sum()),
-        }
+        without = float((relevant.count == 0).sum())
+        figures |= {"queries": float(len(queries)), "queries_without_match": without}
         metrics |= {prefix.format(kind) + name: figure for name, figure in figures.items()}
     return metrics
+
+
+def _check_labels(of_queries: Mapping[str, Tensor], of_gallery: Mapping[str, Tensor], sizes: tuple[int, int]) -> None:
+    if of_queries.keys() != of_gallery.keys():
+        raise ValueError(f"kinds of labels differ: {list(of_queries)} and {list(of_gallery)}")
+    for kind in of_queries:
+        shapes = tuple(of_queries[kind].shape), tuple(of_gallery[kind].shape)
+        if shapes != tuple((size,) for size in sizes):
+            raise ValueError(f"{sizes[0]} queries and {sizes[1]} gallery items, but labels {shapes}")
 
 
 def image_text_retrieval(

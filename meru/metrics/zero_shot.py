@@ -13,28 +13,19 @@ from torch import Tensor
 from meru.errors import UserError
 from meru.metrics.retrieval import Similarity, score_chunks
 
-PROMPT_TEMPLATES = (
-    "a photo of a {}.",
-    "a photo of a {}, a type of bird.",
-    "a close-up photo of a {}.",
-    "a {} perched on a branch.",
-    "a {} in the wild.",
-    "this bird is a {}.",
-)
 
-
-def class_prompts(class_names: Sequence[str], templates: Sequence[str] = PROMPT_TEMPLATES) -> list[list[str]]:
-    """Every template filled with every class name: one list of prompts a class.
+def class_prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Every template filled with every class name: one list of prompts per class.
 
     Args:
-        class_names: As they should read in a sentence: "black footed albatross".
+        class_names: As they should read in a sentence.
         templates: Sentences with `{}` where the name goes.
 
     Raises:
         UserError: if there is no template, or one lacks its `{}`.
     """
     if not templates:
-        raise UserError("no prompt template given for zero-shot; give at least one, as 'a photo of a {}.'")
+        raise UserError("no prompt template for zero-shot; give data.prompts at least one, as 'a photo of a {}.'")
     for template in templates:
         if "{}" not in template:
             raise UserError(f"prompt template {template!r} has no {{}}; put it where the class name goes")

@@ -3,110 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from meru import distributed
-from meru.errors import UserError, require
-from meru.geometry import lorentz
-from meru.losses.semantic_margin import cyclic_loss, reverse_contrastive_loss
-from meru.models.clip import CLIP
+from meru.encoders.image import ImageEncoder
+from meru.encoders.text import TextEncoder
+from meru.models import Term
 from meru.models.meru import MERU
-from meru.models.meru_patches import MERUPatches
-
-SPACES = ("lorentz", "cosine")
+from meru.models.word_patch_interaction import WORD_TERMS, PatchStep, attention_of_words, encode, hold_interaction
 
 
-class GAHR(MERUPatches):
+class GAHR(MERU):
     """Persons and sentences on the hyperboloid: semantic margins between them, attention between words and patches.
 
-    - HRL, hyperbolic representation: both are lifted as in MERU and compared by minus their distance.
-    - SMS, semantic margin softmax: contrast by identity, where what looks different is pushed further than look-alikes.
-    - BAI, bidirectional attention interaction: `MERUPatches` in mode `tokens` with the paper's two losses, in training
+    - HRL, hyperbolic representation: both are lifted as in MERU and compared by minus their distance; with
+      `space=sphere` by cosine, the baseline without HRL.
+    - SMS, semantic margin softmax, the term `semantic_margin`: contrast by identity, where what looks different is
+      pushed further than look-alikes.
+    - BAI, bidirectional attention interaction, the part `local` with `word_contrast` and `patch_agreement`: in training
       only; a search costs what CLIP's does.
-    - R-ITC and C-ITC of TBPS-CLIP, which the released code has and the paper does not name.
+    - R-ITC and C-ITC of TBPS-CLIP, `reverse_contrastive` and `cyclic`, which the released code has and the paper does
+      not name.
 
     Args:
-        space: `lorentz`; or `cosine`, the same on the unit sphere: the baseline without HRL.
-        loss: Besides those of `MERUPatches`: weights of `reverse_contrastive` (with `smoothing` ε) and `cyclic` (with
-            `within`, λ1, and `across`, λ2).
-        **patches: Arguments of `MERUPatches`.
-
-    Raises:
-        UserError: for an unknown space, a `mode` other than `tokens`, or a term that `cosine` has not.
+        image, text, merge, top, activation, word_window, class_token: See `WordPatchInteraction`.
+        local_logit_scale: Initial inverse temperature of `word_contrast`, learned.
+        **meru: Arguments of `MERU`.
     """
 
-    def __init__(self, *, space: str = "lorentz", **patches):
-        super().__init__(**patches)
-        require(space, SPACES, key="space")
-        require(self.mode, ("tokens",), key="patches.mode")
-        self.space = space
-        self.geometry = MERU if space == "lorentz" else CLIP  # whose methods compare embeddings
-        if space == "cosine":
-            for term in ("entailment", "part_entailment"):
-                if self.weight(term):
-                    raise UserError(f"space=cosine has no cones: set loss.{term}.weight=0, or space=lorentz")
-            for unused in (self.curv, self.visual_alpha, self.textual_alpha):
-                unused.requires_grad_(False)
-            self.initial_radius = None
+    own_terms: ClassVar[Mapping[str, Term]] = MERU.own_terms | WORD_TERMS
+    log_scalars: ClassVar[Mapping[str, str]] = MERU.log_scalars | {"local_logit_scale": "local_logit_scale"}
 
-    # ---------------------------------------------------------------------------------------------- the space
-    def lift(self, features: Tensor, alpha: Tensor) -> Tensor:
-        """As in `MERU`; in `cosine`, onto the unit sphere."""
-        return super().lift(features, alpha) if self.space == "lorentz" else F.normalize(features.float(), dim=-1)
+    def __init__(
+        self,
+        *,
+        image: ImageEncoder,
+        text: TextEncoder,
+        merge: int = 1,
+        top: int = 4,
+        activation: str = "sigmoid",
+        word_window: int | None = None,
+        class_token: bool = False,
+        local_logit_scale: float = 10.0,
+        **meru,
+    ):
+        super().__init__(image=image, text=text, **meru)
+        hold_interaction(
+            self, image, text, local_logit_scale,
+            merge=merge, top=top, activation=activation, word_window=word_window, class_token=class_token,
+        )  # fmt: skip
 
-    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        """Negative geodesic distance or cosine, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
-        return self.geometry.similarity(self, queries, gallery)
+    def project_patches(self, patches: Tensor) -> Tensor:
+        """Patches with a projection of their own where they are from an earlier map, and merged."""
+        return self.local.project(patches, self.visual_proj)
 
-    def in_ball(self, embeddings: Tensor) -> tuple[Tensor, Tensor | float]:
-        """As in `MERU` or `CLIP`."""
-        return self.geometry.in_ball(self, embeddings)
+    @property
+    def has_word_attention(self) -> bool:
+        """Whether the loss trains the attention of words to patches."""
+        return self.local.attends
 
-    def average(self, embeddings: Tensor) -> Tensor:
-        """As in `MERU` or `CLIP`: `(…, P, D)` → `(…, D)`."""
-        return self.geometry.average(self, embeddings)
+    def word_attention(self, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
+        """As in `DualEncoder`; with BAI, the attention of words to patches before its activation."""
+        if not self.has_word_attention:
+            return super().word_attention(images, tokens, image_of)
+        return attention_of_words(self, images, tokens, image_of)
 
-    def radius(self, embeddings: Tensor) -> Tensor:
-        """As in `MERU` or `CLIP`: `(…, D)` → `(…)`."""
-        return self.geometry.radius(self, embeddings)
-
-    def logs(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """As in `MERU` or `CLIP`."""
-        return self.geometry.logs(self, image, text)
-
-    # ---------------------------------------------------------------------------------------------- training
-    def terms(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Terms of whole images and captions: those of `MERU`, and TBPS-CLIP's two."""
-        terms = super().terms(image, text, batch)
-        if self.weight("reverse_contrastive"):
-            targets, smoothing = self.positive_targets(batch), self.loss["reverse_contrastive"]["smoothing"]
-            logits = [self.logit_scale.exp() * scores for scores in self.cross_similarities(image, text)]
-            both = [reverse_contrastive_loss(each, targets, smoothing).mean() for each in logits]
-            terms["reverse_contrastive"] = 0.5 * sum(both)
-        if self.weight("cyclic"):
-            terms["cyclic"] = self.cyclic(image, text)
-        return terms
-
-    def cyclic(self, image: Tensor, text: Tensor) -> Tensor:
-        """C-ITC on the inner products of points `(B, D)` with those of all processes.
-
-        As in the released code, Lorentz's inner product within a modality, but x·y of the space components across
-        them: v_i·t_j − t_i·v_j. The released factor of the logit scale cancels, in the gradient, too.
-        """
-        settings = self.loss["cyclic"]
-        images, texts = distributed.gather(image), distributed.gather(text)
-        loss = image.new_zeros(())
-        if settings["within"]:
-            loss = settings["within"] * cyclic_loss(self.inner(image, images), self.inner(text, texts))
-        if settings["across"]:
-            products = [CLIP.similarity(self, x, y) for x, y in ((image, texts), (text, images))]
-            loss = loss + settings["across"] * cyclic_loss(*products)
-        return loss
-
-    def inner(self, x: Tensor, y: Tensor) -> Tensor:
-        """Inner product of every x with every y: Lorentz's, or the cosine, `(B1, D)`, `(B2, D)` → `(B1, B2)`."""
-        if self.space == "cosine":
-            return self.similarity(x, y)
-        return lorentz.pairwise_inner(x, y, self.curvature)
+    def encode(self, batch: Mapping[str, Tensor]) -> PatchStep:
+        """A batch with MERU's keys."""
+        return encode(self, batch)

@@ -3,15 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from meru import distributed
-from meru.losses.contrastive import contrastive_targets, row_contrast
-from meru.models import Output
+from meru.losses.contrastive import row_contrast
+from meru.models import Term
 from meru.models.meru import MERU
+from meru.models.terms import Step
+
+
+@dataclass(kw_only=True)
+class PartStep(Step):
+    """A step with a part of each image and its words.
+
+    Attributes:
+        part_image, part_text: Points `(B, D)`.
+        has_part, has_text: Which rows have a part, and words of it, bool `(B,)`.
+    """
+
+    part_image: Tensor
+    part_text: Tensor
+    has_part: Tensor
+    has_text: Tensor
+
+
+def part_contrastive(model: HyCoCLIP, step: PartStep) -> Tensor:
+    """Images and their parts find the caption, captions and their parts' texts the image; never part with part.
+
+        ¼ [CE(image → text) + CE(text → image) + CE(part image → text) + CE(part text → image)]
+
+    Terms that no sample of the batch has are left out, and the average is over those that remain.
+    """
+    scale, size = model.logit_scale.exp(), len(step.image)
+    towards_text = scale * model.similarity(torch.cat([step.image, step.part_image]), distributed.gather(step.text))
+    towards_image = scale * model.similarity(torch.cat([step.text, step.part_text]), distributed.gather(step.image))
+    targets = model.positive_targets(step.batch)
+    logits = (*towards_text.split(size), *towards_image.split(size))
+    image_loss, part_image_loss, text_loss, part_text_loss = (row_contrast(each, targets) for each in logits)
+    everyone = torch.ones_like(step.has_part)
+    masks = torch.stack([everyone, everyone, step.has_part, step.has_text])
+    return average_of_terms(torch.stack([image_loss, text_loss, part_image_loss, part_text_loss]), masks)
+
+
+def part_entailment(model: HyCoCLIP, step: PartStep) -> Tensor:
+    """Texts hold images, parts hold wholes: twice the average of the terms that remain, ½ of the sum of all four."""
+    across, within = model.apertures
+    floor = model.apex_floor("entailment")
+    excesses = [
+        model.excess(step.text, step.image, across, floor),
+        model.excess(step.part_text, step.part_image, across, floor),
+        model.excess(step.part_image, step.image, within, floor),
+        model.excess(step.part_text, step.text, within, floor),
+    ]
+    masks = torch.stack([torch.ones_like(step.has_part), step.has_text, step.has_part, step.has_text])
+    return 2 * average_of_terms(torch.stack(excesses), masks)
 
 
 class HyCoCLIP(MERU):
@@ -27,8 +77,13 @@ class HyCoCLIP(MERU):
         **meru: Arguments of `MERU`.
     """
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Output:
-        """The loss of a batch with MERU's keys and those of the parts."""
+    own_terms: ClassVar[Mapping[str, Term]] = MERU.own_terms | {
+        "contrastive": part_contrastive,
+        "entailment": part_entailment,
+    }
+
+    def encode(self, batch: Mapping[str, Tensor]) -> PartStep:
+        """A batch with MERU's keys and those of the parts."""
         size = len(batch["image"])
         # Wholes and parts in one pass: the same batch norm statistics for both, and fuller matrices.
         image, part_image = self.embed_image(torch.cat([batch["image"], batch["part_image"]])).split(size)
@@ -36,77 +91,37 @@ class HyCoCLIP(MERU):
         length = max(tokens.shape[1], part_tokens.shape[1])
         padded = [F.pad(each, (0, length - each.shape[1])) for each in (tokens, part_tokens)]
         text, part_text = self.embed_text(torch.cat(padded)).split(size)
-        has_part, has_text = batch["has_part"], batch["has_part"] & batch["has_part_text"]
-        masks = torch.stack([torch.ones_like(has_part), torch.ones_like(has_part), has_part, has_text])
-        terms = {}
-        if self.weight("contrastive"):
-            terms["contrastive"] = self.part_contrastive(image, text, part_image, part_text, masks, batch)
-        if self.weight("entailment"):
-            terms["entailment"] = self.part_entailment(image, text, part_image, part_text, has_part, has_text)
-        of_wholes = {"semantic_margin": self.semantic_margin, "category": self.category, "hierarchy": self.hierarchy}
-        terms |= {name: term(image, text, batch) for name, term in of_wholes.items() if self.weight(name)}
-        logs = {
-            **self.logs(image, text),
-            **self.part_logs(image, text, part_image, part_text, has_part, has_text),
-            "norm/part_image": part_image[has_part].norm(dim=-1),
-            "norm/part_text": part_text[has_text].norm(dim=-1),
-            "share_with_part": has_part.float().mean(),
-            "share_with_part_text": has_text.float().mean(),
+        return PartStep(
+            batch=batch,
+            image=image,
+            text=text,
+            part_image=part_image,
+            part_text=part_text,
+            has_part=batch["has_part"],
+            has_text=batch["has_part"] & batch["has_part_text"],
+        )
+
+    @torch.no_grad()
+    def logs(self, step: PartStep) -> dict[str, Tensor]:
+        """MERU's figures, and those of the parts; `share_in_cone` is by the aperture across modalities."""
+        figures = {
+            "norm/part_image": step.part_image[step.has_part].norm(dim=-1),
+            "norm/part_text": step.part_text[step.has_text].norm(dim=-1),
+            "share_with_part": step.has_part.float().mean(),
+            "share_with_part_text": step.has_text.float().mean(),
         }
-        return self.combine(terms, {name: value.detach() for name, value in logs.items()})
+        cones = self.part_cone_shares(step) if self.space.has_cones else {}
+        return {**super().logs(step), **cones, **figures}
 
-    def part_contrastive(
-        self, image: Tensor, text: Tensor, part_image: Tensor, part_text: Tensor, masks: Tensor, batch: Mapping
-    ) -> Tensor:
-        """Images and their parts find the caption, captions and their parts' texts the image; never part with part.
-
-            ¼ [CE(image → text) + CE(text → image) + CE(part image → text) + CE(part text → image)]
-
-        Terms that no sample of the batch has are left out, and the average is over those that remain.
-
-        Args:
-            image, text, part_image, part_text: Points `(B, D)`.
-            masks: Which rows of the four terms count, bool `(4, B)`.
-            batch: For the labels.
-        """
-        scale = self.logit_scale.exp()
-        size = len(image)
-        towards_text = scale * self.similarity(torch.cat([image, part_image]), distributed.gather(text))
-        towards_image = scale * self.similarity(torch.cat([text, part_text]), distributed.gather(image))
-        labels = self.positive_labels(batch)
-        targets = contrastive_targets(labels, distributed.gather(labels))
-        logits = (*towards_text.split(size), *towards_image.split(size))
-        image_loss, part_image_loss, text_loss, part_text_loss = (row_contrast(each, targets) for each in logits)
-        return average_of_terms(torch.stack([image_loss, text_loss, part_image_loss, part_text_loss]), masks)
-
-    def part_entailment(
-        self, image: Tensor, text: Tensor, part_image: Tensor, part_text: Tensor, has_part: Tensor, has_text: Tensor
-    ) -> Tensor:
-        """Texts hold images, parts hold wholes: twice the average of the terms that remain, ½ of the sum of all four.
-
-        Arguments as in `part_contrastive`; `has_part`, `has_text` are bool `(B,)`.
-        """
+    def part_cone_shares(self, step: PartStep) -> dict[str, Tensor]:
+        """Figures of the four relations of `part_entailment`: see `MERU.cone_shares`."""
         across, within = self.apertures
-        floor = self.apex_floor("entailment")
-        excesses = [
-            self.excess(text, image, across, floor),
-            self.excess(part_text, part_image, across, floor),
-            self.excess(part_image, image, within, floor),
-            self.excess(part_text, text, within, floor),
-        ]
-        masks = torch.stack([torch.ones_like(has_part), has_text, has_part, has_text])
-        return 2 * average_of_terms(torch.stack(excesses), masks)
-
-    def part_logs(
-        self, image: Tensor, text: Tensor, part_image: Tensor, part_text: Tensor, has_part: Tensor, has_text: Tensor
-    ) -> dict[str, Tensor]:
-        """Figures of the four relations of `part_entailment`, with its arguments: see `MERU.cone_shares`."""
-        across, within = self.apertures
-        worded_text, worded_image = part_text[has_text], part_image[has_text]
-        text_image, _ = self.cone_shares(text, image, across)
+        has_part, has_text = step.has_part, step.has_text
+        worded_text, worded_image = step.part_text[has_text], step.part_image[has_text]
+        text_image, _ = self.cone_shares(step.text, step.image, across)
         part_text_part_image, dead_text = self.cone_shares(worded_text, worded_image, across)
-        part_image_image, dead_image = self.cone_shares(part_image[has_part], image[has_part], within)
-        part_text_text, _ = self.cone_shares(worded_text, text[has_text], within)
+        part_image_image, dead_image = self.cone_shares(step.part_image[has_part], step.image[has_part], within)
+        part_text_text, _ = self.cone_shares(worded_text, step.text[has_text], within)
         return {
             "share_in_cone": text_image,
             "share_in_cone/part_text_part_image": part_text_part_image,

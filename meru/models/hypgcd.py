@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from meru.errors import UserError, require
+from meru.errors import require
 from meru.geometry import poincare
 from meru.losses.hypgcd import ANCESTORS, category_loss, local_hierarchy_loss
-from meru.models.simgcd import SimGCD
+from meru.models import Term
+from meru.models.simgcd import SimGCD, ViewStep
+
+
+def category(model: HypGCD, step: ViewStep) -> Tensor:
+    """HCL of both views, on given labels and, where there is none, predicted classes."""
+    settings = model.loss["category"]
+    return category_loss(
+        model.lift(step.projected),
+        classes_of(step),
+        model.curvature,
+        temperature=settings["temperature"],
+        smoothing=settings["smoothing"],
+        riemannian=settings.get("riemannian", False),  # not in configurations of older runs
+    )
+
+
+def hierarchy(model: HypGCD, step: ViewStep) -> Tensor:
+    """LHL of both views, classes as in `category`; with proxies that of the proxies among themselves, as in HIER."""
+    proxies = None if model.proxies is None else model.lift(model.proxies)
+    loss = local_hierarchy_loss(
+        model.lift(step.projected),
+        classes_of(step),
+        model.curvature,
+        ancestors=model.loss["hierarchy"]["ancestors"],
+        exclude_members=model.loss["hierarchy"]["exclude_members"],
+        proxies=proxies,
+        **model.hierarchy_settings,
+    )
+    return loss if proxies is None else loss + hierarchy_of_proxies(model, proxies)
+
+
+def hierarchy_of_proxies(model: HypGCD, proxies: Tensor) -> Tensor:
+    """LHL of the proxies, points `(P, D)`, each a class of its own."""
+    each_its_own = torch.arange(len(proxies), device=proxies.device)
+    return local_hierarchy_loss(proxies, each_its_own, model.curvature, **model.hierarchy_settings)
+
+
+def classes_of(step: ViewStep) -> Tensor:
+    """Given labels and, where there is none, predicted classes, `(2B,)`."""
+    return torch.where(step.labelled, step.labels, step.logits.argmax(dim=1))
 
 
 class HypGCD(SimGCD):
@@ -20,28 +63,23 @@ class HypGCD(SimGCD):
         loss: Besides SimGCD's: `category` (`weight` α, `temperature`, `smoothing`, `riemannian`) and `hierarchy`
             (`weight` β, `neighbours`, `triplets`, `margin`, `ancestors`, `temperature`, `exclude_members`, `proxies`,
             their number).
-        released: What the released code does: HCL over each view by itself, on predicted classes only, with the centres
-            of absent classes at the origin; LHL on features that were never mapped into the ball.
-            `meru.tasks.discovery_batches` then also finds the neighbours that make up a batch as released.
         **simgcd: Arguments of `SimGCD`.
 
     Raises:
-        UserError: for unknown ancestors, or the released code with plain gradients, which it does not have.
+        UserError: for unknown ancestors.
     """
+
+    terms: ClassVar[Mapping[str, Term]] = SimGCD.terms | {"category": category, "hierarchy": hierarchy}
 
     expected_clamps = frozenset({"clip"})  # a shortened feature still has the gradient of its direction
 
-    def __init__(self, *, curvature: float = 0.1, clip: float = 2.3, released: bool = False, **simgcd):
+    def __init__(self, *, curvature: float = 0.1, clip: float = 2.3, **simgcd):
         super().__init__(**simgcd)
         if curvature <= 0:
             raise ValueError(f"curvature must be positive, got {curvature}")
-        self.curvature, self.clip, self.released = curvature, clip, released
+        self.curvature, self.clip = curvature, clip
         ancestors = self.loss["hierarchy"]["ancestors"]
         require(ancestors, ANCESTORS, key="loss.hierarchy.ancestors")
-        if released and not self.loss["category"].get("riemannian", True):
-            raise UserError(
-                "loss.category.riemannian=false: the released code has the factor; leave it, or model.released, out"
-            )
         self.proxies = None
         if ancestors == "proxies" and self.weight("hierarchy"):
             dimension = simgcd.get("projection_dimension", 256)
@@ -57,58 +95,16 @@ class HypGCD(SimGCD):
         """Points of the ball `(B, D)` of images as for `features`."""
         return self.lift(self.projection(self.features(images)).float())
 
-    def terms(
-        self, projected: Tensor, logits: Tensor, labels: Tensor, labelled: Tensor, epoch: Tensor
-    ) -> dict[str, Tensor]:
-        """SimGCD's terms and the two of the ball; arguments as there."""
-        terms = super().terms(projected, logits, labels, labelled, epoch)
-        predicted = logits.argmax(dim=1)
-        classes = predicted if self.released else torch.where(labelled, labels, predicted)
-        if self.weight("category"):
-            terms["category"] = self.category(projected, classes)
-        if self.weight("hierarchy"):
-            terms["hierarchy"] = self.hierarchy(projected, classes)
-        return terms
-
-    def category(self, projected: Tensor, classes: Tensor) -> Tensor:
-        """HCL of the features `(2B, D)` of all first, then all second views, and their classes `(2B,)`."""
-        points, settings = self.lift(projected), self.loss["category"]
-        options = {
-            "temperature": settings["temperature"],
-            "smoothing": settings["smoothing"],
-            "riemannian": self.released or settings.get("riemannian", False),  # not in configurations of older runs
-        }
-        if not self.released:
-            return category_loss(points, classes, self.curvature, **options)
-        views = zip(points.chunk(2), classes.chunk(2), strict=True)
-        losses = [category_loss(*view, self.curvature, all_classes=self.num_classes, **options) for view in views]
-        return sum(losses) / 2
-
-    def hierarchy(self, projected: Tensor, classes: Tensor) -> Tensor:
-        """LHL, arguments as for `category`; with proxies that of the proxies among themselves is added, as in HIER."""
-        names = ("neighbours", "triplets", "margin", "temperature")
-        settings = {name: self.loss["hierarchy"][name] for name in names}
-        proxies = None if self.proxies is None else self.lift(self.proxies)
-        loss = local_hierarchy_loss(
-            projected if self.released else self.lift(projected),
-            classes,
-            self.curvature,
-            ancestors=self.loss["hierarchy"]["ancestors"],
-            exclude_members=self.loss["hierarchy"]["exclude_members"],
-            proxies=proxies,
-            released=self.released,
-            **settings,
-        )
-        if proxies is not None:
-            each_its_own = torch.arange(len(proxies), device=proxies.device)
-            loss = loss + local_hierarchy_loss(proxies, each_its_own, self.curvature, **settings)
-        return loss
+    @property
+    def hierarchy_settings(self) -> dict[str, float]:
+        """What LHL takes in any of its forms."""
+        return {name: self.loss["hierarchy"][name] for name in ("neighbours", "triplets", "margin", "temperature")}
 
     @torch.no_grad()
-    def logs(self, projected: Tensor, logits: Tensor, labels: Tensor, labelled: Tensor) -> dict[str, Tensor]:
+    def logs(self, step: ViewStep) -> dict[str, Tensor]:
         """SimGCD's figures, how far out the points lie and how many features were shortened."""
         return {
-            **super().logs(projected, logits, labels, labelled),
-            "radius": poincare.distance_to_origin(self.lift(projected), self.curvature),
-            "clamped/clip": (projected.norm(dim=-1) > self.clip).float().mean(),
+            **super().logs(step),
+            "radius": poincare.distance_to_origin(self.lift(step.projected), self.curvature),
+            "clamped/clip": (step.projected.norm(dim=-1) > self.clip).float().mean(),
         }

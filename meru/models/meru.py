@@ -10,18 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from meru import distributed
-from meru.errors import UserError
-from meru.geometry import lorentz
+from meru.errors import UserError, require
+from meru.geometry.spaces import SPACES, Space
 from meru.losses.entailment import entailment_excess, inside_dead_radius
-from meru.models.clip import CLIP
+from meru.models import Term
+from meru.models.dual_encoder import DualEncoder
+from meru.models.terms import CONE_TERMS, Step
 
 
-class MERU(CLIP):
+def entailment(model: MERU, step: Step) -> Tensor:
+    """How far images lie outside the cones of their own captions."""
+    return model.excess(step.text, step.image, apex_floor=model.apex_floor("entailment")).mean()
+
+
+class MERU(DualEncoder):
     """CLIP on the hyperboloid: lifted features, distance for cosine, and texts whose cones hold their images.
 
     Args:
-        loss: Besides CLIP's: `entailment.weight`, `entailment.minimum_radius`, K of the cones, and
+        loss: Besides the terms of all models: `entailment.weight`, `entailment.minimum_radius`, K of the cones, and
             `entailment.apex_floor`, see `entailment_excess`.
+        space: `hyperboloid`, the paper; or the same in another of `meru.geometry.spaces.SPACES`: `euclidean` (EuCLIP)
+            without curvature, `sphere` without cones and scales of features. Parameters that a space does not use are
+            there, but not trained: weights of one space are starting weights for another.
         curvature: Initial c; the space has curvature −c. c stays within a factor of 10 of it.
         learn_curvature: Whether c is trained.
         norm_exponent: p in [0, 1]. Features of norm n·√D enter the tangent space with norm n^p·√D: 1 is MERU, 0 puts
@@ -29,13 +39,14 @@ class MERU(CLIP):
             from scratch they drown at first what tells images apart.
         initial_radius: Distance from the origin at which `start_at_radius` puts typical points; None: the alphas start
             at 1/√D, as in the paper.
-        **clip: Arguments of `CLIP`.
+        **dual_encoder: Arguments of `DualEncoder`.
 
     Raises:
-        UserError: for an exponent or a radius out of range.
+        UserError: for an unknown space, a term that the space cannot have, and an exponent or a radius out of range.
     """
 
-    log_scalars: ClassVar[Mapping[str, str]] = CLIP.log_scalars | {
+    own_terms: ClassVar[Mapping[str, Term]] = {"entailment": entailment}
+    log_scalars: ClassVar[Mapping[str, str]] = DualEncoder.log_scalars | {
         "curv": "curvature",
         "visual_alpha": "alpha/image",
         "textual_alpha": "alpha/text",
@@ -44,56 +55,67 @@ class MERU(CLIP):
     def __init__(
         self,
         *,
+        space: str = "hyperboloid",
         curvature: float = 1.0,
         learn_curvature: bool = True,
         norm_exponent: float = 1.0,
         initial_radius: float | None = None,
-        **clip,
+        **dual_encoder,
     ):
-        super().__init__(**clip)
+        super().__init__(**dual_encoder)
+        require(space, tuple(SPACES), key="model.space")
+        self.kind_of_space = SPACES[space]
         if curvature <= 0:
             raise ValueError(f"curvature must be positive, got {curvature}")
         if not 0 <= norm_exponent <= 1:
             raise UserError(f"model.norm_exponent={norm_exponent}: it must be from 0, all norms alike, to 1")
-        for term in ("entailment", "part_entailment"):
-            floor = self.apex_floor(term) if term in self.loss else 0.0
-            if floor and floor <= 1:
-                raise UserError(f"loss.{term}.apex_floor={floor}: it must be above 1, in units of 2K, or 0 for none")
         if initial_radius is not None and initial_radius <= 0:
             raise UserError(f"model.initial_radius={initial_radius}: it must be positive, or null")
-        self.norm_exponent, self.initial_radius = norm_exponent, initial_radius
-        self.curv = nn.Parameter(torch.tensor(math.log(curvature)), requires_grad=learn_curvature)
+        self._check_cones(space)
+        self.norm_exponent = norm_exponent
+        self.initial_radius = initial_radius if self.kind_of_space.has_cones else None
+        self.curv = nn.Parameter(torch.tensor(math.log(curvature)))
         self.curvature_bounds = (math.log(curvature / 10), math.log(curvature * 10))
         # Features of D independent unit-variance channels start with norm 1 in the tangent space.
         alpha = -0.5 * math.log(self.visual_proj.out_features)
         self.visual_alpha = nn.Parameter(torch.tensor(alpha))
         self.textual_alpha = nn.Parameter(torch.tensor(alpha))
+        self.curv.requires_grad_(learn_curvature and self.kind_of_space.curved)
+        for scale in (self.visual_alpha, self.textual_alpha):
+            scale.requires_grad_(self.kind_of_space.has_cones)
+
+    def _check_cones(self, space: str) -> None:
+        for term in (term for term in CONE_TERMS if term in self.loss):
+            if self.weight(term) and not self.kind_of_space.has_cones:
+                raise UserError(
+                    f"model.space={space} has no cones: set loss.{term}.weight=0, or model.space=hyperboloid"
+                )
+            if 0 != (floor := self.apex_floor(term)) <= 1:
+                raise UserError(f"loss.{term}.apex_floor={floor}: it must be above 1, in units of 2K, or 0 for none")
+
+    # ---------------------------------------------------------------------------------------------- the space
+    @property
+    def space(self) -> Space:
+        """The space, of the present curvature."""
+        return self.kind_of_space(self.curvature) if self.kind_of_space.curved else self.kind_of_space()
 
     @property
     def curvature(self) -> Tensor:
         """c > 0, a scalar with gradient."""
         return self.curv.exp()
 
-    def embed_image(self, images: Tensor) -> Tensor:
-        """Points (space components) `(B, D)`, float32, of RGB images `(B, 3, S, S)`: uint8, or in [0, 1]."""
-        return self.lift(self.image_features(images), self.visual_alpha)
+    def lift_image(self, features: Tensor) -> Tensor:
+        """Features of images or patches `(…, D)` as points of the space, float32."""
+        return self.lift(features, self.visual_alpha)
 
-    def embed_text(self, tokens: Tensor) -> Tensor:
-        """Points (space components) `(B, D)`, float32, of token ids `(B, L)`, padded with 0."""
-        return self.lift(self.text_features(tokens), self.textual_alpha)
-
-    def embed_patches(self, images: Tensor) -> Tensor:
-        """Every patch of the images as a point, lifted as the image itself is, `(B, N, D)`, float32."""
-        return self.lift(self.image_and_patch_features(images)[1], self.visual_alpha)
-
-    def embed_words(self, tokens: Tensor) -> Tensor:
-        """Every token of the captions as a point, lifted as the caption itself is, `(B, L, D)`, float32."""
-        return self.lift(self.text_and_word_features(tokens)[1], self.textual_alpha)
+    def lift_text(self, features: Tensor) -> Tensor:
+        """Features of captions or words `(…, D)` as points of the space, float32."""
+        return self.lift(features, self.textual_alpha)
 
     def lift(self, features: Tensor, alpha: Tensor) -> Tensor:
-        """Scale features and map them from the tangent space at the origin onto the hyperboloid."""
+        """Scale features and place them in the space, on the hyperboloid from its tangent space at the origin."""
         with torch.autocast(features.device.type, enabled=False):
-            return lorentz.exp_map0(self._bend_norms(features.float()) * alpha.exp(), self.curvature)
+            return self.space.lift(self._bend_norms(features.float()) * alpha.exp())
 
     def _bend_norms(self, features: Tensor) -> Tensor:
         """Features `(…, D)` with their norms as the `norm_exponent` wants them."""
@@ -127,38 +149,14 @@ class MERU(CLIP):
             alpha.fill_(min(0.0, math.log(self.initial_radius / norm)))
         return norms
 
-    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        """Negative geodesic distance, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
-        return -lorentz.pairwise_distance(queries, gallery, self.curvature)
-
-    def radius(self, embeddings: Tensor) -> Tensor:
-        """Geodesic distance of points `(…, D)` from the origin, `(…)`: what is more general lies nearer."""
-        return lorentz.distance_to_origin(embeddings, self.curvature)
-
-    def in_ball(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """The same points `(…, D)` in the Poincaré ball, and its curvature."""
-        return lorentz.to_poincare(embeddings, self.curvature), self.curvature
-
-    def average(self, embeddings: Tensor) -> Tensor:
-        """Mean in the tangent space at the origin, lifted again: `(…, P, D)` → `(…, D)`."""
-        mean = lorentz.log_map0(embeddings, self.curvature).mean(dim=-2)
-        return lorentz.exp_map0(mean, self.curvature)
-
-    def terms(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """CLIP's terms and the entailment of each image by its own caption."""
-        terms = super().terms(image, text, batch)
-        if self.weight("entailment"):
-            terms["entailment"] = self.excess(text, image, apex_floor=self.apex_floor("entailment")).mean()
-        return terms
-
+    # ---------------------------------------------------------------------------------------------- cones
     def excess(self, general: Tensor, specific: Tensor, aperture_scale: float = 1.0, apex_floor: float = 0.0) -> Tensor:
         """Angles by which points lie outside the cones of more general ones, row by row, radians."""
-        radius = self.loss["entailment"]["minimum_radius"]
         return entailment_excess(
             general,
             specific,
-            self.curvature,
-            minimum_radius=radius,
+            self.space,
+            minimum_radius=self.loss["entailment"]["minimum_radius"],
             aperture_scale=aperture_scale,
             apex_floor=apex_floor,
         )
@@ -174,32 +172,37 @@ class MERU(CLIP):
         Both are of the published cones, whatever the floor, and 0 where there is no pair: see `inside_dead_radius`.
         """
         inside = self.excess(general, specific, aperture_scale) == 0
-        dead = inside_dead_radius(general, self.curvature, self.loss["entailment"]["minimum_radius"])
+        dead = inside_dead_radius(general, self.space, self.loss["entailment"]["minimum_radius"])
         return _share(inside), _share(dead)
 
+    # ---------------------------------------------------------------------------------------------- training
     @torch.no_grad()
-    def logs(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """CLIP's figures, and how the hyperboloid is used: users of MERU ask for them first."""
-        curvature = self.curvature
-        low, high = self.curvature_bounds
-        in_cone, dead = self.cone_shares(text, image)
-        return {
-            **super().logs(image, text),
-            "curvature": curvature,
-            "alpha/image": self.visual_alpha.exp(),
-            "alpha/text": self.textual_alpha.exp(),
-            "norm/image": image.norm(dim=-1),
-            "norm/text": text.norm(dim=-1),
-            "share_in_cone": in_cone,
-            "clamped/curvature": ((self.curv <= low) | (self.curv >= high)).float(),
-            "clamped/lift_image": lorentz.clamped_share(image, curvature),
-            "clamped/lift_text": lorentz.clamped_share(text, curvature),
-            "clamped/half_aperture": dead,
-        }
+    def logs(self, step: Step) -> dict[str, Tensor]:
+        """The figures of all models, and how the space is used: users of MERU ask for them first."""
+        figures, space = super().logs(step), self.space
+        if space.has_cones:
+            in_cone, dead = self.cone_shares(step.text, step.image)
+            figures |= {
+                "alpha/image": self.visual_alpha.exp(),
+                "alpha/text": self.textual_alpha.exp(),
+                "norm/image": step.image.norm(dim=-1),
+                "norm/text": step.text.norm(dim=-1),
+                "share_in_cone": in_cone,
+                "clamped/half_aperture": dead,
+            }
+        if space.curved:
+            low, high = self.curvature_bounds
+            figures |= {
+                "curvature": self.curvature,
+                "clamped/curvature": ((self.curv <= low) | (self.curv >= high)).float(),
+                "clamped/lift_image": space.at_limit(step.image),
+                "clamped/lift_text": space.at_limit(step.text),
+            }
+        return figures
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """CLIP's bounds; curvature within a factor of 10 of its start; scales at most 1."""
+        """The bounds of all models; curvature within a factor of 10 of its start; scales at most 1."""
         super().constrain_()
         self.curv.clamp_(*self.curvature_bounds)
         self.visual_alpha.clamp_(max=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,51 @@ from meru.losses.simgcd import (
     teacher_temperature,
     view_contrastive_loss,
 )
-from meru.models import Output
+from meru.models import Output, Term, combined, values_of, weight_of
+
+
+class ViewStep(NamedTuple):
+    """Two views of every image of all processes, for the terms: all first, then all second ones.
+
+    Attributes:
+        projected: Features that are contrasted, `(2B, D)`, float32.
+        logits: Of the classes, `(2B, K)`.
+        labels: `(2B,)`; they count where `labelled`.
+        labelled: bool `(2B,)`.
+        epoch: How far training is, a scalar.
+    """
+
+    projected: Tensor
+    logits: Tensor
+    labels: Tensor
+    labelled: Tensor
+    epoch: Tensor
+
+
+def supervised_contrastive(model: SimGCD, step: ViewStep) -> Tensor:
+    """Contrast of the labelled views, by their labels."""
+    temperature = model.loss["supervised_contrastive"]["temperature"]
+    return supervised_contrastive_loss(step.projected[step.labelled], step.labels[step.labelled], temperature)
+
+
+def supervised_classification(model: SimGCD, step: ViewStep) -> Tensor:
+    """Cross-entropy of the labelled views; 0 where there is none."""
+    known = step.logits[step.labelled] / model.temperature
+    return F.cross_entropy(known, step.labels[step.labelled]) if len(known) else step.logits.sum() * 0.0
+
+
+def view_contrastive(model: SimGCD, step: ViewStep) -> Tensor:
+    """Contrast of the two views of each image."""
+    return view_contrastive_loss(*step.projected.chunk(2), model.loss["view_contrastive"]["temperature"])
+
+
+def self_distillation(model: SimGCD, step: ViewStep) -> Tensor:
+    """Each view predicts what the other says, less the entropy of the mean prediction."""
+    settings = model.loss["self_distillation"]
+    schedule = {name: settings[name] for name in ("start", "end", "epochs")}
+    teacher = teacher_temperature(step.epoch, **schedule)
+    distillation = self_distillation_loss(*step.logits.chunk(2), model.temperature, teacher)
+    return distillation - settings["entropy"] * mean_entropy(step.logits, model.temperature)
 
 
 class SimGCD(nn.Module):
@@ -40,6 +85,16 @@ class SimGCD(nn.Module):
     Raises:
         UserError: for fewer than two classes.
     """
+
+    # Name in the configuration → term, a function of the model and a `ViewStep`.
+    terms: ClassVar[Mapping[str, Term]] = {
+        "supervised_contrastive": supervised_contrastive,
+        "supervised_classification": supervised_classification,
+        "view_contrastive": view_contrastive,
+        "self_distillation": self_distillation,
+    }
+    # Whether batches are made of neighbours in the way of HypGCD's released code.
+    released_batches: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -117,63 +172,21 @@ class SimGCD(nn.Module):
             gather_views(each) for each in (self.projection(features).float(), self.class_logits(features))
         )
         labelled, labels = (distributed.gather(batch[name]).repeat(2) for name in ("labelled", "label"))
-        terms = self.terms(projected, logits, labels, labelled, batch["epoch"])
-        return self.combine(terms, self.logs(projected, logits, labels, labelled))
-
-    def terms(
-        self, projected: Tensor, logits: Tensor, labels: Tensor, labelled: Tensor, epoch: Tensor
-    ) -> dict[str, Tensor]:
-        """Every term whose weight is not 0, unweighted.
-
-        Args:
-            projected: Of all first, then all second views, `(2B, D)`, float32.
-            logits: `(2B, K)`.
-            labels: `(2B,)`.
-            labelled: bool `(2B,)`.
-            epoch: Scalar.
-        """
-        loss, terms = self.loss, {}
-        if self.weight("supervised_contrastive"):
-            terms["supervised_contrastive"] = supervised_contrastive_loss(
-                projected[labelled], labels[labelled], loss["supervised_contrastive"]["temperature"]
-            )
-        if self.weight("supervised_classification"):
-            known = logits[labelled] / self.temperature
-            nothing = logits.sum() * 0.0
-            terms["supervised_classification"] = F.cross_entropy(known, labels[labelled]) if len(known) else nothing
-        if self.weight("view_contrastive"):
-            terms["view_contrastive"] = view_contrastive_loss(
-                *projected.chunk(2), loss["view_contrastive"]["temperature"]
-            )
-        if self.weight("self_distillation"):
-            settings = loss["self_distillation"]
-            teacher = teacher_temperature(
-                epoch, start=settings["start"], end=settings["end"], epochs=settings["epochs"]
-            )
-            distillation = self_distillation_loss(*logits.chunk(2), self.temperature, teacher)
-            entropy = mean_entropy(logits, self.temperature)
-            terms["self_distillation"] = distillation - settings["entropy"] * entropy
-        return terms
+        step = ViewStep(projected, logits, labels, labelled, batch["epoch"])
+        return combined(self.loss, values_of(self.terms, self, step), self.logs(step))
 
     def weight(self, term: str) -> float:
-        """The configured weight of a loss term; 0 means that it is not computed."""
-        return self.loss[term]["weight"]
-
-    def combine(self, terms: dict[str, Tensor], logs: dict[str, Tensor]) -> Output:
-        """The weighted sum of the terms, and everything worth logging."""
-        if not terms:
-            raise UserError("every loss.….weight is 0, so there is nothing to learn: give one of them a weight")
-        loss = sum(self.weight(name) * value for name, value in terms.items())
-        return Output(loss=loss, logs={**{f"loss/{k}": v.detach() for k, v in terms.items()}, **logs})
+        """The configured weight of a term: see `meru.models.weight_of`."""
+        return weight_of(self.loss, term)
 
     @torch.no_grad()
-    def logs(self, projected: Tensor, logits: Tensor, labels: Tensor, labelled: Tensor) -> dict[str, Tensor]:
-        """Figures beside the loss: see `Output.logs`. Arguments as for `terms`."""
-        right = (logits.argmax(dim=1) == labels) & labelled
+    def logs(self, step: ViewStep) -> dict[str, Tensor]:
+        """Figures beside the loss: see `Output.logs`."""
+        right = (step.logits.argmax(dim=1) == step.labels) & step.labelled
         return {
-            "labelled/accuracy": right.sum() / labelled.sum().clamp(min=1),
-            "mean_entropy": mean_entropy(logits, self.temperature),
-            "norm/projected": projected.norm(dim=-1),
+            "labelled/accuracy": right.sum() / step.labelled.sum().clamp(min=1),
+            "mean_entropy": mean_entropy(step.logits, self.temperature),
+            "norm/projected": step.projected.norm(dim=-1),
         }
 
     def constrain_(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from meru import distributed
@@ -16,14 +18,52 @@ def load_data(config: DictConfig) -> ImageTextData:
     """The splits of images and captions."""
     if "load" not in config.data:
         raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
-    return instantiate_in_turn(config.data.load)
+    return _loaded(config.data.load, ImageTextData, key="data.load")
 
 
 def load_discovery_data(config: DictConfig) -> DiscoveryData:
     """The images, and the labels of some."""
-    if "discovery" not in config.data:
+    if "load_discovery" not in config.data:
         raise UserError("this data set has no split for discovery: choose another, say data=cub or data=birds")
-    return instantiate_in_turn(config.data.discovery)
+    data = _loaded(config.data.load_discovery, DiscoveryData, key="data.load_discovery")
+    return data.grouped(config.data.families)
+
+
+def _loaded(section: DictConfig, kind: type, *, key: str):
+    """What the loader of a section returns; for loaders outside this project, one line says what is wrong with them."""
+    own = not section._target_.startswith("meru.")
+    if own:
+        _check_call(section, key=key)
+    data = instantiate_in_turn(section)
+    if own and not isinstance(data, kind):
+        wanted = f"{kind.__module__}.{kind.__name__}"
+        raise UserError(f"{key}: {section._target_} returned {type(data).__name__}; it must return {wanted}")
+    return data
+
+
+def _check_call(section: DictConfig, *, key: str) -> None:
+    """Check that a loader takes the keys of its section as keyword arguments."""
+    try:
+        loader = get_object(section._target_)
+    except Exception as error:  # whatever an import may raise
+        raise UserError(f"{key}._target_={section._target_} cannot be imported ({_short(error)})") from error
+    arguments = {name: value for name, value in section.items() if not name.startswith("_")}
+    try:
+        inspect.signature(loader).bind(**arguments)
+    except TypeError as error:
+        raise UserError(
+            f"{key}: {section._target_} is called with the keys of {key} as keyword arguments ({', '.join(arguments)}) "
+            f"and does not take them: {error}"
+        ) from None
+    except ValueError:  # a loader in C has no signature
+        pass
+
+
+def _short(error: Exception) -> str:
+    """The innermost reason, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def instantiate_in_turn(section: DictConfig):

@@ -15,8 +15,9 @@ from torchvision.transforms.v2 import Compose
 
 from meru.assemble import Pretrained
 from meru.data.augmentation import caption_augmentation
-from meru.data.loading import evaluation_loader, read_or_skip, reading_options, training_loader
-from meru.data.parts import PART_OF_WORD, CropParts, part_places
+from meru.data.loading import read_or_skip, reading_options
+from meru.data.pairs import evaluation_loader, training_loader
+from meru.data.parts import CropParts, PartWords, part_places
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.sampling import BatchPlan
 from meru.errors import UserError
@@ -24,7 +25,6 @@ from meru.evaluation.examples import evenly_spread, retrieved_images, save_atten
 from meru.evaluation.image_text import evaluate_image_text
 from meru.evaluation.pointing import pointing_game
 from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
-from meru.metrics.zero_shot import PROMPT_TEMPLATES
 from meru.optional_part import optional
 from meru.reports.tables import finite_figures, format_table
 from meru.run_layout import ATTENTION
@@ -59,10 +59,9 @@ class ImageText(Task):
 
     def crops(self) -> CropParts | None:
         """Where a model that learns from crops gets them."""
-        patches = self.config.get("patches")
-        if not patches or patches.mode != "crops":
+        if not (parts := self.config.get("parts")):
             return None
-        return CropParts(crops=patches.crops, window=patches.window)
+        return CropParts(PartWords.of(self.config.data), crops=parts.crops, window=parts.window)
 
     def describe(self) -> str:
         data = self.data
@@ -146,9 +145,10 @@ class ImageText(Task):
             tokenizer=pretrained.tokenizer.batch,
             device=self.device,
             captions_per_image=settings.captions_per_image,
-            templates=settings.templates or PROMPT_TEMPLATES,
+            templates=settings.templates or self.config.data.prompts or (),
         )
-        if settings.get("pointing"):
+        part_of_word = PartWords.of(self.config.data).part_of
+        if settings.get("pointing") and part_of_word:
             maximum_pixels = reading_options(self.config.data)["maximum_pixels"]
             places, centres = part_places(records, pretrained.transforms.evaluation, maximum_pixels=maximum_pixels)
             figures |= pointing_game(
@@ -157,7 +157,7 @@ class ImageText(Task):
                 captions=captions,
                 places=places,
                 centres=centres,
-                part_of_word=PART_OF_WORD,
+                part_of_word=part_of_word,
                 tokenize=pretrained.tokenizer.batch,
                 words=pretrained.tokenizer.words,
                 device=self.device,

@@ -88,7 +88,7 @@ def test_every_recipe_of_discovery_takes_two_steps(experiment, compose, cub_fold
         f"folder={tmp_path / 'run'}",
     )
     check(config, command="train")
-    config.data.discovery = {
+    config.data.load_discovery = {
         "_target_": "meru.data.datasets.fine_grained.load_cub_discovery",
         "root": str(cub_folder),
         "old_classes": ["002.Red_bird_0", "005.Green_bird_1"],
@@ -99,10 +99,10 @@ def test_every_recipe_of_discovery_takes_two_steps(experiment, compose, cub_fold
     assert len(steps) == 2
 
 
-@pytest.mark.parametrize("choice", ["model=hycoclip", "patches.mode=crops", "patches.mode=grid"])
+@pytest.mark.parametrize("choice", ["model=hycoclip", "model=meru_grid", "model=meru_patches"])
 def test_other_parts_take_two_steps(choice, compose, cub_folder, tmp_path):
     config = compose(
-        "experiment=birds_meru_patches" if "patches" in choice else "experiment=birds_meru",
+        "experiment=birds_meru",
         choice,
         *SMALL,
         f"data.root={cub_folder}",
@@ -120,21 +120,21 @@ def test_other_parts_take_two_steps(choice, compose, cub_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("missing", "mode", "message"),
+    ("missing", "model", "message"),
     [
-        ("bounding_boxes.txt", "crops", "needs bounding_boxes.txt"),
-        ("parts", "crops", "needs parts/part_locs.txt"),
-        ("bounding_boxes.txt", "tokens", None),
-        ("parts", "tokens", None),
+        ("bounding_boxes.txt", "hycoclip", "needs bounding_boxes.txt"),
+        ("parts", "hycoclip", "needs parts/part_locs.txt"),
+        ("bounding_boxes.txt", "meru_patches", None),
+        ("parts", "meru_patches", None),
     ],
 )
-def test_crops_need_boxes_and_parts_and_tokens_do_not(missing, mode, message, compose, make_cub_folder, tmp_path):
+def test_crops_need_boxes_and_parts_and_patches_do_not(missing, model, message, compose, make_cub_folder, tmp_path):
     folder = make_cub_folder()
     gone = folder / missing
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     config = compose(
-        "experiment=birds_meru_patches",
-        f"patches.mode={mode}",
+        "experiment=birds_meru",
+        f"model={model}",
         *SMALL,
         f"data.root={folder}",
         "data.load._target_=meru.data.datasets.cub.load_cub",
@@ -282,10 +282,8 @@ def test_configuration_is_plain_data(compose):
     assert str(Path(PROJECT / "data" / "birds")) in text
 
 
-@pytest.mark.parametrize(("mode", "weight"), [("tokens", 0.0), ("crops", 0.0), ("grid", 0.1)])
-def test_part_entailment_is_off_where_it_teaches_nothing_and_never_without_a_floor(mode, weight, compose):
-    loss = compose("experiment=birds_meru_patches", f"patches.mode={mode}").loss
+@pytest.mark.parametrize(("model", "weight"), [("meru_patches", 0.0), ("meru_grid", 0.1)])
+def test_part_entailment_is_off_where_it_teaches_nothing_and_never_without_a_floor(model, weight, compose):
+    loss = compose(f"model={model}").loss
     assert loss.part_entailment.weight == weight and loss.part_entailment.apex_floor > 1
-    chosen = compose("experiment=birds_meru_patches", f"patches.mode={mode}", "loss.part_entailment.weight=0.3")
-    assert chosen.loss.part_entailment.weight == 0.3
     assert loss.entailment.apex_floor == compose("model=meru").loss.entailment.apex_floor == 0  # as published

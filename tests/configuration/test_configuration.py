@@ -17,7 +17,7 @@ def asked():
     return OmegaConf.create(
         {
             **SECTIONS,
-            "data": {"root": "/old", "load": {"root": "${data.root}"}, "discovery": {"root": "${data.root}"}},
+            "data": {"root": "/old", "load": {"root": "${data.root}"}, "load_discovery": {"root": "${data.root}"}},
             "discovery": {"num_classes": None},
         }
     )
@@ -27,7 +27,7 @@ def test_a_changed_key_acts_wherever_it_was_interpolated(tmp_path, asked):
     save_config(tmp_path, asked)
     config = read_config(tmp_path)
     change(config, "data.root", "/new")
-    assert config.data.load.root == config.data.discovery.root == config.data.root == "/new"
+    assert config.data.load.root == config.data.load_discovery.root == config.data.root == "/new"
 
 
 def test_config_yaml_is_resolved_and_asked_yaml_is_not(tmp_path, asked):
@@ -53,9 +53,9 @@ def test_runs_of_older_versions_follow_as_this_versions_configs_interpolate(tmp_
     asked.data.load.layout = "${data.root}"  # by chance the same value, but interpolated in no file of configs/
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(asked, resolve=True))
     config = read_config(tmp_path)
-    config.data.discovery.root = "/elsewhere"  # changed by hand: it follows no more
+    config.data.load_discovery.root = "/elsewhere"  # changed by hand: it follows no more
     change(config, "data.root", "/new")
-    assert config.data.load.root == "/new" and config.data.discovery.root == "/elsewhere"
+    assert config.data.load.root == "/new" and config.data.load_discovery.root == "/elsewhere"
     assert config.data.load.layout == "/old"
 
 

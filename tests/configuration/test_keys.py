@@ -8,7 +8,6 @@ import math
 import re
 import sys
 
-import hydra
 import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -23,6 +22,7 @@ from meru.configuration import (
     unknown_key,
 )
 from meru.configuration.check import OPTIMIZERS
+from meru.configuration.composing import compose
 from meru.configuration.declarations import DECLARED, EVALUATE, TRAIN
 from meru.configuration.kinds import (
     Architecture,
@@ -46,13 +46,12 @@ from meru.data.discovery.loading import SAMPLERS
 from meru.data.parts import CropParts
 from meru.errors import UserError
 from meru.files import PROJECT
+from meru.geometry.spaces import SPACES
 from meru.layers.bidirectional_attention import ACTIVATIONS
+from meru.losses.contrastive import POSITIVES
 from meru.losses.hypgcd import ANCESTORS
 from meru.losses.interaction import SCOPES
 from meru.losses.semantic_margin import MARGIN_SOURCES
-from meru.models.clip import POSITIVES
-from meru.models.gahr import SPACES
-from meru.models.meru_patches import MODES
 from meru.tasks.image_text import ImageText
 from meru.training.settings import TrainerSettings
 
@@ -111,9 +110,7 @@ def with_value(key, value):
 @functools.cache
 def composed(*choices):
     """The configuration as scripts/train.py has it, interpolations unresolved."""
-    OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
-    with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
-        config = hydra.compose("train", list(choices))
+    config, _ = compose(choices)
     config.name = "name"  # which says what was chosen, and Hydra alone knows that
     return config
 
@@ -261,7 +258,7 @@ def test_a_key_that_nothing_reads_and_one_that_is_missing_are_refused(overrides,
         ["+encoder.image.random_weights=true", "+encoder.image.arguments={embed_dim: 64, depth: 1}"],
         ["+optim.multipliers.classifier=0.3", "~optim.optimizer.fused"],
         ["model=meru_patches", "+model.local_logit_scale=3"],
-        ["model=simgcd", "+data.discovery.image_size=32"],
+        ["model=simgcd", "+data.load_discovery.image_size=32"],
         ["data=pedestrians", "data.image_augmentation=null"],
         ["+data.load.anything=3", "data.load._target_=somebody.elses.loader"],
     ],
@@ -321,13 +318,12 @@ def test_a_warm_up_longer_than_the_run_is_noted_and_not_refused():
         ("loss.word_contrast.scope", SCOPES),
         ("loss.semantic_margin.margin_source", MARGIN_SOURCES),
         ("loss.contrastive.positives", POSITIVES),
-        ("space", SPACES),
-        ("patches.mode", MODES),
-        ("patches.activation", ACTIVATIONS),
+        ("model.space", SPACES),
+        ("model.activation", ACTIVATIONS),
         ("data.load.layout", LAYOUTS),
         ("data.image_augmentation.interpolation", INTERPOLATIONS),
         ("data.image_augmentation.pool", augmentation_pool(8)),
-        ("patches.crops", CropParts.KINDS),
+        ("parts.crops", CropParts.KINDS),
         ("suite", ImageText.suites),
     ],
 )
@@ -379,11 +375,11 @@ def test_the_check_does_not_import_pytorch():
 
 def test_what_a_resumed_run_may_change():
     fixed = [
-        "seed", "name", "output", "folder", "task", "space", "trainer.accumulate", "data.batch_size",
+        "seed", "name", "output", "folder", "task", "model.space", "trainer.accumulate", "data.batch_size",
         "data.batch_size_per_gpu", "data.validation_fraction", "data.split_seed", "data.labelled_fraction",
         "data.old_classes", "data.load.layout", "data.load._target_", "optim.optimizer._target_", "model._target_",
         "model.curvature", "encoder.image.name", "encoder.text.architecture", "encoder.init", "discovery.neighbours",
-        "patches.mode", "patches.merge", "patches.grid", "patches.class_token",
+        "model.merge", "model.grid", "model.class_token", "model.word_window",
     ]  # fmt: skip
     acting = [
         "trainer.epochs", "trainer.precision", "trainer.ema_decay", "optim.learning_rate", "optim.multipliers.local",
@@ -428,8 +424,8 @@ def test_a_misspelt_argument_is_told_from_one_that_is_left_out(key, message):
 @pytest.mark.parametrize(
     "words",
     [
-        ["experiment=birds_meru_patches", "model=clip"],
-        ["experiment=cub_gahr", "model=meru"],
+        ["experiment=birds_meru_patches", "model=clip", "~model.merge"],
+        ["experiment=cub_gahr", "model=meru", "~model.class_token"],
         ["experiment=cub_hypgcd", "model=clip"],
         ["experiment=pedestrians_gahr", "model=clip", "~model.norm_exponent"],
     ],
@@ -438,10 +434,8 @@ def test_keys_of_a_recipe_whose_model_was_replaced_are_no_fault_of_the_user(comp
     check(compose(*words), command="train", typed=typed_keys(words))
     with pytest.raises(UserError, match=r"model\.norm_exponent: CLIP does not take it; the recipe sets it"):
         check(compose("experiment=pedestrians_gahr", "model=clip"), command="train", typed=set())
-    with pytest.raises(UserError, match=r"patches\.grid: this model"):
-        check(
-            compose("experiment=birds_meru", "+patches.grid=2"), command="train", typed=typed_keys(["+patches.grid=2"])
-        )
+    with pytest.raises(UserError, match=r"parts\.crops: this model"):
+        check(compose("model=meru", "+parts.crops=[box]"), command="train", typed={"parts.crops"})
 
 
 def test_a_key_in_the_wrong_section_or_by_its_short_name_leads_to_the_right_one():

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from meru.configuration import check, older
+from meru.configuration import check, older, unknown_key
 from meru.configuration.older import modernised, new_key, new_target
 from meru.errors import UserError
 
@@ -40,7 +40,7 @@ def test_a_section_moves_with_all_that_is_in_it(renamed):
 
 
 def test_names_with_dots_and_empty_sections_stay_what_they_are(renamed):
-    same = {"optim": {"multipliers": {"local": 5.0, "local.predictor": 1.0}}, "data": {"options": {}, "list": [1, 2]}}
+    same = {"optim": {"multipliers": {"local": 5.0, "local.predictor": 1.0}}, "own": {"options": {}, "list": [1, 2]}}
     assert read(**same) == same
 
 
@@ -55,7 +55,119 @@ def test_names_with_dots_and_empty_sections_stay_what_they_are(renamed):
 )
 def test_targets_are_found_where_they_are_now(old, new):
     assert new_target(old) == new
-    assert read(data={"load": {"_target_": old}}) == {"data": {"load": {"_target_": new}}}
+    assert read(data={"load": {"_target_": old}})["data"]["load"] == {"_target_": new}
+
+
+BEFORE = {  # prompts and words of parts of every run, before they were keys
+    "prompts": [
+        "a photo of a {}.", "a photo of a {}, a type of bird.", "a close-up photo of a {}.",
+        "a {} perched on a branch.", "a {} in the wild.", "this bird is a {}.",
+    ],
+    "whole": "bird",
+    "part_words": {
+        "beak": ["bill", "bills", "beak", "beaks"], "crown": ["crown"], "forehead": ["forehead"],
+        "eye": ["eye", "eyes"], "throat": ["throat"], "breast": ["breast"], "belly": ["belly"], "back": ["back"],
+        "nape": ["nape"], "wing": ["wing", "wings"], "leg": ["leg", "legs"], "tail": ["tail"],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("loader", "families"),
+    [
+        ("meru.data.discovery_fine_grained.load_cub_discovery", "last_word"),
+        ("meru.data.discovery_fine_grained.load_birds_discovery", "last_word"),
+        ("meru.data.discovery_fine_grained.load_aircraft_discovery", "file"),
+        ("my_project.load_mine", "file"),
+    ],
+)
+def test_what_held_before_a_data_set_had_prompts_and_families_of_its_own(loader, families):
+    found = read(data={"root": "here", "discovery": {"_target_": loader, "root": "${data.root}"}})["data"]
+    assert found.pop("load_discovery") == {"_target_": new_target(loader), "root": "here"}
+    assert found == {"root": "here", **BEFORE, "families": families}
+    own = {"root": "here", "prompts": None, "whole": None, "part_words": None, "families": None}
+    assert read(data=own) == {"data": own}
+
+
+PATCHES = {"mode": "tokens", "merge": 2, "top": 4, "grid": 3, "crops": ["box"], "window": [0.3, 0.5]}
+OF_MODEL = {"_target_": "meru.models.meru_patches.MERUPatches", **{name: f"${{patches.{name}}}" for name in PATCHES}}
+
+
+@pytest.mark.parametrize(
+    ("mode", "model", "target", "kept"),
+    [
+        ("tokens", "meru_patches", "meru.models.meru_patches.MERUPatches", {"merge": 2, "top": 4}),
+        ("crops", "hycoclip", "meru.models.hycoclip.HyCoCLIP", {}),
+        ("grid", "meru_grid", "meru.models.meru_grid.MERUGrid", {"grid": 3}),
+    ],
+)
+def test_modes_of_meru_patches_are_models_with_what_they_take(mode, model, target, kept):
+    of_mode = "${oc.select:loss.part_entailment.weight_of_mode.${patches.mode},0.0}"
+    weights = {"weight": of_mode, "weight_of_mode": {"tokens": 0.0, "grid": 0.1}}
+    given = {name: value for name, value in OF_MODEL.items() if name not in ("crops", "window")}
+    found = read(
+        patches={**PATCHES, "mode": mode},
+        model=given,
+        loss={"part_entailment": weights},
+        choices={"model": "meru_patches"},
+    )
+    assert found["model"] == {"_target_": target, **kept} and found["choices"] == {"model": model}
+    assert found["loss"] == {"part_entailment": {"weight": 0.1 if mode == "grid" else 0.0}}
+    assert found.get("parts") == ({"crops": ["box"], "window": [0.3, 0.5]} if mode == "crops" else None)
+    assert "patches" not in found
+
+
+def test_the_released_code_is_a_model_of_its_own():
+    target, plain = "meru.models.hypgcd_released.HypGCDReleased", "meru.models.hypgcd.HypGCD"
+    assert read(model={"_target_": plain, "released": True, "clip": 2.3})["model"] == {"_target_": target, "clip": 2.3}
+    assert read(model={"_target_": plain, "released": False})["model"] == {"_target_": plain}
+
+
+@pytest.mark.parametrize(("space", "now"), [("lorentz", "hyperboloid"), ("cosine", "sphere")])
+def test_settings_of_gahr_are_those_of_its_model_and_terms(space, now):
+    terms = {
+        "semantic_margin": {"margin": "${sms.margin}"},
+        "word_contrast": {"weight": "${bai.weight}", "scope": "${bai.scope}"},
+        "patch_agreement": {"weight": "${bai.weight}"},
+    }
+    found = read(
+        space=space,
+        sms={"margin": 0.05},
+        bai={"weight": 0.1, "scope": "batch", "class_token": True},
+        patches={"mode": "tokens", "class_token": "${bai.class_token}", "crops": ["box"]},
+        model={
+            "_target_": "meru.models.gahr.GAHR", "space": "${space}", "mode": "${patches.mode}",
+            "class_token": "${patches.class_token}",
+        },
+        loss=terms,
+    )  # fmt: skip
+    assert found == {
+        "model": {"_target_": "meru.models.gahr.GAHR", "space": now, "class_token": True},
+        "loss": {
+            "semantic_margin": {"margin": 0.05},
+            "word_contrast": {"weight": 0.1, "scope": "batch"},
+            "patch_agreement": {"weight": 0.1},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "now"),
+    [
+        ("sms.margin", "loss.semantic_margin.margin"),
+        ("bai.scope", "loss.word_contrast.scope"),
+        ("bai.weight", "loss.word_contrast.weight and loss.patch_agreement.weight"),
+        ("patches.merge", "model.merge"),
+        ("patches.crops", "parts.crops"),
+        ("patches.mode", "the model: model=meru_patches for tokens"),
+        ("space", r"model.space \(hyperboloid for lorentz, sphere for cosine\)"),
+        ("model.released", "a model of its own: model=hypgcd_released"),
+        ("loss.part_entailment.weight_of_mode.grid", "loss.part_entailment.weight"),
+    ],
+)
+def test_each_old_key_of_models_leads_to_what_to_write_now(key, now):
+    with pytest.raises(UserError, match=f"^{key}: this key is now {now}"):
+        raise unknown_key(key, command="train")
 
 
 def test_every_moved_module_exists_where_it_is_said_to_be():

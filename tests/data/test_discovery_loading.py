@@ -14,7 +14,8 @@ from meru.data.discovery.loading import (
     weighted_view_loader,
 )
 from meru.data.discovery.splits import DiscoverySplit
-from meru.data.transforms import EvaluationTransform, discovery_transforms, read_image
+from meru.data.images import read_image
+from meru.data.transforms import EvaluationTransform, discovery_transforms
 from meru.errors import UserError
 
 
@@ -69,7 +70,6 @@ SAMPLERS = {
     "weighted": {"sampler": "weighted"},
     "uniform": {"sampler": "uniform"},
     "neighbours": {"sampler": "neighbours", "neighbours": ring(60)},
-    "stratified": {"sampler": "neighbours", "neighbours": ring(60), "stratified": True},
 }
 
 
@@ -105,15 +105,11 @@ class TestTraining:
         for epoch in (seen[:5], seen[5:]):
             assert sorted(torch.cat(epoch).tolist()) == list(range(60))
 
-    @pytest.mark.parametrize("stratified", [False, True])
-    def test_neighbours_stand_together(self, stratified):
-        split = in_memory(share=0.1)
-        for batch in batches(split, sampler="neighbours", neighbours=ring(60), batch_size=14, stratified=stratified):
+    def test_neighbours_stand_together(self):
+        for batch in batches(in_memory(), sampler="neighbours", neighbours=ring(60), batch_size=14):
             groups = batch["image_index"].view(-1, 4)  # 12 of the 14
             assert len(groups) == 3
             assert torch.equal(groups, (groups[:, :1] + torch.arange(4)) % 60)
-            if stratified:
-                assert 1 <= split.labelled[groups[:, 0]].sum() <= 2
 
     def test_independent_queries_come_back_before_all_others_came(self):
         options = {"sampler": "neighbours", "neighbours": ring(60), "batch_size": 40, "total_steps": 12}
@@ -164,9 +160,9 @@ class TestTraining:
             assert same({name: torch.cat([first[name], second[name]]) for name in first if name != "skipped"},
                         {name: batch[name] for name in batch if name != "skipped"})
 
-    @pytest.mark.parametrize("options", [SAMPLERS["neighbours"], SAMPLERS["stratified"]])
-    def test_processes_share_out_neighbours_that_do_not_divide(self, options):
+    def test_processes_share_out_neighbours_that_do_not_divide(self):
         """Five queries with four neighbours each: 20 images, of which three processes have six each."""
+        options = SAMPLERS["neighbours"]
         whole = batches(in_memory(), batch_size=21, total_steps=2, **options)
         parts = [
             batches(in_memory(), batch_size=7, rank=rank, world_size=3, total_steps=2, **options) for rank in range(3)

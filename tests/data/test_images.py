@@ -16,8 +16,9 @@ from PIL import Image, features
 from torchvision.io import ImageReadMode, decode_image, read_file
 
 from meru.data.images import MAXIMUM_PIXELS, image_size, read_image
-from meru.data.loading import EvaluationImages, read_or_skip, reading_options
-from meru.data.parts import CropParts, part_places
+from meru.data.loading import read_or_skip, reading_options
+from meru.data.pairs import evaluation_loader
+from meru.data.parts import CropParts, PartWords, part_places
 from meru.data.records import ImageRecord
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
@@ -33,6 +34,8 @@ STORED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
+
+NO_WORDS = PartWords("", {})
 
 
 def picture():
@@ -104,7 +107,7 @@ class TestOrientation:
         stored.save(path, exif=exif(orientation), quality=100, subsampling=0)
         record = ImageRecord(path, 0, ("a green beak",), box=(16.0, 0.0, 16.0, 16.0), parts={"beak": (24.0, 8.0)})
         image = read_image(path)
-        left, top, width, height = CropParts(crops=["box"])(record, height=32, width=48, caption="").window
+        left, top, width, height = CropParts(NO_WORDS, crops=["box"])(record, height=32, width=48, caption="").window
         assert (left, top, width, height) == (16, 0, 16, 16)
         crop = image[:, top : top + height, left : left + width].float()
         torch.testing.assert_close(crop.mean((1, 2)), torch.tensor([0.0, 250.0, 0.0]), atol=3, rtol=0)
@@ -203,11 +206,12 @@ class TestKinds:
         Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "a", kind)
         record = ImageRecord(tmp_path / "a", 0, ("a",), box=(0.0, 0.0, 2.0, 2.0), parts={"beak": (0.0, 0.0)})
         assert read_image(tmp_path / "a").shape == (3, size[1], size[0])
-        assert EvaluationImages([record], transform=EvaluationTransform(8))[0]["image"].shape == (3, 8, 8)
+        images = evaluation_loader([record], transform=EvaluationTransform(8), batch_size=1).dataset
+        assert images[0]["image"].shape == (3, 8, 8)
         assert len(part_places([record], EvaluationTransform(8))[0]) == 1
 
 
-class TestWhatIsNoPicture:
+class TestWhatIsNotAnImage:
     @pytest.mark.parametrize(
         ("content", "what"),
         [
@@ -220,10 +224,10 @@ class TestWhatIsNoPicture:
             (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a text"),
             (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
             (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ", "an AppleDouble file"),
-            (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "a HEIC picture"),
+            (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "a HEIC image"),
             (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "an EPS drawing"),
             (bytes(5000), "zeros only"),
-            (b"PK\x03\x04 whatever", "no picture of a known kind"),
+            (b"PK\x03\x04 whatever", "not an image of a known kind"),
         ],
     )
     def test_it_is_named(self, tmp_path, content, what):
@@ -302,7 +306,7 @@ class TestMaximumPixels:
     def test_a_file_too_large_for_any_picture_is_not_read(self, tmp_path):
         with (tmp_path / "film.jpg").open("wb") as file:
             file.truncate(2**40)
-        assert "MiB, more than any picture" in error_of(tmp_path / "film.jpg")
+        assert "MiB, more than any image" in error_of(tmp_path / "film.jpg")
 
     def test_the_key(self, compose):
         section = compose("data=birds").data
@@ -315,7 +319,7 @@ class TestMaximumPixels:
     def test_it_reaches_the_data_sets(self, tmp_path):
         picture().save(tmp_path / "a.jpg")
         records = [ImageRecord(tmp_path / "a.jpg", 0, ("a",))]
-        data = EvaluationImages(records, transform=EvaluationTransform(8), maximum_pixels=5)
+        data = evaluation_loader(records, transform=EvaluationTransform(8), batch_size=1, maximum_pixels=5).dataset
         with pytest.raises(UserError, match="has 48 × 32 pixels"):
             data[0]
 

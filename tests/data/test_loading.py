@@ -1,29 +1,21 @@
 import logging
 import multiprocessing
 import os
-import pickle
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from meru.data.augmentation import CaptionAugmentation
 from meru.data.datasets.cub import load_cub
-from meru.data.loading import (
-    EvaluationImages,
-    TrainingPairs,
-    check_decoding,
-    collate,
-    evaluation_loader,
-    training_loader,
-)
-from meru.data.sampling import BatchPlan, RunBatches, derived_seed, steps_per_epoch
-from meru.data.transforms import EvaluationTransform, read_image, training_transform
+from meru.data.images import read_image
+from meru.data.loading import check_decoding, collate
+from meru.data.pairs import TrainingPairs, evaluation_loader, training_loader
+from meru.data.sampling import derived_seed
+from meru.data.transforms import EvaluationTransform, training_transform
 from meru.errors import UserError
 
 
@@ -61,64 +53,6 @@ def loader(records, **options):
 
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-class TestTransforms:
-    @pytest.mark.parametrize("size", [(48, 64), (64, 48), (20, 20), (5, 90)])
-    def test_square_uint8(self, size):
-        image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-        for transform in (training_transform(32), EvaluationTransform(32), EvaluationTransform(32, squash=True)):
-            result = pickle.loads(pickle.dumps(transform))(image)
-            assert result.shape == (3, 32, 32)
-            assert result.dtype == torch.uint8
-
-    def test_squash_keeps_what_the_centre_crop_cuts_off(self):
-        image = torch.zeros(3, 32, 96, dtype=torch.uint8)
-        image[:, :, 80:] = 255  # the right sixth
-        assert EvaluationTransform(32)(image).max() == 0
-        assert EvaluationTransform(32, squash=True)(image)[:, :, -3:].min() > 200
-
-    def test_flip_can_be_turned_off(self):
-        image = torch.zeros(3, 32, 32, dtype=torch.uint8)
-        image[:, :, :16] = 255
-        brighter_left = {
-            flip: {
-                bool(result[..., :16].sum() > result[..., 16:].sum())
-                for result in (training_transform(32, scale=(0.9, 1.0), flip=flip)(image) for _ in range(30))
-            }
-            for flip in (True, False)
-        }
-        assert brighter_left == {True: {True, False}, False: {True}}
-
-    @pytest.mark.parametrize(
-        ("mode", "suffix"),
-        [("L", "jpg"), ("CMYK", "jpg"), ("RGB", "jpg"), ("P", "png"), ("RGBA", "png"), ("LA", "png"), ("I;16", "png")],
-    )
-    def test_every_kind_of_file_becomes_rgb(self, tmp_path, mode, suffix):
-        path = tmp_path / f"image.{suffix}"
-        if mode == "I;16":
-            Image.fromarray(np.full((20, 30), 204 * 257, dtype=np.uint16)).save(path)
-        else:
-            Image.new("RGBA" if mode.endswith("A") else "RGB", (30, 20), (204,) * 3).convert(mode).save(path)
-        image = read_image(path)
-        assert image.shape == (3, 20, 30)
-        assert image.dtype == torch.uint8
-        assert (image.float() - 204).abs().max() <= 3
-
-    @pytest.mark.parametrize("content", [None, b"", b"<html>not found</html>", "half"])
-    def test_a_file_that_does_not_decode_is_named(self, tmp_path, records, content):
-        path = tmp_path / "bird.jpg"
-        if content == "half":
-            whole = records[0].path.read_bytes()
-            content = whole[: len(whole) // 2]
-        if content is not None:
-            path.write_bytes(content)
-        with pytest.raises(UserError) as error:
-            read_image(path)
-        assert str(path) in str(error.value)
-        assert "data.on_error=skip" in str(error.value)
-        assert "\n" not in str(error.value) and ".cpp" not in str(error.value)
-        assert error.value.exit_code == 1
 
 
 class TestTrainingPairs:
@@ -183,85 +117,6 @@ class TestTrainingPairs:
     def test_unknown_policy(self, records):
         with pytest.raises(UserError, match=r"data\.on_error=ignore"):
             pairs(records, on_error="ignore")
-
-
-class TestRunBatches:
-    def test_an_epoch_shows_every_image_at_most_once_in_a_new_order(self):
-        batches = list(RunBatches(length=11, batch_size=3, seed=0, total_steps=9))
-        assert len(batches) == 9
-        orders = []
-        for epoch in range(3):
-            keys = [key for batch in batches[3 * epoch : 3 * epoch + 3] for key in batch]
-            assert {key[0] for key in keys} == {epoch}
-            assert len({key[1] for key in keys}) == 9
-            orders.append(tuple(keys))
-        assert len({tuple(index for _, index in order) for order in orders}) == 3
-
-    def test_seed_changes_the_order(self):
-        first, second = (list(RunBatches(length=50, batch_size=10, seed=seed, total_steps=5)) for seed in (0, 1))
-        assert first != second
-
-    @pytest.mark.parametrize("start", range(10))
-    def test_starts_anywhere(self, start):
-        options = {"length": 11, "batch_size": 3, "seed": 4, "total_steps": 8}
-        resumed = RunBatches(**options, start_step=start)
-        assert list(resumed) == list(RunBatches(**options))[start:]
-        assert len(resumed) == max(0, 8 - start)
-
-    def test_processes_share_out_the_batches_of_one(self):
-        alone = RunBatches(length=26, batch_size=6, seed=1, total_steps=9)
-        ranks = [RunBatches(length=26, batch_size=2, seed=1, rank=r, world_size=3, total_steps=9) for r in range(3)]
-        assert [[*a, *b, *c] for a, b, c in zip(*ranks, strict=True)] == list(alone)
-
-    def test_batch_larger_than_the_training_set(self):
-        assert steps_per_epoch(10, batch_size=5, world_size=2) == 1
-        with pytest.raises(UserError) as error:
-            steps_per_epoch(10, batch_size=6, world_size=2)
-        for part in ("12", "10", "data.batch_size to 10"):
-            assert part in str(error.value)
-        with pytest.raises(UserError, match="batch_size=0"):
-            steps_per_epoch(10, batch_size=0)
-
-
-class TestBatchPlan:
-    @pytest.mark.parametrize("processes", [1, 2, 4])
-    def test_the_batch_is_that_of_all_processes(self, processes):
-        section = {"batch_size": 64, "batch_size_per_gpu": None}
-        plan = BatchPlan.of(section, images=1000, world_size=processes, accumulate=2)
-        assert plan.batch_size == 64 // processes
-        assert (plan.batches_per_epoch, plan.images_per_step) == (15, 128)
-        line = plan.describe(learning_rate=0.1)
-        assert f" × {64 // processes} images × 2 accumulated = 128 images a step" in line
-        assert line.endswith("7 steps an epoch, highest learning rate 0.1")
-
-    def test_what_does_not_divide_is_said(self):
-        plan = BatchPlan.of({"batch_size": 64, "batch_size_per_gpu": None}, images=126, world_size=3)
-        assert (plan.batch_size, plan.batches_per_epoch) == (21, 2)
-        first, _ = plan.describe(learning_rate=0.1).split("\n")
-        assert first == "64 images do not divide by 3 processes: 63 are used, 21 in each"
-
-    def test_more_batches_are_accumulated_than_an_epoch_has(self):
-        with pytest.raises(UserError, match="trainer.accumulate=5: an epoch has 4 batches of 24 images"):
-            BatchPlan.of({"batch_size": 24, "batch_size_per_gpu": None}, images=100, world_size=1, accumulate=5)
-
-    @pytest.mark.parametrize("section", [{"batch_size": 16}, {"batch_size": 64, "batch_size_per_gpu": 16}])
-    def test_images_of_each_process_as_asked_and_in_older_runs(self, section):
-        plan = BatchPlan.of(section, images=1000, world_size=4)
-        assert (plan.batch_size, plan.images_per_step) == (16, 64)
-
-    @pytest.mark.parametrize(
-        ("section", "message"),
-        [
-            ({"batch_size": 3, "batch_size_per_gpu": None}, "data.batch_size=3: .* give at least 4"),
-            ({"batch_size": 64, "batch_size_per_gpu": 0}, "data.batch_size_per_gpu=0: .* give at least 1"),
-            ({"batch_size": 64, "batch_size_per_gpu": None}, "set data.batch_size to 50 or less"),
-            ({"batch_size": 8, "batch_size_per_gpu": 16}, "set data.batch_size_per_gpu to 12 or less"),
-            ({"batch_size": 16}, "set data.batch_size to 12 or less"),
-        ],
-    )
-    def test_mistakes_name_the_key(self, section, message):
-        with pytest.raises(UserError, match=message):
-            BatchPlan.of(section, images=50, world_size=4)
 
 
 class TestLoaders:
@@ -345,7 +200,7 @@ class TestLoaders:
         assert [int(batch["skipped"]) for batch in batches] == [0, 2, 0, 0, 0, 1]
 
     def test_evaluation_data_set_is_deterministic(self, records):
-        data = EvaluationImages(records, transform=EvaluationTransform(32))
+        data = evaluation_loader(records, transform=EvaluationTransform(32), batch_size=4).dataset
         assert len(data) == 12
         assert same(data[3], data[3])
 

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from meru.data.parts import CropParts, part_phrases, part_places
+from meru.data.parts import CropParts, PartWords, part_places
 from meru.data.records import ImageRecord
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
+from meru.files import PROJECT
+
+BIRDS = PartWords.of(yaml.safe_load((PROJECT / "configs" / "data" / "_birds.yaml").read_text(encoding="utf-8")))
 
 
 def record(path="bird.jpg", **known):
@@ -34,13 +38,23 @@ def record(path="bird.jpg", **known):
     ],
 )  # fmt: skip
 def test_noun_phrases_of_a_caption(caption, phrases):
-    assert part_phrases(caption) == phrases
+    assert BIRDS.phrases(caption) == phrases
+
+
+def test_words_of_other_data_sets():
+    words = PartWords("car", {"door": ["door", "doors"]})
+    caption = "a red car with a dented left door, the car's door is green, a bird"
+    assert words.phrases(caption) == {"car": "red car", "door": "dented left door"}
+    assert PartWords("", {}).phrases(caption) == {}
+    crop = CropParts(PartWords("", {}))
+    part = crop(record(box=(0.0, 0.0, 5.0, 5.0)), height=10, width=10, caption=caption)
+    assert part == ((0, 0, 5, 5), "")
 
 
 def test_every_window_lies_inside_the_image():
     torch.manual_seed(0)
     corners = {"beak": (0.0, 0.0), "tail": (79.9, 59.9), "left wing": (40.0, 2.0), "back": (200.0, 300.0)}
-    crop = CropParts()
+    crop = CropParts(BIRDS)
     for box in ((-5.0, 10.0, 300.0, 30.0), (79.0, 59.0, 1.0, 1.0), None):
         for _ in range(100):
             left, top, width, height = crop(record(box=box, parts=corners), height=60, width=80, caption="").window
@@ -49,14 +63,14 @@ def test_every_window_lies_inside_the_image():
 
 
 def test_a_window_is_centred_on_its_part_and_as_large_as_asked():
-    crop = CropParts(crops=["parts"], window=[0.5, 0.5])
+    crop = CropParts(BIRDS, crops=["parts"], window=[0.5, 0.5])
     bird = record(box=(0.0, 0.0, 40.0, 20.0), parts={"crown": (50.0, 50.0)})
     assert crop(bird, height=100, width=100, caption="").window == (40, 40, 20, 20)
-    assert CropParts(crops=["box"])(bird, height=100, width=100, caption="").window == (0, 0, 40, 20)
+    assert CropParts(BIRDS, crops=["box"])(bird, height=100, width=100, caption="").window == (0, 0, 40, 20)
 
 
 def test_the_phrase_comes_from_the_caption_then_from_others_then_from_the_class():
-    crop = CropParts(crops=["parts"])
+    crop = CropParts(BIRDS, crops=["parts"])
     bird = record(parts={"left wing": (5.0, 5.0)}, captions=("a bird", "it has white wings"))
     size = {"height": 10, "width": 10}
     assert crop(bird, **size, caption="a bird with black wings").phrase == "black wings"
@@ -68,32 +82,32 @@ def test_the_phrase_comes_from_the_caption_then_from_others_then_from_the_class(
 
 def test_a_picture_without_anything_to_draw_from_has_no_part():
     size = {"height": 10, "width": 10, "caption": "a red beak"}
-    assert CropParts()(record(), **size) is None
-    assert CropParts(crops=["parts"])(record(box=(0.0, 0.0, 5.0, 5.0)), **size) is None
-    assert CropParts()(record(box=(0.0, 0.0, 5.0, 5.0)), **size).window == (0, 0, 5, 5)
+    assert CropParts(BIRDS)(record(), **size) is None
+    assert CropParts(BIRDS, crops=["parts"])(record(box=(0.0, 0.0, 5.0, 5.0)), **size) is None
+    assert CropParts(BIRDS)(record(box=(0.0, 0.0, 5.0, 5.0)), **size).window == (0, 0, 5, 5)
 
 
 @pytest.mark.parametrize(
     ("records", "crops", "message"),
     [
-        ([record(parts={"beak": (1.0, 1.0)})], ["box", "parts"], r"needs bounding_boxes.txt.*patches.crops=\[parts\]"),
+        ([record(parts={"beak": (1.0, 1.0)})], ["box", "parts"], r"needs bounding_boxes.txt.*parts.crops=\[parts\]"),
         ([record(box=(0.0, 0.0, 1.0, 1.0))], ["parts"], r"needs parts/part_locs.txt, which some/root lacks"),
-        ([record()], ["box"], "patches.mode=tokens"),
+        ([record()], ["box"], "choose model=meru_patches"),
     ],
 )
 def test_a_missing_file_is_named(records, crops, message):
     with pytest.raises(UserError, match=message):
-        CropParts(crops=crops).check(records, "some/root")
+        CropParts(BIRDS, crops=crops).check(records, "some/root")
 
 
 def test_files_that_are_not_needed_may_be_missing():
-    CropParts(crops=["box"]).check([record(), record(box=(0.0, 0.0, 1.0, 1.0))], "some/root")
+    CropParts(BIRDS, crops=["box"]).check([record(), record(box=(0.0, 0.0, 1.0, 1.0))], "some/root")
 
 
 @pytest.mark.parametrize("wrong", [{"crops": ["wings"]}, {"crops": []}, {"window": [0, 0.5]}, {"window": [0.5, 0.3]}])
 def test_wrong_arguments_are_one_line(wrong):
     with pytest.raises(UserError, match=r"^patches\."):
-        CropParts(**wrong)
+        CropParts(BIRDS, **wrong)
 
 
 def test_places_in_the_picture_that_the_model_sees(cub_folder):

@@ -130,7 +130,7 @@ def test_other_persons_in_the_folder_are_an_error(folder):
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "letters.txt").write_text("dear")
-    with pytest.raises(UserError, match="something other than drawn pedestrians"):
+    with pytest.raises(UserError, match="something other than synthetic pedestrians"):
         pedestrians.draw_pedestrians(tmp_path, **FEW)
     assert contents(tmp_path) == {"letters.txt": b"dear"}
 

@@ -27,7 +27,7 @@ PERSONS = [
     "encoder.image.image_size=32", WITHOUT_WANDB, ONE_PICTURE,
 ]  # fmt: skip
 DISCOVERY = [
-    "+data.discovery.images_per_species=4", "trainer.epochs=1", "data.batch_size=8", "data.workers=0",
+    "+data.load_discovery.images_per_species=4", "trainer.epochs=1", "data.batch_size=8", "data.workers=0",
     "model.projection_width=16", WITHOUT_WANDB,
 ]  # fmt: skip
 MODEL_OF_KEY = {

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from meru.geometry import lorentz, poincare
+from meru.geometry.spaces import Hyperboloid
 from meru.losses.entailment import entailment_excess
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -127,7 +128,7 @@ def test_one_pair_that_nearly_meets_does_not_outweigh_a_batch():
     specific[0] = general[0] * (1 + 1e-7) + 1e-9
     assert not torch.equal(specific[0], general[0])
     general.requires_grad_()
-    entailment_excess(general, specific, 1.0).mean().backward()
+    entailment_excess(general, specific, Hyperboloid(1.0)).mean().backward()
     lengths = general.grad.norm(dim=1)
     assert lengths[0] == 0 < lengths[1:].min()
 

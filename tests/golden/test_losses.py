@@ -40,7 +40,10 @@ MARGIN = ["loss.semantic_margin.weight=1"]
 TREE = [
     "loss.category.weight=0.1", "loss.hierarchy.weight=0.1", "loss.hierarchy.neighbours=6", "loss.hierarchy.triplets=5",
 ]  # fmt: skip
-RELEASED_GAHR = ["sms.margin_source=cross", "bai.scope=batch", "bai.class_token=true", "loss.cyclic.across=1000"]
+RELEASED_GAHR = [
+    "loss.semantic_margin.margin_source=cross", "loss.word_contrast.scope=batch", "model.class_token=true",
+    "loss.cyclic.across=1000",
+]  # fmt: skip
 ALL_TOKEN_TERMS = [
     "loss.part_entailment.weight=0.1", "loss.late_interaction.weight=0.1", "loss.word_contrast.scope=batch",
 ]  # fmt: skip
@@ -70,21 +73,21 @@ CASES = {
     "meru_patches, tokens, every term": ["model=meru_patches", *ALL_TOKEN_TERMS, *MARGIN],
     "meru_patches, tokens, hierarchy": ["model=meru_patches", *TREE],
     "meru_patches, tokens, softmax, no window": [
-        "model=meru_patches", "patches.activation=softmax", "patches.word_window=null", "patches.class_token=true",
+        "model=meru_patches", "model.activation=softmax", "model.word_window=null", "model.class_token=true",
     ],
     "meru_patches, tokens without attention": [
         "model=meru_patches", "loss.word_grounding.weight=0", "loss.word_contrast.weight=0",
         "loss.patch_agreement.weight=0", "loss.part_entailment.weight=0.1",
     ],
     "meru_patches, convolutional": [
-        "model=meru_patches", *CONVOLUTIONAL, "encoder.image.patch_level=1", "patches.merge=2",
+        "model=meru_patches", *CONVOLUTIONAL, "encoder.image.patch_level=1", "model.merge=2",
     ],
-    "meru_patches, crops": ["model=meru_patches", "patches.mode=crops"],
-    "meru_patches, grid": ["model=meru_patches", "patches.mode=grid"],
+    "meru_patches, crops": ["model=hycoclip"],
+    "meru_patches, grid": ["model=meru_grid"],
     "gahr, lorentz": ["model=gahr"],
-    "gahr, cosine": ["model=gahr", "space=cosine"],
+    "gahr, cosine": ["model=gahr", "model.space=sphere"],
     "gahr, lorentz, released": ["model=gahr", *RELEASED_GAHR],
-    "gahr, cosine, released": ["model=gahr", *RELEASED_GAHR, "space=cosine"],
+    "gahr, cosine, released": ["model=gahr", *RELEASED_GAHR, "model.space=sphere"],
     "gahr, with what it has not": [
         "model=gahr", "loss.contrastive.weight=0.1", "loss.entailment.weight=0.1", "loss.word_grounding.weight=0.1",
         "loss.part_entailment.weight=0.1",
@@ -98,7 +101,7 @@ CASES = {
     "hypgcd, proxies": [
         *HYPGCD, "loss.hierarchy.ancestors=proxies", "loss.hierarchy.proxies=12", "loss.hierarchy.exclude_members=true",
     ],
-    "hypgcd, released": [*HYPGCD, "model.released=true"],
+    "hypgcd, released": ["model=hypgcd_released", *HYPGCD[1:]],
 }  # fmt: skip
 
 

@@ -11,12 +11,15 @@ from meru.geometry import poincare
 from meru.losses.hypgcd import (
     category_loss,
     choose_ancestor,
+    contrast_with_centres,
+    draw_members,
     draw_triplets,
     gumbel_noise,
     local_hierarchy_loss,
     midpoint_distances,
-    released_distance,
+    reciprocal_neighbours,
 )
+from meru.losses.hypgcd_released import released_category_loss, released_distance, released_hierarchy_loss
 from meru.losses.simgcd import (
     mean_entropy,
     self_distillation_loss,
@@ -128,7 +131,7 @@ def test_absent_classes_do_not_matter_except_as_released():
     """In the released code a class that the batch lacks has its centre at the origin, and all are driven from there."""
     points, classes = ball(6), torch.tensor([0, 0, 1, 1, 2, 2])
     assert category_loss(points, classes, 0.1) == category_loss(points, 5 * classes, 0.1)
-    released = [category_loss(points, classes, 0.1, all_classes=number) for number in (3, 4, 10)]
+    released = [released_category_loss(points, classes, 0.1, num_classes=number) for number in (3, 4, 10)]
     torch.testing.assert_close(released[0], category_loss(points, classes, 0.1))
     assert released[0] < released[1] < released[2]
 
@@ -140,8 +143,12 @@ def test_riemannian_gradients_are_the_plain_ones_times_the_inverse_metric(releas
     found = {}
     for riemannian in (False, True):
         points = ball(6).requires_grad_()
-        options = {"riemannian": riemannian, "all_classes": 5 if released else None}
-        loss = category_loss(points, classes, c, **options)
+        if not released:
+            loss = category_loss(points, classes, c, riemannian=riemannian)
+        elif riemannian:
+            loss = released_category_loss(points, classes, c, num_classes=5)
+        else:
+            loss = contrast_with_centres(points, classes, 5, c, temperature=1.0, smoothing=0.1)
         loss.backward()
         found[riemannian] = loss.detach(), points.grad
     factor = ((1 - c * ball(6).square().sum(dim=1, keepdim=True)) / 2).square()
@@ -340,7 +347,8 @@ def test_released_distances_and_their_gradients_equal_the_printed_formula(norm):
 def test_in_the_released_code_a_point_may_be_the_third_of_its_own_triplet():
     points, classes = ball(12), torch.arange(12) % 3
     distances = poincare.pairwise_distance(points, points, 0.1)
-    i, _, k = draw_triplets(distances, classes, neighbours=4, triplets=50, third_may_be_first=True)
+    near = reciprocal_neighbours(distances, classes, 4)
+    i, _, k = draw_members(near, ~near, 50)
     assert (i == k).any()
     i, _, k = draw_triplets(distances, classes, neighbours=4, triplets=50)
     assert not (i == k).any()
@@ -353,7 +361,7 @@ def test_released_distances_are_right_inside_the_ball_and_not_monotone_outside()
     norms, axes = torch.tensor([1.0, 3.1, 4.0, 8.0]), torch.eye(2)  # two at a right angle, ever further out
     measured = [released_distance(norm * axes[:1], norm * axes[1:], 0.1).item() for norm in norms]
     assert measured[0] < measured[1] > measured[2] > measured[3]
-    loss = local_hierarchy_loss(3 * random(16, 6), torch.arange(16) % 4, 0.1, neighbours=6, released=True)
+    loss = released_hierarchy_loss(3 * random(16, 6), torch.arange(16) % 4, 0.1, neighbours=6)
     assert loss.isfinite()
 
 

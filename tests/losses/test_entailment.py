@@ -7,9 +7,11 @@ import torch
 from mpmath import mp, mpf
 
 from meru.geometry import lorentz
+from meru.geometry.spaces import Hyperboloid
 from meru.losses.entailment import entailment_excess, inside_dead_radius
 
 K, FLOOR = 0.1, 2.0
+UNIT = Hyperboloid(1.0)
 
 
 def reference(apex, point, curvature, eta, floor):
@@ -34,7 +36,8 @@ def test_floored_excess_equals_the_printed_formula(curvature, eta):
     tangent = torch.randn(2, 12, 3, generator=generator, dtype=torch.float64) / math.sqrt(curvature)
     tangent[0] *= torch.logspace(-3, 0, 12)[:, None]  # from deep within the dead radius to far beyond the floor
     apex, point = lorentz.exp_map0(tangent, curvature)
-    ours = entailment_excess(apex, point, curvature, minimum_radius=K, aperture_scale=eta, apex_floor=FLOOR)
+    space = Hyperboloid(curvature)
+    ours = entailment_excess(apex, point, space, minimum_radius=K, aperture_scale=eta, apex_floor=FLOOR)
     expected = [reference(x, y, curvature, eta, FLOOR) for x, y in zip(apex, point, strict=True)]
     torch.testing.assert_close(ours, torch.tensor(expected, dtype=ours.dtype), rtol=1e-6, atol=1e-9)
 
@@ -44,15 +47,15 @@ def test_beyond_the_floor_nothing_changes():
     apex, point = torch.randn(2, 50, 4, generator=generator)
     apex = apex[apex.norm(dim=-1) > 2 * K * FLOOR]
     point = point[: len(apex)]
-    floored = entailment_excess(apex, point, 1.0, minimum_radius=K, apex_floor=FLOOR)
-    torch.testing.assert_close(floored, entailment_excess(apex, point, 1.0, minimum_radius=K))
+    floored = entailment_excess(apex, point, UNIT, minimum_radius=K, apex_floor=FLOOR)
+    torch.testing.assert_close(floored, entailment_excess(apex, point, UNIT, minimum_radius=K))
 
 
 def outward(radius, angle, **arguments):
     """Derivative of minus the loss along the radius, and all of its gradient; the point is at radius 1."""
     tangent = torch.tensor([[radius, 0.0]], requires_grad=True)
     point = math.sinh(1.0) * torch.tensor([[math.cos(angle), math.sin(angle)]])
-    loss = entailment_excess(lorentz.exp_map0(tangent), point, 1.0, minimum_radius=K, aperture_scale=1.2, **arguments)
+    loss = entailment_excess(lorentz.exp_map0(tangent), point, UNIT, minimum_radius=K, aperture_scale=1.2, **arguments)
     if not loss.requires_grad:
         return 0.0, torch.zeros(2)
     (gradient,) = torch.autograd.grad(loss.sum(), tangent)
@@ -70,7 +73,7 @@ def test_every_apex_within_the_floor_is_pushed_outwards(radius, angle):
 
 def test_gradient_at_the_origin_is_finite():
     apex = torch.zeros(1, 3, requires_grad=True)
-    entailment_excess(apex, torch.ones(1, 3), 1.0, apex_floor=FLOOR).sum().backward()
+    entailment_excess(apex, torch.ones(1, 3), UNIT, apex_floor=FLOOR).sum().backward()
     assert apex.grad.isfinite().all()
 
 
@@ -82,13 +85,13 @@ def descend(apex_floor, steps=150):
     optimizer = torch.optim.Adam([parts], lr=2e-2)
     for _ in range(steps):
         points = lorentz.exp_map0(parts)
-        loss = entailment_excess(points, wholes, 1.0, minimum_radius=K, aperture_scale=1.2, apex_floor=apex_floor)
+        loss = entailment_excess(points, wholes, UNIT, minimum_radius=K, aperture_scale=1.2, apex_floor=apex_floor)
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
     points = lorentz.exp_map0(parts.detach())
-    strangers = entailment_excess(points, wholes.roll(1, 0), 1.0, minimum_radius=K, aperture_scale=1.2) == 0
-    return loss, inside_dead_radius(points, 1.0, K).float().mean(), strangers.float().mean()
+    strangers = entailment_excess(points, wholes.roll(1, 0), UNIT, minimum_radius=K, aperture_scale=1.2) == 0
+    return loss, inside_dead_radius(points, UNIT, K).float().mean(), strangers.float().mean()
 
 
 def test_descent_with_a_floor_finds_cones_that_hold_their_own_whole_alone():
@@ -102,7 +105,7 @@ def test_descent_with_a_floor_finds_cones_that_hold_their_own_whole_alone():
 def test_dead_radius_is_where_the_aperture_has_no_gradient(curvature):
     edge = 2 * K / math.sqrt(curvature)
     apex = (edge * torch.tensor([0.5, 0.999, 1.001, 2.0]))[:, None].requires_grad_()
-    dead = inside_dead_radius(apex, curvature, K)
+    dead = inside_dead_radius(apex, Hyperboloid(curvature), K)
     assert dead.tolist() == [True, True, False, False]
     (gradient,) = torch.autograd.grad(lorentz.half_aperture(apex, curvature, K).sum(), apex)
     assert dead.tolist() == (gradient[:, 0] == 0).tolist()

@@ -168,5 +168,5 @@ def test_real_tokens_end_with_end_of_text():
 
 
 def test_unknown_activation_is_one_line():
-    with pytest.raises(UserError, match="patches.activation=tanh: choose one of sigmoid, softmax"):
+    with pytest.raises(UserError, match="model.activation=tanh: choose one of sigmoid, softmax"):
         BidirectionalAttention(dimension=8, activation="tanh")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from meru.geometry import lorentz
+from meru.geometry.spaces import Hyperboloid
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
 from meru.losses.entailment import entailment_excess
 
@@ -48,7 +49,7 @@ def test_entailment_equals_the_printed_formula(curvature, scale):
     generator = torch.Generator().manual_seed(1)
     tangent = torch.randn(2, 8, 5, generator=generator, dtype=torch.float64) / math.sqrt(curvature)
     general, specific = lorentz.exp_map0(tangent, curvature)
-    ours = entailment_excess(general, specific, curvature, aperture_scale=scale)
+    ours = entailment_excess(general, specific, Hyperboloid(curvature), aperture_scale=scale)
     for x, y, excess in zip(general, specific, ours, strict=True):
         x_time, y_time = (math.sqrt(1 / curvature + float(p @ p)) for p in (x, y))
         inner = float(x @ y) - x_time * y_time
@@ -61,5 +62,5 @@ def test_entailment_equals_the_printed_formula(curvature, scale):
 
 def test_a_point_straight_behind_the_apex_is_inside_and_one_before_it_is_not():
     apex = torch.tensor([[1.0, 0.0]])
-    assert entailment_excess(apex, 2 * apex, 1.0).item() == 0
-    assert entailment_excess(apex, 0.5 * apex, 1.0).item() > 1
+    assert entailment_excess(apex, 2 * apex, Hyperboloid(1.0)).item() == 0
+    assert entailment_excess(apex, 0.5 * apex, Hyperboloid(1.0)).item() > 1

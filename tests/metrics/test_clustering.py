@@ -1,4 +1,4 @@
-"""k-means finds separated blobs, keeps labelled rows in their class, and tells how many blobs there are."""
+"""k-means finds separated blobs, and how many there are."""
 
 import math
 
@@ -10,7 +10,6 @@ from meru.metrics.clustering import (
     estimate_num_classes,
     kmeans,
     principal_components,
-    semi_supervised_kmeans,
     whitened,
 )
 from meru.metrics.discovery import discovery_metrics
@@ -33,16 +32,6 @@ def test_separated_blobs_are_found():
     clusters = kmeans(features, 6, seed=1)
     assert discovery_metrics(clusters, labels, 3)["discovery/all/accuracy"] == 1
     assert torch.equal(clusters, kmeans(features, 6, seed=1))
-
-
-def test_labelled_rows_stay_and_clusters_of_old_classes_bear_their_numbers():
-    features, labels = blobs(6)
-    labelled = half_labelled(labels, 3)
-    features[0] = features[-1]  # labelled 0, but where class 5 is
-    clusters = semi_supervised_kmeans(features, labels, labelled, 6)
-    assert torch.equal(clusters[labelled], labels[labelled])
-    assert torch.equal(clusters[labels < 3], labels[labels < 3])
-    assert discovery_metrics(clusters, labels, 3)["discovery/all/accuracy"] == 1
 
 
 @pytest.mark.parametrize(("classes", "num_old", "seed"), [(20, 10, 0), (20, 10, 1), (30, 20, 0), (12, 11, 0)])
@@ -95,20 +84,9 @@ def test_whitening_shrinks_what_labelled_images_of_a_class_differ_in():
     assert torch.equal(whitened(features, labels, one_each), features)
 
 
-def test_without_labels_and_with_identical_points():
-    features, labels = blobs(4)
-    nobody = torch.zeros(len(labels), dtype=torch.bool)
-    clusters = semi_supervised_kmeans(features, labels, nobody, 4, seed=1)
-    assert len(clusters.unique()) == 4
-    same = semi_supervised_kmeans(torch.ones(5, 2), torch.zeros(5, dtype=torch.long), torch.zeros(5, dtype=bool), 3)
-    assert same.shape == (5,)
-
-
 def test_what_cannot_be_clustered():
     features, labels = blobs(4)
     labelled = half_labelled(labels, 3)
-    with pytest.raises(ValueError, match="2 clusters for 3 labelled classes"):
-        semi_supervised_kmeans(features, labels, labelled, 2)
     with pytest.raises(ValueError, match="81 clusters of 80 rows"):
         kmeans(features, 81)
     with pytest.raises(ValueError, match="1 labelled classes, 10 labelled rows: at least two"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from meru.errors import UserError
-from meru.metrics.zero_shot import PROMPT_TEMPLATES, class_prompts, zero_shot_metrics
+from meru.metrics.zero_shot import class_prompts, zero_shot_metrics
 
 
 def from_scores(scores, labels, **options):
@@ -77,10 +77,11 @@ def test_bad_input():
 
 
 def test_class_prompts():
-    prompts = class_prompts(["laysan albatross", "{odd} name"])
-    assert [len(of_class) for of_class in prompts] == [len(PROMPT_TEMPLATES)] * 2
-    assert prompts[0][0] == "a photo of a laysan albatross."
-    assert all("{odd} name" in prompt for prompt in prompts[1])
+    prompts = class_prompts(["laysan albatross", "{odd} name"], ["a photo of a {}.", "one {} and another {}"])
+    assert prompts == [
+        ["a photo of a laysan albatross.", "one laysan albatross and another laysan albatross"],
+        ["a photo of a {odd} name.", "one {odd} name and another {odd} name"],
+    ]
     with pytest.raises(UserError, match="'a bird' has no"):
         class_prompts(["wren"], ["a bird"])
     with pytest.raises(UserError, match="no prompt template"):

@@ -9,7 +9,7 @@ import torch
 
 import meru
 from meru.assemble import build
-from meru.data.transforms import read_image
+from meru.data.images import read_image
 from meru.encoders.pretrained_clip import _load
 from meru.runs.train import train
 from meru.tasks.image_text import ImageText

@@ -8,8 +8,9 @@ from meru.encoders.image import timm_image_encoder
 from meru.errors import UserError
 from meru.geometry import poincare
 from meru.losses.hypgcd import category_loss, local_hierarchy_loss
-from meru.models.hypgcd import HypGCD
-from meru.models.simgcd import SimGCD
+from meru.models.hypgcd import HypGCD, hierarchy
+from meru.models.hypgcd_released import HypGCDReleased
+from meru.models.simgcd import SimGCD, ViewStep
 
 VIT = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 4}
 LOSS = {
@@ -45,6 +46,12 @@ def batch():
         "image_index": torch.arange(8),
         "epoch": torch.tensor(3.0),
     }
+
+
+def labelled_step(projected, classes):
+    """A step in which all views are labelled, and predicted to be what they are."""
+    logits = F.one_hot(classes, 5).float()
+    return ViewStep(projected, logits, classes, torch.ones_like(classes, dtype=torch.bool), torch.tensor(0.0))
 
 
 @pytest.mark.parametrize(("kind", "terms"), [(SimGCD, EUCLIDEAN), (HypGCD, {*EUCLIDEAN, "category", "hierarchy"})])
@@ -136,6 +143,7 @@ def test_proxies_have_a_local_loss_among_themselves(batch):
     """HIER's second one; triplets that are drawn without classes, and candidates that are all proxies."""
     model = build(loss={"hierarchy": {"ancestors": "proxies", "margin": 1.0, "neighbours": 3}}).eval()
     projected, classes = torch.randn(8, 16), torch.arange(8) % 2
+    step = labelled_step(projected, classes)
     settings = {name: model.loss["hierarchy"][name] for name in ("neighbours", "triplets", "margin", "temperature")}
     proxies = model.lift(model.proxies)
     torch.manual_seed(3)
@@ -144,7 +152,7 @@ def test_proxies_have_a_local_loss_among_themselves(batch):
     )
     second = local_hierarchy_loss(proxies, torch.arange(7), model.curvature, **settings)
     torch.manual_seed(3)
-    found = model.hierarchy(projected, classes)
+    found = hierarchy(model, step)
     assert second > 0
     torch.testing.assert_close(found, first + second)
 
@@ -158,16 +166,18 @@ def test_the_classifier_starts_as_a_linear_layer_of_torch_does():
 
 def test_the_riemannian_factor_is_a_key_and_part_of_released():
     lengths = {}
-    for name, riemannian, released in (("plain", False, False), ("scaled", True, False), ("released", True, True)):
-        model = build(loss={"category": {"riemannian": riemannian}}, released=released).eval()
+    for name, riemannian, kind in (
+        ("plain", False, HypGCD), ("scaled", True, HypGCD), ("released", True, HypGCDReleased),
+    ):  # fmt: skip
+        model = build(kind, loss={"category": {"riemannian": riemannian}}).eval()
         projected = (4 * F.normalize(torch.randn(16, 16), dim=1)).requires_grad_()  # all beyond the clip
-        model.category(projected, torch.arange(16) % 3).backward()
+        model.terms["category"](model, labelled_step(projected, torch.arange(16) % 3)).backward()
         lengths[name] = projected.grad.norm().item()
     assert lengths["plain"] > 5 * lengths["scaled"] and lengths["plain"] > 5 * lengths["released"]
 
 
 def test_released_behaviour_runs_and_differs(batch):
-    model, released = build().eval(), build(released=True).eval()
+    model, released = build().eval(), build(HypGCDReleased).eval()
     ours, theirs = model(batch).logs, released(batch).logs
     torch.testing.assert_close(ours["loss/view_contrastive"], theirs["loss/view_contrastive"])
     assert not torch.isclose(ours["loss/category"], theirs["loss/category"])
@@ -182,7 +192,7 @@ def test_settings_that_cannot_be():
     with pytest.raises(UserError, match="choose one of batch, midpoint, proxies"):
         build(loss={"hierarchy": {"ancestors": "none"}})
     with pytest.raises(UserError, match="riemannian=false: the released code has the factor"):
-        build(loss={"category": {"riemannian": False}}, released=True)
+        build(HypGCDReleased, loss={"category": {"riemannian": False}})
     with pytest.raises(ValueError, match="curvature must be positive"):
         build(curvature=0.0)
     with pytest.raises(UserError, match="num_classes=1"):

@@ -13,6 +13,7 @@ from meru.losses.semantic_margin import reverse_contrastive_loss
 from meru.models.clip import CLIP
 from meru.models.gahr import GAHR
 from meru.models.meru import MERU
+from meru.models.terms import Step, semantic_margin
 
 VIT = {"patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 4}
 LOSS = {
@@ -68,12 +69,18 @@ def test_loss_is_the_weighted_sum_of_the_papers_terms(batch):
     torch.testing.assert_close(output.loss.detach(), expected)
 
 
-@pytest.mark.parametrize("space", ["lorentz", "cosine"])
+def step_of(model, batch, points=None):
+    image, text = points or (model.embed_image(batch["image"]), model.embed_text(batch["tokens"]))
+    return Step(batch=batch, image=image, text=text)
+
+
+@pytest.mark.parametrize("space", ["hyperboloid", "sphere"])
 def test_terms_beside_the_margins(space, batch):
     model = build(space=space).eval()
-    image, text = model.embed_image(batch["image"]), model.embed_text(batch["tokens"])
-    terms = model.terms(image, text, batch)
-    if space == "lorentz":
+    step = step_of(model, batch)
+    image, text = step.image, step.text
+    terms = {name: model.terms[name](model, step) for name in ("reverse_contrastive", "cyclic")}
+    if space == "hyperboloid":
         scores = -lorentz.pairwise_distance(image, text, model.curvature)
         inner = [lorentz.pairwise_inner(x, x, model.curvature) for x in (image, text)]
     else:
@@ -88,14 +95,17 @@ def test_terms_beside_the_margins(space, batch):
 def test_persons_with_several_images_are_positives_and_belief_grows_in_the_first_epoch(batch):
     model = build().eval()
     points = model.embed_image(batch["image"]), model.embed_text(batch["tokens"])
-    at = {epoch: model.semantic_margin(*points, {**batch, "epoch": torch.tensor(epoch)}) for epoch in (0.0, 1.0, 3.0)}
-    assert at[0.0] != at[1.0] and at[1.0] == at[3.0] == model.semantic_margin(*points, batch)
+
+    def at(epoch, model=model):
+        return semantic_margin(model, step_of(model, {**batch, "epoch": torch.tensor(epoch)}, points))
+
+    assert at(0.0) != at(1.0) and at(1.0) == at(3.0) == semantic_margin(model, step_of(model, batch, points))
     plain = build(loss={"semantic_margin": {"margin": 0.0}}).eval()
     scores = plain.logit_scale.exp() * plain.similarity(*points)
     targets = plain.positive_targets(batch)
     assert targets[0].tolist() == [0.5, 0, 0.5, 0]
     expected = (row_contrast(scores, targets).mean() + row_contrast(scores.T, targets).mean()) / 2
-    torch.testing.assert_close(plain.semantic_margin(*points, {**batch, "epoch": torch.tensor(0.0)}), expected)
+    torch.testing.assert_close(at(0.0, plain), expected)
 
 
 def test_belief_grows_over_as_many_epochs_as_asked_for(batch):
@@ -107,16 +117,17 @@ def test_belief_grows_over_as_many_epochs_as_asked_for(batch):
         if epochs is None:
             del model.loss["semantic_margin"]["soft_label_epochs"]
         for epoch in (0.0, 0.5, 1.0, 2.0, 3.0):
-            at[epochs, epoch] = model.semantic_margin(*points, {**batch, "epoch": torch.tensor(epoch)}).item()
+            step = step_of(model, {**batch, "epoch": torch.tensor(epoch)}, points)
+            at[epochs, epoch] = semantic_margin(model, step).item()
     assert all(at[None, epoch] == at[1.0, epoch] == at[2.0, min(2 * epoch, 3)] for epoch in (0.0, 0.5, 1.0, 3.0))
     assert at[2.0, 0.0] != at[2.0, 1.0] != at[2.0, 2.0] == at[2.0, 3.0]
 
 
-@pytest.mark.parametrize("space", ["lorentz", "cosine"])
+@pytest.mark.parametrize("space", ["hyperboloid", "sphere"])
 def test_the_cycle_across_modalities_is_of_plain_dot_products(space, batch):
     model = build(space=space, loss={"cyclic": {"within": 0.0, "across": 3.0}}).eval()
     image, text = model.embed_image(batch["image"]), model.embed_text(batch["tokens"])
-    if space == "lorentz":  # at different radii the time components would add to the difference
+    if space == "hyperboloid":  # at different radii the time components would add to the difference
         text = 3 * text
     v, t = image.double().tolist(), text.double().tolist()
     differences = [
@@ -125,7 +136,8 @@ def test_the_cycle_across_modalities_is_of_plain_dot_products(space, batch):
         for j in range(4)
     ]
     expected = 3 * sum(difference**2 for difference in differences) / 16
-    assert model.terms(image, text, batch)["cyclic"].item() == pytest.approx(expected, rel=1e-4)
+    found = model.terms["cyclic"](model, step_of(model, batch, (image, text)))
+    assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_every_term_switches_off_and_leaves_no_parameter_without_gradient(batch):
@@ -147,8 +159,8 @@ def test_search_needs_no_attention(batch):
     torch.testing.assert_close(full.eval().embed_image(batch["image"]), bare.eval().embed_image(batch["image"]))
 
 
-def test_cosine_is_clip_and_lorentz_is_meru(batch):
-    for space, kind in (("cosine", CLIP), ("lorentz", MERU)):
+def test_on_the_sphere_it_is_clip_and_on_the_hyperboloid_meru(batch):
+    for space, kind in (("sphere", CLIP), ("hyperboloid", MERU)):
         gahr, other = build(space=space).eval(), build(kind).eval()
         gahr.load_state_dict(other.state_dict(), strict=False)
         ours, theirs = gahr.embed_image(batch["image"]), other.embed_image(batch["image"])
@@ -156,7 +168,7 @@ def test_cosine_is_clip_and_lorentz_is_meru(batch):
         torch.testing.assert_close(gahr.similarity(ours, ours), other.similarity(theirs, theirs))
         torch.testing.assert_close(gahr.radius(ours), other.radius(theirs))
         torch.testing.assert_close(gahr.average(ours[None]), other.average(theirs[None]))
-    frozen = {name for name, p in build(space="cosine").named_parameters() if not p.requires_grad}
+    frozen = {name for name, p in build(space="sphere").named_parameters() if not p.requires_grad}
     assert {"curv", "visual_alpha", "textual_alpha"} <= frozen
 
 
@@ -170,12 +182,11 @@ def test_semantic_margins_work_in_other_models(kind, batch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"space": "sphere"}, "space=sphere: choose one of lorentz, cosine"),
-        ({"mode": "crops"}, "patches.mode=crops: choose one of tokens"),
-        ({"space": "cosine", "loss": {"entailment": {"weight": 0.1}}}, "space=cosine has no cones"),
+        ({"space": "cosine"}, "model.space=cosine: choose one of hyperboloid, euclidean, sphere"),
+        ({"space": "sphere", "loss": {"entailment": {"weight": 0.1}}}, "model.space=sphere has no cones"),
         ({"loss": {"semantic_margin": {"margin_source": "both"}}}, "margin_source=both: choose one of intra, cross"),
         ({"loss": {"semantic_margin": {"soft_label_epochs": 0.0}}}, "soft_label_epochs=0.0: it must be above 0"),
-        ({"image": CONVOLUTIONAL, "class_token": True}, r"bai.class_token\): this image tower has no class token"),
+        ({"image": CONVOLUTIONAL, "class_token": True}, "model.class_token=true: this image tower has no class token"),
     ],
 )
 def test_settings_that_cannot_be(arguments, message):
@@ -188,7 +199,7 @@ def test_bidirectional_attention_is_the_printed_one(batch):
     model = build().eval()
     _, patches = model.image_and_patch_features(batch["image"])
     _, words = model.text_and_word_features(batch["tokens"])
-    attention = model.local["interaction"]
+    attention = model.local.interaction
     weights = torch.sigmoid(attention.word_query(words) @ attention.patch_key(patches).mT / 32**0.5)
     context = weights @ attention.patch_value(patches)
     losses = []

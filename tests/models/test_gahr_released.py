@@ -90,7 +90,7 @@ def released_terms(model, batch):
         for weight, (one, other) in ((WITHIN, within), (ACROSS, across))
     )
 
-    attention, predictor = model.local["interaction"].double(), model.local["predictor"].double()
+    attention, predictor = model.local.interaction.double(), model.local.predictor.double()
     f_v = torch.cat([features[:, None], patches], dim=1).double()  # the class token and the patches
     predicted, seen_words, contexts = [], [], []
     for row in range(len(f_v)):
@@ -158,7 +158,7 @@ def test_recipes_from_clip_are_the_released_one(experiment, compose):
 def test_every_row_of_the_ablation_trains_with_the_rates_of_the_recipe(variant, compose, batch):
     """Only the attention of BAI learns five times as fast; a row without it names modules that are not there."""
     config = compose(f"experiment={RECIPES[1]}", *VARIANTS[variant])
-    model = build(config.loss, space=config.space, class_token=config.model.class_token)
+    model = build(config.loss, space=config.model.space, class_token=config.model.class_token)
     model(batch).loss.backward()
     groups = parameter_groups(
         model, learning_rate=1.0, weight_decay=0.02, multipliers={"local": 5.0, "local.predictor": 1.0}

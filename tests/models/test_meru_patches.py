@@ -11,7 +11,10 @@ from meru.errors import UserError
 from meru.models.gahr import GAHR
 from meru.models.hycoclip import HyCoCLIP, average_of_terms
 from meru.models.meru import MERU
+from meru.models.meru_grid import MERUGrid
 from meru.models.meru_patches import MERUPatches
+from meru.models.terms import Step, contrastive, images_in_cones_of_parts
+from meru.models.word_patch_interaction import most_attended
 
 VIT = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
 TOKEN_TERMS = ("word_grounding", "word_contrast", "patch_agreement", "part_entailment", "late_interaction")
@@ -100,9 +103,8 @@ def looped_hycoclip(model, batch):
     return contrastive, entailment
 
 
-@pytest.mark.parametrize("kind", [HyCoCLIP, MERUPatches])
-def test_hycoclip_losses_are_the_printed_ones(batch, kind):
-    model = build(kind, **({"mode": "crops"} if kind is MERUPatches else {}))
+def test_hycoclip_losses_are_the_printed_ones(batch):
+    model = build(HyCoCLIP)
     output = model(batch)
     contrastive, entailment = looped_hycoclip(model, batch)
     assert output.logs["loss/contrastive"].item() == pytest.approx(contrastive, abs=1e-4)
@@ -119,7 +121,7 @@ def test_terms_that_no_sample_has_are_left_out_of_the_average(batch):
     nothing = {**batch, "has_part": torch.zeros(4, dtype=torch.bool)}
     image, text = model.embed_image(batch["image"]), model.embed_text(batch["tokens"])
     output = model(nothing)
-    expected = model.contrastive(image, text, batch)
+    expected = contrastive(model, Step(batch=batch, image=image, text=text))
     torch.testing.assert_close(output.logs["loss/contrastive"], expected.detach(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(
         output.logs["loss/entailment"], 2 * model.excess(text, image, 0.7).mean().detach(), atol=1e-5, rtol=1e-4
@@ -161,12 +163,12 @@ def test_a_term_of_weight_zero_is_not_computed_and_leaves_nothing_untrained(batc
 def test_without_local_terms_the_loss_is_that_of_meru(batch):
     off = {term: {"weight": 0.0} for term in TOKEN_TERMS}
     plain = build(MERU)(batch)
-    for mode in ("tokens", "grid"):
-        torch.testing.assert_close(build(MERUPatches, loss=off, mode=mode)(batch).loss, plain.loss)
+    for kind in (MERUPatches, MERUGrid):
+        torch.testing.assert_close(build(kind, loss=off)(batch).loss, plain.loss)
 
 
 def test_grid_parts_are_the_cells_of_the_image(batch, monkeypatch):
-    model = build(MERUPatches, mode="grid", grid=2)
+    model = build(MERUGrid, grid=2)
     corner = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     corner[:, :, :16, 16:] = 200  # the upper right cell: second of four
     seen = []
@@ -188,10 +190,11 @@ def test_most_attended_patches_hold_the_image(batch):
     attention[:, -1, 2] = 99.0  # at padding
     real = torch.ones(4, 10, dtype=torch.bool)
     real[:, -1] = False
-    parts = model.most_attended(points, attention, real)
+    parts = most_attended(points, attention, real, top=model.local.top)
     assert torch.equal(parts, points[:, 5:6])
     expected = model.excess(points[:, 5], image, 1.2).mean()
-    torch.testing.assert_close(model.entailment_by_parts(parts, image, "patch")[0], expected)
+    step = Step(batch=batch, image=image, text=image)
+    torch.testing.assert_close(images_in_cones_of_parts(model, step, parts, kind="patch"), expected)
 
 
 def test_merged_patches_are_averages_of_squares(batch):
@@ -202,7 +205,7 @@ def test_merged_patches_are_averages_of_squares(batch):
 
 
 def test_retrieval_is_that_of_meru(batch):
-    patches, plain = build(MERUPatches, mode="tokens").eval(), build(MERU).eval()
+    patches, plain = build(MERUPatches).eval(), build(MERU).eval()
     torch.testing.assert_close(patches.embed_image(batch["image"]), plain.embed_image(batch["image"]))
     torch.testing.assert_close(patches.embed_text(batch["tokens"]), plain.embed_text(batch["tokens"]))
 
@@ -210,7 +213,7 @@ def test_retrieval_is_that_of_meru(batch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "boxes"}, "patches.mode=boxes: choose one of tokens, crops, grid"),
+        ({"activation": "tanh"}, "model.activation=tanh: choose one of sigmoid, softmax"),
         ({"loss": {"word_contrast": {"scope": "all"}}}, "loss.word_contrast.scope=all: choose one of caption, batch"),
     ],
 )
@@ -240,16 +243,11 @@ def put_at(monkeypatch, model, image, text):
             {"": "text", "_part_text": "text", "_part_image": "image"},
             ["", "/part_text_part_image", "/part_image_image", "/part_text_text"],
         ),
-        (
-            lambda: build(MERUPatches, mode="crops"),
-            {"": "text", "_part_text": "text", "_part_image": "image"},
-            ["", "/part_text_part_image", "/part_image_image", "/part_text_text"],
-        ),
-        (lambda: build(MERUPatches, mode="tokens"), {"": "text", "_patch": "image"}, ["", "/patch_image"]),
-        (lambda: build(MERUPatches, mode="grid"), {"": "text", "_part_image": "image"}, ["", "/part_image_image"]),
+        (lambda: build(MERUPatches), {"": "text", "_patch": "image"}, ["", "/patch_image"]),
+        (lambda: build(MERUGrid), {"": "text", "_part_image": "image"}, ["", "/part_image_image"]),
         (lambda: build(GAHR), {"": "text", "_patch": "image"}, ["", "/patch_image"]),
     ],
-    ids=["MERU", "HyCoCLIP", "crops", "tokens", "grid", "GAHR"],
+    ids=["MERU", "HyCoCLIP", "MERUPatches", "MERUGrid", "GAHR"],
 )
 def test_every_apex_of_an_entailment_term_is_watched(batch, monkeypatch, model, apexes, relations):
     built = model()
@@ -278,9 +276,9 @@ def test_shares_of_a_batch_without_parts_are_zero(batch):
         (lambda loss: build(MERU, loss=loss), "entailment", "entailment"),
         (lambda loss: build(HyCoCLIP, loss=loss), "entailment", "entailment"),
         (lambda loss: build(MERUPatches, loss=loss), "part_entailment", "part_entailment"),
-        (lambda loss: build(MERUPatches, loss=loss, mode="grid"), "part_entailment", "part_entailment"),
+        (lambda loss: build(MERUGrid, loss=loss), "part_entailment", "part_entailment"),
     ],
-    ids=["MERU", "HyCoCLIP", "tokens", "grid"],
+    ids=["MERU", "HyCoCLIP", "MERUPatches", "MERUGrid"],
 )
 def test_the_floor_is_reached_by_its_key_and_is_not_the_default(batch, monkeypatch, model, term, loss):
     values = []

@@ -14,6 +14,7 @@ from meru.geometry import lorentz, poincare
 from meru.losses.hypgcd import category_loss
 from meru.models.clip import CLIP
 from meru.models.meru import MERU
+from meru.models.terms import Step
 
 VIT = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 4}
 
@@ -53,7 +54,7 @@ def test_losses_of_category_discovery_work_on_images_and_captions(kind, batch):
     }
     output = model(batch)
     image, text = model.embed_image(batch["image"]), model.embed_text(batch["tokens"])
-    points, curvature = model.in_ball(torch.cat([image, text]))
+    points, curvature = model.space.in_ball(torch.cat([image, text]))
     poincare.require_inside(points, curvature)
     expected = category_loss(points, torch.tensor([0, 0, 0, 1, 0, 0, 0, 1]), curvature)
     torch.testing.assert_close(output.logs["loss/category"], expected.detach())
@@ -255,7 +256,8 @@ def test_captions_inside_the_dead_radius_are_counted():
     model = build(MERU)
     text = torch.zeros(4, 32)
     text[:, 0] = torch.tensor([0.05, 0.19, 0.21, 3.0])
-    assert model.logs(torch.ones(4, 32), text)["clamped/half_aperture"] == 0.5
+    step = Step(batch={}, image=torch.ones(4, 32), text=text)
+    assert model.logs(step)["clamped/half_aperture"] == 0.5
 
 
 def test_embeddings_are_points_of_the_space(batch):

@@ -31,8 +31,8 @@ def discovery_run(compose, tmp_path_factory):
     folder = tmp_path_factory.mktemp("again")
     birds = draw_birds(folder / "birds", images_per_species=3, image_size=32)
     config = compose(
-        "experiment=birds_hypgcd", f"data.root={birds}", "+data.discovery.images_per_species=3",
-        "+data.discovery.image_size=32", "encoder.image.image_size=32", "model.projection_width=16",
+        "experiment=birds_hypgcd", f"data.root={birds}", "+data.load_discovery.images_per_species=3",
+        "+data.load_discovery.image_size=32", "encoder.image.image_size=32", "model.projection_width=16",
         "model.projection_dimension=8", "data.batch_size=16", "data.workers=0", "trainer.epochs=1", "logger=none",
         f"folder={folder / 'run'}",
     )  # fmt: skip

@@ -87,7 +87,7 @@ def test_recipe_follows_model_and_data(installed, arguments, passed_on):
     ("arguments", "passed_on"),
     [
         ([], ["experiment=cub_meru_patches"]),
-        (["data=birds", "patches.mode=crops"], ["experiment=birds_meru_patches", "data=birds", "patches.mode=crops"]),
+        (["data=birds", "model.top=8"], ["experiment=birds_meru_patches", "data=birds", "model.top=8"]),
         (["resume=runs/last"], ["experiment=cub_meru_patches", "resume=runs/last"]),
     ],
 )

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tarfile
 import threading
-import types
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from meru.data import preparing
+from meru.data.datasets.person_search import read_splits
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
 
@@ -48,8 +50,8 @@ def run(script, capsys, monkeypatch):
 
 
 @pytest.fixture
-def archive(script, make_cub_folder, tmp_path, monkeypatch):
-    """An archive like the official one, on a server of this machine; the script's constants point to it."""
+def archive(make_cub_folder, tmp_path, monkeypatch):
+    """An archive like the official one, on a server of this machine."""
     folder = make_cub_folder("official/CUB_200_2011", captions=False)
     (folder / "attributes" / "attributes.txt").rename(folder.parent / "attributes.txt")
     path = tmp_path / "served" / "CUB.tgz"
@@ -65,9 +67,8 @@ def archive(script, make_cub_folder, tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=path.parent))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    functions = script["download_cub"].__globals__
-    functions["ARCHIVE"] = f"http://127.0.0.1:{server.server_port}/CUB.tgz?download=1"
-    functions["ARCHIVE_MD5"] = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(preparing, "ARCHIVE", f"http://127.0.0.1:{server.server_port}/CUB.tgz?download=1")
+    monkeypatch.setattr(preparing, "ARCHIVE_MD5", hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest())
     yield path
     server.shutdown()
     server.server_close()
@@ -188,10 +189,9 @@ def test_download_never_touches_another_folder(run, archive, tmp_path):
     assert [path.name for path in root.iterdir()] == ["thesis.tex"]
 
 
-def test_birds_are_drawn_by_the_data_set(run, script, tmp_path, monkeypatch):
+def test_birds_are_drawn_by_the_data_set(run, tmp_path, monkeypatch):
     calls = []
-    draw = "meru.data.synthetic.birds.load.draw_birds"
-    monkeypatch.setattr(draw, lambda root, *, seed: calls.append((root, seed)) or root)
+    monkeypatch.setattr(preparing, "draw_birds", lambda root, *, seed: calls.append((root, seed)) or root)
     code, out, _ = run("birds", "--root", tmp_path / "birds", "--seed", 3)
     assert code == 0 and calls == [(tmp_path / "birds", 3)]
     assert f"data=birds data.root={tmp_path / 'birds'}" in out
@@ -199,9 +199,7 @@ def test_birds_are_drawn_by_the_data_set(run, script, tmp_path, monkeypatch):
 
 def test_pedestrians_are_drawn_by_the_data_set(run, tmp_path, monkeypatch):
     calls = []
-    drawing = types.ModuleType("meru.data.synthetic.pedestrians.load")
-    drawing.draw_pedestrians = lambda root, *, seed: calls.append((root, seed)) or root
-    monkeypatch.setitem(sys.modules, drawing.__name__, drawing)
+    monkeypatch.setattr(preparing, "draw_pedestrians", lambda root, *, seed: calls.append((root, seed)) or root)
     root = tmp_path / "pedestrians"
     code, out, _ = run("pedestrians", "--root", root, "--seed", 3)
     assert code == 0 and calls == [(root, 3)]
@@ -209,23 +207,17 @@ def test_pedestrians_are_drawn_by_the_data_set(run, tmp_path, monkeypatch):
 
 
 def test_a_copy_as_large_as_the_published_one_is_complete(persons, monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    import prepare_person_search
-
-    from meru.data.datasets.person_search import read_splits
-
     published = {"train": (2, 2, 4), "val": (1, 1, 2), "test": (1, 1, 3)}
-    monkeypatch.setitem(prepare_person_search.COUNTS, "rstpreid", published)
-    lines = dict(prepare_person_search.report_annotation("rstpreid", read_splits([persons / "data_captions.json"])))
+    monkeypatch.setitem(preparing.PUBLISHED, "rstpreid", published)
+    lines = dict(preparing.report_annotation("rstpreid", read_splits([persons / "data_captions.json"])))
     assert lines["train"] == "2 identities, 2 images, 4 captions (complete)"
     assert lines["val"].endswith("(complete)")
     assert lines["test"] == "1 identities, 1 images, 2 captions (published: 1 / 1 / 3)"
 
 
 @pytest.fixture
-def persons(tmp_path, monkeypatch):
-    """A copy of RSTPReid with four images; the script finds its neighbour."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
+def persons(tmp_path):
+    """A copy of RSTPReid with four images."""
     root = tmp_path / "RSTPReid"
     (root / "imgs").mkdir(parents=True)
     listed = []

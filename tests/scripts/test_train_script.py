@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 import meru
-from meru.data.transforms import read_image
+from meru.data.images import read_image
 from meru.files import PROJECT
 
 TINY = [

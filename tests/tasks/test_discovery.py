@@ -36,8 +36,8 @@ def configuration(compose, birds, tmp_path):
         return compose(
             f"experiment={experiment}",
             f"data.root={birds}",
-            "+data.discovery.images_per_species=4",
-            "+data.discovery.image_size=32",
+            "+data.load_discovery.images_per_species=4",
+            "+data.load_discovery.image_size=32",
             "encoder.image.image_size=32",
             "model.projection_width=16",
             "model.projection_dimension=8",
@@ -111,8 +111,8 @@ def test_neighbours_are_in_the_order_of_the_data_and_begin_with_the_image_itself
 
 
 def test_released_neighbours_are_places_in_a_weighted_draw(configuration, monkeypatch):
-    """What the released code takes for indices of images; the sampler of `model.released` takes them, too."""
-    config = configuration("discovery.num_classes=48", "model.released=true", "discovery.sampler=neighbours")
+    """What the released code takes for indices of images; the sampler of `model=hypgcd_released` takes them, too."""
+    config = configuration("discovery.num_classes=48", "model=hypgcd_released", "discovery.sampler=neighbours")
     torch.manual_seed(0)
     data, pretrained = Discovery(config, device=DEVICE).data, build(config)
     model, transforms = pretrained.model, pretrained.transforms
@@ -171,7 +171,7 @@ def test_a_run_on_kept_views(sampler, configuration):
         (0, ["discovery.sampler=weighted"]),
         (2, ["discovery.sampler=uniform"]),
         (0, ["discovery.sampler=neighbours"]),  # those that the epoch began with
-        (0, ["discovery.sampler=neighbours", "model.released=true"]),
+        (0, ["discovery.sampler=neighbours", "model=hypgcd_released"]),
     ],
 )
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(views, more, configuration, tmp_path, monkeypatch):

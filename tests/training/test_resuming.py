@@ -48,7 +48,7 @@ def test_the_run_goes_on_with_its_own_configuration(resumed):
 
 def test_a_key_acts_wherever_it_was_interpolated(resumed, tmp_path):
     config = resumed(f"data.root={tmp_path}", "trainer.epochs=3", "loss.entailment.weight=0.5")
-    assert config.data.load.root == config.data.discovery.root == str(tmp_path)
+    assert config.data.load.root == config.data.load_discovery.root == str(tmp_path)
     assert config.model.loss.entailment.weight == 0.5 and config.trainer.epochs == 3
 
 

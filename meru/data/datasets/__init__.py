@@ -1,1 +1,1 @@
-"""Data sets as they are distributed: one file for each family of layouts."""
+"""Readers of data sets as they are distributed, one file for each family of layouts."""

@@ -3,7 +3,7 @@
 Images: Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset" (2011). Ten captions per image: Reed et al.,
 "Learning Deep Representations of Fine-Grained Visual Descriptions" (CVPR 2016).
 
-Any folder in the same layout is read: a subset of the classes, other class ids, gaps between the image ids.
+Any folder in this layout can be read, with a subset of the classes, other class ids or gaps between image ids.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-from meru.data.datasets.cub_files import DOWNLOAD_PAGE, read_boxes, read_index, read_parts, read_rows, read_table
+from meru.data.datasets.cub_files import Index, read_boxes, read_index, read_parts, read_rows, read_table
 from meru.data.folders import FileFinder, find_folder, visible_folders
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.texts import read_text
@@ -26,6 +26,7 @@ from meru.files import user_path
 # A class attribute goes into the prompts when more than this percentage of the annotators saw it.
 CERTAIN_PERCENTAGE = 50.0
 PROMPTS_PER_CLASS = 10
+DOWNLOAD_PAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 
 log = logging.getLogger("meru")
 
@@ -37,7 +38,7 @@ def load_cub(
     seed: int = 0,
     captions: str | Path | None = None,
 ) -> ImageTextData:
-    """Read a folder in the layout of CUB_200_2011; no picture is decoded.
+    """Read a folder in the layout of CUB_200_2011, without decoding any image.
 
     Where there are no captions, prompts are made from the class names and the class attributes.
 
@@ -50,7 +51,7 @@ def load_cub(
 
     Returns:
         `test` is empty where all images are for training, which is said, as is an empty `validation`. Boxes and parts
-        are in pixels of the picture as viewers show it; CUB's own pictures lie on no side.
+        are in pixels of the image as viewers show it.
 
     Raises:
         UserError: a missing folder, file or image, a malformed line, an empty or undecodable caption file, or lists
@@ -63,17 +64,8 @@ def load_cub(
     present = sorted({index.labels[image_id] for image_id in index.files})
     class_index = {class_id: position for position, class_id in enumerate(present)}
     class_names = {class_id: _plain_words(index.classes[class_id]) for class_id in present}
-
     attributes = class_attributes(folder)
-    caption_folder = find_captions(folder) if captions is None else _named_captions(captions)
-    if caption_folder is not None:
-        finder = FileFinder(caption_folder)
-        texts = {image_id: read_captions(finder, name) for image_id, name in index.files.items()}
-    else:
-        log.warning("no captions (text_c10) in or beside %s: prompts from class names and attributes", folder)
-        prompts = {key: class_prompts(name, attributes.get(key, {})) for key, name in class_names.items()}
-        texts = {image_id: prompts[index.labels[image_id]] for image_id in index.files}
-
+    texts = _texts(folder, captions, index, class_names, attributes)
     boxes, parts = read_boxes(folder, index.files), read_parts(folder, index.files)
     records = {
         image_id: ImageRecord(
@@ -98,6 +90,23 @@ def load_cub(
     return ImageTextData(tuple(class_names.values()), train, validation, test)
 
 
+def _texts(
+    folder: Path,
+    captions: str | Path | None,
+    index: Index,
+    class_names: dict[int, str],
+    attributes: dict[int, dict[str, str]],
+) -> dict[int, tuple[str, ...]]:
+    """Image id → captions, or the prompts of its class where there are none."""
+    caption_folder = find_captions(folder) if captions is None else _named_captions(captions)
+    if caption_folder is not None:
+        finder = FileFinder(caption_folder)
+        return {image_id: read_captions(finder, name) for image_id, name in index.files.items()}
+    log.warning("no captions (text_c10) in or beside %s: prompts from class names and attributes", folder)
+    prompts = {key: class_prompts(name, attributes.get(key, {})) for key, name in class_names.items()}
+    return {image_id: prompts[index.labels[image_id]] for image_id in index.files}
+
+
 def find_cub(root: str | Path) -> Path:
     """The folder that holds `images.txt`: `root` itself, `root/CUB_200_2011`, or the only one further down."""
     return find_folder(
@@ -106,14 +115,14 @@ def find_cub(root: str | Path) -> Path:
         inside=("CUB_200_2011",),
         what="CUB data",
         advice=f"download CUB-200-2011 from {DOWNLOAD_PAGE} (or by `python scripts/prepare_data.py cub --download`), "
-        "or choose data=birds, which is drawn by code",
+        "or choose data=birds, which is synthetic",
     )
 
 
 def find_captions(folder: Path) -> Path | None:
     """The folder of captions inside a CUB folder or beside it, None where there is none.
 
-    It is called `text_c10`, as in the captions' archive, or `text`, as in copies that drawers of images from text use.
+    It is called `text_c10`, as in the captions' archive, or `text`, as in copies made for text-to-image generation.
     """
     for place in (folder, folder.parent):
         for name in ("text_c10", "cvpr2016_cub/text_c10", "birds/text_c10", "text"):

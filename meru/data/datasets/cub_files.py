@@ -1,4 +1,4 @@
-"""The lists of a folder in CUB's layout: which images there are, their classes and splits, what is where in them."""
+"""Reads the lists of a folder in CUB's layout: images, classes, splits, boxes and parts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import NamedTuple
 from meru.data.folders import FileFinder, first_repeated, inner_path
 from meru.data.texts import read_text
 from meru.errors import UserError
-
-DOWNLOAD_PAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 
 
 class Index(NamedTuple):
@@ -34,7 +32,7 @@ class Index(NamedTuple):
 
 
 def read_index(folder: Path) -> Index:
-    """What `images.txt` and the lists beside it say.
+    """Read `images.txt` and the lists beside it.
 
     Raises:
         UserError: a list that is missing, malformed or contradicts itself or another; an image that is not there, is
@@ -48,23 +46,23 @@ def read_index(folder: Path) -> Index:
         if missing := files.keys() - table.keys():
             raise UserError(
                 f"{folder / name} lacks {len(missing)} of the images of images.txt, first image id "
-                f"{min(missing)}: restore the file from {DOWNLOAD_PAGE}"
+                f"{min(missing)}: restore the file, or remove their lines from images.txt"
             )
     if unknown := {labels[image_id] for image_id in files} - classes.keys():
         raise UserError(
             f"{folder / 'classes.txt'} does not name class id {min(unknown)}, which image_class_labels.txt "
-            f"uses: restore the file from {DOWNLOAD_PAGE}"
+            "uses: restore the file, or add a line for it"
         )
     if not any(in_training[image_id] for image_id in files):
         raise UserError(
             f"{folder} has no training image (images.txt lists {len(files)}, train_test_split.txt marks none "
-            f"of them with 1): restore both files from {DOWNLOAD_PAGE}"
+            "of them with 1): restore both files, or mark images for training with 1"
         )
     if repeated := first_repeated(classes.values()):
         first, second = (list(classes)[position] for position in repeated)
         raise UserError(
-            f"{folder / 'classes.txt'}: class ids {first} and {second} both name {classes[first]}; restore the file "
-            f"from {DOWNLOAD_PAGE}"
+            f"{folder / 'classes.txt'}: class ids {first} and {second} both name {classes[first]}; restore the file, "
+            "or give one of them another name"
         )
     files = _inner_paths(folder, files)
     return Index(files, _paths(folder, files, in_training), labels, in_training, classes)
@@ -87,7 +85,7 @@ def _paths(folder: Path, files: dict[int, str], in_training: dict[int, bool]) ->
     if absent:
         raise UserError(
             f"{image_folder / absent[0]} is listed in images.txt but absent ({len(absent)} of {len(files)} "
-            f"images are): unpack the archive of {DOWNLOAD_PAGE} again"
+            "images are): restore the images, or remove their lines"
         )
     if repeated := first_repeated(found):
         first, second = (list(files)[position] for position in repeated)
@@ -117,7 +115,7 @@ def read_boxes(folder: Path, image_ids: Collection[int]) -> dict[int, tuple[floa
         if image_id not in image_ids:  # a subset of the images may keep the whole list
             continue
         if image_id in boxes:
-            raise UserError(f"{path} has two boxes for image {image_id}: restore the file from {DOWNLOAD_PAGE}")
+            raise UserError(f"{path} has two boxes for image {image_id}: restore the file, or remove one line")
         if not (all(map(math.isfinite, (x, y, width, height))) and width > 0 and height > 0):
             raise UserError(
                 f"{path}: the box of image {image_id} is {x:g} {y:g} {width:g} {height:g}; width and height must be "
@@ -146,7 +144,7 @@ def read_parts(folder: Path, image_ids: Collection[int]) -> dict[int, dict[str, 
         if image_id not in image_ids:
             continue
         if (image_id, part_id) in seen:
-            raise UserError(f"{locations} has part {part_id} of image {image_id} twice: restore the file")
+            raise UserError(f"{locations} has part {part_id} of image {image_id} twice: remove one of the two lines")
         seen.add((image_id, part_id))
         if visible and not (math.isfinite(x) and math.isfinite(y)):
             raise UserError(f"{locations}: part {part_id} of image {image_id} is at {x:g} {y:g}, which is no place")
@@ -160,7 +158,7 @@ def read_table(path: Path, layout: str, *types: Callable) -> dict:
     table = {}
     for key, value in read_rows(path, layout, *types):
         if key in table:
-            raise UserError(f"{path} has two lines for id {key}: restore the file from {DOWNLOAD_PAGE}")
+            raise UserError(f"{path} has two lines for id {key}: restore the file, or remove one of them")
         table[key] = value
     return table
 
@@ -180,5 +178,5 @@ def read_rows(path: Path, layout: str, *types: Callable) -> Iterator[tuple]:
             found = line if len(line) <= 60 else f"{line[:60]}…"
             raise UserError(
                 f"{path}, line {number}: expected '{layout}', found '{found}'; "
-                f"restore the file from {DOWNLOAD_PAGE}"
+                "correct the line, or restore the file"
             ) from None

@@ -1,8 +1,8 @@
-"""Category discovery among things much alike: CUB-200-2011, the drawn birds, Stanford Cars, FGVC-Aircraft.
+"""Fine-grained category discovery: CUB-200-2011, the synthetic birds, Stanford Cars, FGVC-Aircraft.
 
 Layouts and the order of the images are those of the SimGCD release (Wen et al., "Parametric Classification for
 Generalized Category Discovery: A Baseline Study", ICCV 2023), old and new classes those of the Semantic Shift Benchmark
-(Vaze et al., "Open-Set Recognition: a Good Closed-Set Classifier is All You Need?", ICLR 2022). No picture is decoded.
+(Vaze et al., "Open-Set Recognition: a Good Closed-Set Classifier is All You Need?", ICLR 2022). No image is decoded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from meru.data.synthetic.birds.load import load_birds
 from meru.data.synthetic.birds.species import SPECIES
 from meru.data.texts import read_text
 from meru.errors import UserError
-from meru.metrics.class_tree import family_of
 
 AIRCRAFT_PAGE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
 
@@ -59,8 +58,8 @@ def load_cub_discovery(
         labelled_fraction, split_seed: As for `meru.data.discovery.splits.discovery_data`, and so below.
 
     Raises:
-        UserError: what `load_cub` and `discovery_data` complain of; a class that is not in the list, or the other way
-            round.
+        UserError: as `load_cub` and `discovery_data`; for a class that is not in the list, or a listed one that is
+            not there.
     """
     data = load_cub(root=root, validation_fraction=0)
     # Class names in plain words have lost their number, and two folders might share one.
@@ -90,7 +89,7 @@ def load_cub_discovery(
 def load_birds_discovery(
     *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0, **drawing
 ) -> DiscoveryData:
-    """The drawn birds: of every family the first, third and fifth species are old, the others new.
+    """The synthetic birds: of every family the first, third and fifth species are old, the others new.
 
     So every silhouette has old and new species, and of two that differ in one detail one is old, the other new.
     `drawing` is for `draw_birds`.
@@ -213,8 +212,6 @@ def _from_records(
         classes=classes,
         train=train,
         test=test,
-        # A name without any word is a family of its own.
-        families=[family_of(name) if name.strip() else name for name in data.class_names],
         labelled_fraction=labelled_fraction,
         split_seed=split_seed,
     )

@@ -1,4 +1,4 @@
-"""Category discovery in what torchvision reads: CIFAR-10 and -100, ImageNet-100 and -1K, and Herbarium 2019.
+"""Category discovery in CIFAR-10 and -100, ImageNet-100 and -1K, and Herbarium 2019.
 
 Layouts, old classes and the order of the images are those of the SimGCD release (Wen et al., "Parametric Classification
 for Generalized Category Discovery: A Baseline Study", ICCV 2023). Of files only the names are read here.
@@ -28,7 +28,7 @@ from meru.data.folders import find_folder, is_clutter, visible_folders
 from meru.errors import UserError
 from meru.files import user_path
 
-PICTURES = (*IMG_EXTENSIONS, ".gif", ".avif", ".jp2", ".jfif", ".jpe")
+IMAGE_ENDINGS = (*IMG_EXTENSIONS, ".gif", ".avif", ".jp2", ".jfif", ".jpe")
 IMAGENET_CLASSES = 1000
 KAGGLE_IMAGENET = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 
@@ -52,10 +52,10 @@ def load_cifar100_discovery(
 def load_imagenet100_discovery(
     *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0
 ) -> DiscoveryData:
-    """A hundred classes of ImageNet-1K, always the same, drawn by lot as in the release; of them the first 50 are old.
+    """A hundred classes of ImageNet-1K, always the same, chosen as in the release; the first 50 of them are old.
 
     Args:
-        root: Holds `train/` and `val/`, each with a folder a class: all 1000, as the lot goes by their numbers.
+        root: Holds `train/` and `val/`, each with a folder a class: all 1000, because the hundred are chosen by number.
     """
     drawn = np.sort(np.random.RandomState(0).choice(IMAGENET_CLASSES, size=100, replace=False)).tolist()
     return _class_folders(
@@ -109,7 +109,7 @@ def _cifar(
         for train in (True, False)
     )
 
-    def pictures(part: CIFAR10) -> Tensor:
+    def images(part: CIFAR10) -> Tensor:
         return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
 
     numbers = range(len(train.classes))
@@ -117,15 +117,15 @@ def _cifar(
         source=root,
         names=train.classes,
         classes=ClassList(tuple(numbers[:num_old]), tuple(numbers[num_old:])),
-        train=(pictures(train), train.targets),
-        test=(pictures(test), test.targets),
+        train=(images(train), train.targets),
+        test=(images(test), test.targets),
         labelled_fraction=fraction,
         split_seed=seed,
     )
 
 
 def _cifar_root(root: Path, folder: str) -> Path:
-    """What torchvision calls the root, the folder that holds `folder`; people also give that one, or one above."""
+    """Torchvision's root, the folder that holds `folder`; users may also give that one, or one above."""
     if not (root / folder).is_dir():
         if root.name == folder:
             return root.parent
@@ -136,20 +136,20 @@ def _cifar_root(root: Path, folder: str) -> Path:
 
 
 class _SomeClasses(ImageFolder):
-    """Torchvision's folder of class folders, reading only those with wanted numbers among all, and no clutter."""
+    """Torchvision's folder of class folders, of which only those with the wanted numbers are read, without clutter."""
 
     def __init__(self, root: Path, wanted: Collection[int]):
         self.wanted = set(wanted)
         start = len(str(root))
 
-        def is_picture(path: str) -> bool:
+        def is_image(path: str) -> bool:
             parts = path[start:].split(os.sep)
-            return path.lower().endswith(PICTURES) and not any(part and is_clutter(part) for part in parts)
+            return path.lower().endswith(IMAGE_ENDINGS) and not any(part and is_clutter(part) for part in parts)
 
-        super().__init__(str(root), is_valid_file=is_picture, allow_empty=True)
+        super().__init__(str(root), is_valid_file=is_image, allow_empty=True)
         if empty := sorted(self.class_to_idx.keys() - {self.classes[number] for number in set(self.targets)}):
             raise UserError(
-                f"{root}: no picture in {len(empty)} of the class folders, {', '.join(empty[:3])} "
+                f"{root}: no image in {len(empty)} of the class folders, {', '.join(empty[:3])} "
                 f"{'first' if len(empty) > 3 else 'alone'}; complete the folder"
             )
 
@@ -164,9 +164,9 @@ def _read_class_folders(folder: Path, wanted: Collection[int], count: int) -> _S
         folder = folder / folder.name
     try:
         if not visible_folders(folder):
-            pictures = any(entry.name.lower().endswith(PICTURES) for entry in os.scandir(folder))
-            found = "pictures but no class folders" if pictures else "no class folders"
-            raise UserError(f"{folder} holds {found}: put the pictures of each class into a folder of its own")
+            images = any(entry.name.lower().endswith(IMAGE_ENDINGS) for entry in os.scandir(folder))
+            found = "images but no class folders" if images else "no class folders"
+            raise UserError(f"{folder} holds {found}: put the images of each class into a folder of its own")
         read = _SomeClasses(folder, wanted)
     except OSError as error:
         raise UserError(f"{folder}: {' '.join(str(error).split())}") from None

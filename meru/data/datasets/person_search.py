@@ -3,7 +3,7 @@
 Li et al., "Person Search with Natural Language Description", CVPR 2017; Ding et al., "Semantically Self-Aligned
 Network for Text-to-Image Part-aware Person Re-identification", 2021; Zhu et al., "DSSL: Deep Surroundings-person
 Separation Learning for Text-based Person Retrieval", ACM MM 2021. All three give a list of images with captions and
-the identity of the person, and pictures under `imgs/`. The class of an image is its identity.
+the identity of the person, and images under `imgs/`. The class of an image is its identity.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("meru")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a release keeps what.
+    """File names of a release, and how to get it.
 
     Attributes:
         folder: Its own name, as a folder inside `data.root`.
@@ -65,7 +65,7 @@ LAYOUTS = {
 
 
 def load_person_search(*, root: str | Path, layout: str) -> ImageTextData:
-    """Read a data set of persons; no picture is decoded.
+    """Read a data set of persons, without decoding any image.
 
     Captions are cleaned as in TBPS-CLIP: lower case, without the marks . ! " ( ) * # : ; ~.
 
@@ -86,10 +86,10 @@ def load_person_search(*, root: str | Path, layout: str) -> ImageTextData:
     folder, annotations = find_annotations(root, layout)
     splits = read_splits(annotations)
     paths = find_images(folder, splits, layout=layout)
-    pictures = Counter(entry.identity for split in SPLITS for entry in splits[split])
-    if alone := sum(count == 1 for count in pictures.values()):
-        log.info("%d of %d identities have a single image", alone, len(pictures))
-    number = {identity: index for index, identity in enumerate(pictures)}
+    images_of = Counter(entry.identity for split in SPLITS for entry in splits[split])
+    if alone := sum(count == 1 for count in images_of.values()):
+        log.info("%d of %d identities have a single image", alone, len(images_of))
+    number = {identity: index for index, identity in enumerate(images_of)}
     records = {
         split: tuple(
             ImageRecord(
@@ -137,7 +137,7 @@ def find_annotations(root: str | Path, layout: str) -> tuple[Path, list[Path]]:
         inside=(wanted.folder,),
         what=wanted.folder,
         missing=f"{wanted.annotations[0]}, nor both {CONVERTED[0]} and {CONVERTED[2]}",
-        advice=f"{wanted.access}; choose data=pedestrians, which is drawn by code",
+        advice=f"{wanted.access}; choose data=pedestrians, which is synthetic",
     )
     converted = [folder / name for name in CONVERTED if (folder / name).is_file()]
     if {path.name for path in converted} >= {CONVERTED[0], CONVERTED[2]}:
@@ -160,7 +160,7 @@ def find_annotations(root: str | Path, layout: str) -> tuple[Path, list[Path]]:
 
 
 def read_splits(annotations: list[Path]) -> dict[str, list[Entry]]:
-    """What `find_annotations` found, by split; no picture is looked for.
+    """Read what `find_annotations` found, by split, without looking for images.
 
     Raises:
         UserError: for a malformed entry, a split for training without images, an identity in two splits, or an image
@@ -185,7 +185,7 @@ def find_images(folder: Path, splits: dict[str, list[Entry]], *, layout: str) ->
     if absent:
         raise UserError(
             f"{images / absent[0]} is listed in the annotation but absent ({len(absent)} of {len(files)} images "
-            f"are): copy the pictures of {LAYOUTS[layout].folder} to {images}; {LAYOUTS[layout].access}"
+            f"are): copy the images of {LAYOUTS[layout].folder} to {images}; {LAYOUTS[layout].access}"
         )
     _refuse_twice(found, every, f"the annotation in {folder}")
     return dict(zip(files, found, strict=True))
@@ -211,7 +211,7 @@ def read_annotation(path: Path) -> list[Entry]:
 
 
 def _listed(path: Path) -> list:
-    """The list of images in an annotation: all of it, or all that is under its only key."""
+    """The list of images in an annotation: the whole file, or the value of its only key."""
     listed = read_json(path)
     if isinstance(listed, dict):
         lists = [value for value in listed.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
@@ -229,13 +229,13 @@ def _listed(path: Path) -> list:
 
 
 def clean_caption(caption: str) -> str:
-    """Lower case, without marks that stand for nothing, one blank between words."""
+    """Lower case, without punctuation that carries no meaning, one blank between words."""
     caption = caption.encode(errors="ignore").decode()  # half a character, as JSON can write it
     return " ".join(re.sub(r'[.!"()*#:;~]', " ", caption.lower()).split())
 
 
 def _entry(raw: object, *, split: str | None, where: str) -> Entry:
-    """`split`: of the whole file, where the annotation is a file a split."""
+    """Check one entry; `split` is that of the whole file where the annotation has a file for each split."""
 
     def field(name: str, kind: type):
         if name not in raw:
@@ -280,7 +280,7 @@ def _identity(raw: dict, field: Callable) -> int:
 
 
 def _captions(raw: dict, field: Callable, name: str, where: str) -> tuple[str, ...]:
-    """Cleaned, and empty where there was no word."""
+    """Cleaned captions, empty where there was no word."""
     listed = [raw[name]] if isinstance(raw.get(name), str) else field(name, list)
     if not listed or not all(isinstance(caption, str) for caption in listed):
         raise UserError(

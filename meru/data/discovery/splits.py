@@ -1,15 +1,16 @@
-"""What category discovery is given: images of old and new classes, and the labels of some of the old ones.
+"""Data of category discovery: images of old and new classes, and the labels of some of the old ones.
 
 The splits are those of the public SimGCD release (Wen et al., ICCV 2023), index for index: labelled is a share of the
-pooled images of all old classes, drawn by NumPy's legacy generator over them in the data set's own order.
+pooled images of all old classes, chosen by NumPy's legacy generator over them in the data set's own order.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ import torch
 from torch import Tensor
 
 from meru.data.folders import FileFinder, first_repeated, inner_path
+from meru.data.records import Images
 from meru.errors import UserError
 from meru.files import user_path
 
 SPLITS_FOLDER = Path(__file__).parent / "ssb_splits"
+FAMILY_RULES = ("last_word", "file")
 
 log = logging.getLogger("meru")
-
-Images = tuple[Path, ...] | Tensor  # files, or uint8 (n, 3, H, W) where a data set keeps pictures in memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class DiscoverySplit:
     """Images in the data set's own order.
 
     Attributes:
-        images: Files, or the pictures themselves: uint8 `(n, 3, H, W)`.
+        images: Files, or the decoded images: uint8 `(n, 3, H, W)`.
         labels: Position of each image's class in `DiscoveryData.class_names`, old classes first, int64 `(n,)`. Also of
             images that are not labelled: to be looked at by evaluation only.
         labelled: Whose labels training may see, bool `(n,)`.
@@ -69,8 +70,7 @@ class DiscoveryData:
         num_old: How many are old.
         train: Labelled and unlabelled training images; figures are computed over the unlabelled ones.
         test: Images of all classes that training does not see, none of them labelled; may be empty.
-        families: What groups the classes, one for each of `class_names`, such as "Albatross" for two kinds of it; None
-            where the data set says nothing about it.
+        families: What groups the classes, one for each of `class_names`; None where nothing does.
     """
 
     class_names: tuple[str, ...]
@@ -92,8 +92,25 @@ class DiscoveryData:
             if (split.labels[split.labelled] >= self.num_old).any():
                 raise UserError(f"a labelled {name} image is of a new class: only images of old ones may be labelled")
 
+    def grouped(self, rule: str | None) -> DiscoveryData:
+        """The same with the families that a rule makes, the configuration's `data.families`.
+
+        Args:
+            rule: `last_word` of a class's name, so that "Laysan Albatross" is an "Albatross"; a name without a word is
+                a family of its own. `file`: as the loader read them. None: no families.
+
+        Raises:
+            UserError: for another rule.
+        """
+        if rule not in (*FAMILY_RULES, None):
+            raise UserError(f"data.families={rule}: choose one of {', '.join(FAMILY_RULES)}, or null for none")
+        if rule == "file":
+            return self
+        families = tuple(_last_word(name) for name in self.class_names) if rule else None
+        return replace(self, families=families)
+
     def paths(self) -> dict[str, Sequence[Path]]:
-        """The image files of each split; none where pictures are in memory."""
+        """The image files of each split; none for images in memory."""
         splits = {"training": self.train.images, "test": self.test.images}
         return {name: () if isinstance(images, Tensor) else images for name, images in splits.items()}
 
@@ -128,7 +145,7 @@ def discovery_data(
     labelled_fraction: float = 0.5,
     split_seed: int = 0,
 ) -> DiscoveryData:
-    """Labels old classes first, and the labelled images drawn.
+    """Number the classes, old ones first, and choose the labelled images.
 
     Classes of the list without a single image are left out, so a copy with some of the classes can be used.
 
@@ -137,9 +154,9 @@ def discovery_data(
         names: Every class, by its number in the data set.
         classes: Numbers of the old and the new ones.
         train, test: Images in the data set's own order, with the number of each one's class.
-        families: What groups the classes, by the same numbers as `names`; None where it is not known.
+        families: What groups the classes, by the same numbers as `names`; None where the data set's files do not say.
         labelled_fraction: Share of the training images of old classes that are labelled, in (0, 1).
-        split_seed: Decides which they are; the release's is 0.
+        split_seed: Chooses them; the release's is 0.
 
     Raises:
         UserError: for a fraction or seed out of range, a class list that contradicts itself or the data, or images
@@ -197,7 +214,7 @@ def draw_labelled(of_old_class: Tensor, *, fraction: float, seed: int) -> Tensor
 
 
 def existing_images(folder: Path, files: Sequence[str]) -> tuple[Path, ...]:
-    """Paths of the files inside `folder`, all of which must be there, and none twice."""
+    """Paths of the files inside `folder`; all of them must exist, and none may be listed twice."""
     inner = [inner_path(file) for file in files]
     if None in inner:
         outside = files[inner.index(None)]
@@ -215,13 +232,13 @@ def existing_images(folder: Path, files: Sequence[str]) -> tuple[Path, ...]:
 
 
 def check_no_leak(train: Sequence[Path], test: Sequence[Path]) -> None:
-    """That no training image is a test image."""
+    """Check that no training image is a test image."""
     if both := set(train) & set(test):
         raise UserError(f"{min(both)} is listed for training and for the test; keep one of the two")
 
 
 def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
-    """With other classes the numbers of a class list would mean others than they were made for."""
+    """Check the number of classes: with others, the numbers in a class list would mean other classes."""
     if found != wanted:
         raise UserError(
             f"{folder} has {found} {what} and should have {wanted}: old and new classes are given by number, "
@@ -230,7 +247,7 @@ def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
 
 
 def from_torchvision(data_set: type, root: str | Path, *, what: str, download: bool, **options):
-    """One of torchvision's data sets, its complaints as a user's mistakes; `options` are its own."""
+    """One of torchvision's data sets, made with its own `options`; its errors become those of the user."""
     try:
         return data_set(str(user_path(root)), download=download, **options)
     except (RuntimeError, OSError) as error:
@@ -242,8 +259,13 @@ def from_torchvision(data_set: type, root: str | Path, *, what: str, download: b
         ) from None
 
 
+def _last_word(name: str) -> str:
+    words = re.findall(r"[^\s_]+", name)
+    return words[-1] if words else name
+
+
 def _check_classes(source: str | Path, names: Sequence[str], classes: ClassList, numbers: Sequence[int]) -> None:
-    """`numbers`: the class of every image."""
+    """Check a class list against the data; `numbers` are the classes of all images."""
     listed, known, used = {*classes.old, *classes.new}, set(range(len(names))), set(numbers)
     if unknown := listed - known:
         raise UserError(

@@ -1,1 +1,1 @@
-"""Synthetic data sets, drawn on the spot."""
+"""Synthetic data sets, which are drawn at their first use."""

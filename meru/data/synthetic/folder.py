@@ -1,4 +1,4 @@
-"""How a data set drawn by code comes into its folder: once, whole, and never into another's folder."""
+"""Draws a synthetic data set into its folder: once, completely, and never into a folder that holds something else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from meru.errors import UserError
@@ -28,58 +29,68 @@ _LOCK = "being_made"
 log = logging.getLogger("meru")
 
 
-def draw_once(
-    root: str | Path,
-    *,
-    kind: str,
-    version: int,
-    arguments: Mapping[str, int],
-    least: Mapping[str, int],
-    pictures: Callable[[], int],
-    write: Callable[[Path], None],
-) -> Path:
-    """Draws a data set into `root`, or finds it there.
+@dataclass(frozen=True)
+class Drawing:
+    """A synthetic data set: what it depends on, and what draws it.
 
-    Everything is drawn into a temporary folder beside `root` and renamed at the end: under its own name the data
-    set is complete, also when several processes draw at once or one of them is killed.
-
-    Args:
-        root: The folder to make. One with the same drawings is left as it is.
-        kind: What is drawn, such as `birds`; version and arguments are kept in `<kind>.json`.
-        version: Of the code that draws.
-        arguments: Whole numbers that the drawings depend on.
-        least: The least that each of the arguments may be.
-        pictures: How many there will be, for the log; called once the arguments are known to be good.
-        write: Fills the folder that it is given, which exists.
-
-    Returns:
-        `root`.
-
-    Raises:
-        UserError: an argument out of range; `root` holds other drawings or something else, or cannot be written.
+    Attributes:
+        kind: Its name, such as `birds`; version and arguments are kept in `<kind>.json`.
+        version: To be raised whenever the same arguments no longer give the same folder.
+        least: The arguments, whole numbers, and the least that each may be.
+        count: How many images there will be, from the arguments.
+        write: Fills the folder that it is given, which exists, from the arguments.
     """
-    root = user_path(root)
-    for name, value in arguments.items():
-        if type(value) is not int or value < least[name]:
-            raise UserError(f"{kind}: {name} is {value!r}; give a whole number of at least {least[name]}")
-    made_with = {"drawer_version": version, **arguments}
-    try:
-        if not _is_drawn(root, kind, made_with):
-            log.info("drawing %d %s into %s", pictures(), kind, root)
-            _draw(root, kind, made_with, write)
-    except OSError as error:
-        raise UserError(
-            f"{kind}: cannot draw into {root} ({error.strerror or error}); make room there or set another data.root",
-            exit_code=1,
-        ) from error
-    return root
+
+    kind: str
+    version: int
+    least: Mapping[str, int]
+    count: Callable[..., int]
+    write: Callable[..., None]
+
+    def draw(self, root: str | Path, **arguments: int) -> Path:
+        """Draw the data set into `root`, or find it there.
+
+        Everything is drawn into a temporary folder beside `root`, which is renamed at the end: under its own name the
+        data set is complete, also when several processes draw at once or one of them is killed.
+
+        Args:
+            root: The folder to make. One that was drawn with the same arguments is left as it is.
+            arguments: Those named in `least`.
+
+        Returns:
+            `root`.
+
+        Raises:
+            UserError: an argument is out of range; `root` holds other drawings or something else, or cannot be written.
+        """
+        root, kind = user_path(root), self.kind
+        for name, value in arguments.items():
+            if type(value) is not int or value < self.least[name]:
+                raise UserError(f"{kind}: {name} is {value!r}; give a whole number of at least {self.least[name]}")
+        made_with = {"drawer_version": self.version, **arguments}
+        try:
+            if not _is_drawn(root, kind, made_with):
+                log.info("drawing %d %s into %s", self.count(**arguments), kind, root)
+                _draw(root, kind, made_with, lambda folder: self.write(folder, **arguments))
+        except OSError as error:
+            raise UserError(
+                f"{kind}: cannot draw into {root} ({error.strerror or error}); make room there or set another "
+                "data.root",
+                exit_code=1,
+            ) from error
+        return root
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file with the same bytes on every system."""
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 @contextlib.contextmanager
 def scratch_folder(root: Path) -> Iterator[Path]:
-    """A folder beside `root` for what is to become it; it is gone afterwards.
+    """A temporary folder beside `root`, deleted afterwards, to make it in.
 
-    Folders that processes of this machine left there when they were killed go first.
+    Folders that killed processes of this machine left there are deleted first.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     start = f".{root.name[:40]}-{re.sub(r'[^A-Za-z0-9]', '_', socket.gethostname())[:40]}-"
@@ -123,8 +134,7 @@ def _draw(root: Path, kind: str, made_with: dict[str, int], write: Callable[[Pat
     with scratch_folder(root) as scratch:
         folder = scratch / root.name
         folder.mkdir()
-        made = json.dumps(made_with, indent=2) + "\n"
-        (folder / f"{kind}.json").write_text(made, encoding="utf-8", newline="\n")
+        write_lines(folder / f"{kind}.json", [json.dumps(made_with, indent=2)])
         write(folder)
         try:
             folder.rename(root)
@@ -144,7 +154,7 @@ def _is_drawn(root: Path, kind: str, made_with: dict[str, int]) -> bool:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise UserError(f"{kind}: {root} holds something other than drawn {kind}; set another data.root")
+        raise UserError(f"{kind}: {root} holds something other than synthetic {kind}; set another data.root")
     differing = [f"{name} {found.get(name)}, not {made_with[name]}" for name in made_with
                  if found.get(name) != made_with[name]]
     if differing:

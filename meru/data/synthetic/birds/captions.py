@@ -1,4 +1,4 @@
-"""Ten sentences about one drawn bird, true to its picture.
+"""Ten sentences about one synthetic bird, true to its picture.
 
 The order is the same in every file: first a detailed description without the name of the species (evaluations
 often use only that one), two more in the manner of CUB's captions, two that name the species, one on the view,
@@ -23,7 +23,7 @@ def describe(
     wings_raised: bool,
     rng: np.random.Generator,
 ) -> list[str]:
-    """Ten captions of one picture; the arguments but `rng` are those of `bird_pictures.Picture`.
+    """Ten captions of one picture; the arguments but `rng` are those of `Picture`.
 
     Args:
         species: The bird.
@@ -94,7 +94,7 @@ def _enumerated(phrases: list[str]) -> str:
 
 
 def _with_articles(caption: str) -> str:
-    """Makes "a orange" "an orange"."""
+    """Turn "a orange" into "an orange"."""
     words = caption.split()
     followers = [*words[1:], ""]
     return " ".join("an" if pair[0] == "a" and pair[1][:1] in tuple("aeiou") else pair[0]

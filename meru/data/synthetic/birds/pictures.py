@@ -1,4 +1,4 @@
-"""One picture: a bird of `bird_anatomy`, set into a scene, with its box and the place of every visible part.
+"""One picture: a bird of `meru.data.synthetic.birds.anatomy` in a scene, with its box and its visible parts.
 
 While the layers are painted, a second image keeps the number of the layer seen at each pixel. It gives the box and
 tells which parts are hidden. Background, perch, things in front and light are drawn without knowing the species.
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from meru.data.synthetic.birds.anatomy import Bird, Layer, rgb, turned
+from meru.data.synthetic.birds.anatomy import Bird, Layer
+from meru.data.synthetic.birds.shapes import rgb, turned
 from meru.data.synthetic.birds.species import COLOURS, CUB_PARTS, Species
 
 _SUPERSAMPLING = 2
@@ -55,7 +56,7 @@ class Picture(NamedTuple):
 
 
 def draw_picture(species: Species, *, rng: np.random.Generator, image_size: int) -> Picture:
-    """Draws one individual of `species`; the same state of `rng` gives the same picture."""
+    """Draw one individual of `species`; the same state of `rng` gives the same picture."""
     kind = str(rng.choice(list(_SCENES)))
     flying = kind == "sky"
     perch = None if flying else rng.uniform((0.42, 0.68), (0.58, 0.84))
@@ -195,7 +196,7 @@ def _draw_perch(canvas: Image.Image, kind: str, perch: np.ndarray | None, rng: n
 
 
 def _draw_in_front(canvas: Image.Image, numbers: Image.Image, rng: np.random.Generator) -> None:
-    """A leaf or a twig before the bird."""
+    """A leaf or a twig in front of the bird."""
     size = canvas.width
     if rng.random() < 0.5:
         leaf = _leaf(rng.uniform(0.25, 0.75, 2) * size, rng.uniform(0.12, 0.2) * size, rng)
@@ -227,7 +228,7 @@ def _leaf(root, length: float, rng: np.random.Generator) -> list[float]:
 
 
 def _corners(polygon: np.ndarray) -> list[float]:
-    """As Pillow takes them."""
+    """The flat list of coordinates that Pillow takes."""
     return polygon.ravel().tolist()
 
 

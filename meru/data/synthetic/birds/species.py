@@ -158,12 +158,12 @@ class Species:
 
     @property
     def name(self) -> str:
-        """In the manner of a bird guide, such as "Black-winged Red Finch"."""
+        """In the style of a field guide, such as "Black-winged Red Finch"."""
         return " ".join(word.capitalize() for word in (self.mark, self.colours["back"], self.family))
 
     @property
     def mark_part(self) -> str:
-        """The part that `mark` speaks of, as CUB calls it."""
+        """The part that `mark` is about, by CUB's name."""
         return _MARK_PARTS[self.mark.split("-")[-1]]
 
     def attributes(self) -> set[str]:

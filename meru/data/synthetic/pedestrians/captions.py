@@ -1,4 +1,4 @@
-"""Sentences about one drawn person, true to the picture, in the manner of CUHK-PEDES.
+"""Sentences about one synthetic person, true to the picture, in the style of CUHK-PEDES.
 
 A caption tells a random majority of what the picture shows. What it hides is not spoken of, nor are the sides of the
 picture: it may be mirrored.
@@ -63,7 +63,7 @@ def describe(
 
 
 class _Teller:
-    """Who writes one caption."""
+    """Writes one caption."""
 
     def __init__(self, look: Look, view: str, walking: bool, rng: np.random.Generator):
         self.look, self.view, self.walking, self.rng = look, view, walking, rng
@@ -92,7 +92,7 @@ class _Teller:
         return set(self.rng.permutation(things)[:number].tolist())
 
     def phrase(self, thing: str) -> str:
-        """What is to be said of a thing, with its article."""
+        """The description of a thing, with its article."""
         look = self.look
         if thing == "hair":
             length = self.one_of(*LENGTH_WORDS.get(look.hair_length, (look.hair_length,)))
@@ -179,7 +179,7 @@ def _listed(phrases: list[str]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """With a capital, a full stop, and "an" where it belongs."""
+    """The text as a sentence: a capital, a full stop, and "an" before vowels."""
     words = text.split()
     for place, follower in enumerate(words[1:]):
         if words[place] == "a" and follower[0] in "aeiou":

@@ -176,7 +176,7 @@ class Figure:
             self._add("upper", box(0, 0.162, 0.044, 0.016), colour=self.dark)
 
     def _belt(self) -> None:
-        """And what else makes a coat."""
+        """The rest of a coat."""
         half, hem = 0.068 * self.bulk if self.side else self.waist * self.bulk + 0.01, _HEM["coat"]
         self._add("upper", box(0, 0.415, half, 0.012), colour=self.dark)
         if self.view == "front":
@@ -189,7 +189,7 @@ class Figure:
             self._add("upper", limb((0, 0.55), (0, hem), 0.005, 0.005), colour=self.dark)
 
     def _collar(self) -> None:
-        """And the buttons of a shirt."""
+        """The collar and the buttons of a shirt."""
         if self.view == "front":
             collar = [[(0, 0.2), (s * 0.05, 0.2), (s * 0.042, 0.148), (s * 0.03, 0.15)] for s in (-1, 1)]
             self._add("body", [(-0.03, 0.15), (0.03, 0.15), (0, 0.2)], colour=self.skin)

@@ -1,4 +1,4 @@
-"""The head of a drawn person: face, hair, glasses and cap, in the frame of `pedestrian_figure`."""
+"""The head of a synthetic person: face, hair, glasses and cap, in the frame of `Figure`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from meru.data.synthetic.pedestrians.looks import COLOURS, HAIR_COLOURS, SKINS, Look
 from meru.data.synthetic.pedestrians.shapes import Layer, arc, box, ellipse, limb
 
-# Larger than life: hair, glasses and hat are to be recognised in small pictures.
+# Larger than life: hair, glasses and hat have to be recognisable in small pictures.
 _HEAD_SIZE = 1.2
 _CHIN = np.array((0.0, 0.15))
 _HAIR_END = {"short": 0.105, "shoulder-length": 0.19, "long": 0.32}
@@ -15,7 +15,7 @@ _FRAME, _LENS = (24, 24, 28), (150, 172, 186)
 
 
 def head_layers(look: Look, view: str) -> list[Layer]:
-    """From behind to in front."""
+    """The layers of the head, from back to front."""
     if view == "back":
         return [_layer("body", ellipse(0, 0.074, 0.056, 0.066), colour=SKINS[look.skin]), *hair_from_behind(look)]
     side = view == "side"
@@ -28,7 +28,7 @@ def head_layers(look: Look, view: str) -> list[Layer]:
 
 
 def hair_from_behind(look: Look) -> list[Layer]:
-    """And the cap on it."""
+    """The hair from behind, and a cap on it."""
     end = _HAIR_END[look.hair_length]
     wide = 0.045 if look.hair_length == "short" else 0.074
     below = [(-0.062, 0.08), (-wide, end), (0, end + 0.012), (wide, end), (0.062, 0.08)]
@@ -68,7 +68,7 @@ def _profile(look: Look) -> list[Layer]:
 
 
 def _long_hair(look: Look, side: bool) -> Layer:
-    """What falls beside or behind the face."""
+    """Hair beside or behind the face."""
     end, colour = _HAIR_END[look.hair_length], HAIR_COLOURS[look.hair_colour]
     if side:
         behind = [(0.0, 0.02), (0.01, 0.12), (-0.02, end), (-0.085, end), (-0.075, 0.1), (-0.06, 0.04)]

@@ -1,8 +1,8 @@
-"""The embedded data set of persons: people in a street, drawn by code, in the folder layout of CUHK-PEDES.
+"""Synthetic people in a street, in the folder layout of CUHK-PEDES, for text-based person search without it.
 
-For text-based person search without CUHK-PEDES. An identity is a look (`pedestrian_looks`), seen in several pictures
-that differ in pose, view, place, light and what stands in front; every picture has two captions.
-`meru.data.datasets.person_search` reads the folder as it reads the photographs.
+An identity is a look (`meru.data.synthetic.pedestrians.looks`), seen in several pictures that differ in pose, view,
+place, light and what stands in front; every picture has two captions. `meru.data.datasets.person_search` reads the
+folder as it reads CUHK-PEDES.
 """
 
 from __future__ import annotations
@@ -14,26 +14,24 @@ import numpy as np
 
 from meru.data.datasets.person_search import load_person_search
 from meru.data.records import ImageTextData
-from meru.data.synthetic.folder import draw_once
+from meru.data.synthetic.folder import Drawing, write_lines
 from meru.data.synthetic.pedestrians.captions import describe
 from meru.data.synthetic.pedestrians.looks import deal_looks
 from meru.data.synthetic.pedestrians.pictures import draw_picture
 
-# To be raised whenever the same arguments no longer give the same folder.
-DRAWER_VERSION = 1
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.25
 
 
 def load_pedestrians(
     *, root: str | Path, seed: int = 0, identities: int = 400, images_per_identity: int = 4
 ) -> ImageTextData:
-    """The drawn persons in `root`, drawn first if they are not there.
+    """The synthetic persons in `root`, drawn first if they are not there.
 
     Args:
         root, seed, identities, images_per_identity: As for `draw_pedestrians`.
 
     Raises:
-        UserError: what `draw_pedestrians` and `load_person_search` complain of.
+        UserError: as `draw_pedestrians` and `load_person_search`.
     """
     draw_pedestrians(root, seed=seed, identities=identities, images_per_identity=images_per_identity)
     return load_person_search(root=root, layout="cuhk_pedes")
@@ -42,32 +40,15 @@ def load_pedestrians(
 def draw_pedestrians(
     root: str | Path, *, seed: int = 0, identities: int = 400, images_per_identity: int = 4
 ) -> Path:
-    """Draws the data set into `root`, or finds it there.
-
-    Under its own name the folder is complete, as `draw_once` makes sure.
+    """Draw the data set into `root`, or find it there: see `Drawing.draw`.
 
     Args:
         root: The folder to make. One with the same persons is left as it is.
         seed: ≥ 0. The same seed gives the same bytes with the same versions of NumPy and Pillow.
         identities: ≥ 6; 10 % are for validation and 25 % for the test, at least two each, the others for training.
         images_per_identity: ≥ 1.
-
-    Returns:
-        `root`.
-
-    Raises:
-        UserError: an argument out of range; `root` holds other persons or something else, or cannot be written.
     """
-    arguments = {"seed": seed, "identities": identities, "images_per_identity": images_per_identity}
-    return draw_once(
-        root,
-        kind="pedestrians",
-        version=DRAWER_VERSION,
-        arguments=arguments,
-        least={"seed": 0, "identities": 6, "images_per_identity": 1},
-        pictures=lambda: identities * images_per_identity,
-        write=lambda folder: _write_folder(folder, **arguments),
-    )
+    return PEDESTRIANS.draw(root, seed=seed, identities=identities, images_per_identity=images_per_identity)
 
 
 def split_sizes(identities: int) -> dict[str, int]:
@@ -94,4 +75,13 @@ def _write_folder(folder: Path, *, seed: int, identities: int, images_per_identi
                 entries.append(
                     {"split": split, "captions": captions, "id": identity, "file_path": file, "processed_tokens": []}
                 )
-    (folder / "reid_raw.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8", newline="\n")
+    write_lines(folder / "reid_raw.json", [json.dumps(entries, indent=1)])
+
+
+PEDESTRIANS = Drawing(
+    kind="pedestrians",
+    version=1,
+    least={"seed": 0, "identities": 6, "images_per_identity": 1},
+    count=lambda identities, images_per_identity, **_: identities * images_per_identity,
+    write=_write_folder,
+)

@@ -1,4 +1,4 @@
-"""Who walks in the drawn street: what a person looks like, and how looks are dealt to identities.
+"""Looks of synthetic persons, and how they are dealt to identities.
 
 A third or so of the identities of every split come in pairs of near-twins, alike in all attributes but one: to find
 the right person, a model has to read the whole caption.
@@ -86,7 +86,7 @@ TWIN_ATTRIBUTES = tuple(name for name in ATTRIBUTES if name not in ("gender", "s
 
 
 def second_colour(colour: str) -> str:
-    """What stripes, checks and dots on `colour` are drawn in."""
+    """The colour of stripes, checks and dots on `colour`."""
     return "black" if np.dot(COLOURS[colour], (0.3, 0.59, 0.11)) > 140 else "white"
 
 
@@ -192,7 +192,7 @@ def _is_possible(look: Look) -> bool:
 
 
 def _is_seen(name: str, look: Look, twin: Look) -> bool:
-    """Whether the one attribute that tells two people apart is to be seen in their pictures."""
+    """Whether the one attribute that tells two people apart is visible in their pictures."""
     if name in ("hair_colour", "hair_length") and look.hat is not None:
         return "short" not in (look.hair_length, twin.hair_length)
     # Of one colour these look alike from afar.

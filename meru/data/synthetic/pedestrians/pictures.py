@@ -1,4 +1,4 @@
-"""One picture: a person of `pedestrian_figure` in a street, and what is to be seen of them.
+"""One picture: a person of `meru.data.synthetic.pedestrians.figure` in a street, and the visible regions.
 
 While the layers are painted, a second image keeps the region seen at each pixel: it tells what a caption may speak
 of. Street, things in front and light are drawn without knowing the look.
@@ -178,7 +178,7 @@ def _street(size: np.ndarray, rng: np.random.Generator) -> Image.Image:
 
 
 def _draw_in_front(canvas: Image.Image, regions: Image.Image, rng: np.random.Generator) -> None:
-    """A pole, a car or a bush before the person."""
+    """A pole, a car or a bush in front of the person."""
     width, height = canvas.size
     draw, mark, kind = ImageDraw.Draw(canvas), ImageDraw.Draw(regions), rng.integers(3)
     if kind == 0:

@@ -1,4 +1,4 @@
-"""The layers and outlines that a drawn person is made of; outlines are (N, 2), y downwards."""
+"""The layers and outlines that a synthetic person is made of; outlines are (N, 2), y downwards."""
 
 from __future__ import annotations
 

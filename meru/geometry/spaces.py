@@ -1,0 +1,257 @@
+"""Spaces in which images and captions are compared: a model holds one of them and asks it for everything geometric.
+
+    Sphere        unit vectors, compared by cosine: CLIP
+    Euclidean     flat space, compared by distance: EuCLIP (Chou & Alam, "Embedding Geometries of Contrastive
+                  Language-Image Pre-Training", 2024)
+    Hyperboloid   curvature −c, compared by distance: MERU (Desai et al., ICML 2023)
+
+All methods compute in float32 whatever autocast says; half-precision inputs are widened, float64 stays float64. They
+have finite gradients everywhere, also at the origin and where points meet.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from meru.geometry import lorentz, poincare
+from meru.geometry.all_pairs import TINY, exact_product, full_precision, length
+
+
+class Space(ABC):
+    """The contract of a space. "Row by row": the last dimension is D, and the dimensions before it broadcast.
+
+    Attributes:
+        curved: Whether it is made with a curvature, `Hyperboloid(c)`.
+        has_cones: Whether points have a radius, and with it entailment cones. Without one, the lengths of features mean
+            nothing, and the methods for cones raise `NotImplementedError`.
+    """
+
+    curved: ClassVar[bool] = False
+    has_cones: ClassVar[bool] = True
+
+    @abstractmethod
+    def lift(self, features: Tensor) -> Tensor:
+        """Points `(…, D)` of feature vectors `(…, D)`, which are tangent vectors at the origin where there is one."""
+
+    @abstractmethod
+    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """How alike every query and every gallery item are, `(Q, D)`, `(N, D)` → `(Q, N)`; more is more alike."""
+
+    @abstractmethod
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Geodesic distance ≥ 0 of points, row by row, `(…)`; 0 with gradient 0 where they meet."""
+
+    @abstractmethod
+    def average(self, points: Tensor) -> Tensor:
+        """One point for several of the same thing, say of one class: `(…, P, D)` → `(…, D)`."""
+
+    @abstractmethod
+    def radius(self, points: Tensor) -> Tensor:
+        """How far points `(…, D)` lie from the origin, `(…)`: what is more general lies nearer."""
+
+    @abstractmethod
+    def inner(self, x: Tensor, y: Tensor) -> Tensor:
+        """Inner product of every x with every y, `(B1, D)`, `(B2, D)` → `(B1, B2)`."""
+
+    @abstractmethod
+    def in_ball(self, points: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Points `(…, D)` of a Poincaré ball that stand for these, and its curvature."""
+
+    def at_limit(self, points: Tensor) -> Tensor:
+        """Share of points `(…, D)` that `lift` has shortened to its greatest radius: a scalar in [0, 1]."""
+        return points.new_zeros(())
+
+    def exterior_angle(self, apexes: Tensor, points: Tensor) -> Tensor:
+        """Angle at each apex between the ray from the origin, continued, and the geodesic to the point, row by row.
+
+        Returns:
+            Radians in [0, π], shape `(…)`; 0 with gradient 0 where an apex is too near to the point or the origin.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no cones")
+
+    def half_aperture(self, apexes: Tensor, minimum_radius: float = 0.1) -> Tensor:
+        """Half aperture of the cones at points `(…, D)`, radians in (0, π/2), shape `(…)`: narrower farther out.
+
+        Within the dead radius it is the greatest, 1.557, with gradient 0. `minimum_radius` is K > 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no cones")
+
+    def share_of_dead_radius(self, apexes: Tensor, minimum_radius: float = 0.1) -> Tensor:
+        """Radius of points `(…, D)` in units of the dead radius of K = `minimum_radius`, ≥ 0, shape `(…)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no cones")
+
+
+@dataclass(frozen=True)
+class Sphere(Space):
+    """Unit vectors; distances are angles in radians."""
+
+    has_cones: ClassVar[bool] = False
+
+    def lift(self, features: Tensor) -> Tensor:
+        """Feature vectors at length 1; 0 stays 0."""
+        with full_precision(1.0, features) as (_, features):
+            return F.normalize(features, dim=-1)
+
+    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """Cosines."""
+        return exact_product(queries, gallery)
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Angle 2 atan2(‖x − y‖, ‖x + y‖), exact where points meet."""
+        with full_precision(1.0, x, y) as (_, x, y):
+            dtype, x, y = x.dtype, x.double(), y.double()
+            apart, together = length(x - y), length(x + y)
+            nowhere = (apart == 0) & (together == 0)
+            return 2 * torch.atan2(apart, torch.where(nowhere, 1, together)).to(dtype)
+
+    def average(self, points: Tensor) -> Tensor:
+        """Mean, at length 1."""
+        with full_precision(1.0, points) as (_, points):
+            return F.normalize(points.mean(dim=-2), dim=-1)
+
+    def radius(self, points: Tensor) -> Tensor:
+        """Length, 1 for all."""
+        with full_precision(1.0, points) as (_, points):
+            return points.norm(dim=-1)
+
+    def inner(self, x: Tensor, y: Tensor) -> Tensor:
+        """Cosines."""
+        return exact_product(x, y)
+
+    def in_ball(self, points: Tensor) -> tuple[Tensor, float]:
+        """Points in the same directions, all at distance 2, and curvature 1."""
+        return poincare.exp_map0(points), 1.0
+
+
+@dataclass(frozen=True)
+class Euclidean(Space):
+    """Flat space: the limit c → 0 of the hyperboloid, with K√c/2 for its K so that cones keep their width."""
+
+    def lift(self, features: Tensor) -> Tensor:
+        """The feature vectors themselves."""
+        with full_precision(1.0, features) as (_, features):
+            return features
+
+    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """Minus the distance of every pair, from differences: a matmul would lose those of near points."""
+        with full_precision(1.0, queries, gallery) as (_, queries, gallery):
+            return -torch.cdist(queries, gallery, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """‖x − y‖."""
+        with full_precision(1.0, x, y) as (_, x, y):
+            return length(x.double() - y.double()).to(x.dtype)
+
+    def average(self, points: Tensor) -> Tensor:
+        """Mean."""
+        with full_precision(1.0, points) as (_, points):
+            return points.mean(dim=-2)
+
+    def radius(self, points: Tensor) -> Tensor:
+        """Length."""
+        with full_precision(1.0, points) as (_, points):
+            return length(points)
+
+    def inner(self, x: Tensor, y: Tensor) -> Tensor:
+        """Dot products."""
+        return exact_product(x, y)
+
+    def in_ball(self, points: Tensor) -> tuple[Tensor, float]:
+        """Points as tangent vectors at the origin of the ball of curvature 1, mapped into it."""
+        return poincare.project(poincare.exp_map0(points)), 1.0
+
+    def exterior_angle(self, apexes: Tensor, points: Tensor) -> Tensor:
+        """Angle between y − x and x, for apexes x and points y.
+
+            θ(x, y) = atan2(‖(y − x) − a x/‖x‖‖, a),   a = (y − x)·x/‖x‖
+
+        0 with gradient 0 where ‖y − x‖ ≤ τ max(1, ‖x‖) or ‖x‖ ≤ τ, τ of `lorentz.ANGLE_TOLERANCE`: see there.
+        """
+        with full_precision(1.0, apexes, points) as (_, x, y):
+            dtype, tolerance = x.dtype, lorentz.ANGLE_TOLERANCE[x.dtype]
+            x, y = x.double(), y.double()
+            difference, radius = y - x, length(x, keepdim=True)
+            direction = x / radius.clamp_min(TINY)
+            along = (difference * direction).sum(-1, keepdim=True)
+            across = length(difference - along * direction)
+            radius, apart = radius[..., 0].detach(), length(difference).detach()
+            near = (apart <= tolerance * radius.clamp_min(1)) | (radius <= tolerance)
+            return torch.atan2(torch.where(near, 0, across), torch.where(near, 1, along[..., 0])).to(dtype)
+
+    def half_aperture(self, apexes: Tensor, minimum_radius: float = 0.1) -> Tensor:
+        """asin(K/‖x‖), the argument at most 1 − 1e-4."""
+        with full_precision(1.0, apexes) as (_, x):
+            return torch.asin(minimum_radius / length(x).clamp_min(minimum_radius / (1 - 1e-4)))
+
+    def share_of_dead_radius(self, apexes: Tensor, minimum_radius: float = 0.1) -> Tensor:
+        """‖x‖/K."""
+        with full_precision(1.0, apexes) as (_, x):
+            return length(x) / minimum_radius
+
+
+@dataclass(frozen=True, eq=False)
+class Hyperboloid(Space):
+    """Hyperbolic space; points are their space components: see `meru.geometry.lorentz`.
+
+    Attributes:
+        curvature: c > 0, a number or a tensor with one element, by which everything is differentiable; the space has
+            curvature −c.
+    """
+
+    curvature: Tensor | float
+    curved: ClassVar[bool] = True
+
+    def lift(self, features: Tensor) -> Tensor:
+        """Exponential map at the origin."""
+        return lorentz.exp_map0(features, self.curvature)
+
+    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """Minus the geodesic distance of every pair."""
+        return -lorentz.pairwise_distance(queries, gallery, self.curvature)
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """arccosh(−c⟨x, y⟩_L)/√c."""
+        return lorentz.distance(x, y, self.curvature)
+
+    def average(self, points: Tensor) -> Tensor:
+        """Mean in the tangent space at the origin, lifted again."""
+        return lorentz.exp_map0(lorentz.log_map0(points, self.curvature).mean(dim=-2), self.curvature)
+
+    def radius(self, points: Tensor) -> Tensor:
+        """Geodesic distance from the origin."""
+        return lorentz.distance_to_origin(points, self.curvature)
+
+    def inner(self, x: Tensor, y: Tensor) -> Tensor:
+        """Lorentz inner products."""
+        return lorentz.pairwise_inner(x, y, self.curvature)
+
+    def in_ball(self, points: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The same points in the Poincaré ball, and c."""
+        return lorentz.to_poincare(points, self.curvature), self.curvature
+
+    def at_limit(self, points: Tensor) -> Tensor:
+        """Share at `lorentz.MAXIMUM_RADIUS`."""
+        return lorentz.clamped_share(points, self.curvature)
+
+    def exterior_angle(self, apexes: Tensor, points: Tensor) -> Tensor:
+        """See `lorentz.exterior_angle`."""
+        return lorentz.exterior_angle(apexes, points, self.curvature)
+
+    def half_aperture(self, apexes: Tensor, minimum_radius: float = 0.1) -> Tensor:
+        """asin(2K/(√c‖x‖)): see `lorentz.half_aperture`."""
+        return lorentz.half_aperture(apexes, self.curvature, minimum_radius)
+
+    def share_of_dead_radius(self, apexes: Tensor, minimum_radius: float = 0.1) -> Tensor:
+        """√c‖x‖/(2K)."""
+        with full_precision(self.curvature, apexes) as (c, x):
+            return c.sqrt() * length(x) / (2 * minimum_radius)
+
+
+# By the name that the key `model.space` gives.
+SPACES: dict[str, type[Space]] = {"hyperboloid": Hyperboloid, "euclidean": Euclidean, "sphere": Sphere}

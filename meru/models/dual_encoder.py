@@ -1,0 +1,249 @@
+"""Two towers, a space, and a table of terms: what every image–text model is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from meru import distributed
+from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics, patch_offset
+from meru.encoders.text import TextEncoder
+from meru.errors import UserError
+from meru.geometry.spaces import Space
+from meru.losses.contrastive import contrastive_targets
+from meru.models import Output, Term, combined, values_of, weight_of
+from meru.models.terms import PAIR_TERMS, Step, check_settings
+
+
+class DualEncoder(nn.Module):
+    """Images and captions as points of one space.
+
+    A model gives `space`, may override how features are placed in it (`lift_image`, `lift_text`), what a step has
+    beyond images and captions (`encode`), and which terms it has besides those of all models (`own_terms`).
+
+    Args:
+        image: Image tower.
+        text: Text tower.
+        loss: Term → its settings: `weight`, and what the term takes; see `meru.models.terms`.
+        embedding_dimension: Dimension D of the shared space.
+        logit_scale: Initial inverse temperature; None: that of the towers' weights where both bring the same, as CLIP's
+            do, and 1/0.07 otherwise.
+        maximum_logit_scale: Its upper bound.
+
+    Raises:
+        UserError: if the dimension differs from that of pretrained projections, and for settings of terms that cannot
+            be.
+    """
+
+    space: Space
+    # Name in the configuration → term, beside `PAIR_TERMS` or instead of one of them.
+    own_terms: ClassVar[Mapping[str, Term]] = {}
+    # Parameters that are logarithms → the name of what they are the logarithm of, in logs and tables.
+    log_scalars: ClassVar[Mapping[str, str]] = {"logit_scale": "logit_scale"}
+    # Distance from the origin at which points of a pretrained model start; None: nothing to choose, or not chosen.
+    initial_radius: float | None = None
+    patch_level: int | None = None  # which feature map the patches are from, see `encode_image`
+
+    def __init__(
+        self,
+        *,
+        image: ImageEncoder,
+        text: TextEncoder,
+        loss: Mapping[str, Mapping],
+        embedding_dimension: int = 512,
+        logit_scale: float | None = None,
+        maximum_logit_scale: float = 100.0,
+    ):
+        super().__init__()
+        check_settings(loss)
+        self.loss = loss
+        self.visual = image.network
+        self.textual = text.network
+        self.visual_proj = _projection(image.width, embedding_dimension, image.projection)
+        self.textual_proj = _projection(text.network.width, embedding_dimension, text.projection)
+        if logit_scale is None:
+            logit_scale = image.logit_scale if image.logit_scale and image.logit_scale == text.logit_scale else 1 / 0.07
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(min(logit_scale, maximum_logit_scale))))
+        self.maximum_logit_scale = maximum_logit_scale
+        self.patch_offset = patch_offset(image.network, image.image_size)
+        self.register_buffer("pixel_mean", torch.tensor(image.pixel_mean).view(3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(image.pixel_std).view(3, 1, 1))
+
+    # ---------------------------------------------------------------------------------------------- embedding
+    def embed_image(self, images: Tensor) -> Tensor:
+        """Points `(B, D)`, float32, of RGB images `(B, 3, S, S)`: uint8, or floating point in [0, 1]."""
+        return self.lift_image(self.image_features(images))
+
+    def embed_text(self, tokens: Tensor) -> Tensor:
+        """Points `(B, D)`, float32, of token ids `(B, L)`, padded with 0."""
+        return self.lift_text(self.text_features(tokens))
+
+    def embed_patches(self, images: Tensor) -> Tensor:
+        """Every patch of the images as a point, `(B, N, D)`, row by row from the top left."""
+        return self.lift_image(self.image_and_patch_features(images)[1])
+
+    def embed_words(self, tokens: Tensor) -> Tensor:
+        """Every token of the captions as a point, `(B, L, D)`; arbitrary at padding."""
+        return self.lift_text(self.text_and_word_features(tokens)[1])
+
+    @property
+    def has_word_attention(self) -> bool:
+        """Whether training teaches words which patches to look at; here they are only compared."""
+        return False
+
+    def word_attention(self, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
+        """How much each word of a caption has to do with each patch of its image; only the order is meant.
+
+        Args:
+            images: As for `embed_image`, `(B, 3, S, S)`.
+            tokens: Captions as for `embed_text`, `(C, L)`.
+            image_of: Place of each caption's image in `images`, shape `(C,)`.
+
+        Returns:
+            Shape `(C, L, N)`; here the similarity of the word and the patch.
+        """
+        patches, words = self.embed_patches(images), self.embed_words(tokens)
+        pairs = zip(words, image_of.tolist(), strict=True)
+        return torch.stack([self.similarity(of_caption, patches[image]) for of_caption, image in pairs])
+
+    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """How alike every query and every gallery item are, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
+        return self.space.similarity(queries, gallery)
+
+    def average(self, embeddings: Tensor) -> Tensor:
+        """One embedding for several of the same thing, say of one class: `(…, P, D)` → `(…, D)`."""
+        return self.space.average(embeddings)
+
+    def radius(self, embeddings: Tensor) -> Tensor:
+        """How far embeddings `(…, D)` lie from the origin, `(…)`: what is more general lies nearer."""
+        return self.space.radius(embeddings)
+
+    def lift_image(self, features: Tensor) -> Tensor:
+        """Features of images or patches `(…, D)` as points of the space."""
+        return self.space.lift(features)
+
+    def lift_text(self, features: Tensor) -> Tensor:
+        """Features of captions or words `(…, D)` as points of the space."""
+        return self.space.lift(features)
+
+    # ---------------------------------------------------------------------------------------------- features
+    def image_features(self, images: Tensor) -> Tensor:
+        """Projected features `(B, D)`, float32, before they are placed in the space."""
+        pooled, _ = encode_image(self.visual, self.normalise(images))
+        return self.visual_proj(pooled).float()
+
+    def text_features(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """Projected features `(B, D)`, float32, before they are placed in the space.
+
+        `embeddings`, here and in `text_and_word_features`, is the text tower's `token_embed(tokens)` if at hand.
+        """
+        return self.textual_proj(self.textual(tokens, embeddings)).float()
+
+    def image_and_patch_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`image_features` `(B, D)`, and the same of every patch `(B, N, D)`, class tokens left out."""
+        pooled, patches = encode_image(self.visual, self.normalise(images), patch_level=self.patch_level)
+        patches = self.project_patches(patches)
+        return self.visual_proj(pooled).float(), patches.float()
+
+    def project_patches(self, patches: Tensor) -> Tensor:
+        """Patches as the image tower gives them, `(B, N, W)`, as features `(B, N, D)`."""
+        return self.visual_proj(patches)
+
+    def text_and_word_features(self, tokens: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`text_features` `(B, D)`, and the same of every token `(B, L, D)`, 0 at padding."""
+        pooled, words = self.textual.forward_tokens(tokens, embeddings)
+        return self.textual_proj(pooled).float(), self.textual_proj(words).float()
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 or [0, 1] RGB → what the image tower expects."""
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        return (images - self.pixel_mean) / self.pixel_std
+
+    # ---------------------------------------------------------------------------------------------- training
+    def train(self, mode: bool = True) -> DualEncoder:
+        """As in `nn.Module`; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        fix_frozen_statistics(self.visual)
+        return self
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Output:
+        """The loss of a batch with `image`, `tokens`, `image_index` and `class_index`, and what `encode` reads.
+
+        `epoch`, a scalar, says how far training is, in epochs; without it, no weight is still growing.
+        """
+        step = self.encode(batch)
+        values = values_of(self.terms, self, step)
+        return combined(self.loss, values, {**self.logs(step), **step.figures})
+
+    def encode(self, batch: Mapping[str, Tensor]) -> Step:
+        """A batch through the towers into the space."""
+        return Step(batch=batch, image=self.embed_image(batch["image"]), text=self.embed_text(batch["tokens"]))
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """Every term that the model may have: name in the configuration → function of the model and a step."""
+        return {**PAIR_TERMS, **self.own_terms}
+
+    def weight(self, term: str) -> float:
+        """The configured weight of a term: see `meru.models.weight_of`."""
+        return weight_of(self.loss, term)
+
+    def cross_similarities(self, step: Step) -> tuple[Tensor, Tensor]:
+        """This process's images against all processes' texts, and texts against images, `(B, B · world)` each."""
+        image_scores = self.similarity(step.image, distributed.gather(step.text))
+        if distributed.world_size() == 1:
+            return image_scores, image_scores.t()
+        return image_scores, self.similarity(step.text, distributed.gather(step.image))
+
+    def positive_targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Which texts of all processes are right for each image, `(B, B · world)`: see `contrastive_targets`."""
+        labels = self.positive_labels(batch)
+        return contrastive_targets(labels, distributed.gather(labels))
+
+    def positive_labels(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Labels `(B,)`: equal for an image and the captions that count as right for it."""
+        positives = self.loss["contrastive"]["positives"]
+        if positives == "pair":
+            size = len(batch["image"])
+            return torch.arange(size, device=batch["image"].device) + distributed.rank() * size
+        return batch[f"{positives}_index"]
+
+    @torch.no_grad()
+    def logs(self, step: Step) -> dict[str, Tensor]:
+        """Figures beside the loss: see `Output.logs`."""
+        return {
+            **{name: scale.exp() for name, scale in self.logit_scales().items()},
+            "clamped/logit_scale": (self.logit_scale >= self._maximum).float(),
+        }
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Bring learnable scalars back into their bounds; called after every optimizer step."""
+        for scale in self.logit_scales().values():
+            scale.clamp_(max=self._maximum)
+
+    def logit_scales(self) -> dict[str, nn.Parameter]:
+        """Inverse temperatures, as logarithms, by name."""
+        own = self.named_parameters(recurse=False)
+        return {name: parameter for name, parameter in own if name.endswith("logit_scale")}
+
+    @property
+    def _maximum(self) -> float:
+        return math.log(self.maximum_logit_scale)
+
+
+def _projection(width: int, dimension: int, pretrained: Tensor | None) -> nn.Linear:
+    if pretrained is not None and len(pretrained) != dimension:
+        raise UserError(f"model.embedding_dimension={dimension}: the pretrained towers have {len(pretrained)}")
+    projection = nn.Linear(width, dimension, bias=False)
+    with torch.no_grad():
+        if pretrained is None:
+            nn.init.normal_(projection.weight, std=width**-0.5)
+        else:
+            projection.weight.copy_(pretrained)
+    return projection

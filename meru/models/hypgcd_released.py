@@ -1,0 +1,67 @@
+"""HypGCD (IEEE TNNLS 2025, doi 10.1109/TNNLS.2025.3597074) as its authors released it, with what we take for errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from meru.errors import UserError
+from meru.losses.hypgcd_released import released_category_loss, released_hierarchy_loss
+from meru.models import Term
+from meru.models.hypgcd import HypGCD, hierarchy_of_proxies
+from meru.models.simgcd import ViewStep
+
+
+def category(model: HypGCDReleased, step: ViewStep) -> Tensor:
+    """HCL over each view by itself, on predicted classes only, with the centres of absent classes at the origin."""
+    settings, classes = model.loss["category"], step.logits.argmax(dim=1)
+    losses = [
+        released_category_loss(
+            points,
+            of_view,
+            model.curvature,
+            num_classes=model.num_classes,
+            temperature=settings["temperature"],
+            smoothing=settings["smoothing"],
+        )
+        for points, of_view in zip(model.lift(step.projected).chunk(2), classes.chunk(2), strict=True)
+    ]
+    return sum(losses) / 2
+
+
+def hierarchy(model: HypGCDReleased, step: ViewStep) -> Tensor:
+    """LHL on features that were never mapped into the ball, on predicted classes only."""
+    proxies = None if model.proxies is None else model.lift(model.proxies)
+    loss = released_hierarchy_loss(
+        step.projected,
+        step.logits.argmax(dim=1),
+        model.curvature,
+        ancestors=model.loss["hierarchy"]["ancestors"],
+        exclude_members=model.loss["hierarchy"]["exclude_members"],
+        proxies=proxies,
+        **model.hierarchy_settings,
+    )
+    return loss if proxies is None else loss + hierarchy_of_proxies(model, proxies)
+
+
+class HypGCDReleased(HypGCD):
+    """HypGCD with the released code's two losses and, with `discovery.sampler=neighbours`, its batches.
+
+    Args:
+        **hypgcd: Arguments of `HypGCD`.
+
+    Raises:
+        UserError: for plain gradients, which the released code does not have.
+    """
+
+    terms: ClassVar[Mapping[str, Term]] = HypGCD.terms | {"category": category, "hierarchy": hierarchy}
+    released_batches: ClassVar[bool] = True
+
+    def __init__(self, **hypgcd):
+        super().__init__(**hypgcd)
+        if not self.loss["category"].get("riemannian", True):
+            raise UserError(
+                "loss.category.riemannian=false: the released code has the factor; leave it, or model=hypgcd"
+            )

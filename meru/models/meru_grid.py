@@ -1,0 +1,64 @@
+"""MERU with the cells of a grid as parts: MERU (Desai et al., ICML 2023), each cell's cone holding its image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from meru.models import Term
+from meru.models.meru import MERU
+from meru.models.terms import Step, images_in_cones_of_parts
+
+
+@dataclass(kw_only=True)
+class GridStep(Step):
+    """A step with `parts`, the cells of each image as points `(B, grid², D)`; None where no term needs them."""
+
+    parts: Tensor | None = None
+
+
+def part_entailment(model: MERU, step: GridStep) -> Tensor:
+    """How far images lie outside the cones of their cells."""
+    return images_in_cones_of_parts(model, step, step.parts, kind="part_image")
+
+
+class MERUGrid(MERU):
+    """MERU whose images lie in the cones of the enlarged cells of a grid over them; the cells have no words.
+
+    The parameters are MERU's, under the same names.
+
+    Args:
+        grid: Cells in a row and in a column.
+        loss: Besides MERU's: `part_entailment`, with `weight` and `apex_floor`, and `entailment.within_aperture`, η of
+            a cell's cone around its image.
+        **meru: Arguments of `MERU`.
+    """
+
+    own_terms: ClassVar[Mapping[str, Term]] = MERU.own_terms | {"part_entailment": part_entailment}
+
+    def __init__(self, *, grid: int = 2, **meru):
+        super().__init__(**meru)
+        self.grid = grid
+
+    def encode(self, batch: Mapping[str, Tensor]) -> GridStep:
+        """A batch with MERU's keys."""
+        images = batch["image"]
+        if not self.weight("part_entailment"):
+            return GridStep(batch=batch, image=self.embed_image(images), text=self.embed_text(batch["tokens"]))
+        size, grid, side = len(images), self.grid, images.shape[-1] // self.grid
+        cells = images[..., : side * grid, : side * grid].unflatten(3, (grid, side)).unflatten(2, (grid, side))
+        cells = cells.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B · grid², 3, side, side)
+        enlarged = F.interpolate(cells.float(), size=images.shape[-2:], mode="bilinear", antialias=True)
+        if images.dtype == torch.uint8:
+            enlarged = enlarged.round().clamp(0, 255).to(torch.uint8)
+        # Wholes and parts in one pass: the same batch norm statistics for both.
+        image, parts = self.embed_image(torch.cat([images, enlarged])).split([size, len(cells)])
+        step = GridStep(batch=batch, image=image, text=self.embed_text(batch["tokens"]))
+        step.parts = parts.unflatten(0, (size, -1))
+        step.figures["norm/part_image"] = parts.detach().norm(dim=-1).flatten()
+        return step

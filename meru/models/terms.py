@@ -1,0 +1,163 @@
+"""Terms of the loss that every image–text model has, if its configuration gives them a weight.
+
+A new one is a function here and an entry in `PAIR_TERMS`; a model adds entries of its own, or replaces some, by
+`own_terms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from meru import distributed
+from meru.errors import UserError, require
+from meru.geometry.all_pairs import exact_product
+from meru.losses.contrastive import POSITIVES, contrastive_loss
+from meru.losses.hypgcd import category_loss, local_hierarchy_loss
+from meru.losses.interaction import SCOPES
+from meru.losses.semantic_margin import (
+    MARGIN_SOURCES,
+    cyclic_loss,
+    reverse_contrastive_loss,
+    semantic_margin_loss,
+    semantic_margins,
+    soft_targets,
+)
+from meru.models import Term, weight_of
+
+if TYPE_CHECKING:
+    from meru.models.dual_encoder import DualEncoder
+    from meru.models.meru import MERU
+
+CONE_TERMS = ("entailment", "part_entailment")  # those that a space without cones cannot have
+
+
+@dataclass(kw_only=True)
+class Step:
+    """A batch and what the towers make of it, for the terms.
+
+    Attributes:
+        batch: What the data bring: `image`, `tokens`, `image_index`, `class_index`, and `epoch`, if it is known.
+        image, text: Points `(B, D)`.
+        figures: Detached figures that `encode` or a term leaves for the logs.
+    """
+
+    batch: Mapping[str, Tensor]
+    image: Tensor
+    text: Tensor
+    figures: dict[str, Tensor] = field(default_factory=dict)
+
+
+def check_settings(loss: Mapping[str, Mapping]) -> None:
+    """Complain of settings of terms that cannot be.
+
+    Raises:
+        UserError: naming the key.
+    """
+    require(loss["contrastive"]["positives"], POSITIVES, key="loss.contrastive.positives")
+    if weight_of(loss, "semantic_margin"):
+        require(loss["semantic_margin"]["margin_source"], MARGIN_SOURCES, key="loss.semantic_margin.margin_source")
+        if (epochs := loss["semantic_margin"].get("soft_label_epochs", 1.0)) <= 0:
+            raise UserError(f"loss.semantic_margin.soft_label_epochs={epochs}: it must be above 0")
+    if weight_of(loss, "word_contrast"):
+        require(loss["word_contrast"]["scope"], SCOPES, key="loss.word_contrast.scope")
+
+
+def contrastive(model: DualEncoder, step: Step) -> Tensor:
+    """Contrastive loss against the images and texts of all processes."""
+    scale = model.logit_scale.exp()
+    image_scores, text_scores = model.cross_similarities(step)
+    return contrastive_loss(scale * image_scores, scale * text_scores, model.positive_targets(step.batch))
+
+
+def semantic_margin(model: DualEncoder, step: Step) -> Tensor:
+    """SMS of GAHR: contrast with soft targets and a margin for each negative; see `meru.losses.semantic_margin`."""
+    settings = model.loss["semantic_margin"]
+    scale, first = model.logit_scale.exp(), distributed.rank() * len(step.image)
+    targets = model.positive_targets(step.batch)
+    share = settings["soft_label"]
+    if "epoch" in step.batch:  # as in TBPS-CLIP, the model's own belief counts for little at first
+        share = share * (step.batch["epoch"] / settings.get("soft_label_epochs", 1.0)).clamp(max=1)
+    losses = []
+    for points, scores in zip((step.image, step.text), model.cross_similarities(step), strict=True):
+        if settings["margin_source"] == "intra" and settings["margin"]:
+            with torch.no_grad():
+                margins = semantic_margins(model.similarity(points, distributed.gather(points)), first)
+        else:
+            margins = semantic_margins(scores, first)
+        mixed = soft_targets(scale * scores, targets, share)
+        losses.append(semantic_margin_loss(scores, margins, mixed, scale, settings["margin"]).mean())
+    return 0.5 * sum(losses)
+
+
+def reverse_contrastive(model: DualEncoder, step: Step) -> Tensor:
+    """R-ITC of TBPS-CLIP in both directions."""
+    targets, smoothing = model.positive_targets(step.batch), model.loss["reverse_contrastive"]["smoothing"]
+    logits = [model.logit_scale.exp() * scores for scores in model.cross_similarities(step)]
+    return 0.5 * sum(reverse_contrastive_loss(each, targets, smoothing).mean() for each in logits)
+
+
+def cyclic(model: DualEncoder, step: Step) -> Tensor:
+    """C-ITC of TBPS-CLIP on the inner products of points with those of all processes.
+
+    As in GAHR's released code, the space's inner product within a modality, but x·y of the components across them:
+    v_i·t_j − t_i·v_j. The released factor of the logit scale cancels, in the gradient, too.
+    """
+    settings, space = model.loss["cyclic"], model.space
+    images, texts = distributed.gather(step.image), distributed.gather(step.text)
+    loss = step.image.new_zeros(())
+    if settings["within"]:
+        loss = settings["within"] * cyclic_loss(space.inner(step.image, images), space.inner(step.text, texts))
+    if settings["across"]:
+        products = [exact_product(x, y) for x, y in ((step.image, texts), (step.text, images))]
+        loss = loss + settings["across"] * cyclic_loss(*products)
+    return loss
+
+
+def category(model: DualEncoder, step: Step) -> Tensor:
+    """HypGCD's category loss on the images and captions of all processes, by their class."""
+    settings = {name: value for name, value in model.loss["category"].items() if name != "weight"}
+    return category_loss(*everything_in_ball(model, step), **settings)
+
+
+def hierarchy(model: DualEncoder, step: Step) -> Tensor:
+    """HypGCD's local hierarchy loss on the images and captions of all processes."""
+    settings = {name: value for name, value in model.loss["hierarchy"].items() if name != "weight"}
+    return local_hierarchy_loss(*everything_in_ball(model, step), **settings)
+
+
+def everything_in_ball(model: DualEncoder, step: Step) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Images and captions of all processes as points `(2 · B · world, D)`, their classes, and the curvature."""
+    everyone = torch.cat([distributed.gather(step.image), distributed.gather(step.text)])
+    points, curvature = model.space.in_ball(everyone)
+    return points, distributed.gather(step.batch["class_index"]).repeat(2), curvature
+
+
+# Name in the configuration → term.
+PAIR_TERMS: dict[str, Term] = {
+    "contrastive": contrastive,
+    "semantic_margin": semantic_margin,
+    "category": category,
+    "hierarchy": hierarchy,
+    "reverse_contrastive": reverse_contrastive,
+    "cyclic": cyclic,
+}
+
+
+def images_in_cones_of_parts(model: MERU, step: Step, parts: Tensor, *, kind: str) -> Tensor:
+    """How far images lie outside the cones of their parts: for models whose parts have no words.
+
+    Args:
+        model: With `loss.part_entailment`, and `loss.entailment.within_aperture`, η of a part's cone around its whole.
+        step: Gets the figures.
+        parts: Points `(B, P, D)`.
+        kind: `patch` or `part_image`: the parts' name in the figures.
+    """
+    within, image = model.loss["entailment"]["within_aperture"], step.image[:, None]
+    in_cone, dead = model.cone_shares(parts, image, within)
+    step.figures |= {f"share_in_cone/{kind}_image": in_cone, f"clamped/half_aperture_{kind}": dead}
+    return model.excess(parts, image, within, model.apex_floor("part_entailment")).mean()

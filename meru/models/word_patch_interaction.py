@@ -1,0 +1,292 @@
+"""Words of captions and patches of images meet: a part that models hold as `local`, and the terms that train it.
+
+The bidirectional attention of GAHR (IEEE TIFS 2025, doi 10.1109/TIFS.2025.3574970), the late interaction of FILIP (Yao
+et al., ICLR 2022), and most attended patches as parts in the sense of HyCoCLIP (Pal et al., ICLR 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from meru import distributed
+from meru.encoders.image import ImageEncoder, patch_offset
+from meru.encoders.text import TextEncoder
+from meru.errors import UserError
+from meru.layers.bidirectional_attention import BidirectionalAttention, Interaction, Predictor, WordWindow, real_tokens
+from meru.losses import interaction
+from meru.losses.contrastive import contrastive_loss, contrastive_targets
+from meru.models import Term
+from meru.models.terms import Step, images_in_cones_of_parts
+
+if TYPE_CHECKING:
+    from meru.models.dual_encoder import DualEncoder
+    from meru.models.meru import MERU
+
+ATTENDING = ("word_contrast", "word_grounding", "patch_agreement")  # the terms that train the attention
+LIFTING = ("part_entailment", "late_interaction")  # those with patches in the space
+
+
+class WordPatchInteraction(nn.Module):
+    """What two towers have not: projections of patches, attention between them and words, a predictor.
+
+    It has only what the loss trains: DDP waits for the gradient of every parameter that may have one.
+
+    Args:
+        image: Image tower; its `patch_level` says which feature map the patches are from.
+        text: Text tower.
+        dimension: D, of the features.
+        weight: The configured weight of a term, by its name in `WORD_TERMS`.
+        merge: So many patches of the feature map in a row and in a column are averaged to one.
+        top: Most attended patches of an image that enter `part_entailment`.
+        activation: Of the attention, see `BidirectionalAttention`.
+        word_window: Tokens that a word's features in the attention have read, see `WordWindow`; None: the text tower's
+            features, as in GAHR, which have read the whole caption so far.
+        class_token: Whether the image tower's class token takes part in the attention, and so in `word_contrast` and
+            `patch_agreement`, beside the patches. No other term and no picture of attention sees it.
+
+    Raises:
+        UserError: for an unknown activation, or a class token that the image tower lacks.
+    """
+
+    def __init__(
+        self,
+        image: ImageEncoder,
+        text: TextEncoder,
+        *,
+        dimension: int,
+        weight: Callable[[str], float],
+        merge: int,
+        top: int,
+        activation: str,
+        word_window: int | None,
+        class_token: bool,
+    ):
+        super().__init__()
+        trained = {term for term in (*ATTENDING, *LIFTING) if weight(term)}
+        self.merge, self.top, self.class_token = merge, top, class_token
+        self.attends = not trained.isdisjoint(ATTENDING)
+        self.grounds = "word_grounding" in trained
+        self.has_scale = not trained.isdisjoint(("word_contrast", "word_grounding"))
+        self.reads_text_tower = "late_interaction" in trained or ("part_entailment" in trained and not self.attends)
+        self.patch_level = image.patch_level if trained else None
+        self.patch_offset = patch_offset(image.network, image.image_size, patch_level=self.patch_level) / merge
+        self.patch_proj = self.predictor = self.interaction = self.word_window = None
+        if self.patch_level is not None:
+            self.patch_proj = nn.Linear(image.patch_width, dimension, bias=False)
+        if "patch_agreement" in trained:
+            self.predictor = Predictor(dimension=dimension)
+        if not self.attends:
+            return
+        if class_token and not image.class_token:
+            raise UserError("model.class_token=true: this image tower has no class token; set it to false")
+        self.interaction = BidirectionalAttention(dimension=dimension, activation=activation)
+        if word_window:
+            self.word_window = WordWindow(width=text.network.width, dimension=dimension, size=word_window)
+        else:
+            self.reads_text_tower = True
+        for layer in _untrained(self.interaction, trained):
+            layer.requires_grad_(False)
+
+    def project(self, patches: Tensor, of_images: nn.Linear) -> Tensor:
+        """Merged and projected patches, `(B, N, W)` → `(B, N / merge², D)`; those of the last map as images are."""
+        if self.merge > 1:
+            side = round(patches.shape[1] ** 0.5)
+            grid = patches.mT.unflatten(2, (side, side))
+            patches = F.avg_pool2d(grid, self.merge).flatten(2).mT
+        return (of_images if self.patch_proj is None else self.patch_proj)(patches)
+
+    def attention(self, words: Tensor, patches: Tensor) -> Tensor:
+        """How much words `(B, M, D)` attend to the patches `(B, N, D)` of their own image, `(B, M, N)`.
+
+        The cosines that `word_grounding` trains, if it does, else what the attention sums up by, before its activation.
+        """
+        scale = 1.0 if self.grounds else None
+        return self.interaction.word_logits(words, self.interaction.patch_key(patches), scale)
+
+
+def _untrained(attention: BidirectionalAttention, trained: set[str]) -> list[nn.Module]:
+    """Layers of the attention that none of the terms trains."""
+    layers = []
+    if "patch_agreement" not in trained:
+        layers += [attention.patch_query, attention.word_key, attention.word_value]
+    if "word_contrast" not in trained:
+        layers += [attention.patch_value]
+        if "word_grounding" not in trained:
+            layers += [attention.word_query, attention.patch_key]
+    return layers
+
+
+# ------------------------------------------------------------------------------------------------- what models offer
+
+
+def hold_interaction(
+    model: DualEncoder, image: ImageEncoder, text: TextEncoder, local_logit_scale: float, **settings
+) -> None:
+    """Give a model its part `local`, and `local_logit_scale`, a learned inverse temperature, where a term needs one.
+
+    `settings` are the other arguments of `WordPatchInteraction`.
+    """
+    dimension = model.visual_proj.out_features
+    model.local = WordPatchInteraction(image, text, dimension=dimension, weight=model.weight, **settings)
+    model.patch_level, model.patch_offset = model.local.patch_level, model.local.patch_offset
+    if model.local.has_scale:
+        model.local_logit_scale = nn.Parameter(torch.tensor(local_logit_scale).log())
+
+
+def attending_words(model: DualEncoder, tokens: Tensor) -> Tensor:
+    """The words of token ids `(B, L)` as they enter the attention of a model with a part `local`, `(B, L, D)`."""
+    if model.local.word_window is not None:
+        return model.local.word_window(model.textual.token_embed(tokens)).float()
+    return model.text_and_word_features(tokens)[1]
+
+
+def attention_of_words(model: DualEncoder, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
+    """As `DualEncoder.word_attention`, by the attention of the model's part `local`."""
+    _, patches = model.image_and_patch_features(images)
+    return model.local.attention(attending_words(model, tokens), patches[image_of])
+
+
+@dataclass(kw_only=True)
+class PatchStep(Step):
+    """A step of a model with a part `local`.
+
+    Attributes:
+        patches: Features `(B, N, D)`.
+        real: False at padding, bool `(B, M)`.
+        words: Features from the text tower `(B, M, D)`; None where no term needs them.
+        attending: The words as they enter the attention, `(B, M, D)`; None without attention.
+        looking: The patches that do, `(B, N, D)`, the class token before them where it takes part.
+        seen: What patches and words have seen of each other; None where no term needs it.
+        points: Patches in the space, `(B, N, D)`; None where no term needs them.
+    """
+
+    patches: Tensor
+    real: Tensor
+    words: Tensor | None = None
+    attending: Tensor | None = None
+    looking: Tensor | None = None
+    seen: Interaction | None = None
+    points: Tensor | None = None
+
+
+def encode(model: DualEncoder, batch: Mapping[str, Tensor]) -> PatchStep:
+    """A batch through the towers and the part `local` of a model."""
+    local, tokens, real = model.local, batch["tokens"], real_tokens(batch["tokens"])
+    features, patches = model.image_and_patch_features(batch["image"])
+    embeddings = model.textual.token_embed(tokens)
+    if local.reads_text_tower:
+        text, words = model.text_and_word_features(tokens, embeddings)
+    else:  # the text tower's last block then works for the end-of-text tokens alone
+        text, words = model.text_features(tokens, embeddings), None
+    image, text = model.lift_image(features), model.lift_text(text)
+    step = PatchStep(batch=batch, image=image, text=text, patches=patches, real=real, words=words)
+    if local.attends:
+        step.attending = words if local.word_window is None else local.word_window(embeddings).float()
+        # Where a tower has a class token, its features are those of the whole image.
+        step.looking = torch.cat([features[:, None], patches], dim=1) if local.class_token else patches
+        if model.weight("word_contrast") or model.weight("patch_agreement"):
+            step.seen = local.interaction(step.looking, step.attending, real)
+    if any(model.weight(term) for term in LIFTING):
+        step.points = model.lift_image(patches)
+        step.figures["norm/patch"] = step.points.detach().norm(dim=-1).flatten()
+    return step
+
+
+# ------------------------------------------------------------------------------------------------- terms
+
+
+def word_contrast(model: DualEncoder, step: PatchStep) -> Tensor:
+    """BAI: each word recognises what it gathers from the patches, among other words of its caption or of the batch."""
+    settings = model.loss["word_contrast"]
+    words, contexts, counted, labels = step.attending, step.seen.word_context, step.real, step.batch["class_index"]
+    if settings["scope"] == "batch":
+        sequences = (words.float(), contexts.float(), counted)
+        words, contexts, counted = (distributed.gather_sequences(each) for each in sequences)
+        labels = distributed.gather(labels)
+    losses = interaction.word_contrast(
+        words,
+        contexts,
+        counted,
+        model.local_logit_scale.exp(),
+        scope=settings["scope"],
+        labels=labels if settings["exclude_class"] else None,
+    )
+    return distributed.masked_mean(losses.flatten(), counted.flatten())
+
+
+def word_grounding(model: DualEncoder, step: PatchStep) -> Tensor:
+    """Each word, free to look at the images of all processes, looks at its own."""
+    attention, real, batch_size = model.local.interaction, step.real, len(step.patches)
+    keys = distributed.gather(attention.patch_key(step.patches).float())
+    logits = attention.word_logits(step.attending[real], keys.flatten(0, 1), model.local_logit_scale.exp())
+    caption, _ = real.nonzero(as_tuple=True)
+    own = caption + distributed.rank() * batch_size
+    allowed = None
+    if model.loss["word_grounding"]["exclude_class"]:
+        labels = distributed.gather(step.batch["class_index"])
+        allowed = labels[own][:, None] != labels
+        allowed[torch.arange(len(own), device=own.device), own] = True
+    losses = interaction.word_grounding(logits.unflatten(1, keys.shape[:2]), own, allowed)
+    return distributed.masked_mean(losses, torch.ones_like(losses, dtype=torch.bool))
+
+
+def patch_agreement(model: DualEncoder, step: PatchStep) -> Tensor:
+    """BAI: patches and what they gather from the words predict each other."""
+    patches, contexts, predictor = step.looking, step.seen.patch_context, model.local.predictor
+    return interaction.patch_agreement(patches, contexts, predictor(patches), predictor(contexts)).mean()
+
+
+def late_interaction(model: DualEncoder, step: PatchStep) -> Tensor:
+    """Contrastive loss on s·mean_m max_n S(t_m, p_n), with the images and captions of all processes.
+
+    S is the space's similarity of words and patches.
+    """
+    everyone = distributed.gather(step.points)
+    similarity = model.similarity(model.lift_text(step.words[step.real]), everyone.flatten(0, 1))
+    similarity = similarity.unflatten(1, everyone.shape[:2])
+    rows = model.logit_scale.exp() * interaction.late_interaction(similarity, step.real)
+    first = distributed.rank() * len(step.points)
+    columns = distributed.gather(rows)[:, first : first + len(step.points)].T
+    labels = model.positive_labels(step.batch)
+    return contrastive_loss(columns, rows, contrastive_targets(labels, distributed.gather(labels)))
+
+
+def part_entailment(model: MERU, step: PatchStep) -> Tensor:
+    """How far images lie outside the cones of the patches that their words look at most."""
+    if model.local.attends:
+        attention = model.local.attention(step.attending.detach(), step.patches.detach()).detach()
+    else:
+        words = model.lift_text(step.words).detach()
+        pairs = zip(words, step.points.detach(), strict=True)
+        attention = torch.stack([model.similarity(*pair) for pair in pairs])
+    parts = most_attended(step.points, attention, step.real, top=model.local.top)
+    return images_in_cones_of_parts(model, step, parts, kind="patch")
+
+
+def most_attended(points: Tensor, attention: Tensor, real: Tensor, *, top: int) -> Tensor:
+    """The `top` patches of each image that their words look at most, `(B, top, D)`.
+
+    Args:
+        points: Patches, `(B, N, D)`.
+        attention: Of the words to the patches, `(B, M, N)`, in any unit.
+        real: bool `(B, M)`.
+        top: How many; all of them where there are fewer.
+    """
+    spread = attention.softmax(dim=-1).masked_fill(~real[..., None], 0).sum(dim=1)
+    chosen = spread.topk(min(top, spread.shape[1]), dim=1).indices
+    return points.gather(1, chosen[..., None].expand(-1, -1, points.shape[-1]))
+
+
+WORD_TERMS: dict[str, Term] = {
+    "word_contrast": word_contrast,
+    "word_grounding": word_grounding,
+    "patch_agreement": patch_agreement,
+    "late_interaction": late_interaction,
+    "part_entailment": part_entailment,
+}
