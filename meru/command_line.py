@@ -18,11 +18,11 @@ from typing import Any, TextIO
 
 from meru import failures, stopping
 from meru.configuration import check, notes
-from meru.configuration.composing import CONFIGS, configuration_message, register_resolvers
+from meru.configuration.composing import configuration_message, register_resolvers
 from meru.configuration.kinds import Kind, Whole
 from meru.configuration.overrides import overrides_of, readable, typed_keys
 from meru.errors import UserError
-from meru.files import os_error_message
+from meru.files import CONFIGS, os_error_message
 
 # What a terminal gets for characters that its encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}

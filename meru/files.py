@@ -12,7 +12,12 @@ from typing import BinaryIO
 
 from meru.errors import UserError
 
-PROJECT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+# The repository; None of an installed wheel, which has its own copy of configs/ inside the package.
+CHECKOUT = None if (PACKAGE / "configs").is_dir() else PACKAGE.parent
+CONFIGS = (CHECKOUT or PACKAGE) / "configs"
+# Where paths in configs/ start, say of data: the repository, else the working directory.
+PROJECT = CHECKOUT or Path.cwd()
 
 _LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOSYS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,11 @@ from torch.nn import functional as F
 from meru.benchmarks.measuring import median_seconds
 from meru.encoders.image import ImageEncoder
 from meru.encoders.text import TextEncoder, TextTransformer
+from meru.models import combined, values_of
 from meru.models.clip import CLIP
+from meru.models.dual_encoder import DualEncoder
 from meru.models.meru import MERU
+from meru.models.terms import Step
 
 LOSS = {
     "contrastive": {"weight": 1.0, "positives": "pair"},
@@ -52,18 +56,14 @@ def loss_forms(dimension: int, batch_size: int, device: str) -> dict[str, Callab
     clip, meru = (kind(**towers(), **shared).to(device) for kind in (CLIP, MERU))
     batch = {"image": torch.empty(batch_size, 0, device=device)}
 
-    def ours_clip(image: Tensor, text: Tensor) -> Tensor:
-        points = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
-        return clip.combine(clip.terms(*points, batch), {}).loss
-
-    def ours_meru(image: Tensor, text: Tensor) -> Tensor:
-        points = meru.lift(image, meru.visual_alpha), meru.lift(text, meru.textual_alpha)
-        return meru.combine(meru.terms(*points, batch), {}).loss
+    def loss_of(model: DualEncoder, image: Tensor, text: Tensor) -> Tensor:
+        step = Step(batch=batch, image=model.lift_image(image), text=model.lift_text(text))
+        return combined(model.loss, values_of(model.terms, model, step), {}).loss
 
     return {
-        "clip": ours_clip,
+        "clip": partial(loss_of, clip),
         "clip, published form": published_clip,
-        "meru": ours_meru,
+        "meru": partial(loss_of, meru),
         "meru, published form": published_meru,
     }
 

@@ -15,9 +15,9 @@ from meru.configuration.declarations import DECLARED, Key
 from meru.configuration.facts import check_facts
 from meru.configuration.kinds import FilePath, Plain, Section
 from meru.configuration.older import replacement
-from meru.configuration.targets import PROJECT, File, arguments_of, files_of, leaves
+from meru.configuration.targets import File, arguments_of, files_of, leaves
 from meru.errors import UserError
-from meru.files import user_path
+from meru.files import CONFIGS, user_path
 
 GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
 # Sections whose keys are the arguments of what their `_target_` names.
@@ -340,5 +340,5 @@ def _is_present(plain: dict, key: str) -> bool:
 
 @functools.cache
 def _own_keys() -> tuple[str, ...]:
-    read = yaml.safe_load((PROJECT / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    read = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))
     return tuple(key for key, _ in leaves(read) if not key.startswith(("hydra", "defaults")))

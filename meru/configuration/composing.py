@@ -10,9 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from meru.configuration.check import absent_key
 from meru.errors import UserError
-from meru.files import PROJECT
-
-CONFIGS = PROJECT / "configs"
+from meru.files import CONFIGS, PROJECT
 
 
 def register_resolvers() -> None:
@@ -53,8 +51,9 @@ def configuration_message(error: Exception) -> str:
             return str(absent_key(overridden[1]))
     elif chosen := re.search(r"Could not find '(\w+)/([^'\n]+)'", str(error)):
         return _absent_file(*chosen.groups())
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "full_key" not in line]
-    return f"configuration: {' '.join(lines)} (all keys: add --cfg job)"
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and "full_key" not in line and not line.startswith("_")]  # `_…`: bases
+    return f"configuration: {' '.join(told)} (all keys: add --cfg job)"
 
 
 def _absent_file(group: str, name: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 
+from meru.configuration.targets import timm_models
 from meru.errors import UserError
 
 RANKING = ("recall@1", "recall@5", "recall@10", "mean_average_precision", "mean_inverse_negative_penalty")
 DIRECTIONS = ("text_to_image", "image_to_text")
+LEAST_RATE_FROM_SCRATCH = 1e-4  # less is hardly meant for towers without weights
 PERSONS = ("meru.data.datasets.person_search.", "meru.data.synthetic.pedestrians.load.")
 
 
@@ -42,20 +44,29 @@ def check_facts(plain: dict) -> None:
         raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
     if not discovering:
         _check_monitor(plain)
+    _check_tower(plain)
     _check_weights(plain)
     _check_neighbours(plain)
 
 
 def notes(config: Mapping) -> list[str]:
     """What a checked configuration may be, but is hardly meant to be: one line each."""
-    trainer = config.get("trainer") or {}
+    trainer, optim, encoder = (config.get(section) or {} for section in ("trainer", "optim", "encoder"))
+    found = []
     epochs, warmup = trainer.get("epochs"), trainer.get("warmup_epochs", 0)
     if epochs and warmup > epochs:
-        return [
+        found.append(
             f"trainer.warmup_epochs={warmup} with trainer.epochs={epochs}: the learning rate never gets to "
             "optim.learning_rate"
-        ]
-    return []
+        )
+    image, rate = encoder.get("image") or {}, optim.get("learning_rate")
+    loaded = encoder.get("init") or any(image.get(key) for key in ("pretrained", "weights", "random_weights"))
+    if rate and rate < LEAST_RATE_FROM_SCRATCH and not loaded:
+        found.append(
+            f"optim.learning_rate={rate:g} is meant for fine-tuning, but {image.get('name')} starts from scratch: "
+            "give, say, optim.learning_rate=5e-4, or weights by encoder.image.weights or encoder.init"
+        )
+    return found
 
 
 def _check_monitor(plain: dict) -> None:
@@ -73,6 +84,18 @@ def _check_monitor(plain: dict) -> None:
         f"trainer.monitor={monitor}: give a figure of the validation split, such as {', '.join(near)} "
         "(all: docs/keys.md)"
     )
+
+
+def _check_tower(plain: dict) -> None:
+    image = (plain.get("encoder") or {}).get("image") or {}
+    name, target = str(image.get("name")), str(image.get("_target_"))
+    base = name.partition(".")[0]  # `vit_base_patch16_224` of `vit_base_patch16_224.dino`
+    if target != "meru.encoders.image.timm_image_encoder" or ":" in name or not timm_models():
+        return
+    if base not in timm_models():
+        near = get_close_matches(base, sorted(timm_models()), n=3)
+        advice = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+        raise UserError(f"encoder.image.name={name}: timm has no such network; {advice}")
 
 
 def _check_weights(plain: dict) -> None:

@@ -17,6 +17,7 @@ from meru.configuration import declaration, unknown_key
 from meru.configuration.check import CALLS, GROUPS, is_section, nearest_keys, shown
 from meru.configuration.declarations import Key
 from meru.configuration.kinds import Either, ListOf, Text
+from meru.configuration.targets import built_on
 from meru.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
     plus, key, value = form.groups()
     if command == "evaluate" and key.startswith("data.") and not plus:  # of the run, not of configs/evaluate.yaml
         plus, word = "++", f"++{word}"
+    if key.startswith("optim.multipliers.") and key.count(".") > 2:  # Hydra would take the dots for sections
+        braces = f"{{{key.removeprefix('optim.multipliers.')}: {value}}}"
+        raise UserError(f"{word}: a name with dots goes into braces: '+optim.multipliers={braces}'")
     known = declaration(key, command=command)
     if key.partition(".")[0] == "hydra":
         return word
@@ -90,6 +94,7 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
     if key in GROUPS and parsed is not None and not parsed.is_sweep_override():
         if parsed.value() is None:
             raise UserError(f"{word}: give the name of a file in configs/{key}, or leave it out")
+        _refuse_bases(key, parsed.value())
         return word if isinstance(parsed.value(), (str, list)) else quoted
     if parsed is None:
         if multirun and "," in value:
@@ -100,6 +105,8 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
         return quoted
     if parsed.is_sweep_override():
         if multirun:
+            if key in GROUPS:
+                _refuse_bases(key, value.split(","))
             return _checked_sweep(word, key, known, parsed)
         if is_text:
             return quoted
@@ -107,6 +114,15 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
             raise UserError(f"{word}: give {known.allowed}; several values, a run each, need --multirun")
         return word
     return quoted if is_text and isinstance(parsed.value(), (bool, int, float, list, dict)) else word
+
+
+def _refuse_bases(group: str, chosen: object) -> None:
+    """Complain of a file that others build on: `experiment=_small`."""
+    for name in chosen if isinstance(chosen, list) else [chosen]:
+        if str(name).startswith("_"):
+            known = ", ".join(built_on(group, name)[:6])
+            advice = f"choose a file that builds on it, such as {known}" if known else f"see configs/{group}"
+            raise UserError(f"{group}={name}: names with _ are for parts of other files; {advice}")
 
 
 def _checked_sweep(word: str, key: str, known: Key | None, parsed: Override) -> str:

@@ -26,7 +26,7 @@ from meru.configuration.composing import register_resolvers
 from meru.configuration.older import modernised, new_target
 from meru.configuration.targets import leaves
 from meru.errors import UserError
-from meru.files import PROJECT, os_error_message, user_path, write_text
+from meru.files import CONFIGS, os_error_message, user_path, write_text
 from meru.run_layout import ASKED, CONFIG
 
 register_resolvers()
@@ -176,10 +176,10 @@ def _set(config: DictConfig, key: str, value: object) -> None:
 @functools.cache
 def _followers() -> dict[str, list[str]]:
     """Key → the keys that configs/ interpolates from it."""
-    configs, followers = PROJECT / "configs", defaultdict(list)
-    for path in sorted(configs.rglob("*.yaml")):
+    followers = defaultdict(list)
+    for path in sorted(CONFIGS.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        place = path.parent.relative_to(configs)
+        place = path.parent.relative_to(CONFIGS)
         prefix = "" if "@package _global_" in text or place == Path(".") else f"{place.as_posix()}."
         for name, raw in leaves(yaml.safe_load(text) or {}):
             if form := re.fullmatch(r"\$\{([\w.]+)\}", str(raw)):

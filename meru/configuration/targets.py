@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml  # comes with OmegaConf
 
-from meru.files import PROJECT
+from meru.files import CONFIGS, PACKAGE
 
 
 class Arguments(NamedTuple):
@@ -42,7 +44,7 @@ def arguments_of(target: str) -> Arguments | None:
 def _module(name: str) -> ast.Module | None:
     if name.partition(".")[0] != "meru" or not all(part.isidentifier() for part in name.split(".")):
         return None
-    path = PROJECT.joinpath(*name.split(".")).with_suffix(".py")
+    path = PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py")
     return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
@@ -69,6 +71,17 @@ def _of_class(node: ast.ClassDef, module: str, tree: ast.Module) -> Arguments | 
     return Arguments(own.names | inherited.names, inherited.others)
 
 
+@functools.cache
+def timm_models() -> frozenset[str]:
+    """Names of the networks of the installed timm, old names included; empty where it is not found."""
+    spec = importlib.util.find_spec("timm")
+    places = [Path(place) / "models" for place in (spec.submodule_search_locations or [])] if spec else []
+    text = "\n".join(path.read_text(encoding="utf-8") for place in places for path in sorted(place.glob("*.py")))
+    made = re.findall(r"^@register_model\s+def (\w+)", text, re.MULTILINE)
+    renamed = re.findall(r"^\s+['\"](\w+)['\"]:\s*['\"]", text, re.MULTILINE)
+    return frozenset([*made, *renamed])
+
+
 class File(NamedTuple):
     """What a file of a group of configs/ brings, with the files that it names as defaults.
 
@@ -86,8 +99,17 @@ class File(NamedTuple):
 @functools.cache
 def files_of(group: str) -> tuple[File, ...]:
     """Every file of `configs/<group>/`, but the ones that others build on (`_…`)."""
-    folder = PROJECT / "configs" / group
+    folder = CONFIGS / group
     return tuple(_file(path, group) for path in sorted(folder.glob("*.yaml")) if not path.stem.startswith("_"))
+
+
+def built_on(group: str, base: str) -> list[str]:
+    """The files of `configs/<group>/` that build on a base `_…`, by way of other bases, too."""
+    names: list[str] = []
+    for path in sorted((CONFIGS / group).glob("*.yaml")):
+        if base in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", []):
+            names += built_on(group, path.stem) if path.stem.startswith("_") else [path.stem]
+    return names
 
 
 def _file(path: Path, group: str) -> File:

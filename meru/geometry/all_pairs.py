@@ -11,8 +11,9 @@ and far out, and lose every digit. Two rules keep relative errors small at any r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,16 +65,21 @@ def _curvature(curvature: Tensor | float, like: Tensor) -> Tensor:
 @contextmanager
 def exact_matmul() -> Iterator[None]:
     """Inside, float32 matmuls are float32, even if the process chose TF32 or bfloat16 for them."""
-    choose, exact = torch.set_float32_matmul_precision, "highest"
+    choose: Callable[..., None] = torch.set_float32_matmul_precision
+    before: str | list[str]
+    exact: str | list[str] = "highest"
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # chosen by `fp32_precision` (torch >= 2.9), with which torch lets nothing older mix
-        backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+        mkldnn: Any = torch.backends.mkldnn  # which declares no `matmul` to type checkers
+        backends: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
         before, exact = [backend.fp32_precision for backend in backends], ["ieee", "ieee"]
 
-        def choose(precisions: list[str]) -> None:
+        def choose_of_backends(precisions: list[str]) -> None:
             for backend, precision in zip(backends, precisions, strict=True):
                 backend.fp32_precision = precision
+
+        choose = choose_of_backends
 
     if before == exact:
         yield
@@ -219,8 +225,9 @@ class AllPairsDistance(torch.autograd.Function):
         x, y, c, distances, near = ctx.saved_tensors
         given = c.dtype
         with torch.autocast(x.device.type, enabled=False), exact_matmul():
-            far = (each.to(ctx.matmul) for each in (x, y, c))
-            gradient_x, gradient_y = (each.to(x) for each in _far_gradients(gradient, *far, distances, near))
+            far_x, far_y, far_c = (each.to(ctx.matmul) for each in (x, y, c))
+            far = _far_gradients(gradient, far_x, far_y, far_c, distances, near)
+            gradient_x, gradient_y = (each.to(x) for each in far)
             c = c.to(x)
             for i, j in _pieces(near, x):
                 with torch.enable_grad():
@@ -284,7 +291,7 @@ def _far_gradients(
     for block in _blocks(distances):
         e = (distances[block].to(x.dtype) * c.sqrt()).expm1_().clamp_(max=1e38)  # inf/inf would be NaN
         sinh = e.addcdiv_(e, e + 1).div_(2)
-        weights = gradient[block] / F.threshold_(sinh, 0, math.inf)  # 0 at distance 0
+        weights = gradient[block] / F.threshold(sinh, 0, math.inf, inplace=True)  # 0 at distance 0
         radial = (weights @ time_y) / time_x[block]
         gradient_x[block] = x[block] * radial[:, None] - weights @ y
         sum_x.addmm_(weights.T, x[block])

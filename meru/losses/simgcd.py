@@ -81,11 +81,11 @@ def self_distillation_loss(
     """
     with torch.autocast(first.device.type, enabled=False):
         first, second = first.float(), second.float()
-        losses = [
+        one, other = (
             F.cross_entropy(student / student_temperature, (teacher.detach() / teacher_temperature).softmax(dim=1))
             for student, teacher in ((first, second), (second, first))
-        ]
-        return 0.5 * sum(losses)
+        )
+        return 0.5 * (one + other)
 
 
 def mean_entropy(logits: Tensor, temperature: float) -> Tensor:

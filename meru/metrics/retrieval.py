@@ -57,21 +57,21 @@ def retrieval_metrics(
         ValueError: if there is nothing to rank, shapes or kinds do not fit, or a k is below 1.
         UserError: if a score is NaN or infinite; names the query.
     """
-    if isinstance(query_labels, Tensor) and isinstance(gallery_labels, Tensor):
-        query_labels, gallery_labels, prefix = {"": query_labels}, {"": gallery_labels}, "{}"
-    else:
-        prefix = "{}/"
+    prefix = "{}" if isinstance(query_labels, Tensor) else "{}/"
+    of_queries = {"": query_labels} if isinstance(query_labels, Tensor) else query_labels
+    of_gallery = {"": gallery_labels} if isinstance(gallery_labels, Tensor) else gallery_labels
     if not ks or min(ks) < 1:
         raise ValueError(f"ks must be cut-offs of at least 1, got {tuple(ks)}")
-    _check_labels(query_labels, gallery_labels, (len(queries), len(gallery)))
+    _check_labels(of_queries, of_gallery, (len(queries), len(gallery)))
     relevance = {
-        kind: _Relevance(query_labels[kind].to(queries.device), gallery_labels[kind].to(queries.device))
-        for kind in query_labels
+        kind: _Relevance(of_queries[kind].to(queries.device), of_gallery[kind].to(queries.device))
+        for kind in of_queries
     }
-    totals = dict.fromkeys(relevance, 0.0)
+    totals: dict[str, Tensor] = {}
     for rows, scores in score_chunks(queries, gallery, similarity=similarity, chunk_size=chunk_size):
         for kind, relevant in relevance.items():
-            totals[kind] += _expected_metrics(scores, relevant.scores(scores, rows), ks).sum(dim=0)
+            found = _expected_metrics(scores, relevant.scores(scores, rows), ks).sum(dim=0)
+            totals[kind] = totals.get(kind, 0.0) + found
 
     names = [*(f"recall@{k}" for k in ks), "mean_average_precision", "mean_inverse_negative_penalty"]
     metrics: dict[str, float] = {}
@@ -134,7 +134,7 @@ def image_text_retrieval(
         "text_to_image": (text_embeddings, image_embeddings, text_labels, image_labels),
         "image_to_text": (image_embeddings, text_embeddings, image_labels, text_labels),
     }
-    metrics = {}
+    metrics: dict[str, float] = {}
     for direction, (queries, gallery, query_labels, gallery_labels) in directions.items():
         figures = retrieval_metrics(
             queries,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from meru.geometry.spaces import Space
 from meru.losses.contrastive import contrastive_targets
 from meru.models import Output, Term, combined, values_of, weight_of
 from meru.models.terms import PAIR_TERMS, Step, check_settings
+
+if TYPE_CHECKING:
+    from meru.models.word_patch_interaction import WordPatchInteraction
 
 
 class DualEncoder(nn.Module):
@@ -61,6 +64,7 @@ class DualEncoder(nn.Module):
         super().__init__()
         check_settings(loss)
         self.loss = loss
+        self.local: WordPatchInteraction | None = None  # between words and patches: a model may hold one
         self.visual = image.network
         self.textual = text.network
         self.visual_proj = _projection(image.width, embedding_dimension, image.projection)
@@ -92,8 +96,8 @@ class DualEncoder(nn.Module):
 
     @property
     def has_word_attention(self) -> bool:
-        """Whether training teaches words which patches to look at; here they are only compared."""
-        return False
+        """Whether the loss trains an attention of words to patches."""
+        return self.local is not None and self.local.attends
 
     def word_attention(self, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
         """How much each word of a caption has to do with each patch of its image; only the order is meant.
@@ -104,8 +108,10 @@ class DualEncoder(nn.Module):
             image_of: Place of each caption's image in `images`, shape `(C,)`.
 
         Returns:
-            Shape `(C, L, N)`; here the similarity of the word and the patch.
+            Shape `(C, L, N)`: the attention, before its activation, of a model that trains one, else similarities.
         """
+        if self.has_word_attention:
+            return self.local.word_attention(self, images, tokens, image_of)
         patches, words = self.embed_patches(images), self.embed_words(tokens)
         pairs = zip(words, image_of.tolist(), strict=True)
         return torch.stack([self.similarity(of_caption, patches[image]) for of_caption, image in pairs])
@@ -151,7 +157,7 @@ class DualEncoder(nn.Module):
 
     def project_patches(self, patches: Tensor) -> Tensor:
         """Patches as the image tower gives them, `(B, N, W)`, as features `(B, N, D)`."""
-        return self.visual_proj(patches)
+        return self.visual_proj(patches) if self.local is None else self.local.project(patches, self.visual_proj)
 
     def text_and_word_features(self, tokens: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`text_features` `(B, D)`, and the same of every token `(B, L, D)`, 0 at padding."""
@@ -182,6 +188,8 @@ class DualEncoder(nn.Module):
 
     def encode(self, batch: Mapping[str, Tensor]) -> Step:
         """A batch through the towers into the space."""
+        if self.local is not None:
+            return self.local.encode(self, batch)
         return Step(batch=batch, image=self.embed_image(batch["image"]), text=self.embed_text(batch["tokens"]))
 
     @property

@@ -70,6 +70,7 @@ class HypGCD(SimGCD):
     """
 
     terms: ClassVar[Mapping[str, Term]] = SimGCD.terms | {"category": category, "hierarchy": hierarchy}
+    expected_clamps: ClassVar[frozenset[str]] = frozenset({"clip"})  # a shortened feature turns as before
 
     expected_clamps = frozenset({"clip"})  # a shortened feature still has the gradient of its direction
 

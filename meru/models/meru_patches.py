@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import Tensor
-
 from meru.encoders.image import ImageEncoder
 from meru.encoders.text import TextEncoder
 from meru.models import Term
 from meru.models.meru import MERU
-from meru.models.word_patch_interaction import WORD_TERMS, PatchStep, attention_of_words, encode, hold_interaction
+from meru.models.word_patch_interaction import WORD_TERMS, hold_interaction
 
 
 class MERUPatches(MERU):
@@ -54,22 +52,3 @@ class MERUPatches(MERU):
             self, image, text, local_logit_scale,
             merge=merge, top=top, activation=activation, word_window=word_window, class_token=class_token,
         )  # fmt: skip
-
-    def project_patches(self, patches: Tensor) -> Tensor:
-        """Patches with a projection of their own where they are from an earlier map, and merged."""
-        return self.local.project(patches, self.visual_proj)
-
-    @property
-    def has_word_attention(self) -> bool:
-        """Whether the loss trains the attention of words to patches."""
-        return self.local.attends
-
-    def word_attention(self, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
-        """As in `DualEncoder`; with the attention of words to patches, if it is trained, before its activation."""
-        if not self.has_word_attention:
-            return super().word_attention(images, tokens, image_of)
-        return attention_of_words(self, images, tokens, image_of)
-
-    def encode(self, batch: Mapping[str, Tensor]) -> PatchStep:
-        """A batch with MERU's keys."""
-        return encode(self, batch)

@@ -32,6 +32,29 @@ ATTENDING = ("word_contrast", "word_grounding", "patch_agreement")  # the terms 
 LIFTING = ("part_entailment", "late_interaction")  # those with patches in the space
 
 
+@dataclass(kw_only=True)
+class PatchStep(Step):
+    """A step of a model with a part `local`.
+
+    Attributes:
+        patches: Features `(B, N, D)`.
+        real: False at padding, bool `(B, M)`.
+        words: Features from the text tower `(B, M, D)`; None where no term needs them.
+        attending: The words as they enter the attention, `(B, M, D)`; None without attention.
+        looking: The patches that do, `(B, N, D)`, the class token before them where it takes part.
+        seen: What patches and words have seen of each other; None where no term needs it.
+        points: Patches in the space, `(B, N, D)`; None where no term needs them.
+    """
+
+    patches: Tensor
+    real: Tensor
+    words: Tensor | None = None
+    attending: Tensor | None = None
+    looking: Tensor | None = None
+    seen: Interaction | None = None
+    points: Tensor | None = None
+
+
 class WordPatchInteraction(nn.Module):
     """What two towers have not: projections of patches, attention between them and words, a predictor.
 
@@ -109,6 +132,40 @@ class WordPatchInteraction(nn.Module):
         scale = 1.0 if self.grounds else None
         return self.interaction.word_logits(words, self.interaction.patch_key(patches), scale)
 
+    # ---------------------------------------------------------------------------------------------- of a model
+    def attending_words(self, model: DualEncoder, tokens: Tensor) -> Tensor:
+        """The words of token ids `(B, L)` as they enter the attention, `(B, L, D)`."""
+        if self.word_window is not None:
+            return self.word_window(model.textual.token_embed(tokens)).float()
+        return model.text_and_word_features(tokens)[1]
+
+    def word_attention(self, model: DualEncoder, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
+        """As `DualEncoder.word_attention`."""
+        _, patches = model.image_and_patch_features(images)
+        return self.attention(self.attending_words(model, tokens), patches[image_of])
+
+    def encode(self, model: DualEncoder, batch: Mapping[str, Tensor]) -> PatchStep:
+        """A batch through the towers of a model and this part."""
+        tokens, real = batch["tokens"], real_tokens(batch["tokens"])
+        features, patches = model.image_and_patch_features(batch["image"])
+        embeddings = model.textual.token_embed(tokens)
+        if self.reads_text_tower:
+            text, words = model.text_and_word_features(tokens, embeddings)
+        else:  # the text tower's last block then works for the end-of-text tokens alone
+            text, words = model.text_features(tokens, embeddings), None
+        image, text = model.lift_image(features), model.lift_text(text)
+        step = PatchStep(batch=batch, image=image, text=text, patches=patches, real=real, words=words)
+        if self.attends:
+            step.attending = words if self.word_window is None else self.word_window(embeddings).float()
+            # Where a tower has a class token, its features are those of the whole image.
+            step.looking = torch.cat([features[:, None], patches], dim=1) if self.class_token else patches
+            if model.weight("word_contrast") or model.weight("patch_agreement"):
+                step.seen = self.interaction(step.looking, step.attending, real)
+        if any(model.weight(term) for term in LIFTING):
+            step.points = model.lift_image(patches)
+            step.figures["norm/patch"] = step.points.detach().norm(dim=-1).flatten()
+        return step
+
 
 def _untrained(attention: BidirectionalAttention, trained: set[str]) -> list[nn.Module]:
     """Layers of the attention that none of the terms trains."""
@@ -120,9 +177,6 @@ def _untrained(attention: BidirectionalAttention, trained: set[str]) -> list[nn.
         if "word_grounding" not in trained:
             layers += [attention.word_query, attention.patch_key]
     return layers
-
-
-# ------------------------------------------------------------------------------------------------- what models offer
 
 
 def hold_interaction(
@@ -137,65 +191,6 @@ def hold_interaction(
     model.patch_level, model.patch_offset = model.local.patch_level, model.local.patch_offset
     if model.local.has_scale:
         model.local_logit_scale = nn.Parameter(torch.tensor(local_logit_scale).log())
-
-
-def attending_words(model: DualEncoder, tokens: Tensor) -> Tensor:
-    """The words of token ids `(B, L)` as they enter the attention of a model with a part `local`, `(B, L, D)`."""
-    if model.local.word_window is not None:
-        return model.local.word_window(model.textual.token_embed(tokens)).float()
-    return model.text_and_word_features(tokens)[1]
-
-
-def attention_of_words(model: DualEncoder, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
-    """As `DualEncoder.word_attention`, by the attention of the model's part `local`."""
-    _, patches = model.image_and_patch_features(images)
-    return model.local.attention(attending_words(model, tokens), patches[image_of])
-
-
-@dataclass(kw_only=True)
-class PatchStep(Step):
-    """A step of a model with a part `local`.
-
-    Attributes:
-        patches: Features `(B, N, D)`.
-        real: False at padding, bool `(B, M)`.
-        words: Features from the text tower `(B, M, D)`; None where no term needs them.
-        attending: The words as they enter the attention, `(B, M, D)`; None without attention.
-        looking: The patches that do, `(B, N, D)`, the class token before them where it takes part.
-        seen: What patches and words have seen of each other; None where no term needs it.
-        points: Patches in the space, `(B, N, D)`; None where no term needs them.
-    """
-
-    patches: Tensor
-    real: Tensor
-    words: Tensor | None = None
-    attending: Tensor | None = None
-    looking: Tensor | None = None
-    seen: Interaction | None = None
-    points: Tensor | None = None
-
-
-def encode(model: DualEncoder, batch: Mapping[str, Tensor]) -> PatchStep:
-    """A batch through the towers and the part `local` of a model."""
-    local, tokens, real = model.local, batch["tokens"], real_tokens(batch["tokens"])
-    features, patches = model.image_and_patch_features(batch["image"])
-    embeddings = model.textual.token_embed(tokens)
-    if local.reads_text_tower:
-        text, words = model.text_and_word_features(tokens, embeddings)
-    else:  # the text tower's last block then works for the end-of-text tokens alone
-        text, words = model.text_features(tokens, embeddings), None
-    image, text = model.lift_image(features), model.lift_text(text)
-    step = PatchStep(batch=batch, image=image, text=text, patches=patches, real=real, words=words)
-    if local.attends:
-        step.attending = words if local.word_window is None else local.word_window(embeddings).float()
-        # Where a tower has a class token, its features are those of the whole image.
-        step.looking = torch.cat([features[:, None], patches], dim=1) if local.class_token else patches
-        if model.weight("word_contrast") or model.weight("patch_agreement"):
-            step.seen = local.interaction(step.looking, step.attending, real)
-    if any(model.weight(term) for term in LIFTING):
-        step.points = model.lift_image(patches)
-        step.figures["norm/patch"] = step.points.detach().norm(dim=-1).flatten()
-    return step
 
 
 # ------------------------------------------------------------------------------------------------- terms

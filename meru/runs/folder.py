@@ -24,7 +24,7 @@ from meru.configuration.kinds import FilePath
 from meru.configuration.overrides import pasteable, read_override
 from meru.configuration.saved import change, choices_of, read_config, save_config
 from meru.errors import UserError
-from meru.files import PROJECT, leftovers, os_error_message, remove_leftovers, user_path
+from meru.files import CHECKOUT, CONFIGS, leftovers, os_error_message, remove_leftovers, user_path
 from meru.run_layout import ASKED, CHECKPOINT, LOCK
 
 try:
@@ -172,7 +172,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             raise UserError(f"{word}: a resumed run keeps all its keys: leave it out")
         if key in ("resume", "experiment"):
             continue
-        if (PROJECT / "configs" / key).is_dir():
+        if (CONFIGS / key).is_dir():
             if key == "logger":
                 resumed.logger = config.logger
             elif choices.get(key, value) != value:
@@ -234,8 +234,10 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit; "unknown" without git, or where git does not answer."""
-    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"]
+    """The checkout's commit; "unknown" without git or checkout, or where git does not answer."""
+    if CHECKOUT is None:
+        return "unknown"
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -103,7 +103,7 @@ class Discovery(Task):
     def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
         """The batches; views kept before the weights are in the model would be those of an empty tower."""
         model, transforms, train = pretrained.model, pretrained.transforms, self.data.train
-        released = model.released_batches
+        released = pretrained.model.released_batches
         found = self.epoch_state
 
         def neighbours(epoch: int) -> Tensor:

@@ -94,6 +94,10 @@ def test_other_words_are_left_alone(word):
         (["evaluation.templates=[a photo of a {}]"], """'evaluation.templates=["a photo of a {}."]'"""),
         (["folder=鸟,虎", "-m"], """quote each: 'folder="a,b"'"""),
         (["optim=null"], "optim=null: give the name of a file in configs/optim"),
+        (["experiment=_discovery_small"], "such as birds_hypgcd, birds_simgcd"),
+        (["experiment=birds_clip,_small", "-m"], "experiment=_small: names with _ are for parts of other files"),
+        (["data=_persons"], "choose a file that builds on it, such as cuhk_pedes"),
+        (["+optim.multipliers.local.predictor=1"], "braces: '+optim.multipliers={local.predictor: 1}'"),
         (["folder='a"], """for the shell: 'folder="a,b"'"""),
     ],
 )

@@ -126,8 +126,8 @@ def test_every_model_starts_at_clips_temperature(experiment, configuration):
         assert "curv" in model.log_scalars
 
 
-def test_without_a_sphere_there_is_nothing_to_measure(configuration):
-    assert build(configuration("cub_gahr", "space=cosine")).model.initial_radius is None
+def test_on_the_sphere_there_is_no_radius_to_measure(configuration):
+    assert build(configuration("cub_gahr", "model.space=sphere")).model.initial_radius is None
 
 
 def test_a_temperature_in_the_configuration_counts_more_than_the_weights(configuration):

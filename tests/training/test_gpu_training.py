@@ -22,7 +22,9 @@ from meru.models.clip import CLIP
 from meru.models.gahr import GAHR
 from meru.models.hycoclip import HyCoCLIP
 from meru.models.hypgcd import HypGCD
+from meru.models.hypgcd_released import HypGCDReleased
 from meru.models.meru import MERU
+from meru.models.meru_grid import MERUGrid
 from meru.models.meru_patches import MERUPatches
 from meru.models.simgcd import SimGCD
 from meru.training.loggers import NoLogger
@@ -100,7 +102,7 @@ def discovery_batch(device):
 
 
 @on_every_device
-@pytest.mark.parametrize("kind", [CLIP, MERU, HyCoCLIP, MERUPatches, GAHR, SimGCD, HypGCD])
+@pytest.mark.parametrize("kind", [CLIP, MERU, HyCoCLIP, MERUPatches, MERUGrid, GAHR, SimGCD, HypGCD, HypGCDReleased])
 def test_a_step_in_bf16_is_finite(kind, device):
     model = build(kind, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)

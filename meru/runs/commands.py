@@ -1,0 +1,34 @@
+"""The commands `meru-train` and `meru-evaluate`; in the repository, scripts/train.py and scripts/evaluate.py."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from meru.command_line import hydra_main
+
+
+def train() -> None:
+    """Train a model by the overrides on the command line."""
+    hydra_main(_train, config_name="train")
+
+
+def evaluate() -> None:
+    """Evaluate a finished run by the overrides on the command line."""
+    hydra_main(_evaluate, config_name="evaluate")
+
+
+def _train(config: DictConfig) -> None:
+    """One run, new or resumed, from the data to the figures on the test split."""
+    # Imported here, so that --help and a mistyped key do not wait for PyTorch.
+    from hydra.core.hydra_config import HydraConfig
+
+    from meru.runs.train import start_or_resume
+
+    start_or_resume(config, HydraConfig.get().overrides.task)
+
+
+def _evaluate(config: DictConfig) -> None:
+    """Load a run, evaluate it on a split, print the table and write the figures beside the model."""
+    from meru.runs.evaluate import evaluate_run
+
+    evaluate_run(config)

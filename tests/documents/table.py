@@ -1,0 +1,140 @@
+"""How the commands of the documents are tried: the one table, `ROWS`, and what it needs.
+
+A command in a document that no row covers fails the tests. A new command needs a row, unless it only gives other values
+of keys: the last rows cover those of `bash train_cub.sh`, `python scripts/train.py` and the like.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+QUICK = ("trainer.epochs=1", "data.batch_size=8", "data.workers=0", "encoder.text.architecture=L1_W64_A2")
+PLAIN = ("logger=none", "evaluation.attention_pictures=1")  # saves three seconds a run, and ten
+FEW_BIRDS = ("+data.load.images_per_species=4", "data.root={birds}")
+CLIP_TOWERS = (
+    "encoder.image.name=ViT-S-32-alt", "+encoder.image.random_weights=true", "+encoder.text.random_weights=true",
+    "encoder.embedding_dimension=256", "trainer.epochs=1", "data.batch_size=4", "data.workers=0", *PLAIN,
+)  # fmt: skip
+PERSONS = (
+    *QUICK, "data.batch_size=4", "+data.load.identities=13", "+data.load.images_per_identity=1",
+    "encoder.image.image_size=32", "data.root={persons}", *PLAIN,
+)  # fmt: skip
+DISCOVERY = (
+    "+data.discovery.images_per_species=4", "trainer.epochs=1", "data.batch_size=8", "data.workers=0",
+    "model.projection_width=16", "data.root={birds}", "logger=none",
+)  # fmt: skip
+SMALL_TOWERS = ("encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2")
+
+
+@dataclass(frozen=True)
+class Row:
+    """How the commands of one form are tried.
+
+    In `add` and `change`, {run} is a finished tiny run, {birds}, {cub} and {persons} are tiny data sets, {picture} is
+    an image, and {here} is an empty folder, where the command is run.
+
+    Attributes:
+        form: A regular expression that fits the whole command.
+        add: Words put behind it, to make it small.
+        change: Regular expressions and what to put in their place, before that.
+        says: What it prints.
+        makes: A pattern of files that it leaves in {here}.
+        exit_code: What it ends with.
+        done: The fixture `run` has run it already.
+        composed: Not run, since it takes minutes or hours: the configuration that it would train with is composed and
+            checked, with these overrides first. None: it is run.
+    """
+
+    form: str
+    add: tuple[str, ...] = ()
+    change: tuple[tuple[str, str], ...] = ()
+    says: str = ""
+    makes: str = ""
+    exit_code: int = 0
+    done: bool = False
+    composed: tuple[str, ...] | None = None
+
+
+FIRST_COMMAND = "bash train_cub.sh meru data=birds"
+
+# The first row that fits counts.
+ROWS = (
+    # Runs
+    Row(re.escape(FIRST_COMMAND), done=True),
+    Row(
+        r"bash (train_cub\.sh (meru|clip)|train_patches_cub\.sh)",
+        add=(*CLIP_TOWERS, "data.root={cub}", "folder={here}/run"),
+        makes="run/test.json",
+    ),
+    Row(
+        r"bash train_cub\.sh clip data=birds seed=0,1,2 -m",
+        change=(("0,1,2", "0,1"),),
+        add=(*QUICK, *PLAIN, *FEW_BIRDS, "output={here}"),
+        makes="birds_clip/*/test.json",
+    ),
+    Row(
+        r"python scripts/train\.py experiment=birds_hypgcd",
+        add=(*DISCOVERY, "folder={here}/run"),
+        makes="run/test.json",
+    ),
+    Row(
+        r"python scripts/train\.py experiment=pedestrians_gahr",
+        add=(*PERSONS, "folder={here}/run"),
+        makes="run/test.json",
+    ),
+    # What follows a run
+    Row(
+        r"python scripts/evaluate\.py run=<run folder> suite=robustness",
+        add=("workers=0", "output={here}/robustness.json"),
+        says="occlusion",
+        makes="robustness.png",
+    ),
+    Row(r"python scripts/evaluate\.py run=<run folder> split=\w+", add=("workers=0",), says="zero-shot"),
+    Row(
+        r"python scripts/visualize\.py attention .*",
+        change=(("<file>", "{picture}"),),
+        makes="attention.png",
+    ),
+    Row(r"python scripts/compare\.py runs/\S+ runs/\S+", change=((r"runs/\S+", "{run}"),), says="± 0.0"),
+    # Data
+    Row(r"python scripts/prepare_data\.py cub --download", add=("--root", "{cub}"), says="nothing to download"),
+    Row(r"python scripts/prepare_data\.py cub", add=("--root", "{cub}"), says="every image decodes"),
+    Row(r"python scripts/prepare_data\.py birds", add=("--root", "{birds}"), says="ready"),
+    Row(r"python scripts/prepare_data\.py pedestrians", add=("--root", "{persons}"), says="ready"),
+    Row(r"python scripts/prepare_data\.py cuhk_pedes", add=("--root", "{persons}"), says="ready"),
+    Row(r"python scripts/prepare_data\.py \w+", add=("--root", "{here}/none"), says="https://github.com", exit_code=1),
+    # Benchmarks and checks
+    Row(r"bash train_\w+\.sh", add=("--help",), says="Usage"),
+    Row(r"python scripts/document_keys\.py", add=("--check",)),
+    Row(r"python scripts/benchmark\.py geometry", add=("--batch", "64", "--dimension", "8"), says="|"),
+    Row(
+        r"python scripts/benchmark\.py retrieval",
+        add=("--size", "50", "--dimension", "8", "--identities", "5"),
+        says="cosine",
+    ),
+    Row(
+        r"python scripts/benchmark\.py step",
+        add=("--batch", "2", "--repeats", "1", *SMALL_TOWERS),
+        says="tokens",
+    ),
+    Row(
+        r"python scripts/benchmark\.py step --task discovery .*",
+        # The small tower has no weights that could be left out.
+        change=(("dino_vitb16", "small"), ("--batch 128", "--batch 4"), (" encoder.image.pretrained=false", "")),
+        says="simgcd + LHL",
+    ),
+    Row(r"python scripts/benchmark\.py step .*", composed=("model=meru_patches",)),
+    Row(r"bash scripts/gpu_check\.sh gpu_check", add=("--help",), says="--smoke"),  # tests/scripts runs it
+    Row(r"bash scripts/test\.sh", add=("--version",), says="pytest"),
+    Row(r"bash scripts/carry_wheels\.sh \S+", change=((r"\S+$", "--help"),), says="Usage", exit_code=2),
+    # Runs that take too long for a test
+    Row(r"(NGPU=\d )?bash train_cub\.sh (meru|clip) .*", composed=()),
+    Row(r"bash train_patches_cub\.sh .*", composed=()),
+    Row(r"python scripts/(train|ablate|evaluate)\.py .*", composed=()),
+)
+
+
+def row_of(command: str) -> Row | None:
+    """The first row that fits a command."""
+    return next((row for row in ROWS if re.fullmatch(row.form, command)), None)
