@@ -72,8 +72,6 @@ class HypGCD(SimGCD):
     terms: ClassVar[Mapping[str, Term]] = SimGCD.terms | {"category": category, "hierarchy": hierarchy}
     expected_clamps: ClassVar[frozenset[str]] = frozenset({"clip"})  # a shortened feature turns as before
 
-    expected_clamps = frozenset({"clip"})  # a shortened feature still has the gradient of its direction
-
     def __init__(self, *, curvature: float = 0.1, clip: float = 2.3, **simgcd):
         super().__init__(**simgcd)
         if curvature <= 0:

@@ -4,11 +4,11 @@ import sys
 import types
 
 import pytest
-from meru.runs.data import load_data, load_discovery_data
 from omegaconf import OmegaConf
 
 from meru.data.records import ImageTextData
 from meru.errors import UserError
+from meru.tasks.data import load_data, load_discovery_data
 
 
 @pytest.fixture
