@@ -151,7 +151,7 @@ class TestCars:
         with pytest.raises(UserError, match="label 196 of an image is out of range"):
             load_cars_discovery(root=tmp_path / "b")
         (tmp_path / "b" / "devkit" / "cars_train_annos.mat").write_bytes(b"no matrix")
-        with pytest.raises(UserError, match="does not read as a MATLAB file"):
+        with pytest.raises(UserError, match="cannot be read as a MATLAB file"):
             load_cars_discovery(root=tmp_path / "b")
 
 
