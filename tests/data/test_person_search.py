@@ -133,7 +133,7 @@ def change(listed, place, **changes):
         (lambda e: change(e, 1, file_path="a\0.jpg"), "is outside the folder imgs"),
         (lambda e: change(e, 4, id=7), "identity 7 is in train and in val"),
         (lambda e: change(e, 7, id=9), "identity 9 is in train and in test"),
-        (lambda e: e.__setitem__(5, "text"), "entry 6 is 'text', no object"),
+        (lambda e: e.__setitem__(5, "text"), "entry 6 is 'text', not an object"),
         (lambda e: e.clear(), "is not a list of images"),
         (lambda e: e.__delitem__(slice(0, 4)), "no image is in the split train"),
     ],
@@ -226,7 +226,7 @@ def test_a_copy_without_test_is_read_and_it_is_said(tmp_path, caplog):
 def test_caption_all_has_no_splits_and_it_is_said_where_those_are(tmp_path):
     listed = [{key: value for key, value in entry.items() if key != "split"} for entry in entries()]
     root = write(tmp_path, listed, "caption_all.json")
-    with pytest.raises(UserError, match=r"caption_all.json does not say which .* put reid_raw.json beside it") as error:
+    with pytest.raises(UserError, match=r"caption_all.json does not assign images .* put reid_raw.json, which does, beside it") as error:
         load_person_search(root=root, layout="cuhk_pedes")
     assert "\n" not in str(error.value)
     (root / "caption_all.json").write_text(json.dumps(entries()))  # where somebody put them in

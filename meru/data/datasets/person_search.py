@@ -284,7 +284,7 @@ def _captions(raw: dict, field: Callable, name: str, where: str) -> tuple[str, .
     """Cleaned captions; those without a word become empty."""
     listed = [raw[name]] if isinstance(raw.get(name), str) else field(name, list)
     if not listed or not all(isinstance(caption, str) for caption in listed):
-        raise UserError(f"{where}: {name} is {reprlib.repr(listed)}, it must be a list of at least one sentence")
+        raise UserError(f"{where}: {name} must be a list of sentences, not {reprlib.repr(listed)}; restore the file")
     return tuple(map(clean_caption, listed))
 
 
