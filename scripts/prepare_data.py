@@ -15,11 +15,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from meru.command_line import PROJECT, argument, one_line_errors, report_progress
+from meru.command_line import argument, one_line_errors, report_progress
 from meru.configuration.declarations import FOLDER, SEED
 from meru.configuration.kinds import Whole
 from meru.errors import UserError
-from meru.files import user_path
+from meru.files import PROJECT, user_path
 
 PERSONS = {"cuhk_pedes": "CUHK-PEDES", "icfg_pedes": "ICFG-PEDES", "rstpreid": "RSTPReid"}
 ROOT, SEED_ARGUMENT, PIXELS = argument(FOLDER, user_path), argument(SEED), argument(Whole(1, 10**10))

@@ -14,9 +14,10 @@ import torch
 from torch.utils.data import Dataset
 
 from meru import distributed, failures, stopping
-from meru.command_line import PROJECT, one_line_errors
+from meru.command_line import one_line_errors
 from meru.data.workers import Loader, loader_options
 from meru.errors import UserError
+from meru.files import PROJECT
 
 TORCHRUN = [sys.executable, PROJECT / "scripts" / "torchrun.py", "--standalone", "--nproc-per-node=2"]
 

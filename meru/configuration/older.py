@@ -14,7 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from meru.configuration.targets import arguments_of
-from meru.files import PROJECT
+from meru.files import CONFIGS
 
 Names: TypeAlias = tuple  # of a key: a name may hold a dot itself: multipliers of `local.predictor`
 
@@ -58,7 +58,7 @@ NEW_MODELS = {
 # Arguments that models of the section `patches` had, whether their mode had a use for them or not.
 OF_PATCHES = ("merge", "top", "grid", "activation", "word_window", "class_token", "local_logit_scale")
 # Before data sets had prompts, words for parts and families of their own, these held for all of them.
-ONCE_FOR_ALL = PROJECT / "configs" / "data" / "_birds.yaml"
+ONCE_FOR_ALL = CONFIGS / "data" / "_birds.yaml"
 FAMILIES_BY_NAME = ("load_cub_discovery", "load_birds_discovery")
 
 

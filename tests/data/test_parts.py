@@ -6,11 +6,11 @@ import pytest
 import torch
 import yaml
 
-from meru.command_line import PROJECT
 from meru.data.parts import CropParts, PartWords, part_places
 from meru.data.records import ImageRecord
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
+from meru.files import PROJECT
 
 BIRDS = PartWords.of(yaml.safe_load((PROJECT / "configs" / "data" / "_birds.yaml").read_text(encoding="utf-8")))
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from meru.command_line import PROJECT
 from meru.data.synthetic.birds import load as birds
 from meru.data.synthetic.birds.pictures import draw_picture
 from meru.data.synthetic.birds.species import SPECIES
 from meru.data.synthetic.folder import scratch_folder
 from meru.errors import UserError
+from meru.files import PROJECT
 
 
 @pytest.fixture
