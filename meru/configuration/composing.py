@@ -14,7 +14,7 @@ from meru.files import CONFIGS, PROJECT
 
 
 def register_resolvers() -> None:
-    """Make `${project:…}` known: paths in configs/ are relative to the project, wherever the user stands."""
+    """Make `${project:…}` known: paths in configs/ start at the checkout, wherever the user stands."""
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
 
 

@@ -150,8 +150,7 @@ def timm_image_encoder(
         name: timm's model name, with a pretrained tag behind a dot if there is one.
         image_size: Side of the square input, pixels.
         pretrained: Fetch timm's weights for the name.
-        weights: A local file with timm's parameter names, see `read_weights`; instead of `pretrained`. A classifier
-            in it, and what else is not of the tower, is left out.
+        weights: A local file with timm's parameter names instead, see `read_weights`; a classifier is left out.
         arguments: Passed to `timm.create_model`.
         pixel_mean, pixel_std: Normalisation; by default the one timm states for the weights.
         norm_epsilon: Replace the epsilon of every layer norm (published MERU towers: 1e-5).

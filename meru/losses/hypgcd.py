@@ -124,8 +124,12 @@ def local_hierarchy_loss(
             return points.sum() * 0.0
         if ancestors == "midpoint":
             return loss_of_midpoints(distances, members, curvature, margin=margin)
+        if ancestors == "batch":
+            proxies = None
+        elif proxies is None:
+            raise ValueError("ancestors=proxies: give the proxies")
         return loss_of_triplets(
-            distances if ancestors == "batch" else poincare.pairwise_distance(points, proxies, curvature),
+            distances if proxies is None else poincare.pairwise_distance(points, proxies, curvature),
             members,
             margin=margin,
             temperature=temperature,
@@ -231,7 +235,7 @@ def midpoint_distances(
     """
     scale = curvature**0.5
     number, excess = len(members), 2 * (distances * (scale / 2)).sinh().square()
-    spread = sum(excess[a, b] for a, b in combinations(members, 2))
+    spread = sum((excess[a, b] for a, b in combinations(members, 2)), excess.new_zeros(()))
     q = (1 + 2 * spread / number**2).sqrt()
     found = []
     for point in from_points:

@@ -61,8 +61,12 @@ def released_hierarchy_loss(
             return features.sum() * 0.0
         if ancestors == "midpoint":
             return loss_of_midpoints(distances, members, curvature, margin=margin)
+        if ancestors == "batch":
+            proxies = None
+        elif proxies is None:
+            raise ValueError("ancestors=proxies: give the proxies")
         return loss_of_triplets(
-            distances if ancestors == "batch" else released_distance(features, proxies, curvature),
+            distances if proxies is None else released_distance(features, proxies, curvature),
             members,
             margin=margin,
             temperature=temperature,

@@ -57,12 +57,9 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
     Raises:
         UserError: for a mistake, before anything is trained; at the end, if runs failed or figures are missing.
     """
-    overrides = checked_overrides(others)
-    if "experiment" not in own:
-        raise UserError("experiment= is missing; see --help")
+    experiment = checked_overrides(own, others)
     slots = slots_of(own.get("jobs", ""))
     seeds = seeds_of(own.get("seeds", "0,1,2"))
-    experiment = [f"experiment={own['experiment']}", *overrides]
     _, model = configuration_of(experiment)  # also finds out about a mistyped experiment
     ablation = read_ablation(own.get("ablation") or default_ablation(model))
     output = user_path(own.get("output") or f"runs/ablation_{own['experiment'].replace('/', '_')}")
@@ -82,15 +79,17 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
 # ---------------------------------------------------------------- what is asked for
 
 
-def checked_overrides(words: list[str]) -> list[str]:
-    """The overrides for training, readable to Hydra."""
+def checked_overrides(own: Mapping[str, str], words: list[str]) -> list[str]:
+    """The overrides of all runs, the recipe first, readable to Hydra."""
     for word in words:
         key, equals, _ = word.partition("=")
         if word.startswith("-") or not (equals or word.startswith("~")):
             raise UserError(f"'{word}': expected key=value; see --help")
         if key in OF_EACH_RUN:
             raise UserError(f"{word}: every run has its own {key}; see seeds= and output= in --help")
-    return readable(words, command="train")
+    if "experiment" not in own:
+        raise UserError("experiment= is missing; see --help")
+    return readable([f"experiment={own['experiment']}", *words], command="train")
 
 
 def seeds_of(text: str) -> list[int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from meru.configuration.overrides import override
 from meru.errors import UserError
-from meru.files import PROJECT
+from meru.files import CONFIGS, PROJECT
 from meru.run_layout import CONFIG, FIGURES, LOCK
 
 try:
@@ -61,7 +61,7 @@ class Run:
         if not self.begun:
             return [sys.executable, str(TRAIN), *self.overrides, override("folder", self.folder)]
         # Its own configuration says everything else; a key added by + cannot be given a second time.
-        choices = [word for word in self.overrides if (PROJECT / "configs" / word.partition("=")[0]).is_dir()]
+        choices = [word for word in self.overrides if (CONFIGS / word.partition("=")[0]).is_dir()]
         return [sys.executable, str(TRAIN), *choices, override("resume", self.folder)]
 
 

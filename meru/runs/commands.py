@@ -18,7 +18,7 @@ def evaluate() -> None:
 
 
 def _train(config: DictConfig) -> None:
-    """One run, new or resumed, from the data to the figures on the test split."""
+    """One run, new or resumed, from the data to the figures at its end."""
     # Imported here, so that --help and a mistyped key do not wait for PyTorch.
     from hydra.core.hydra_config import HydraConfig
 

@@ -14,7 +14,7 @@ PLAIN = ("logger=none", "evaluation.attention_pictures=1")  # saves three second
 FEW_BIRDS = ("+data.load.images_per_species=4", "data.root={birds}")
 CLIP_TOWERS = (
     "encoder.image.name=ViT-S-32-alt", "+encoder.image.random_weights=true", "+encoder.text.random_weights=true",
-    "encoder.embedding_dimension=256", "trainer.epochs=1", "data.batch_size=4", "data.workers=0", *PLAIN,
+    "encoder.embedding_dimension=256", "trainer.epochs=1", "data.batch_size=4", "data.workers=0",
 )  # fmt: skip
 PERSONS = (
     *QUICK, "data.batch_size=4", "+data.load.identities=13", "+data.load.images_per_identity=1",
@@ -63,8 +63,13 @@ ROWS = (
     # Runs
     Row(re.escape(FIRST_COMMAND), done=True),
     Row(
-        r"bash (train_cub\.sh (meru|clip)|train_patches_cub\.sh)",
-        add=(*CLIP_TOWERS, "data.root={cub}", "folder={here}/run"),
+        r"bash train_cub\.sh meru",
+        add=(*CLIP_TOWERS, *PLAIN, "data.root={cub}", "folder={here}/run"),
+        makes="run/test.json",
+    ),
+    Row(
+        r"bash (train_cub\.sh clip|train_patches_cub\.sh)",
+        add=(*SMALL_TOWERS, *QUICK, *PLAIN, "data.root={cub}", "folder={here}/run"),
         makes="run/test.json",
     ),
     Row(
@@ -100,8 +105,7 @@ ROWS = (
     # Data
     Row(r"python scripts/prepare_data\.py cub --download", add=("--root", "{cub}"), says="nothing to download"),
     Row(r"python scripts/prepare_data\.py cub", add=("--root", "{cub}"), says="every image decodes"),
-    Row(r"python scripts/prepare_data\.py birds", add=("--root", "{birds}"), says="ready"),
-    Row(r"python scripts/prepare_data\.py pedestrians", add=("--root", "{persons}"), says="ready"),
+    Row(r"python scripts/prepare_data\.py (birds|pedestrians)", add=("--help",), says="--seed"),
     Row(r"python scripts/prepare_data\.py cuhk_pedes", add=("--root", "{persons}"), says="ready"),
     Row(r"python scripts/prepare_data\.py \w+", add=("--root", "{here}/none"), says="https://github.com", exit_code=1),
     # Benchmarks and checks
