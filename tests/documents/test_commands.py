@@ -15,9 +15,9 @@ import yaml
 from pages import FILE, FOLDER, RUN, blocks, documents, every_command, places
 from table import FEW_BIRDS, FIRST_COMMAND, QUICK, ROWS, Row, row_of
 
-from meru.command_line import PROJECT
 from meru.configuration import check
 from meru.configuration.overrides import readable, typed_keys
+from meru.files import PROJECT
 
 # A Python that has everything and says how it was called.
 ECHO = '#!/bin/sh\ncase $1 in *check_environment.py) ;; *) printf "%s\\n" "$@" ;; esac\n'
