@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 
 READMES = ("README.md", "README.zh-CN.md")
 PROGRAMS = r"(?:NGPU=\d+ )?(?:bash|python) "

@@ -15,7 +15,7 @@ import yaml
 from pages import FILE, FOLDER, RUN, blocks, documents, every_command, places
 from table import FEW_BIRDS, FIRST_COMMAND, QUICK, ROWS, Row, row_of
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.configuration import check
 from meru.configuration.overrides import readable, typed_keys
 

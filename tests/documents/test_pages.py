@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pages import READMES, blocks, commands, documents, headings, links, read, settings
 
-from meru.command_line import PROJECT
+from meru.files import PROJECT
 from meru.configuration import declaration
 from meru.configuration.check import GROUPS
 
