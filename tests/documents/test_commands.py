@@ -25,7 +25,9 @@ ECHO = '#!/bin/sh\ncase $1 in *check_environment.py) ;; *) printf "%s\\n" "$@" ;
 
 def execute(words: list[str], *, here: Path, python: Path, exit_code: int = 0) -> tuple[str, str]:
     """Run a command of a document from another directory, by that Python of a virtual environment: what it prints."""
-    words = [str(python) if words[0] == "python" else words[0], str(PROJECT / words[1]), *words[2:]]
+    script = next(place for place, word in enumerate(words) if (PROJECT / word).is_file())
+    words = [*words[:script], str(PROJECT / words[script]), *words[script + 1 :]]
+    words[0] = str(python) if words[0] == "python" else words[0]
     environment = {
         **os.environ, "VIRTUAL_ENV": str(python.parent.parent), "OMP_NUM_THREADS": "1", "NGPU": "0",
     }  # fmt: skip
