@@ -9,9 +9,9 @@ import pytest
 import yaml
 from pages import READMES, blocks, commands, documents, headings, links, read, settings
 
-from meru.command_line import PROJECT
 from meru.configuration import declaration
 from meru.configuration.check import GROUPS
+from meru.files import PROJECT
 
 # Words with "=" that are arguments of other commands than training.
 OTHERS = {"key", "run", "split", "suite", "seeds", "jobs", "captions_per_image", "root"}
