@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pages import FILE, FOLDER, RUN, blocks, documents, every_command, places
+from pages import EXAMPLES, FILE, FOLDER, RUN, blocks, documents, every_command, places
 from table import FEW_BIRDS, FIRST_COMMAND, QUICK, ROWS, Row, row_of
 
 from meru.configuration import check
@@ -122,7 +122,7 @@ def test_every_row_has_a_command():
     assert [row.form for row in ROWS if row not in used] == []
 
 
-@pytest.mark.parametrize("document", [name for name in documents() if blocks(name, "python")])
+@pytest.mark.parametrize("document", [name for name in documents() if blocks(name, "python") and name not in EXAMPLES])
 def test_python(document, fill, capsys):
     for block in blocks(document, "python"):
         exec(fill(block.replace("bird.jpg", "{picture}").replace(RUN, "{run}")), {})
