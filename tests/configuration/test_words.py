@@ -135,7 +135,7 @@ def run(python, script, *words, cwd=None):
         ("train.py", ["+loss.nonsense.weight=1"], "loss.nonsense.weight: no such key; loss has contrastive"),
         ("train.py", ["trainer.epoch=3"], "trainer.epoch: no such key; did you mean trainer.epochs?"),
         ("train.py", ["experiment=鸟"], "Could not find 'experiment/鸟'"),
-        ("train.py", ["discovery.num_classes=5"], "no such key; it comes with model=hypgcd, model=simgcd"),
+        ("train.py", ["discovery.num_classes=5"], "no such key; it comes with model=hypgcd, "),
         ("train.py", ["data.load.image_size=32"], "to add it, write +data.load.image_size=<value>"),
         ("train.py", ["seed=1,x", "-m"], "seed=x: give a whole number"),
         ("evaluate.py", ["run=x", "split=tset"], "split=tset: give one of test, validation, train"),

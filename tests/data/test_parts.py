@@ -106,7 +106,7 @@ def test_files_that_are_not_needed_may_be_missing():
 
 @pytest.mark.parametrize("wrong", [{"crops": ["wings"]}, {"crops": []}, {"window": [0, 0.5]}, {"window": [0.5, 0.3]}])
 def test_wrong_arguments_are_one_line(wrong):
-    with pytest.raises(UserError, match=r"^patches\."):
+    with pytest.raises(UserError, match=r"^parts\."):
         CropParts(BIRDS, **wrong)
 
 

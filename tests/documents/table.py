@@ -130,7 +130,8 @@ ROWS = (
     ),
     Row(r"python scripts/benchmark\.py step .*", composed=("model=meru_patches",)),
     Row(r"bash scripts/gpu_check\.sh gpu_check", add=("--help",), says="--smoke"),  # tests/scripts runs it
-    Row(r"bash scripts/test\.sh", add=("--version",), says="pytest"),
+    Row(r"bash scripts/test\.sh.*", add=("--version",), says="pytest"),
+    Row(r"bash \.ci/run", change=(("bash", "bash -n"),)),  # only read: it runs the tests
     Row(r"bash scripts/carry_wheels\.sh \S+", change=((r"\S+$", "--help"),), says="Usage", exit_code=2),
     # Runs that take too long for a test
     Row(r"(NGPU=\d )?bash train_cub\.sh (meru|clip) .*", composed=()),

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pages import FILE, FOLDER, RUN, blocks, documents, every_command, places
+from pages import EXAMPLES, FILE, FOLDER, RUN, blocks, documents, every_command, places
 from table import FEW_BIRDS, FIRST_COMMAND, QUICK, ROWS, Row, row_of
 
-from meru.command_line import PROJECT
 from meru.configuration import check
 from meru.configuration.overrides import readable, typed_keys
+from meru.files import PROJECT
 
 # A Python that has everything and says how it was called.
 ECHO = '#!/bin/sh\ncase $1 in *check_environment.py) ;; *) printf "%s\\n" "$@" ;; esac\n'
@@ -25,7 +25,9 @@ ECHO = '#!/bin/sh\ncase $1 in *check_environment.py) ;; *) printf "%s\\n" "$@" ;
 
 def execute(words: list[str], *, here: Path, python: Path, exit_code: int = 0) -> tuple[str, str]:
     """Run a command of a document from another directory, by that Python of a virtual environment: what it prints."""
-    words = [str(python) if words[0] == "python" else words[0], str(PROJECT / words[1]), *words[2:]]
+    script = next(place for place, word in enumerate(words) if (PROJECT / word).is_file())
+    words = [*words[:script], str(PROJECT / words[script]), *words[script + 1 :]]
+    words[0] = str(python) if words[0] == "python" else words[0]
     environment = {
         **os.environ, "VIRTUAL_ENV": str(python.parent.parent), "OMP_NUM_THREADS": "1", "NGPU": "0",
     }  # fmt: skip
@@ -120,7 +122,7 @@ def test_every_row_has_a_command():
     assert [row.form for row in ROWS if row not in used] == []
 
 
-@pytest.mark.parametrize("document", [name for name in documents() if blocks(name, "python")])
+@pytest.mark.parametrize("document", [name for name in documents() if blocks(name, "python") and name not in EXAMPLES])
 def test_python(document, fill, capsys):
     for block in blocks(document, "python"):
         exec(fill(block.replace("bird.jpg", "{picture}").replace(RUN, "{run}")), {})

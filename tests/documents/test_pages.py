@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 from pages import READMES, blocks, commands, documents, headings, links, read, settings
+from test_architecture import FLOORS
 
-from meru.command_line import PROJECT
 from meru.configuration import declaration
 from meru.configuration.check import GROUPS
+from meru.files import PROJECT
 
 # Words with "=" that are arguments of other commands than training.
 OTHERS = {"key", "run", "split", "suite", "seeds", "jobs", "captions_per_image", "root"}
@@ -53,6 +54,11 @@ def test_map_has_every_folder_of_the_package(readme):
     assert {f"{folder.name}/" for folder in folders} | {f"{name}/" for name in top} <= set(named)
 
 
+def test_floors_of_the_design_are_those_of_the_architecture():
+    lines = re.findall(r"^\| (\d+) \| (`[^|]+`) \|", read("docs/design.md"), re.MULTILINE)
+    assert [set(re.findall(r"\w+", rooms)) for _, rooms in reversed(lines)] == FLOORS
+
+
 @pytest.mark.parametrize("document", documents())
 def test_links_lead_somewhere(document):
     for path, heading in links(document):
@@ -63,7 +69,7 @@ def test_links_lead_somewhere(document):
 def test_every_key_exists_and_may_have_its_value():
     for key, value in sorted(settings()):
         if key in GROUPS:
-            assert value == "none" or (PROJECT / "configs" / key / f"{value}.yaml").exists(), f"{key}={value}"
+            assert value in ("none", "mine") or (PROJECT / "configs" / key / f"{value}.yaml").exists(), f"{key}={value}"
         elif key.partition(".")[0] not in OTHERS:
             known = declaration(key)
             assert known, f"no such key: {key}={value}"
