@@ -87,7 +87,7 @@ def poincare_disk_figure(
     """
     places = to_disk(tree, directions=directions)
     leaves, colours, of_node = len(tree.names), _colours(groups), _node_groups(tree, groups)
-    figure = Figure(figsize=(9, 8), layout="constrained")
+    figure = Figure(figsize=(9, 9), layout="constrained")
     if title:
         figure.suptitle(printable(title, width=100), fontsize=10, parse_math=False)
     axis = figure.subplots()
@@ -95,7 +95,7 @@ def poincare_disk_figure(
     axis.set_aspect("equal")
     named = directions == "tree" and leaves <= NAMED
     reach = max(0.02, float(places.norm(dim=1).max()))
-    limit = min(1.03, 1.05 * reach) + (0.45 * reach if named else 0)
+    limit = min(1.03, 1.05 * reach) + (0.6 * reach if named else 0)
     axis.set_xlim(-limit, limit)
     axis.set_ylim(-limit, limit)
     if limit > 1:
@@ -122,8 +122,8 @@ def poincare_disk_figure(
     largest = [group for group, _ in Counter(groups).most_common() if group in colours][:LEGEND]
     for group in largest:
         axis.scatter([], [], s=28, color=colours[group], label=printable(str(group), width=60))
-    if largest:
-        legend = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+    if largest:  # below, where no name of a leaf reaches
+        legend = figure.legend(loc="outside lower center", ncols=8, fontsize=7, frameon=False)
         for text in legend.get_texts():
             text.set_parse_math(False)
     return figure
