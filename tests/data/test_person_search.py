@@ -226,7 +226,8 @@ def test_a_copy_without_test_is_read_and_it_is_said(tmp_path, caplog):
 def test_caption_all_has_no_splits_and_it_is_said_where_those_are(tmp_path):
     listed = [{key: value for key, value in entry.items() if key != "split"} for entry in entries()]
     root = write(tmp_path, listed, "caption_all.json")
-    with pytest.raises(UserError, match=r"caption_all.json does not assign images .* put reid_raw.json, which does, beside it") as error:
+    message = r"caption_all.json does not assign .* put reid_raw.json, which does, beside it"
+    with pytest.raises(UserError, match=message) as error:
         load_person_search(root=root, layout="cuhk_pedes")
     assert "\n" not in str(error.value)
     (root / "caption_all.json").write_text(json.dumps(entries()))  # where somebody put them in

@@ -92,7 +92,7 @@ def cut(path, keep):
         (zipped_arrays, "NumPy arrays, as JAX's"),
         (lambda p: p.mkdir(), "is a folder; name the file in it, it has no weights"),
         (lambda p: torch.save({"epoch": 3}, p), "holds no state dict"),
-        (lambda p: torch.save({"a": {"x": torch.ones(1)}, "b": {"x": torch.ones(1)}}, p), "it holds a, b: save only one"),
+        (lambda p: torch.save({"a": {"x": torch.ones(1)}, "b": {"x": torch.ones(1)}}, p), "a, b: save only one"),
         (lambda p: torch.save([torch.ones(1)], p), "holds no state dict"),
         (lambda p: None, "no file"),
     ],
