@@ -10,11 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from meru.files import PROJECT
 from meru.geometry import lorentz, poincare
 from meru.geometry.all_pairs import exact_product
+from meru.geometry.spaces import Sphere
 from meru.layers.bidirectional_attention import BidirectionalAttention
 from meru.losses.hypgcd import category_loss, local_hierarchy_loss
 from meru.losses.interaction import word_contrast
 from meru.losses.simgcd import supervised_contrastive_loss, view_contrastive_loss
-from meru.models.clip import CLIP
 from meru.models.simgcd import SimGCD
 
 MATMULS = ("aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.addmv", "aten.mv", "aten.dot", "aten.linear")
@@ -73,7 +73,7 @@ SCORES = {
     "pairwise_inner": lorentz.pairwise_inner,
     "pairwise_distance": lorentz.pairwise_distance,
     "poincare.pairwise_distance": lambda x, y: poincare.pairwise_distance(in_ball(x), in_ball(y)),
-    "CLIP.similarity": lambda x, y: CLIP.similarity(None, x, y),
+    "Sphere.similarity": Sphere().similarity,
     "SimGCD.class_logits": class_logits,
     "supervised_contrastive_loss": lambda x, y: supervised_contrastive_loss(x + y, labels(x)),
     "view_contrastive_loss": view_contrastive_loss,
