@@ -6,8 +6,10 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,11 @@ TRAIN = ("trainer.epochs=1", "trainer.log_every=1", "data.batch_size=6", "data.w
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """The copy, in a folder of its own."""
-    return copy_of_project(tmp_path_factory.mktemp("additions") / "project", PAGE)
+def project(tmp_path_factory) -> Iterator[Path]:
+    """The copy, in a folder of its own, which its runs would fill with weights if it were kept."""
+    folder = copy_of_project(tmp_path_factory.mktemp("additions") / "project", PAGE)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
