@@ -22,6 +22,7 @@ from meru.configuration.kinds import (
     Text,
     Whole,
 )
+from meru.configuration.targets import names_in
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ _MODEL = {
     "learn_curvature": _fixed(Flag(), meaning="whether the curvature is learned"),
     "norm_exponent": _fixed(SHARE),
     "initial_radius": _fixed(POSITIVE, null=True),
-    "space": _fixed(Choice(("hyperboloid", "euclidean", "sphere"))),
+    "space": _fixed(Choice(names_in("meru.geometry.spaces.SPACES"))),
     "projection_width": _fixed(Whole(1, 1_000_000), "units", "hidden layers of the projection head"),
     "projection_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the features that are contrasted"),
     "temperature": _fixed(TEMPERATURE),
@@ -327,7 +328,7 @@ TRAIN = {
 EVALUATE = {
     "run": Key(FOLDER),
     "split": Key(Choice(("test", "validation", "train")), meaning="which images", null=True),
-    "suite": Key(Choice(("robustness",)), null=True),
+    "suite": Key(Choice(names_in("meru.tasks.image_text.ImageText.suites")), null=True),
     "root": Key(FOLDER, null=True),
     **{name: key for name, key in _EVALUATION.items() if name != "attention_pictures"},
     "workers": Key(Whole(0, 512), "processes", "that read images"),

@@ -48,6 +48,20 @@ def _module(name: str) -> ast.Module | None:
     return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+@functools.cache
+def names_in(table: str) -> tuple[str, ...]:
+    """The keys of a dict that stands in a module of this project or in one of its classes, in the order written there.
+
+    Args:
+        table: Its dotted path, `meru.geometry.spaces.SPACES`.
+    """
+    module, _, name = table.rpartition(".")
+    tree = _module(module) or _module(module.rpartition(".")[0])
+    assigned = (node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict))
+    written = next(node.value for node in assigned if isinstance(node.target, ast.Name) and node.target.id == name)
+    return tuple(ast.literal_eval(key) for key in written.keys)
+
+
 def _of_function(node: ast.FunctionDef) -> Arguments:
     names = {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]} - {"self", "cls"}
     return Arguments(frozenset(names), node.args.kwarg is not None)

@@ -1,1 +1,1 @@
-"""Data sets: folders to records to batches."""
+"""Data sets: from folders to records to batches."""

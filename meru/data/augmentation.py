@@ -1,7 +1,7 @@
-"""Augmentation of photographs of persons and of their captions, as in TBPS-CLIP.
+"""Augmentation of person images and their captions, as in TBPS-CLIP.
 
-Cao et al., "An Empirical Study of CLIP for Text-based Person Search", AAAI 2024. Everything draws from torch's default
-generator, so a training sample stays a pure function of its seed.
+Cao et al., "An Empirical Study of CLIP for Text-based Person Search", AAAI 2024. All random numbers
+come from torch's default generator, so a training sample stays a pure function of its seed.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ INTERPOLATIONS = {mode: v2.InterpolationMode(mode) for mode in ("bilinear", "bic
 
 
 def augmentation_pool(image_size: int, *, interpolation: str = "bicubic") -> dict[str, nn.Module]:
-    """The operations that `RandomPicks` chooses from, by name; maps of uint8 `(3, S, S)`."""
+    """The operations that `RandomPicks` chooses from, by name; each maps uint8 `(3, S, S)` to the same shape."""
     return {
         "colour": v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
         "rotation": v2.RandomRotation(15),
         "crop": v2.RandomResizedCrop(image_size, scale=(0.9, 1.0), interpolation=INTERPOLATIONS[interpolation]),
         "grey": v2.RandomGrayscale(0.1),
         "flip": v2.RandomHorizontalFlip(),
-        "erasing": v2.RandomErasing(scale=(0.1, 0.2)),  # to black
+        "erasing": v2.RandomErasing(scale=(0.1, 0.2)),  # fills with black
     }
 
 
 class RandomPicks(nn.Module):
-    """Resizes an image to a square and applies operations that are drawn from a pool with replacement.
+    """Resizes an image to a square and applies operations drawn at random from a pool, with replacement.
 
     Args:
         image_size: Side S of the result.
-        pool: Names of `augmentation_pool`.
-        picks: How many are applied.
-        interpolation: Of the resize and of crops: `bilinear`, TBPS-CLIP's, or `bicubic`.
+        pool: Names from `augmentation_pool`.
+        picks: Number of operations applied.
+        interpolation: For the resize and the crops: `bilinear`, as in TBPS-CLIP, or `bicubic`.
 
     Raises:
-        UserError: for an unknown name, picks below 0, or another interpolation.
+        UserError: for an unknown name, `picks` below 0, or another interpolation.
     """
 
     def __init__(self, image_size: int, *, pool: Sequence[str], picks: int = 2, interpolation: str = "bicubic"):
@@ -64,11 +64,11 @@ class RandomPicks(nn.Module):
 
 
 class CaptionAugmentation:
-    """Leaves out words of a caption, or replaces it by its back-translation.
+    """Leaves out words of a caption, or replaces the caption with its back-translation.
 
     Args:
-        word_deletion: Probability of each word to be left out (Wei and Zou, "EDA", EMNLP 2019); one always stays.
-        back_translation: Probability that the back-translation stands for the caption, where there is one.
+        word_deletion: Probability that a word is left out (Wei and Zou, "EDA", EMNLP 2019); one word always stays.
+        back_translation: Probability that the back-translation replaces the caption, if there is one.
 
     Raises:
         UserError: for a probability outside [0, 1].
@@ -81,7 +81,7 @@ class CaptionAugmentation:
         self.word_deletion, self.back_translation = word_deletion, back_translation
 
     def __call__(self, record: ImageRecord, number: int) -> str:
-        """The caption with this number of the record, augmented."""
+        """Caption `number` of the record, augmented."""
         caption = record.captions[number]
         if record.back_translations and torch.rand(()) < self.back_translation:
             caption = record.back_translations[number]
@@ -93,5 +93,5 @@ class CaptionAugmentation:
 
 
 def caption_augmentation(settings: Mapping[str, float] | None) -> CaptionAugmentation | None:
-    """The augmentation of the configuration's `data.text_augmentation`."""
+    """The augmentation configured by `data.text_augmentation`; None without one."""
     return CaptionAugmentation(**settings) if settings else None

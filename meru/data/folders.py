@@ -1,4 +1,4 @@
-"""Finds the folders and files of data sets, also in copies whose names people or their systems have changed."""
+"""Finds the folders and files of data sets, also in copies whose names have been changed by users or file systems."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 from meru.errors import UserError
 from meru.files import user_path
 
-# What operating systems, archives and notebooks leave among the files of others; names with a leading dot besides.
+# Names that operating systems and archives leave behind; names with a leading dot count as clutter too.
 CLUTTER = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
-_MOST_SEARCHED = 100  # folders of a folder that is not the data set's own
+_MOST_SEARCHED = 100  # folders inside a folder that is not the data set's own
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a system or program left a file or folder of that name: `._a.jpg`, `.ipynb_checkpoints`, `Thumbs.db`."""
+    """Whether a name is one that systems or programs leave behind: `._a.jpg`, `.ipynb_checkpoints`, `Thumbs.db`."""
     return name.startswith(".") or name in CLUTTER
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """The folders inside a folder, sorted, without clutter; none where it cannot be listed."""
+    """The folders inside a folder, sorted, without clutter; empty if it cannot be listed."""
     try:
         return sorted(path for path in folder.iterdir() if not is_clutter(path.name) and path.is_dir())
     except OSError:
@@ -39,18 +39,18 @@ def find_folder(
     missing: str | None = None,
     advice: str,
 ) -> Path:
-    """The folder that holds a file or folder `marker`: `root`, one of those `inside` it, or the only one below.
+    """The folder that holds a file or folder `marker`: `root`, one of those `inside` it, or the only such folder below.
 
     It may be two levels down, as archives often unpack into a folder of their own.
 
     Args:
         marker: One name, or several of which one is enough.
-        what: The data set, for messages.
-        missing: What the folder lacks, where one marker's name does not tell.
-        advice: What to do where there is none, before "or set data.root=".
+        what: Name of the data set, for messages.
+        missing: What the folder lacks, for messages, if the first marker's name is not enough.
+        advice: What to do if it is not found; "or set data.root=" follows.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: if there is none, or more than one.
     """
     root = user_path(root)
     markers = (marker,) if isinstance(marker, str) else tuple(marker)
@@ -67,7 +67,7 @@ def find_folder(
         if found := [folder for folder in level if has_marker(folder)]:
             if len(found) > 1:
                 raise UserError(
-                    f"{what}: {found[0]} and {found[1]} both hold {markers[0]}; set data.root= to the one that is meant"
+                    f"{what}: {found[0]} and {found[1]} both hold {markers[0]}; set data.root= to one of them"
                 )
             return found[0]
     reason = f"holds no {missing or markers[0]}" if root.is_dir() else "is no folder"
@@ -75,7 +75,7 @@ def find_folder(
 
 
 def inner_path(name: str) -> str | None:
-    """The normalised path inside a folder, with `/` between its parts; None if it leaves the folder."""
+    """The normalised path inside a folder, with `/` between its parts; None if it points outside the folder."""
     path = name.strip().replace("\\", "/")
     if not path or "\0" in path or path.startswith("/") or re.match(r"[A-Za-z]:", path):
         return None
@@ -84,9 +84,9 @@ def inner_path(name: str) -> str | None:
 
 
 class FileFinder:
-    """Finds files inside a folder by the names of a list, also where case or Unicode form are not the same.
+    """Finds files inside a folder by listed names, also if case or Unicode form differ.
 
-    Every folder is listed once instead of asking for each file: quick on network drives as well.
+    Every folder is listed once, instead of checking each file: this is fast on network drives as well.
     """
 
     def __init__(self, folder: Path):
@@ -96,10 +96,10 @@ class FileFinder:
         self._inner: dict[str, Path | None] = {"": folder}
 
     def find(self, name: str) -> Path | None:
-        """The file of that name, else the only one whose name differs in case or Unicode form; None without.
+        """The file of that name, else the only one whose name differs just in case or Unicode form, else None.
 
         Args:
-            name: As `inner_path` gives it.
+            name: As returned by `inner_path`.
         """
         inner, _, file = name.rpartition("/")
         if inner not in self._inner:
@@ -108,7 +108,7 @@ class FileFinder:
         return None if parent is None else self._in_folder(parent, file)
 
     def find_all(self, names: Iterable[str]) -> tuple[list[Path | None], list[str]]:
-        """`find` of each name, and the names without a file."""
+        """The result of `find` for each name, and the names without a file."""
         names = list(names)
         paths = [self.find(name) for name in names]
         return paths, [name for name, path in zip(names, paths, strict=True) if path is None]

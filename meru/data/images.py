@@ -1,7 +1,7 @@
-"""Reads image files of every kind that Pillow knows, upright, up to a largest size.
+"""Reads image files of every kind that Pillow supports, upright, up to a maximum size.
 
-torchvision decodes ordinary JPEG, PNG and WebP files, about twice as fast as Pillow, which reads the headers and
-all the others.
+Ordinary JPEG, PNG and WebP files are decoded by torchvision, about twice as fast as by Pillow, which reads the headers
+and all other files.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from meru.errors import UserError
 from meru.files import os_error_message
 
 MAXIMUM_PIXELS = 100_000_000
-OR_SKIP = ", or set data.on_error=skip to go on without it"  # the end of what `read_image` says of an image
-_BYTES_PER_PIXEL, _BYTES_BESIDE = 8, 2**26  # no image file is larger: 16 bits of four channels, and what goes with it
+OR_SKIP = ", or set data.on_error=skip to go on without it"  # the end of every message of `read_image`
+_BYTES_PER_PIXEL, _BYTES_BESIDE = 8, 2**26  # upper bound of a file: 16 bits × 4 channels, and metadata
 _BY_TORCHVISION = ("JPEG", "MPO", "PNG", "WEBP")
-_HAS_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what Pillow calls it
-# Errors of the machine: the image must not be skipped because of them.
+_HAS_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # Pillow's names for it
+# Errors of the machine, not of the image: it must not be skipped because of them.
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EAGAIN)
-_NOT_READ = ("EPS",)  # Pillow starts Ghostscript for it, a program that the file tells what to do
+_NOT_READ = ("EPS",)  # Pillow would run Ghostscript, which executes code in the file
 
-# What turns a stored image (…, H, W) the right way up, by the EXIF tag "Orientation".
+# Maps that turn a stored image (…, H, W) upright, by the EXIF tag "Orientation".
 _UPRIGHT = {
     2: lambda image: image.flip(-1),
     3: lambda image: image.flip(-1, -2),
@@ -47,28 +47,28 @@ _UPRIGHT = {
 }
 _SIDES_SWAPPED = (5, 6, 7, 8)
 
-# Images are compared with `maximum_pixels` here; Pillow's own limit is raised to it and stays behind as a second one.
-# Its other warnings, of damaged EXIF and the like, do not help in training.
+# Sizes are checked against `maximum_pixels` in this module; Pillow's own limit is raised to it as a second check.
+# Pillow's other warnings, about damaged EXIF and the like, do not help in training.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor:
-    """Decode an image file; of several images in it, the first.
+    """Decode an image file; if it holds several images, the first.
 
     The result is what viewers show: an EXIF orientation is applied. Transparency is dropped; grey, palette and
-    CMYK images become RGB; of 16-bit values the upper 8 bits count; floating-point ones are taken for shares of white
-    where none is above 1, else for 0 … 255.
+    CMYK images become RGB; of 16-bit values the upper 8 bits are kept; floating-point values are read as 0 … 1 if none
+    is above 1, else as 0 … 255.
 
     Args:
-        path: The file; its name may end in anything.
-        maximum_pixels: Most pixels, by the file's header, that are decoded.
+        path: The file; its extension does not matter.
+        maximum_pixels: Largest number of pixels, according to the file's header, that is decoded.
 
     Returns:
         uint8, shape `(3, height, width)`.
 
     Raises:
-        UserError: the file is missing, not an image, damaged or too large; the message names it and says what it is.
-        OSError: the machine has no file handles or memory left, or its disk fails: the image is not to blame.
+        UserError: if the file is missing, not an image, damaged or too large; the message names it and says what it is.
+        OSError: if the machine has no file handles or memory left, or its disk fails; the image may be intact.
     """
     content = _content(path, maximum_pixels)
     if size := _plain_jpeg_size(content):
@@ -76,7 +76,7 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
         try:
             return _decode(content)
         except RuntimeError:
-            pass  # Pillow may know the kind, or says better what is wrong
+            pass  # Pillow may support the kind, or give a better message
     with _opened(path, content, maximum_pixels) as image:
         try:
             if image.format in _BY_TORCHVISION and not _has_late_exif(image, content):
@@ -86,22 +86,22 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
                     pass
             image.load()
             return _upright(_rgb(image), _orientation(image))
-        except Exception as error:  # the readers of damaged files raise anything
+        except Exception as error:  # readers raise any kind of error for damaged files
             raise _unreadable(path, _what_is_wrong(content, error)) from None
 
 
 def image_size(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> tuple[int, int]:
-    """Height and width of what `read_image` gives, from the file's header.
+    """Height and width of the result of `read_image`, from the file's header.
 
     Raises:
-        UserError: as `read_image`, as far as the header tells.
+        UserError: as `read_image`, for errors that the header shows.
     """
     _check_kind_of_file(path)
     with _opened(path, None, maximum_pixels) as image:
         if image.format == "PNG" and _has_late_exif(image, content := _content(path, maximum_pixels)):
             try:
                 image.load()
-            except Exception as error:  # the readers of damaged files raise anything
+            except Exception as error:  # readers raise any kind of error for damaged files
                 raise _unreadable(path, _what_is_wrong(content, error)) from None
         width, height = image.size
         if image.format == "TIFF":  # here Pillow may have swapped them already
@@ -110,10 +110,10 @@ def image_size(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> tup
 
 
 def check_maximum_pixels(maximum_pixels: object) -> int:
-    """The value of `data.maximum_pixels`, if it is one.
+    """The value of `data.maximum_pixels`, checked.
 
     Raises:
-        UserError: it is no whole number above 0.
+        UserError: if it is not a whole number above 0.
     """
     if type(maximum_pixels) is not int or maximum_pixels < 1:
         raise UserError(f"data.maximum_pixels={maximum_pixels}: give a whole number above 0")
@@ -121,20 +121,20 @@ def check_maximum_pixels(maximum_pixels: object) -> int:
 
 
 def _check_kind_of_file(path: str | Path) -> int:
-    """The size in bytes of an ordinary file; reading from a pipe or device might never end."""
+    """The size in bytes of an ordinary file; others are refused, since reading a pipe or device might never end."""
     try:
         found = os.stat(path)
     except OSError as error:
         if error.errno in _OF_THE_MACHINE:
             raise
         if os.path.islink(path):
-            raise _unreadable(path, f"is a symbolic link to {os.readlink(path)}, which is not there") from None
+            raise _unreadable(path, f"is a symbolic link to {os.readlink(path)}, which does not exist") from None
         raise _unreadable(path, f"cannot be read: {os_error_message(error).removeprefix(f'{path}: ')}") from None
     except ValueError as error:  # a NUL in the name
         raise _unreadable(path, f"cannot be read: {error}") from None
     if not stat.S_ISREG(found.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        raise _unreadable(path, f"is {kinds.get(stat.S_IFMT(found.st_mode), 'a device')}, no file")
+        raise _unreadable(path, f"is {kinds.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file")
     return found.st_size
 
 
@@ -142,7 +142,7 @@ def _content(path: str | Path, maximum_pixels: int) -> bytearray:
     size = _check_kind_of_file(path)
     if size > _BYTES_PER_PIXEL * maximum_pixels + _BYTES_BESIDE:
         raise _unreadable(
-            path, f"has {size / 2**20:,.0f} MiB, more than any image of data.maximum_pixels={maximum_pixels} pixels"
+            path, f"has {size / 2**20:,.0f} MiB, more than data.maximum_pixels={maximum_pixels} pixels can take"
         )
     try:
         with open(path, "rb") as file:
@@ -156,7 +156,7 @@ def _content(path: str | Path, maximum_pixels: int) -> bytearray:
 def _plain_jpeg_size(content: bytearray) -> tuple[int, int] | None:
     """Height and width in the header of a JPEG file without EXIF or XMP; None for other files.
 
-    Pillow takes a tenth of the time of decoding for it.
+    Pillow would need a tenth of the decoding time for it.
     """
     if content[:3] != b"\xff\xd8\xff":
         return None
@@ -172,7 +172,7 @@ def _plain_jpeg_size(content: bytearray) -> tuple[int, int] | None:
 
 
 def _decode(content: bytearray) -> Tensor:
-    """Decode by torchvision; raises RuntimeError where it cannot."""
+    """Decode with torchvision; raises RuntimeError if it cannot."""
     image = decode_image(torch.frombuffer(content, dtype=torch.uint8), mode=ImageReadMode.RGB)
     return v2.functional.to_dtype(image, torch.uint8, scale=True)
 
@@ -193,7 +193,7 @@ def _opened(path: str | Path, content: bytearray | None, maximum_pixels: int) ->
         count = re.search(r"\d+", str(error))
         found = f"{count.group()} pixels, above" if count else "more pixels than"
         raise _unreadable(path, _too_large(found, maximum_pixels)) from None
-    except Exception as error:  # the readers of damaged files raise anything
+    except Exception as error:  # readers raise any kind of error for damaged files
         content = _content(path, maximum_pixels) if content is None else content
         raise _unreadable(path, _what_is_wrong(content, error)) from None
     width, height = image.size
@@ -211,7 +211,7 @@ def _too_large(found: str, maximum_pixels: int) -> str:
 
 
 def _has_late_exif(image: Image.Image, content: bytearray) -> bool:
-    """Whether a PNG has its EXIF behind the image, where Pillow reads it after decoding only."""
+    """Whether a PNG has its EXIF after the image data, which Pillow reads only after decoding."""
     if image.format != "PNG" or "exif" in image.info:
         return False
     at = 8
@@ -226,9 +226,9 @@ def _orientation(image: Image.Image) -> int:
     if image.format != "TIFF" and not image.info.keys() & _HAS_EXIF:
         return 1
     try:
-        # Pillow's PNG reader has a `getexif` of its own, which decodes the image.
+        # Pillow's PNG reader overrides `getexif` with a method that decodes the image.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF says nothing
+    except Exception:  # damaged EXIF
         return 1
     return value if value in _UPRIGHT else 1
 
@@ -247,12 +247,12 @@ def _rgb(image: Image.Image) -> Tensor:
             grey = grey.clip(0, 2**16 - 1) >> 8
         return torch.from_numpy(grey.astype(np.uint8)).expand(3, -1, -1).contiguous()
     if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # Pillow warns of palettes with transparency
+        image = image.convert("RGBA")  # Pillow warns about palettes with transparency
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def _what_is_wrong(content: bytearray, error: Exception) -> str:
-    """What a file is that is not an image, or what its reader says."""
+    """What a file that cannot be decoded is, or the error of its reader."""
     start = bytes(content[:512])
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not content:
@@ -268,13 +268,13 @@ def _what_is_wrong(content: bytearray, error: Exception) -> str:
     if text.startswith(b"<svg") or b"<svg" in text:
         return "does not decode, it is an SVG drawing, which has no pixels: convert it to PNG"
     if text.startswith((b"<?xml", b"{", b"[")):
-        return "does not decode, it is a text, perhaps a server's error message, not an image: fetch it again"
+        return "does not decode, it is text, perhaps a server's error message, not an image: fetch it again"
     if start[4:12] in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"):
-        return "does not decode, it is a HEIC image, which is not read: convert it to JPEG"
+        return "does not decode, it is a HEIC image, which is not supported: convert it to JPEG"
     if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
-        return "does not decode, it is an EPS drawing, which is not read: convert it to PNG"
+        return "does not decode, it is an EPS drawing, which is not supported: convert it to PNG"
     if not any(content):
-        return "does not decode, it holds zeros only: its copy was cut off, fetch it again"
+        return "does not decode, it contains only zeros: its download was cut off, fetch it again"
     if isinstance(error, UnidentifiedImageError):
         return "does not decode, it is not an image of a known kind"
     reason = " ".join(str(error).split()) or type(error).__name__

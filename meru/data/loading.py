@@ -1,9 +1,9 @@
-"""What the data sets of both tasks share: reading images, batches of samples, and passes in order for evaluation.
+"""Data loading shared by both tasks: reading images, batches of samples, and ordered passes for evaluation.
 
-A training sample is a pure function of (seed, epoch, index), and the order of the samples is one of (seed, epoch): the
-number of workers changes nothing, a resumed run sees what it would have seen, and W processes with B samples each share
-out exactly the batch that one process with W·B samples has. What a sample is: see `meru.data.pairs` and
-`meru.data.discovery.loading`.
+A training sample is a pure function of (seed, epoch, index), and the order of the samples is a pure function of (seed,
+epoch). The number of workers therefore changes nothing, a resumed run gets the same samples as an uninterrupted one,
+and W processes with B samples each divide exactly the batch of one process with W·B samples. Samples are defined in
+`meru.data.pairs` and `meru.data.discovery.loading`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Batch = dict[str, Tensor]
 
 
 def reading_options(section: Mapping) -> dict[str, str | int]:
-    """`on_error` and `maximum_pixels` of a configuration's `data`; runs of earlier versions lack the second."""
+    """`on_error` and `maximum_pixels` of a configuration's `data`; runs of earlier versions lack `maximum_pixels`."""
     return {
         "on_error": section["on_error"],
         "maximum_pixels": check_maximum_pixels(section.get("maximum_pixels", MAXIMUM_PIXELS)),
@@ -37,7 +37,7 @@ def reading_options(section: Mapping) -> dict[str, str | int]:
 
 
 def read_or_skip(path: Path, *, on_error: str = "raise", maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor | None:
-    """The image as uint8 `(3, H, W)`; None where it does not decode and `on_error` is `skip`."""
+    """The image as uint8 `(3, H, W)`; None if it cannot be decoded and `on_error` is `skip`."""
     try:
         return read_image(path, maximum_pixels=maximum_pixels)
     except UserError:
@@ -47,37 +47,37 @@ def read_or_skip(path: Path, *, on_error: str = "raise", maximum_pixels: int = M
 
 
 def check_decoding(splits: Mapping[str, Sequence[Path]], **reading) -> None:
-    """Check before a run that an image of each split decodes; in most cases only the first one is read.
+    """Check before a run that each split has an image that can be decoded; usually only the first one is read.
 
     Args:
-        splits: Image files by the name of their split; it may have none.
-        reading: `on_error` and `maximum_pixels`. Where errors are not skipped, the first image has to decode.
+        splits: Image files by the name of their split, which may be empty.
+        reading: `on_error` and `maximum_pixels`. If errors are not skipped, the first image must be decodable.
 
     Raises:
-        UserError: there are training images and none of them decodes; for other splits this is a warning.
+        UserError: if there are training images and none can be decoded; for other splits this is a warning.
     """
     for name, paths in splits.items():
         if paths and all(read_or_skip(path, **reading) is None for path in paths):
-            message = f"none of the {len(paths)} {name} images decodes, {paths[0]} the first: restore the images"
+            message = f"none of the {len(paths)} {name} images decodes, the first is {paths[0]}: restore the images"
             if name == "training":
                 raise UserError(message, exit_code=1)
             log.warning("%s", message)
 
 
 class ImageDataset(Dataset):
-    """Images, what is known about each, a transform, and what to do about an image that does not decode.
+    """Images with known values for each, a transform, and a policy for images that cannot be decoded.
 
-    Subclasses say what a sample is.
+    Subclasses define the samples.
 
     Args:
         images: Files, or uint8 `(n, 3, H, W)`.
-        known: What a sample says about its image, such as its class: tensors `(n,)` by name.
+        known: Values for each image that go into its sample, such as its class: tensors `(n,)` by name.
         transform: uint8 `(3, H, W)` → uint8 `(3, S, S)`.
-        on_error: What to do about an image that does not decode: `raise`, or `skip`.
-        maximum_pixels: Larger images count as ones that do not decode, see `read_image`.
+        on_error: What to do with an image that cannot be decoded: `raise` or `skip`.
+        maximum_pixels: Larger images count as undecodable, see `read_image`.
 
     Raises:
-        UserError: for another `on_error`, or a limit that is no whole number above 0.
+        UserError: for another `on_error`, or a limit that is not a whole number above 0.
     """
 
     def __init__(
@@ -111,36 +111,36 @@ class ImageDataset(Dataset):
             return UserError(os_error_message(error), exit_code=1)
 
     def decode(self, index: int) -> Tensor | None:
-        """The image as uint8 `(3, H, W)`, or None where it is skipped."""
+        """The image as uint8 `(3, H, W)`, or None if it is skipped."""
         if isinstance(self.images, Tensor):
             return self.images[index]
         return read_or_skip(self.images[index], on_error=self.on_error, maximum_pixels=self.maximum_pixels)
 
     def decode_from(self, index: int) -> tuple[int, int, Tensor]:
-        """The first image from `index` on that decodes: its index, how many before it do not decode, and itself.
+        """The first image from `index` on that can be decoded: its index, the number skipped before it, and the image.
 
-        So a training batch keeps its size when images are skipped.
+        A training batch therefore keeps its size when images are skipped.
 
         Raises:
-            UserError: if no image decodes.
+            UserError: if no image can be decoded.
         """
         for skipped in range(len(self)):
             chosen = (index + skipped) % len(self)
             if (image := self.decode(chosen)) is not None:
                 return chosen, skipped, image
         raise UserError(
-            f"none of the {len(self)} training images decodes, {self.images[0]} the first: restore the images",
+            f"none of the {len(self)} training images decodes, the first is {self.images[0]}: restore the images",
             exit_code=1,
         )
 
     def facts(self, index: int, *, skipped: int | bool) -> Batch:
-        """What a sample says besides its image: `known`, `image_index` and `skipped`."""
+        """The entries of a sample besides its image: `known`, `image_index` and `skipped`."""
         known = {name: values[index] for name, values in self.known.items()}
         return {**known, "image_index": torch.tensor(index), "skipped": torch.tensor(skipped)}
 
 
 class OrderedImages(ImageDataset):
-    """Every image by its index, transformed; `skip` leaves out those that do not decode."""
+    """Every image by its index, transformed; with `skip`, images that cannot be decoded are left out."""
 
     def __getitem__(self, index: int) -> Batch:
         image = self.decode(index)
@@ -159,11 +159,11 @@ def ordered_loader(
     timeout: float = TIMEOUT,
     **options,
 ) -> DataLoader:
-    """Every image once and in order, in batches of `collate_images`.
+    """Every image once and in order, in batches made by `collate_images`.
 
     Args:
         images, known, options: As for `OrderedImages`.
-        batch_size: Of all batches but the last.
+        batch_size: Images per batch; the last batch may be smaller.
         workers, timeout: As for `loader_options`.
     """
     data = OrderedImages(images, known, **options)
@@ -174,8 +174,8 @@ def collate(samples: list[Batch] | UserError) -> Batch | UserError:
     """Training samples as one batch.
 
     Returns:
-        Every tensor of the samples stacked, `(B, …)`; those of token ids, whose names end in `tokens`, are padded with
-        0 to the longest caption, `(B, L)`. `skipped` is the number of images that were replaced, int64 `()`.
+        The tensors of the samples stacked, `(B, …)`; token ids, whose names end in `tokens`, are padded with 0 to the
+        longest caption, `(B, L)`. `skipped` is the number of images that were replaced, int64 `()`.
     """
     if isinstance(samples, UserError):
         return samples
@@ -188,7 +188,7 @@ def collate(samples: list[Batch] | UserError) -> Batch | UserError:
 
 
 def collate_images(samples: list[Batch] | UserError) -> Batch | UserError:
-    """As `collate`, without tokens and without the images that were skipped: B may be smaller, even 0."""
+    """As `collate`, without tokens and without skipped images, so that B may be smaller, even 0."""
     if isinstance(samples, UserError):
         return samples
     skipped = torch.stack([sample["skipped"] for sample in samples])

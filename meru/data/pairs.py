@@ -1,4 +1,4 @@
-"""Batches of images with captions, for training; and the images alone, for evaluation."""
+"""Batches of images with captions for training, and of images alone for evaluation."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Tokenize = Callable[[str], Tensor]  # caption → int64 (L,), start-of-text … 
 
 
 class TrainingPairs(ImageDataset):
-    """Augmented images, each with one of its captions chosen at random; the key is `(epoch, index)`.
+    """Augmented images, each with a randomly chosen caption; the key is `(epoch, index)`.
 
     Args:
         records: The training split.
         transform: uint8 `(3, H, W)` → uint8 `(3, S, S)`, drawing from torch's default generator.
         tokenize: Caption → int64 `(L,)`.
-        seed: Seed of the captions chosen and of the augmentation.
-        parts: Draws a part of every image; None: images and captions only.
-        augment_text: Changes captions; None: they stay as they are.
-        reading: `on_error` and `maximum_pixels`, as for `ImageDataset`. With `skip`, the next record whose image
-            decodes takes the place of one that does not, so that batches keep their size.
+        seed: Seed of the choice of captions and of the augmentation.
+        parts: Draws one part of each image at random; None: images and captions only.
+        augment_text: Changes captions; None: captions stay as they are.
+        reading: `on_error` and `maximum_pixels`, as for `ImageDataset`. With `skip`, an image that cannot
+            be decoded is replaced by the next one that can, so that batches keep their size.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class TrainingPairs(ImageDataset):
         return {**sample, **self.facts(chosen, skipped=skipped)}
 
     def _part_of(self, image: Tensor, part: Part | None) -> Batch:
-        """What `HyCoCLIP` takes of a part; the whole image, not to be learned from, where there is none."""
+        """The part's entries in a sample for `HyCoCLIP`; without a part, the whole image, marked as not to be used."""
         if part is not None:
             left, top, width, height = part.window
             image = image[:, top : top + height, left : left + width]
@@ -94,8 +94,8 @@ def training_loader(
 ) -> DataLoader:
     """Batches of this process from `start_step` to `total_steps`, through all epochs.
 
-    Steps count batches; `steps_per_epoch` says how many make an epoch. With accumulation several of them make one step
-    of the optimizer.
+    Steps count batches; `steps_per_epoch` gives the number per epoch. With accumulation, several batches make one
+    optimizer step.
 
     Args:
         records, seed, samples: As for `TrainingPairs`.
@@ -105,7 +105,7 @@ def training_loader(
     Returns:
         Batches: `image` uint8 `(B, 3, S, S)`; `tokens` int64 `(B, L)`, padded with 0 to the longest caption;
         `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the number of images replaced. With parts
-        also `part_image` and `part_tokens`, of the same kinds, and `has_part` and `has_part_text`, bool `(B,)`.
+        also `part_image` and `part_tokens`, of the same types, and `has_part` and `has_part_text`, bool `(B,)`.
     """
     data = TrainingPairs(records, seed=seed, **samples)
     batches = RunBatches(
@@ -124,12 +124,12 @@ def evaluation_loader(records: Sequence[ImageRecord], **options) -> DataLoader:
     """Every record's image once and in order, without captions.
 
     Args:
-        records: Of one split.
+        records: The records of one split.
         options: As for `meru.data.loading.ordered_loader`.
 
     Returns:
-        Batches: `image` uint8 `(B, 3, S, S)`; `class_index` and `image_index` int64 `(B,)`, the latter the place in
-        `records`; `skipped` int64 `()`. Images that were skipped are not among them.
+        Batches: `image` uint8 `(B, 3, S, S)`; `class_index` and `image_index` int64 `(B,)`, the latter the position in
+        `records`; `skipped` int64 `()`. Skipped images are not included.
     """
     return ordered_loader(*_images_and_classes(records), **options)
 

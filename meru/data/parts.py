@@ -1,8 +1,8 @@
-"""Parts of what an image shows: the words that name them, the phrases about them, and the windows that show them.
+"""Parts of the object in an image: the words that name them, phrases about them, and windows around them.
 
-Crops of an image with phrases of its captions are what HyCoCLIP learns from (Pal et al., "Compositional Entailment
-Learning for Hyperbolic Vision-Language Models", ICLR 2025). There they come with the data set, here from bounding boxes
-and part key-points. Which words name which part is said by the data set's configuration.
+HyCoCLIP learns from crops of an image with phrases of its captions (Pal et al., "Compositional Entailment
+Learning for Hyperbolic Vision-Language Models", ICLR 2025). There the crops come with the data set, here from bounding
+boxes and part key-points. The data set's configuration gives the words for each part.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from meru.data.records import ImageRecord
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 
-# A noun phrase does not reach across these.
+# A noun phrase does not extend across these.
 _BOUNDARIES = {
     *("a", "an", "the", "this", "that", "these", "those", "its", "it", "it's", "his", "her"),
     *("and", "or", "but", "with", "has", "have", "had", "having", "is", "are", "was", "were", "which", "who"),
@@ -29,11 +29,11 @@ _BE = ("is", "are")
 
 
 class Part(NamedTuple):
-    """A part of an image, or the box around the whole of what it shows.
+    """A part of an image, or the bounding box of the whole object.
 
     Args:
         window: Left, top, width and height, whole pixels inside the image.
-        phrase: Words for it, "" where nothing is said of it.
+        phrase: Words for it, "" if no text describes it.
     """
 
     window: tuple[int, int, int, int]
@@ -41,10 +41,10 @@ class Part(NamedTuple):
 
 
 class PartWords:
-    """The words by which captions name what an image shows, and its parts.
+    """The words that captions use for the object in an image and for its parts.
 
     Args:
-        whole: The noun for all of it, such as "bird"; "" if captions have none.
+        whole: The noun for the whole object, such as "bird"; "" if captions have none.
         parts: Part, without its side, → the words that name it.
     """
 
@@ -55,7 +55,7 @@ class PartWords:
 
     @classmethod
     def of(cls, section: Mapping) -> PartWords:
-        """Those of a configuration's `data`: its keys `whole` and `part_words`."""
+        """The words in a configuration's `data`, its keys `whole` and `part_words`."""
         return cls(section["whole"] or "", section["part_words"] or {})
 
     def naming(self, part: str) -> list[str]:
@@ -85,7 +85,7 @@ class PartWords:
                     start -= 1
                 end = position + 1
                 if start == position and part != self.whole and words[end : end + 1] and words[end] in _BE:
-                    end += 1  # what it is follows
+                    end += 1  # its description follows
                     while end < len(words) and words[end] not in _BOUNDARIES and words[end] != f"{self.whole}'s":
                         end += 1
                 phrases.setdefault(part, " ".join(words[start:end]))
@@ -104,18 +104,18 @@ def plain_part(name: str) -> str:
 def part_places(
     records: Sequence[ImageRecord], transform: EvaluationTransform, *, maximum_pixels: int = MAXIMUM_PIXELS
 ) -> tuple[list[dict[str, torch.Tensor]], list[tuple[float, float]]]:
-    """Where the parts of every record and the centre of its box are in the image that the model sees.
+    """The positions of the parts of every record, and of the centre of its box, in the model's input image.
 
     Returns:
-        For every record: part (without its side) → `(k, 2)`, and the centre; shares of that image's width and
-        height. Parts that the transform cuts off, and all those of an unreadable image, are left out; without a box
+        For every record: part (without its side) → `(k, 2)`, and the centre, in shares of that image's width and
+        height. Parts that the transform cuts off, and all parts of an unreadable image, are left out; without a box,
         the centre is that of the image.
     """
     places, centres = [], []
     for record in records:
         try:
             height, width = image_size(record.path, maximum_pixels=maximum_pixels)
-        except UserError:  # whoever loads the image raises it, or is told to skip it
+        except UserError:  # loading the image raises this error or skips the image
             places.append({})
             centres.append((0.5, 0.5))
             continue
@@ -139,9 +139,9 @@ class CropParts:
     """Draws one part of an image at a time: the bounding box, or a window around a visible part.
 
     Args:
-        words: Which phrases of captions are about it.
-        crops: Which of `box` and `parts` to draw from; every box and every visible part is as likely.
-        window: Least and greatest side of a part's window, as a share of the longer side of the box.
+        words: The words for parts in captions.
+        crops: `box`, `parts` or both, to draw from; the box and every visible part are equally likely.
+        window: Smallest and largest side of a part's window, as shares of the longer side of the box.
 
     Raises:
         UserError: for other `crops`, or sides out of range.
@@ -157,10 +157,10 @@ class CropParts:
         self.words, self.crops, self.window = words, tuple(crops), tuple(window)
 
     def check(self, records: Sequence[ImageRecord], root: str) -> None:
-        """Check that the data have what parts are drawn from.
+        """Check that the data have the annotations that parts are drawn from.
 
         Raises:
-            UserError: if no record has a box, or none a visible part; it names the missing file.
+            UserError: if no record has a box, or none has a visible part; the message names the missing file.
         """
         have = {"box": any(r.box for r in records), "parts": any(r.parts for r in records)}
         files = {"box": "bounding_boxes.txt", "parts": "parts/part_locs.txt"}
@@ -169,17 +169,17 @@ class CropParts:
                 others = [other for other in self.KINDS if have[other]]
                 instead = f"parts.crops=[{others[0]}], " if others else ""
                 raise UserError(
-                    f"model=hycoclip needs {files[kind]}, which {root} lacks (or which tells of no visible one): "
+                    f"model=hycoclip needs {files[kind]}, which {root} lacks (or in which none is visible): "
                     f"restore it, or choose {instead}model=meru_patches or model=meru_grid"
                 )
 
     def __call__(self, record: ImageRecord, *, height: int, width: int, caption: str) -> Part | None:
-        """One part of an image of `height` × `width` pixels, drawn with torch's default generator.
+        """One part of an image of `height` × `width` pixels, chosen with torch's default generator.
 
-        Its phrase comes from `caption`, else from another caption of the image, else from what its class looks like.
+        Its phrase comes from `caption`, else from another caption of the image, else from the colours of its class.
 
         Returns:
-            None where the image has nothing to draw from.
+            None if the image has neither of `crops`.
         """
         choices: list[str | None] = list(record.parts) if "parts" in self.crops else []
         if "box" in self.crops and record.box is not None:
@@ -213,7 +213,7 @@ class CropParts:
 
 
 def _inside(edges: tuple[float, float, float, float], height: int, width: int) -> tuple[int, int, int, int]:
-    """Left, top, width, height of the whole pixels that a window covers of the image, at least one."""
+    """Left, top, width and height of the pixels of the image that a window covers, at least one."""
     left, top, right, bottom = edges
     left, right = (min(max(round(edge), 0), width) for edge in (left, right))
     top, bottom = (min(max(round(edge), 0), height) for edge in (top, bottom))

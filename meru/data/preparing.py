@@ -1,4 +1,4 @@
-"""Fetches, draws and checks data sets before training, and prints what is there: for `scripts/prepare_data.py`."""
+"""Downloads, generates and checks data sets before training and prints a summary, for `scripts/prepare_data.py`."""
 
 from __future__ import annotations
 
@@ -37,35 +37,35 @@ UNREADABLE_SHOWN = 20
 
 
 def prepare_birds(root: Path, *, seed: int) -> None:
-    """Draw the synthetic birds into `root`, or find them there."""
+    """Draw the synthetic birds into `root`, if they are not there yet."""
     root = draw_birds(root, seed=seed)
     print(f"birds in {root}, ready; train with: bash train_cub.sh meru data=birds{_override(root, 'birds')}")
 
 
 def prepare_pedestrians(root: Path, *, seed: int) -> None:
-    """Draw the synthetic persons into `root`, or find them there."""
+    """Draw the synthetic persons into `root`, if they are not there yet."""
     root = draw_pedestrians(root, seed=seed)
     command = f"python scripts/train.py experiment=pedestrians_gahr{_override(root, 'pedestrians')}"
     print(f"persons in {root}, ready; train with: {command}")
 
 
 def prepare_persons(root: Path, *, layout: str, maximum_pixels: int | None) -> None:
-    """Check a data set of person search, and say how to get it.
+    """Check a person search data set, and explain how to obtain it if it is missing.
 
     Args:
-        root: Its folder, or the one that holds it.
+        root: Its folder, or the folder that contains it.
         layout: One of `LAYOUTS`.
         maximum_pixels: As `data.maximum_pixels`; None: its default.
 
     Raises:
-        UserError: a file is missing or malformed, or an image does not decode.
+        UserError: if a file is missing or malformed, or an image cannot be decoded.
     """
     name = LAYOUTS[layout].folder
     folder, annotations = find_annotations(root, layout)
     print(f"{name} in {folder}")
     _line("annotation", ", ".join(path.name for path in annotations))
     splits = read_splits(annotations)
-    # Before the images, which may still be on their way.
+    # Printed before the images are checked, which may not have arrived yet.
     for what, text in report_annotation(layout, splits):
         _line(what, text)
     check_images(list(find_images(folder, splits, layout=layout).values()), maximum_pixels)
@@ -73,7 +73,7 @@ def prepare_persons(root: Path, *, layout: str, maximum_pixels: int | None) -> N
 
 
 def report_annotation(layout: str, splits: Mapping[str, Sequence[Entry]]) -> Iterator[tuple[str, str]]:
-    """Lines of a report on an annotation beside what was published, as (what, text); needs no images."""
+    """Lines of a report that compares an annotation with the published numbers, as (label, text); needs no images."""
     for split, entries in splits.items():
         found, published = _counts(entries), PUBLISHED[layout][split]
         extent = "complete" if found == published else "published: {:,} / {:,} / {:,}".format(*published)
@@ -82,25 +82,25 @@ def report_annotation(layout: str, splits: Mapping[str, Sequence[Entry]]) -> Ite
     if alone := sum(count == 1 for count in Counter(entry.identity for entry in every).values()):
         yield "", f"{alone:,} identities with a single image"
     translated = sum(len(entry.back_translations) for entry in every)
-    yield "back-trans.", f"of {translated:,} captions" if translated else "none (one augmentation less)"
+    yield "back-trans.", f"of {translated:,} captions" if translated else "none (one augmentation fewer)"
 
 
 def _counts(entries: Sequence[Entry]) -> tuple[int, int, int]:
-    """Identities, images and captions."""
+    """The numbers of identities, images and captions."""
     identities = {entry.identity for entry in entries}
     return len(identities), len(entries), sum(len(entry.captions) for entry in entries)
 
 
 def prepare_cub(root: Path, *, download: bool, maximum_pixels: int | None) -> None:
-    """Check a copy of CUB-200-2011, and fetch it first if asked for.
+    """Check a copy of CUB-200-2011, and download it first if requested.
 
     Args:
-        root: Its folder, or the one that holds it.
-        download: Whether to fetch the images if `root` has none.
+        root: Its folder, or the folder that contains it.
+        download: Whether to download the images if `root` has none.
         maximum_pixels: As `data.maximum_pixels`; None: its default.
 
     Raises:
-        UserError: a file is missing or malformed, an image does not decode, or the download failed.
+        UserError: if a file is missing or malformed, an image cannot be decoded, or the download failed.
     """
     if download:
         download_cub(root)
@@ -113,7 +113,7 @@ def prepare_cub(root: Path, *, download: bool, maximum_pixels: int | None) -> No
     _line("classes", f"{found['classes']}")
     _line("images", f"{found['training']} for training, {found['test']} for the test ({extent})")
     if not data.test:
-        _line("", "without a test image there will be no figures at the end of a run")
+        _line("", "without test images, a run ends without test metrics")
     _report_captions(folder, records)
     _line("boxes", f"of {sum(record.box is not None for record in records)} images")
     _line("parts", f"of {sum(bool(record.parts) for record in records)} images")
@@ -138,23 +138,23 @@ def _report_captions(folder: Path, records: Sequence[ImageRecord]) -> None:
 
 
 def download_cub(root: Path) -> None:
-    """Fetch the official archive, compare its checksum and unpack it to `root`, which appears when complete.
+    """Download the official archive, compare its checksum and unpack it to `root`, which appears only when complete.
 
     Raises:
-        UserError: `root` holds something else, or the download failed.
+        UserError: if `root` holds something else, or the download failed.
     """
     if (root / "images.txt").is_file():
-        print(f"{root} is there already, nothing to download")
+        print(f"{root} exists already, nothing to download")
         return
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise UserError(f"{root} exists and is no CUB folder: move it away, or choose another --root", exit_code=1)
+        raise UserError(f"{root} exists and is not a CUB folder: move it away, or choose another --root", exit_code=1)
     socket.setdefaulttimeout(60)  # a dead connection is an error, not an endless wait
-    print(f"fetching {ARCHIVE} (1.1 GB)", flush=True)
+    print(f"downloading {ARCHIVE} (1.1 GB)", flush=True)
     try:
         with scratch_folder(root) as scratch:
             download_and_extract_archive(ARCHIVE, scratch, filename="CUB_200_2011.tgz", md5=ARCHIVE_MD5)
             folder = scratch / "CUB_200_2011"
-            names = scratch / "attributes.txt"  # beside the folder whose attributes it names
+            names = scratch / "attributes.txt"  # the archive has it beside the folder
             if names.is_file():
                 names.rename(folder / "attributes" / names.name)
             folder.rename(root)
@@ -167,23 +167,23 @@ def download_cub(root: Path) -> None:
 
 
 def check_images(images: Sequence[Path], maximum_pixels: int | None) -> None:
-    """Print that every image decodes, or which do not.
+    """Print that every image can be decoded.
 
     Raises:
-        UserError: one does not.
+        UserError: if an image cannot be decoded.
     """
     if unreadable := unreadable_images(images, maximum_pixels):
         for reason in list(unreadable.values())[:UNREADABLE_SHOWN]:
             _line("unreadable", reason)
         raise UserError(
-            f"{len(unreadable)} of {len(images)} images do not decode, {next(iter(unreadable))} the first: replace "
+            f"{len(unreadable)} of {len(images)} images do not decode, the first is {next(iter(unreadable))}: replace "
             "them, or train with data.on_error=skip"
         )
     _line("decoding", "every image decodes")
 
 
 def unreadable_images(paths: Sequence[Path], maximum_pixels: int | None) -> dict[Path, str]:
-    """The images that do not decode, in order, and why."""
+    """The images that cannot be decoded, in order, each with the reason."""
     limit = check_maximum_pixels(maximum_pixels or MAXIMUM_PIXELS)
 
     def reason(path: Path) -> str | None:
@@ -193,13 +193,13 @@ def unreadable_images(paths: Sequence[Path], maximum_pixels: int | None) -> dict
             return str(error).removeprefix("image ").removesuffix(", or set data.on_error=skip to go on without it")
         return None
 
-    torch.set_num_threads(1)  # the threads of the pool are enough
+    torch.set_num_threads(1)  # the pool's threads are enough
     with ThreadPoolExecutor() as pool:
         return {path: why for path, why in zip(paths, pool.map(reason, paths), strict=True) if why}
 
 
 def _override(folder: Path, name: str) -> str:
-    """What a command needs so that it finds the data where they are."""
+    """The command-line override that points to the data, empty for the default folder."""
     return "" if folder == PROJECT / "data" / name else f" {pasteable('data.root', folder)}"
 
 

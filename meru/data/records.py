@@ -1,4 +1,4 @@
-"""Records of images with captions, in three splits: what every image–text data set is read into."""
+"""Records of images with captions, in three splits: the common form of all image–text data sets."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 from torch import Tensor
 
-Images = Sequence[Path] | Tensor  # files, or uint8 (n, 3, H, W) of a data set that keeps its images in memory
+Images = Sequence[Path] | Tensor  # files, or uint8 (n, 3, H, W) for images kept in memory
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image and all that is known about it.
+    """One image and its annotations.
 
     Attributes:
         path: The image file.
-        class_index: Position of its class in `ImageTextData.class_names`; of persons, the number of the identity.
+        class_index: Position of its class in `ImageTextData.class_names`; for persons, the number of the identity.
         captions: At least one sentence.
-        box: Bounding box of what it shows, `(x, y, width, height)`, or None. In pixels of the image as viewers show
-            it, and annotation tools: where a file says by EXIF that it lies on its side, of the turned image.
+        box: Bounding box of the object, `(x, y, width, height)`, or None. In pixels of the image as viewers and
+            annotation tools show it, that is, after an EXIF rotation.
         parts: Visible parts only, name → `(x, y)` in the same pixels.
-        colours: Part → colour, of its class: see `meru.data.datasets.cub.class_attributes`. Empty where it has none.
+        colours: Part → colour for its class, see `meru.data.datasets.cub.class_attributes`; empty if there are none.
         back_translations: Captions translated to another language and back, one for each of `captions`; or none.
     """
 
@@ -37,13 +37,13 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class ImageTextData:
-    """Three disjoint splits, and what the class of an image means.
+    """Three disjoint splits, and the meaning of their classes.
 
     Attributes:
-        class_names: In plain words, by `ImageRecord.class_index`; of persons, who have none, the identities' numbers.
-        train, validation: May not be chosen by looking at `test`; `validation` may be empty.
-        test: The official one; may be empty, too.
-        class_kind: `class`, or `identity` for persons: then nothing is classified by name.
+        class_names: In plain words, by `ImageRecord.class_index`; for persons, the numbers of the identities.
+        train, validation: Chosen without looking at `test`; `validation` may be empty.
+        test: The official test split; may be empty.
+        class_kind: `class`, or `identity` for persons, which are not classified by name.
     """
 
     class_names: tuple[str, ...]

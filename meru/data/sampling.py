@@ -1,6 +1,6 @@
-"""The samples of a training step: a pure function of the seed and the step, whatever the number of workers.
+"""The samples of a training step: a pure function of the seed and the step, for any number of workers.
 
-Several processes share out one batch: see `BatchPlan`.
+Several processes divide one batch between them, see `BatchPlan`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class RunBatches(Sampler[list[tuple[int, int]]]):
     """The keys `(epoch, index)` of every batch of one process, from `start_step` to the end of the run.
 
     One iterator runs over all epochs, so worker processes start once. The samples that do not fill a last
-    batch are left out, other ones in every epoch: a loss over fewer pairs would be on another scale.
+    batch are left out, different ones in every epoch, because a loss over fewer pairs would have another scale.
 
     Args:
         length: Number of training images.
-        batch_size: Samples of one process in one step.
+        batch_size: Samples per process and step.
         seed: Seed of the order.
-        rank, world_size: This process, and how many there are.
-        start_step, total_steps: The first step, and the one to stop before, counted over the whole run.
+        rank, world_size: Rank of this process, and the number of processes.
+        start_step, total_steps: The first step and the end (exclusive), counted over the whole run.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class RunBatches(Sampler[list[tuple[int, int]]]):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """How the images of a step are shared out: over the processes, and over the batches that are accumulated.
+    """The division of a step's images between processes and accumulated batches.
 
     Attributes:
-        batch_size: Images of one process in one batch.
+        batch_size: Images per process and batch.
         world_size: Number of processes.
-        accumulate: Batches whose gradients make one step.
+        accumulate: Batches whose gradients are summed for one step.
         batches_per_epoch: Full batches in one pass over the training images.
-        asked: Images that all processes together were to have in a batch.
+        asked: Requested images of all processes in one batch.
     """
 
     batch_size: int
@@ -95,13 +95,13 @@ class BatchPlan:
         before there was a `batch_size_per_gpu` counted the images of each process in `batch_size`, and still do.
 
         Args:
-            section: With these keys.
+            section: The configuration's `data`, with these keys.
             images: Size of the training set.
             world_size: Number of processes.
-            accumulate: Batches whose gradients make one step.
+            accumulate: Batches whose gradients are summed for one step.
 
         Raises:
-            UserError: if a process has no image in a batch, or an epoch too few full batches for one step.
+            UserError: if a process has no image in a batch, or an epoch has too few full batches for one step.
         """
         older = "batch_size_per_gpu" not in section
         each = section["batch_size" if older else "batch_size_per_gpu"]
@@ -118,7 +118,7 @@ class BatchPlan:
         if accumulate > batches:
             raise UserError(
                 f"trainer.accumulate={accumulate}: an epoch has {batches} batches of {batch_size * world_size} images; "
-                "accumulate no more, or make the batch smaller"
+                "accumulate at most as many, or make the batch smaller"
             )
         return cls(
             batch_size=batch_size,
@@ -134,10 +134,10 @@ class BatchPlan:
         return self.world_size * self.batch_size * self.accumulate
 
     def describe(self, *, learning_rate: float) -> str:
-        """What a step is, in the line that every run begins with, and another where the batch does not divide.
+        """The size of a step, as the line that every run begins with; a second line says if the batch does not divide.
 
         Args:
-            learning_rate: The highest.
+            learning_rate: The highest learning rate.
         """
         processes = f"{self.world_size} process{'es' if self.world_size > 1 else ''}"
         steps = self.batches_per_epoch // self.accumulate
@@ -155,7 +155,7 @@ def steps_per_epoch(length: int, *, batch_size: int, world_size: int = 1, advice
     """Full batches in one pass over `length` images, `batch_size` of them in each of `world_size` processes.
 
     Raises:
-        UserError: not even one batch is full; `advice` says what to do, by default to lower `data.batch_size`.
+        UserError: if not even one batch is full; `advice` says what to do, by default to lower `data.batch_size`.
     """
     if batch_size < 1:
         raise UserError(f"data.batch_size={batch_size}: a batch needs at least 1 image")
@@ -170,6 +170,6 @@ def steps_per_epoch(length: int, *, batch_size: int, world_size: int = 1, advice
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A seed of 63 bits for one purpose; a hash, so that neighbouring epochs and samples share no stream."""
+    """A 63-bit seed for one purpose: a hash, so that neighbouring epochs and samples get unrelated random numbers."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

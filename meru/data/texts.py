@@ -1,4 +1,4 @@
-"""Reads the lists and captions of data sets, in the encodings and line ends of any system."""
+"""Reads the lists and captions of data sets, in the encodings and with the line ends of any system."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its mark, with LF at the ends of lines.
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark; line ends become LF.
 
     Raises:
-        UserError: the file is missing, no ordinary file, or in another encoding; it is named.
+        UserError: if the file is missing, not an ordinary file, or in another encoding; the message names it.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for without end
-            raise UserError(f"{path} is no ordinary file: the data set needs this file")
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe might never end
+            raise UserError(f"{path} is not an ordinary file: the data set needs this file")
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
@@ -39,15 +39,15 @@ def read_text(path: str | Path) -> str:
             "restore the file"
         ) from None
     if "\0" in text:
-        raise UserError(f"{path} is not UTF-8 but UTF-16 without its mark, or no text: convert it to UTF-8")
+        raise UserError(f"{path} is not UTF-8 but UTF-16 without a byte order mark, or not text: convert it to UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: Path) -> object:
-    """The value in a JSON file; of JSON Lines, the list of values.
+    """The value in a JSON file; for JSON Lines, the list of values.
 
     Raises:
-        UserError: as `read_text`; or the file is no JSON.
+        UserError: as `read_text`; or if the file is not JSON.
     """
     text = read_text(path)
     try:
@@ -61,4 +61,4 @@ def read_json(path: Path) -> object:
     except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): restore the file") from None
     except RecursionError:
-        raise UserError(f"{path} cannot be read as JSON (lists in lists, too deep): restore the file") from None
+        raise UserError(f"{path} cannot be read as JSON (nested too deeply): restore the file") from None

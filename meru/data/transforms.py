@@ -1,7 +1,7 @@
-"""From an image file to the uint8 tensor that a model takes; `meru.data.images` reads the file.
+"""Transforms from a decoded image to a model's uint8 input; `meru.data.images` reads the file.
 
-Augmentation takes torchvision's tensor path, about twice as fast as PIL's. Models divide by 255 and normalise on their
-own device.
+Augmentation uses torchvision's tensor operations, about twice as fast as PIL's. Models divide by 255 and normalise on
+their own device.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def training_transform(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: bool = True,
 ) -> nn.Module:
-    """A random crop resized to a square and, half of the time, mirrored.
+    """A random crop, resized to a square and mirrored with probability 1/2.
 
     Args:
         image_size: Side S of the result.
         scale: Smallest and largest share of the image's area that a crop covers.
-        ratio: Narrowest and widest crop, width over height.
-        flip: Mirror; turn it off where captions tell left from right.
+        ratio: Smallest and largest ratio of width to height of a crop.
+        flip: Whether to mirror; turn it off if captions distinguish left and right.
 
     Returns:
-        A picklable map from uint8 `(3, H, W)` to uint8 `(3, S, S)`; it draws from torch's default generator.
+        A picklable map from uint8 `(3, H, W)` to uint8 `(3, S, S)`, with randomness from torch's default generator.
     """
     crop = v2.RandomResizedCrop(image_size, scale=tuple(scale), ratio=tuple(ratio), interpolation=BICUBIC)
     return v2.Compose([crop, v2.RandomHorizontalFlip()] if flip else [crop])
@@ -42,8 +42,8 @@ def training_transform(
 class EvaluationTransform(nn.Module):
     """Resizes the short side to `image_size` and keeps the centre; with `squash`, resizes both sides without cutting.
 
-    Maps uint8 `(3, H, W)` to uint8 `(3, S, S)`, and can be pickled. With `crop_share` below 1 sides become so much
-    longer that the centre, S × S, is that share of the short one.
+    Maps uint8 `(3, H, W)` to uint8 `(3, S, S)`, and can be pickled. With `crop_share` below 1, the image is
+    resized so that the side of the central S × S crop is that share of the short side.
     """
 
     def __init__(self, image_size: int, *, squash: bool = False, crop_share: float = 1.0):
@@ -59,13 +59,13 @@ class EvaluationTransform(nn.Module):
         return self.crop(self.resize(image))
 
     def places(self, points: Tensor, *, height: int, width: int) -> Tensor:
-        """Where points of an image are in the result.
+        """The positions of an image's points in the result.
 
         Args:
             points: `(k, 2)`, pixels from left and top of an image of `height` × `width` pixels.
 
         Returns:
-            `(k, 2)`, shares of the result's width and height: outside [0, 1) where a point was cut off.
+            `(k, 2)`, in shares of the result's width and height; outside [0, 1) if a point was cut off.
         """
         sides = torch.tensor([width, height])
         resized = torch.full((2,), self.side) if self.squash else self.side * sides // sides.min()
@@ -76,8 +76,8 @@ class Transforms(NamedTuple):
     """Transforms of a decoded image before the model: maps from uint8 `(3, H, W)` to uint8 `(3, S, S)`.
 
     Attributes:
-        training: With random augmentation, drawn from torch's default generator.
-        evaluation: The same for the same image.
+        training: With random augmentation from torch's default generator.
+        evaluation: Deterministic.
     """
 
     training: nn.Module
@@ -85,9 +85,9 @@ class Transforms(NamedTuple):
 
 
 def discovery_transforms(image_size: int, *, crop_share: float = 0.875, flip: bool = True) -> Transforms:
-    """SimGCD's: resized a little larger than the crop, which is a random one in training and the centre in evaluation.
+    """SimGCD's transforms: resize, then a slightly smaller crop, random in training and central in evaluation.
 
-    The release has torchvision's `ColorJitter()` besides, which by its default arguments changes nothing.
+    The release also has torchvision's `ColorJitter()`, which changes nothing with its default arguments.
 
     Args:
         image_size: Side S of the results.

@@ -1,4 +1,4 @@
-"""Processes that read images: every wait for them has a limit, and the failure of one is reported in one line."""
+"""Worker processes that read images: every wait for them has a limit, and a failure is reported in one line."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from meru.files import os_error_message
 
 _ON_LINUX = sys.platform == "linux"
 SHARED_MEMORY = "/dev/shm"
-TIMEOUT = 600.0  # seconds for a batch; a slow disk gives one in a few
+TIMEOUT = 600.0  # seconds for a batch; even a slow disk needs only a few
 POLL = 1.0
-PATIENCE = 5.0  # seconds for a batch once a signal came
+PATIENCE = 5.0  # seconds for a batch after a signal to stop
 # Exit codes of a worker that cannot send a batch.
 _NO_SHARED_MEMORY, _NO_FILES, _NOT_SENT = 101, 102, 103
 _FILES = (
-    "too many open files: batches from workers need some: raise the limit (`ulimit -n 4096`), lower data.workers, or "
+    "too many open files: batches from workers need them: raise the limit (`ulimit -n 4096`), lower data.workers, or "
     "set data.workers=0"
 )
 
 
 class Loader(DataLoader):
-    """A DataLoader that ends with a `UserError` however its workers fail.
+    """A DataLoader that raises a `UserError` in whatever way its workers fail.
 
-    A batch that is a `UserError` is raised: data sets return one for what the user has to correct.
+    A batch that is a `UserError` is raised: data sets return one for errors that the user has to correct.
 
     Args:
-        wait: Seconds for a batch of workers; 0: for ever.
+        wait: Seconds to wait for a batch from the workers; 0: no limit.
         options: As for a DataLoader.
     """
 
     def __init__(self, *arguments, wait: float = TIMEOUT, **options):
         if wait < 0:
-            raise UserError(f"data.timeout={wait}: give seconds, or 0 to wait for ever")
+            raise UserError(f"data.timeout={wait}: give seconds, or 0 to wait without limit")
         super().__init__(*arguments, **options, timeout=POLL if options.get("num_workers") else 0)
         self.wait = wait
 
@@ -69,7 +69,7 @@ class Loader(DataLoader):
                 yield batch
         finally:
             watch.over.set()
-            for worker in workers:  # those that wait for a disk would not end otherwise
+            for worker in workers:  # workers that wait for a disk would not end otherwise
                 worker.kill()
 
     def _started(self) -> Iterator:
@@ -78,7 +78,7 @@ class Loader(DataLoader):
         handler = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
         try:
             if self.num_workers:
-                multiprocessing.Queue()  # where this is refused, torch's own iterator would be left half made
+                multiprocessing.Queue()  # fails here rather than within torch's iterator, which would be left half made
             return super().__iter__()
         except OSError as error:
             if error.errno == errno.EMFILE:
@@ -89,7 +89,7 @@ class Loader(DataLoader):
                 f"cannot start data.workers={self.num_workers} processes: {os_error_message(error)}", exit_code=1
             ) from error
         finally:
-            # torch's own handler raises wherever the main thread is when a worker dies. `_next` looks every second.
+            # When a worker dies, torch's handler would raise anywhere in the main thread. `_next` checks every second.
             if main and handler is not None:
                 signal.signal(signal.SIGCHLD, handler)
 
@@ -121,16 +121,16 @@ class Loader(DataLoader):
             if watch.expired or (self.wait and time.monotonic() - began > self.wait):
                 raise UserError(
                     f"no batch came from the {self.num_workers} processes that read images for {self.wait:g} s "
-                    "(data.timeout): see whether the disk or network drive with the images answers, and try "
-                    "data.workers=0; data.timeout=0 waits for ever",
+                    "(data.timeout): check that the disk or network drive with the images responds, and try "
+                    "data.workers=0; data.timeout=0 waits without limit",
                     exit_code=1,
                 )
 
 
 class _Watch:
-    """Kills the workers when the main process gets stuck receiving from one that has stopped half-way.
+    """Kills the workers if the main process hangs while receiving from one that stopped half-way.
 
-    A batch comes through a connection to the worker, on which the main process waits without a limit.
+    The main process waits without a limit on the connection through which a worker sends a batch.
     """
 
     def __init__(self, workers: list[multiprocessing.Process]):
@@ -140,12 +140,12 @@ class _Watch:
             threading.Thread(target=self._run, daemon=True).start()
 
     def expect(self, wait: float) -> None:
-        """Start waiting for a batch, at most `wait` seconds; 0: for ever."""
+        """Start waiting for a batch, at most `wait` seconds; 0: no limit."""
         self.wait = wait
         self.began = self.began or time.monotonic()
 
     def rest(self) -> None:
-        """The batch has come: stop waiting."""
+        """Stop waiting: the batch has arrived."""
         self.began = None
 
     def _run(self) -> None:
@@ -162,9 +162,10 @@ class _Watch:
 
 
 class EpochwiseLoader:
-    """A loader for each epoch, made when the last batch of the one before has been used.
+    """A sequence of loaders, one per epoch, each made when the last batch of the epoch before has been used.
 
-    Workers that read ahead into the next epoch would have its neighbours found by a model that is not there yet.
+    If workers read ahead into the next epoch, its neighbours would be computed before the model has finished the last
+    one.
     """
 
     def __init__(self, make: Callable[[int, int], DataLoader], *, start_step: int, total_steps: int, epoch: int):
@@ -182,20 +183,20 @@ class EpochwiseLoader:
 
 
 def worker_options(section: Mapping) -> dict[str, int | float]:
-    """`workers` and `timeout` of a configuration's `data`; runs of earlier versions lack the second."""
+    """`workers` and `timeout` of a configuration's `data`; runs of earlier versions lack `timeout`."""
     return {"workers": section["workers"], "timeout": section.get("timeout", TIMEOUT)}
 
 
 def loader_options(workers: int, timeout: float) -> dict:
-    """Options of every loader: `workers` processes, and at most `timeout` seconds of waiting for a batch of theirs."""
+    """Options of every loader: `workers` processes, and at most `timeout` seconds of waiting for a batch from them."""
     return {
         "num_workers": workers,
         "wait": timeout,
-        # Python 3.14 starts workers by a fork server: each would import everything again and miss _prepare_worker.
+        # Python 3.14 starts workers from a fork server: each would import everything again and lack _prepare_worker.
         "multiprocessing_context": "fork" if workers and _ON_LINUX else None,
         "worker_init_fn": _prepare_worker if workers else None,
         "pin_memory": torch.cuda.is_available(),
-        # Without its own, every pass would draw a number from the default generator, which resuming restores.
+        # Otherwise every pass would draw a number from the default generator, whose state resuming restores.
         "generator": torch.Generator(),
     }
 
@@ -206,7 +207,7 @@ def loader_options(workers: int, timeout: float) -> dict:
 def _failure(workers: list[multiprocessing.Process], text: str, error: BaseException | None) -> str | None:
     """One line about a worker that died, or about an error while receiving from one; None for anything else."""
     if error is not None:
-        time.sleep(0.1)  # a worker that is about to die is dead then
+        time.sleep(0.1)  # lets a dying worker finish
     codes = [worker.exitcode for worker in workers if worker.exitcode]
     for code in codes:
         if code in (_NO_SHARED_MEMORY, -signal.SIGBUS):
@@ -215,13 +216,13 @@ def _failure(workers: list[multiprocessing.Process], text: str, error: BaseExcep
             return _FILES
         if code == -signal.SIGKILL:
             return (
-                "a process that reads images was killed (SIGKILL), probably because memory ran out: lower data.workers "
+                "a process that reads images was killed (SIGKILL), probably for lack of memory: lower data.workers "
                 "or data.batch_size, or give the job more memory"
             )
         if code < 0:
             name = signal.Signals(-code).name
             return (
-                f"a process that reads images crashed ({name}): start again with data.workers=0 to see at which image"
+                f"a process that reads images crashed ({name}): start again with data.workers=0 to find the image"
             )
         return f"a process that reads images ended with exit code {code}: start again with data.workers=0 to see why"
     if "Too many open files" in text or "ancdata" in text or getattr(error, "errno", None) == errno.EMFILE:
@@ -257,12 +258,12 @@ def _is_about_shared_memory(text: str) -> bool:
 
 
 def _prepare_worker(worker: int) -> None:
-    # torch prints an error in the thread that sends batches, and the main process would wait for ever.
+    # An error in the thread that sends batches is only printed by torch: the main process would wait without end.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_because)
     if not _ON_LINUX:
         return
-    # Terminals, torchrun and batch systems signal the workers too; only the main process's word counts, which ends its
-    # workers by SIGTERM where it has to. So they stay alive while it saves its checkpoint. Linux alone tells who sent a
+    # Terminals, torchrun and batch systems signal the workers too. Only signals from the main process end them, so that
+    # they stay alive while it saves its checkpoint; it sends SIGTERM if necessary. Only Linux reports the sender of a
     # signal.
     signal.set_wakeup_fd(-1)  # the main process's, see meru.stopping
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -271,7 +272,7 @@ def _prepare_worker(worker: int) -> None:
 
 
 def _obey_main_process(main: int) -> None:
-    """End when the main process asks for it or is gone, also while waiting for a disk."""
+    """End this worker when the main process asks for it or is gone, also while waiting for a disk."""
     while os.getppid() == main:
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
         if received and received.si_pid == main:
@@ -280,7 +281,7 @@ def _obey_main_process(main: int) -> None:
 
 
 def _end_because(error: Exception, batch: object) -> None:
-    """End a worker whose batch cannot be sent, with an exit code that says why."""
+    """End a worker whose batch cannot be sent, with an exit code for the reason."""
     text = str(error)
     if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
         os._exit(_NO_FILES)

@@ -1,1 +1,1 @@
-"""Towers: images and captions to Euclidean features. No geometry is known here."""
+"""Towers that map images and captions to Euclidean features, independent of any geometry."""

@@ -1,4 +1,4 @@
-"""A partly frozen tower cut in two, so that what its frozen part says of an image need not be worked out again."""
+"""Splits a partly frozen tower in two, so that the output of the frozen part can be cached."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from meru.errors import UserError
 
 
 class FrozenPart:
-    """The frozen blocks of a timm tower that others follow, as a function of images, and what is left, of its results.
+    """The leading frozen blocks of a timm tower, as a function of images, and the rest, as a function of their output.
 
     Args:
-        network: `ImageEncoder.network`: a vision transformer, or one of the EfficientNet family (MobileNetV2 is).
+        network: `ImageEncoder.network`: a vision transformer, or a network of the EfficientNet family, such as
+            MobileNetV2.
 
     Raises:
-        UserError: for another kind of tower, or where the first block is trained already.
+        UserError: for another kind of tower, or if the first block is already trained.
     """
 
     def __init__(self, network: nn.Module):
         if not isinstance(network, (VisionTransformer, EfficientNet)):
             raise UserError(
-                f"discovery.cached_views: a {type(network).__name__} of timm cannot be cut in two; set it to 0, or "
+                f"discovery.cached_views: timm's {type(network).__name__} cannot be split; set it to 0, or "
                 "choose a vision transformer or a network of the EfficientNet family"
             )
         trained = [any(each.requires_grad for each in block.parameters()) for block in network.blocks]
         if trained[0] or True not in trained:
             raise UserError(
-                "discovery.cached_views keeps what frozen blocks say before trained ones: set "
+                "discovery.cached_views caches the output of frozen blocks before trained ones: set "
                 "encoder.image.train_last_blocks to a small number, or discovery.cached_views=0"
             )
         self.network, self.first_trained = network, trained.index(True)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """What the first trained block is given for normalised images `(B, 3, S, S)`."""
+        """The input of the first trained block for normalised images `(B, 3, S, S)`."""
         network = self.network
         if isinstance(network, VisionTransformer):
             given = network.norm_pre(network.patch_drop(network._pos_embed(network.patch_embed(images))))
@@ -44,7 +45,7 @@ class FrozenPart:
         return network.blocks[: self.first_trained](given)
 
     def rest(self, given: Tensor) -> Tensor:
-        """Pooled features `(B, W)` of what `__call__` returned."""
+        """Pooled features `(B, W)` from the result of `__call__`."""
         network = self.network
         given = network.blocks[self.first_trained :](given)
         transformer = isinstance(network, VisionTransformer)

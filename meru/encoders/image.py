@@ -1,4 +1,4 @@
-"""Image towers from timm: any backbone, its own weights or a local file, parts of it frozen.
+"""Image towers from timm: any backbone, with timm's weights or a local file, optionally partly frozen.
 
 The towers keep timm's own parameter names, so a model's `visual.*` is timm's state dict.
 """
@@ -19,16 +19,16 @@ from meru.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEncoder:
-    """An image tower as models take it.
+    """An image tower with the properties that models use.
 
     Attributes:
-        network: The tower; its parameter names are its library's.
+        network: The tower, with its library's parameter names.
         width: Channels of pooled features and tokens.
         image_size: Side of the square input, pixels.
         pixel_mean, pixel_std: Normalisation of RGB values in [0, 1] that the weights expect.
-        projection: Pretrained projection to the shared space, `(embedding, width)`, where there is one.
-        logit_scale: Inverse temperature that the weights were trained with, where they bring one.
-        patch_level: Which of the tower's feature maps its patches are, see `encode_image`; None: the last.
+        projection: Pretrained projection to the shared space, `(embedding, width)`, or None.
+        logit_scale: Inverse temperature that the weights were trained with, or None.
+        patch_level: Index of the feature map that gives the patches, see `encode_image`; None: the last.
         patch_width: Channels of that map.
         class_token: Whether the pooled features are those of a class token.
     """
@@ -46,24 +46,24 @@ class ImageEncoder:
 
 
 def encode_image(network: nn.Module, images: Tensor, *, patch_level: int | None = None) -> tuple[Tensor, Tensor]:
-    """Pooled and token features of a tower, from timm or open_clip.
+    """Pooled and token features of a tower from timm or open_clip.
 
     Args:
         network: `ImageEncoder.network`.
         images: Normalised RGB images, shape `(B, 3, S, S)`.
-        patch_level: Take the patches from this one of timm's feature maps, counted from the image, instead of the
-            last: earlier ones of a convolutional network are finer, and each patch sees less beyond itself.
+        patch_level: Take the patches from this one of timm's feature maps, counted from the input, instead of the
+            last: earlier maps of a convolutional network are finer, with smaller receptive fields.
 
     Returns:
         Pooled features `(B, W)` and patch tokens `(B, N, W)`, row by row from the top left, class token left out.
-        A convolutional network's tokens are the positions of a feature map.
+        The tokens of a convolutional network are the positions of a feature map.
     """
     if hasattr(network, "output_tokens"):  # open_clip; output_tokens is set when the tower is built
         return network(images)
     if patch_level is None:
         features = patches = network.forward_features(images)
     else:
-        # Without the norm of the last block, which belongs to the last map.
+        # Without the final norm, which belongs to the last map.
         features, (patches,) = network.forward_intermediates(images, indices=[patch_level], output_fmt="NCHW")
     pooled = network.forward_head(features, pre_logits=True)
     if patches.dim() == 4:
@@ -73,12 +73,13 @@ def encode_image(network: nn.Module, images: Tensor, *, patch_level: int | None 
 
 @torch.no_grad()
 def patch_offset(network: nn.Module, image_size: int, *, patch_level: int | None = None) -> float:
-    """Where the patches of a convolutional network really look.
+    """The offset of a convolutional network's receptive fields from the centres of its patches.
 
-    A strided 3 × 3 convolution that pads both sides looks at every second pixel from the first, TensorFlow's, which
-    pads one side, from the second: after five of them the centre of what a position sees lies half a square beside
-    the centre of its square in the grid. Receptive field arithmetic (Araujo et al., "Computing Receptive Fields of
-    Convolutional Neural Networks", Distill 2019) along the first path through every change of resolution.
+    A strided 3 × 3 convolution that pads both sides is centred on every second pixel from the first; TensorFlow's,
+    which pads one side, from the second. After five of them, the centre of a position's receptive field lies half a
+    square beside the centre of its square in the grid. Computed by receptive field arithmetic (Araujo et al.,
+    "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019) along the first path through every
+    change of resolution.
 
     Returns:
         The distance to the right and down, as a share of a square; 0 for a vision transformer.
@@ -113,9 +114,9 @@ def patch_offset(network: nn.Module, image_size: int, *, patch_level: int | None
 
 
 def fix_frozen_statistics(network: nn.Module) -> None:
-    """Put the batch norms whose parameters are frozen into evaluation mode; call it after `train()`.
+    """Put batch norms with frozen parameters into evaluation mode; call this after `train()`.
 
-    A frozen layer whose statistics follow the batch is not frozen.
+    Otherwise their statistics would still follow the batches.
     """
     for module in _batch_norms(network):
         if module.affine and not module.weight.requires_grad:
@@ -147,24 +148,24 @@ def timm_image_encoder(
     """Build a backbone of timm.
 
     Args:
-        name: timm's model name, with a pretrained tag behind a dot if there is one.
+        name: timm's model name, optionally followed by a dot and a pretrained tag.
         image_size: Side of the square input, pixels.
-        pretrained: Fetch timm's weights for the name.
-        weights: A local file with timm's parameter names instead, see `read_weights`; a classifier is left out.
+        pretrained: Whether to download timm's weights for the name.
+        weights: A local file with timm's parameter names to use instead, see `read_weights`; a classifier is left out.
         arguments: Passed to `timm.create_model`.
-        pixel_mean, pixel_std: Normalisation; by default the one timm states for the weights.
-        norm_epsilon: Replace the epsilon of every layer norm (published MERU towers: 1e-5).
+        pixel_mean, pixel_std: Normalisation; by default the values that timm gives for the weights.
+        norm_epsilon: Epsilon of every layer norm, if not timm's (published MERU towers: 1e-5).
         fixed_positions: Fixed 2-D sine–cosine positions in a vision transformer instead of learned ones
             (Chen et al., "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021).
-        train_last_blocks: Train only so many of the last blocks; 0 freezes all, None trains all.
-        train_final_layers: Whether what follows the last block, a transformer's final norm, is trained with it.
+        train_last_blocks: Number of last blocks to train; 0 freezes all, None trains all.
+        train_final_layers: Whether layers after the last block, such as a transformer's final norm, are trained too.
         freeze_batch_norm: Fix the gains and biases of batch norms, and with them their statistics.
-        gradient_checkpointing: Trade a second forward pass for memory.
-        patch_level: Which of timm's feature maps (`network.feature_info`) are the patches; None: the last.
-        random_weights: Load nothing, whatever `pretrained` and `weights` say: a checkpoint follows.
+        gradient_checkpointing: Save memory at the cost of a second forward pass.
+        patch_level: Which of timm's feature maps (`network.feature_info`) gives the patches; None: the last.
+        random_weights: Ignore `pretrained` and `weights`, because a checkpoint is loaded afterwards.
 
     Raises:
-        UserError: for an unknown name, unusable arguments, or weights that cannot be had or do not fit.
+        UserError: for an unknown name, unusable arguments, or weights that cannot be obtained or do not fit.
     """
     if not timm.is_model(name.split(".")[0]):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
@@ -191,13 +192,13 @@ def timm_image_encoder(
 def _described(
     network: nn.Module, *, name: str, size: int, mean: Sequence | None, std: Sequence | None, patch_level: int | None
 ) -> ImageEncoder:
-    """The tower with what models and transforms have to know about it; None: as timm states it."""
+    """The tower with the properties that models and transforms use; None: timm's values."""
     if patch_level is not None and not 0 <= patch_level < len(network.feature_info):
         last = len(network.feature_info) - 1
         raise UserError(f"encoder.image.patch_level={patch_level}: {name} has the feature maps 0 to {last}")
     width = getattr(network, "head_hidden_size", None) or network.num_features
     return ImageEncoder(
-        # Channels last is what convolutions are fastest in, on CPUs by two thirds; the features are the same.
+        # Convolutions are fastest with channels last, on CPUs by two thirds; the features are the same.
         network=network.to(memory_format=torch.channels_last),
         width=width,
         image_size=size,
@@ -216,8 +217,8 @@ def _create(name: str, *, image_size: int, pretrained: bool, arguments: dict) ->
         with quietly():
             return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
     except TypeError as error:
-        raise UserError(f"encoder.image.arguments={arguments}: {name} of timm does not take them: {error}") from error
-    except Exception as error:  # hubs raise what their network libraries raise, of no common kind
+        raise UserError(f"encoder.image.arguments={arguments}: timm's {name} does not accept them: {error}") from error
+    except Exception as error:  # hubs pass on the errors of their network libraries, which have no common base
         if not pretrained:
             raise
         raise UserError(
@@ -228,7 +229,7 @@ def _create(name: str, *, image_size: int, pretrained: bool, arguments: dict) ->
 
 
 def _network_class(name: str) -> type:
-    """The class timm builds for a name, found without allocating its weights."""
+    """The class that timm builds for a name, found without allocating its weights."""
     with torch.device("meta"):
         return type(timm.create_model(name, num_classes=0))
 
@@ -263,7 +264,7 @@ def _fix_positions(network: nn.Module) -> None:
 
 
 def _freeze_all_but_last(network: nn.Module, blocks: int, *, final_layers: bool) -> None:
-    """timm orders the parameters of every backbone by depth; whatever follows the last block counts with it."""
+    """Freeze all but the last blocks. timm orders parameters by depth; later layers belong to the last block."""
     layer_of = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
     first_trained = max(layer_of.values()) + 1 - blocks
     for name, parameter in network.named_parameters():

@@ -1,8 +1,8 @@
-"""PyTorch files with more in them than tensors, read without running anything of them.
+"""Reads PyTorch files that contain more than tensors, without running any code from them.
 
-`torch.load(weights_only=True)` refuses a file in which a trainer left an `argparse.Namespace` or a NumPy scalar beside
-the tensors, a whole pickled model, and TorchScript, whose loader runs code of the archive. Here tensors and containers
-are read, and every other class is replaced by an empty stand-in that keeps its attributes and does nothing.
+`torch.load(weights_only=True)` refuses files that hold an `argparse.Namespace` or a NumPy scalar beside the tensors,
+whole pickled models, and TorchScript, whose loader runs code from the archive. This reader restores tensors and
+containers; objects of every other class become inert stand-ins that keep only their attributes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-# Of Python's own library, what trainers leave in checkpoints. Anything else of it is there to be run.
+# Names from Python's standard library that trainers leave in checkpoints. Any other could run code.
 _HARMLESS = {
     "argparse", "array", "collections", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools",
     "inspect", "logging", "numbers", "pathlib", "random", "time", "types", "typing", "uuid", "zoneinfo",
 }  # fmt: skip
-# What libraries call in their own pickles; here it is not called.
+# Functions that libraries call in their own pickles; this reader does not call them.
 _FUNCTIONS_OF = {
     "_codecs", "collections", "functools", "numpy._core.multiarray", "numpy._core.numeric", "numpy.core.multiarray",
     "numpy.core.numeric", "numpy.random._pickle", "torch._tensor", "torch._utils", "torch.storage",
@@ -46,11 +46,11 @@ _STORAGES = {
 
 
 class DangerousFileError(Exception):
-    """A file whose pickle would call something that no weight file needs; the message names it."""
+    """The pickle of a file would call something that no weight file needs; the message names it."""
 
 
 class _StandInType(type):
-    """Calling a stand-in makes one; calling what was a function is refused."""
+    """Makes calls of a class create a stand-in, and refuses calls of functions."""
 
     def __call__(cls, *_: object, **__: object) -> StandIn:
         if cls.is_function:
@@ -59,11 +59,11 @@ class _StandInType(type):
 
 
 class StandIn(dict, metaclass=_StandInType):
-    """Takes the place of an object of a class that is not loaded.
+    """Replaces an object of a class that is not loaded.
 
     Attributes:
         original: The class's full name.
-        attributes: What the object's `__dict__` held.
+        attributes: The content of the object's `__dict__`.
     """
 
     original = ""
@@ -81,7 +81,7 @@ class StandIn(dict, metaclass=_StandInType):
                 self.attributes = part
 
     def append(self, _: object) -> None:
-        """Forget an item of what was a list."""
+        """Discard an item of an object that was a list."""
 
     add = extend = append
     __hash__ = object.__hash__
@@ -121,15 +121,15 @@ _KNOWN = {
 
 
 class InertUnpickler(pickle.Unpickler):
-    """Builds containers and tensors; whatever else a pickle names becomes a `StandIn`."""
+    """Builds containers and tensors; everything else in a pickle becomes a `StandIn`."""
 
     def find_class(self, module: str, name: str) -> object:
         """The few known types and functions, a storage's or a dtype's name, or a stand-in.
 
         Raises:
-            DangerousFileError: for what an attack needs: most of Python's own library.
+            DangerousFileError: for most of Python's standard library, which attacks would use.
         """
-        # Names of Python 2, which stand in all pickles before protocol 3: `commands.Popen` is `subprocess.Popen`.
+        # Pickles before protocol 3 use names of Python 2: `commands.Popen` is `subprocess.Popen`.
         module, name = NAME_MAPPING.get((module, name), (module, name))
         module = IMPORT_MAPPING.get(module, module)
         if (module, name) in _KNOWN:
@@ -145,18 +145,18 @@ class InertUnpickler(pickle.Unpickler):
 
 
 def read_inertly(path: Path) -> object:
-    """What a file of `torch.save` or `torch.jit.save` holds, with stand-ins for all but tensors and containers.
+    """The content of a file of `torch.save` or `torch.jit.save`, with stand-ins for all but tensors and containers.
 
     Raises:
         DangerousFileError: if reading it the usual way would run something that no weight file needs.
-        Exception: of many kinds, for a file that is damaged.
+        Exception: of various types, for a damaged file.
     """
     if zipfile.is_zipfile(path):
         return _read_zip(path)
     module = SimpleNamespace(__name__="inert_pickle", Unpickler=InertUnpickler, load=_load)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the source code of pickled models
-        # Written before PyTorch 1.6. torch.load takes its unpickler from the module that it is given.
+        warnings.simplefilter("ignore")  # warnings about the source code of pickled models
+        # Written before PyTorch 1.6. torch.load uses the unpickler of the module passed to it.
         return torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
 
 
@@ -189,7 +189,7 @@ def module_weights(module: StandIn, prefix: str = "") -> dict[str, Tensor]:
     """The state dict of what was an `nn.Module` or a TorchScript module; empty for other objects."""
     found: dict[str, Tensor] = {}
     parts = module.attributes
-    if isinstance(parts.get("_modules"), dict):  # a Python module keeps them apart, TorchScript beside each other
+    if isinstance(parts.get("_modules"), dict):  # a Python module has separate dicts, TorchScript mixes them
         parts = {**(parts.get("_parameters") or {}), **(parts.get("_buffers") or {}), **parts["_modules"]}
     for name, part in parts.items():
         if isinstance(part, Tensor):

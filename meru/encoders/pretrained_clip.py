@@ -1,4 +1,4 @@
-"""Both towers of a CLIP model that open_clip knows, by a pretrained tag or a local file."""
+"""Both towers of a CLIP model of open_clip, with weights from a pretrained tag or a local file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from meru.encoders.text import CaptionTokenizer, QuickGELU, TextEncoder, TextTra
 from meru.encoders.weights import first_cause, fit, quietly, read_weights
 from meru.errors import UserError
 
-# Sizes that OpenAI's archives hold among the weights, and a bias that only the sigmoid loss has.
+# Sizes that OpenAI's archives store among the weights, and a bias that only the sigmoid loss uses.
 _SURPLUS = ("input_resolution", "context_length", "vocab_size", "logit_bias")
 
 
 @lru_cache(maxsize=1)
 def _load(name: str, pretrained: str | None, weights: str | None, random_weights: bool) -> nn.Module:
-    """Image and text tower come from one file: read it once for both."""
+    """The whole model, cached because both towers come from one file."""
     import open_clip
 
     if name not in open_clip.list_models():
         raise UserError(f"encoder.image.name={name}: open_clip has no such model; see open_clip.list_models()")
-    # Read first: a file that cannot be read is known before the model is made.
+    # Read first, so that an unreadable file is reported before the model is built.
     content = read_weights(weights, what="encoder.image.weights") if weights and not random_weights else None
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained and pretrained not in tags and not weights and not random_weights:
@@ -32,7 +32,7 @@ def _load(name: str, pretrained: str | None, weights: str | None, random_weights
         raise UserError(f"encoder.image.pretrained={pretrained}: open_clip has {known} for {name}")
     try:
         with quietly():
-            # OpenAI's towers were trained with QuickGELU, and a local copy of them needs it as well.
+            # OpenAI's towers were trained with QuickGELU, so a local copy of them needs it as well.
             model = open_clip.create_model(
                 name,
                 pretrained=None if random_weights or weights else pretrained,
@@ -46,7 +46,7 @@ def _load(name: str, pretrained: str | None, weights: str | None, random_weights
         place = (source.get("hf_hub") or source.get("url")).strip("/")
         raise UserError(
             f"encoder: no weights of {name}, tag {pretrained!r}: looked for {place} on the model hub and in its local "
-            f"cache ({first_cause(error)}); point encoder.image.weights to a file, or choose another encoder, say "
+            f"cache ({first_cause(error)}); point encoder.image.weights to a file, or choose another encoder, such as "
             "encoder=vit_small"
         ) from error
     if content is not None:
@@ -57,7 +57,7 @@ def _load(name: str, pretrained: str | None, weights: str | None, random_weights
 
 
 def _resize_positions(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Positions of another image size are interpolated, and those of a longer text cut, as open_clip does it."""
+    """Interpolate positions for another image size and cut those for longer texts, as open_clip does."""
     from open_clip.model import resize_pos_embed, resize_text_pos_embed
 
     with quietly():
@@ -81,18 +81,18 @@ def clip_image_encoder(
     Args:
         name: open_clip's model name.
         pretrained: open_clip's tag; None for random weights.
-        weights: A local file with the whole model's weights, read in place of the tag's download: open_clip's, or the
+        weights: A local file with the whole model's weights, used instead of the tag's download: open_clip's, or the
             TorchScript archive that OpenAI published.
-        pixel_mean, pixel_std: Normalisation; by default the one that the weights were trained with.
-        train_last_blocks: Train only so many of the last blocks; 0 freezes all, None trains all.
-        gradient_checkpointing: Trade a second forward pass for memory.
-        random_weights: Load nothing, whatever `pretrained` and `weights` say: a checkpoint follows.
+        pixel_mean, pixel_std: Normalisation; by default the values that the weights were trained with.
+        train_last_blocks: Number of last blocks to train; 0 freezes all, None trains all.
+        gradient_checkpointing: Save memory at the cost of a second forward pass.
+        random_weights: Ignore `pretrained` and `weights`, because a checkpoint is loaded afterwards.
 
     Raises:
-        UserError: for an unknown name, a tower that is no vision transformer, or weights that cannot be had.
+        UserError: for an unknown name, a tower that is not a vision transformer, or weights that cannot be obtained.
     """
     model = _load(name, pretrained, weights, random_weights)
-    network = copy.deepcopy(model.visual)  # the cached model may serve again
+    network = copy.deepcopy(model.visual)  # the cached model may be used again
     if not hasattr(network, "output_tokens") or network.proj is None:
         raise UserError(f"encoder.image.name={name}: only open_clip's vision transformers are supported; see timm's")
     projection = network.proj.detach().t().contiguous()
@@ -130,7 +130,7 @@ def clip_text_encoder(
     Arguments as in `clip_image_encoder`; `dropout` as in `TextTransformer`.
 
     Raises:
-        UserError: for an unknown name, a tower of another kind, or weights that cannot be had.
+        UserError: for an unknown name, a tower of another kind, or weights that cannot be obtained.
     """
     model = _load(name, pretrained, weights, random_weights)
     if not isinstance(getattr(model, "text_projection", None), nn.Parameter) or model.attn_mask is None:
@@ -164,5 +164,5 @@ def clip_text_encoder(
 
 
 def _logit_scale(model: nn.Module, trained: bool) -> float | None:
-    """The inverse temperature of trained weights; that of random ones says nothing."""
+    """The inverse temperature of trained weights; None for random ones."""
     return model.logit_scale.exp().item() if trained else None

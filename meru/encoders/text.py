@@ -23,7 +23,7 @@ from meru.errors import UserError
 class CaptionTokenizer:
     """CLIP's byte-pair encoding of one caption, between a start-of-text and an end-of-text token.
 
-    A caption longer than the context is cut behind the last whole word that fits; the end token stays.
+    A caption longer than the context is cut after the last whole word that fits; the end token stays.
 
     Args:
         context_length: Most tokens kept, both special tokens included; at least 3.
@@ -40,7 +40,7 @@ class CaptionTokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of different tokens; end-of-text is the last of them."""
+        """Number of different tokens; end-of-text is the last one."""
         return self._vocabulary.vocab_size
 
     def __call__(self, caption: str) -> Tensor:
@@ -55,8 +55,8 @@ class CaptionTokenizer:
         return torch.tensor([start, *words, end])
 
     def words(self, tokens: Tensor) -> list[tuple[str, int]]:
-        """The words of token ids `(L,)`, in lower case, each with the position of its last token: the first to have
-        seen the whole word, since a token sees what stands before it."""
+        """The words of token ids `(L,)`, in lower case, each with the position of its last token, which under causal
+        attention is the first to depend on the whole word."""
         words, begun = [], ""
         for position, token in enumerate(tokens.tolist()):
             piece = self._vocabulary.decoder[token]
@@ -70,9 +70,9 @@ class CaptionTokenizer:
         return words
 
     def count_cut(self, captions: Iterable[str]) -> int:
-        """How many of the captions are longer than the context and lose words."""
+        """The number of captions that are longer than the context and lose words."""
         room = self.context_length - 2
-        # No token is without a letter of its own: most captions need not be encoded for this.
+        # Every token has at least one character, so most captions need not be encoded for this.
         return sum(len(caption) > room and len(self._vocabulary.encode(caption)) > room for caption in captions)
 
     def batch(self, captions: list[str]) -> Tensor:
@@ -83,7 +83,7 @@ class CaptionTokenizer:
 class ResidualBlock(nn.Module):
     """Pre-norm self-attention and MLP. `nn.MultiheadAttention` only holds the parameters, under CLIP's names.
 
-    `dropout` is the share of the attention weights that training sets to 0.
+    `dropout` is the share of attention weights set to 0 in training.
     """
 
     def __init__(self, *, width: int, heads: int, activation: nn.Module, dropout: float = 0.0):
@@ -99,7 +99,7 @@ class ResidualBlock(nn.Module):
         """Every packed token attends to the tokens before it in its own caption: `(T, W)` → `(T, W)`."""
         projected = F.linear(self.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias)
         query, key, value = layout.unpack(projected).unflatten(-1, (3, self.attn.num_heads, -1)).unbind(2)
-        # Padding stands to the right of every real token, so the causal mask is mask enough.
+        # Padding is to the right of every real token, so the causal mask is sufficient.
         attended = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),
@@ -111,7 +111,7 @@ class ResidualBlock(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
     def forward_last(self, x: Tensor, layout: PackedLayout) -> Tensor:
-        """The same for the end-of-text tokens alone, `(T, W)` → `(B, W)`: the rest of this block is read by nobody."""
+        """The same for the end-of-text tokens alone, `(T, W)` → `(B, W)`: the block's other outputs are unused."""
         width, heads = x.shape[-1], self.attn.num_heads
         weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
         normed = self.ln_1(x)
@@ -134,9 +134,9 @@ class ResidualBlock(nn.Module):
 
 
 class PackedLayout:
-    """Where the real tokens of a right-padded batch lie: linear layers run over them only.
+    """The positions of the real tokens in a right-padded batch; linear layers run over these only.
 
-    Captions differ in length, so at batch 256 three quarters of a padded batch are padding.
+    Captions differ in length: at batch size 256, three quarters of a padded batch are padding.
 
     Args:
         tokens: Token ids, shape `(B, L)`; the largest id of a row is its end-of-text token.
@@ -147,28 +147,28 @@ class PackedLayout:
         lengths = tokens.argmax(dim=-1) + 1  # the first maximum: end-of-text
         self.real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]  # (B, L)
         self.index = self.real.flatten().nonzero().squeeze(1)  # (T,)
-        self.last = lengths.cumsum(0) - 1  # (B,) rows of the end tokens among the packed
+        self.last = lengths.cumsum(0) - 1  # (B,) rows of the end tokens among packed tokens
 
     def pack(self, x: Tensor) -> Tensor:
         """`(B, L, …)` → `(T, …)`."""
         return x.flatten(0, 1)[self.index]
 
     def unpack(self, x: Tensor) -> Tensor:
-        """`(T, W)` → `(B, L, W)`, zeros where the batch is padded."""
+        """`(T, W)` → `(B, L, W)`, zeros at padding."""
         padded = x.new_zeros(self.shape.numel(), x.shape[-1])
         return padded.index_copy(0, self.index, x).unflatten(0, self.shape)
 
 
 class TextTransformer(nn.Module):
-    """CLIP's causal text transformer; the caption's feature is read at the end-of-text token.
+    """CLIP's causal text transformer; the caption's feature is taken at the end-of-text token.
 
     Args:
         architecture: Layers, width and heads as `L12_W512_A8`; without `A…` a head is 64 wide.
         vocabulary_size: Number of token ids.
         context_length: Number of positions.
         activation: `gelu`, or `quick_gelu` for the towers that OpenAI released.
-        dropout: Share of the attention weights that training sets to 0, in [0, 1).
-        gradient_checkpointing: Trade a second forward pass for memory.
+        dropout: Share of attention weights set to 0 in training, in [0, 1).
+        gradient_checkpointing: Save memory at the cost of a second forward pass.
 
     Raises:
         UserError: if the architecture string cannot be read, or for a dropout outside [0, 1).
@@ -204,13 +204,13 @@ class TextTransformer(nn.Module):
             for _ in range(layers)
         )
         self.ln_final = nn.LayerNorm(self.width)
-        # Attention runs with `is_causal`; the mask is kept because published checkpoints carry it.
+        # Attention uses `is_causal`; the mask is kept because published checkpoints contain it.
         mask = torch.ones(context_length, context_length, dtype=torch.bool).triu(diagonal=1)
         self.register_buffer("attn_mask", mask)
         self._initialise()
 
     def _initialise(self) -> None:
-        """CLIP's initialisation: residual branches start small, the smaller the deeper the tower."""
+        """CLIP's initialisation: residual branches start small, and smaller in deeper towers."""
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.posit_embed, std=0.01)
         branch = (2 * self.width * len(self.resblocks)) ** -0.5
@@ -223,7 +223,7 @@ class TextTransformer(nn.Module):
     def forward(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
         """Features of whole captions: token ids `(B, L)` → `(B, W)`.
 
-        `embeddings`, here and in `forward_tokens`, is `token_embed(tokens)` if that was computed already: each time
+        `embeddings`, here and in `forward_tokens`, is `token_embed(tokens)` if it was already computed: each call
         costs a gradient as large as the vocabulary.
         """
         layout = PackedLayout(tokens)
@@ -231,7 +231,7 @@ class TextTransformer(nn.Module):
         return self.ln_final(self.resblocks[-1].forward_last(x, layout))
 
     def forward_tokens(self, tokens: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Features of whole captions `(B, W)` and of every token `(B, L, W)`, zeros where the batch is padded."""
+        """Features of whole captions `(B, W)` and of every token `(B, L, W)`, zeros at padding."""
         layout = PackedLayout(tokens)
         x = self.ln_final(self._run(tokens, layout, self.resblocks, embeddings))
         return x[layout.last], layout.unpack(x)
@@ -264,13 +264,13 @@ def _activation(name: str) -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoder:
-    """A text tower as models take it.
+    """A text tower with the properties that models use.
 
     Attributes:
         network: The tower, `(B, L)` token ids → `(B, width)`.
         tokenizer: Caption → token ids.
-        projection: Pretrained projection to the shared space, `(embedding, width)`, where there is one.
-        logit_scale: Inverse temperature that the weights were trained with, where they bring one.
+        projection: Pretrained projection to the shared space, `(embedding, width)`, or None.
+        logit_scale: Inverse temperature that the weights were trained with, or None.
     """
 
     network: TextTransformer

@@ -1,4 +1,4 @@
-"""What kind of file weights are in, told by its first bytes, and why one cannot be read, on one line."""
+"""Recognises the format of a weight file by its first bytes, or says in one line why it cannot be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meru.files import os_error_message
 
 log = logging.getLogger("meru")
 
-# In a folder as model hubs and this project's runs have them, the first of these that is there.
+# File names in folders of model hubs and of this project's runs; the first that exists is used.
 FOLDER_NAMES = (
     "model.safetensors",
     "open_clip_model.safetensors",
@@ -35,8 +35,8 @@ _FOREIGN = {
     b"7z\xbc\xaf": f"a 7z archive; {_UNPACK}",
     b"Rar!": f"a RAR archive; {_UNPACK}",
     b"%PDF": "a PDF; download the weights again",
-    b"\x89PNG": "a picture; name the file of the weights",
-    b"\xff\xd8\xff": "a picture; name the file of the weights",
+    b"\x89PNG": "an image; name the file of the weights",
+    b"\xff\xd8\xff": "an image; name the file of the weights",
 }
 _FOREIGN_NAMES = {
     ".onnx": f"an ONNX file; {_CONVERT}",
@@ -52,12 +52,12 @@ _AGAIN = "download or copy it again"
 
 
 def weight_file(path: Path, *, what: str) -> tuple[Path, str]:
-    """The file that a path leads to, and its kind: `safetensors`, `index`, `torch`, `torchscript` or `legacy`.
+    """The file that a path refers to, and its kind: `safetensors`, `index`, `torch`, `torchscript` or `legacy`.
 
-    A folder leads to the weight file in it.
+    A folder stands for the weight file in it.
 
     Raises:
-        UserError: if there is no such file, or it is of a kind that is not read.
+        UserError: if there is no such file, or its kind is not supported.
     """
     if path.is_dir():
         path = _file_in(path, what=what)
@@ -112,12 +112,12 @@ def _kind(path: Path, start: bytes) -> str:
     if start.startswith(b"\x80"):
         return "legacy"
     if start.lstrip().startswith(b"{"):
-        return "index" if path.name.endswith(".index.json") else "a text in JSON; name the file of the weights"
+        return "index" if path.name.endswith(".index.json") else "JSON text; name the file of the weights"
     if path.suffix == ".safetensors":
-        return f"truncated or no safetensors file; {_AGAIN}"
+        return f"truncated or not a safetensors file; {_AGAIN}"
     if not any(start.strip(b"\0")):
-        return f"full of zeros, as an interrupted download leaves it; {_AGAIN}"
-    return f"truncated or no weight file; {_AGAIN}"
+        return f"full of zeros, as after an interrupted download; {_AGAIN}"
+    return f"truncated or not a weight file; {_AGAIN}"
 
 
 def _kind_of_zip(path: Path) -> str:
@@ -139,7 +139,7 @@ def _kind_of_zip(path: Path) -> str:
 
 
 def warn_of_damage(path: Path) -> None:
-    """Say where a zip file's checksums differ from its content: PyTorch compares none when it reads."""
+    """Warn if a zip file's checksums differ from its content, since PyTorch does not compare them."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Weights from files: read without running anything, found by their names, checked against the module."""
+"""Weights from files: read without running code from them, matched by name, checked against the module."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from meru.files import user_path
 
 log = logging.getLogger("meru")
 
-CHECKSUM = "blake2b"  # key of the metadata of safetensors files of ours
+CHECKSUM = "blake2b"  # metadata key in this project's safetensors files
 
-# Where trainers put the weights of a checkpoint; of several, the first: averages and teachers are the better towers.
+# Keys under which trainers store weights; the first match is used: averages and teachers are better towers.
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema", "teacher")
 _WRAPPERS = (
     *_AVERAGES,
     *("state_dict", "model_state_dict", "model", "model_state", "student", "params", "net", "network", "weights"),
     *("module", "backbone", "encoder"),
 )
-# Parts that only training needs: surplus behind them says nothing against the tower.
+# Parts that only training needs: surplus weights under these names are acceptable.
 _HEAD = re.compile(r"((.+_)?(head|heads|fc|classifier|projector|predictor|prototypes|logits)|mask_token|decoder_.+)\d*")
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Inside, nothing is logged: hub clients report every retry, and one line of ours at the end is enough."""
+    """Suppress logging inside: hub clients report every retry, and one line at the end is enough."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -47,7 +47,7 @@ def quietly() -> Iterator[None]:
 
 
 def read_weights(path: str | Path, *, what: str) -> dict[str, Tensor]:
-    """The state dict in a safetensors file, a PyTorch checkpoint or a TorchScript archive; no code of it is run.
+    """The state dict in a safetensors file, a PyTorch checkpoint or a TorchScript archive; no code from it is run.
 
     Args:
         path: The file, or a folder with one. A checkpoint may hold the weights directly, under a usual key (`model`,
@@ -55,7 +55,7 @@ def read_weights(path: str | Path, *, what: str) -> dict[str, Tensor]:
         what: The config key or argument that named the file, for messages.
 
     Raises:
-        UserError: if the file is missing, truncated, of a kind that is not read, or holds no weights.
+        UserError: if the file is missing, truncated, of an unsupported kind, or holds no weights.
     """
     path, kind = weight_file(user_path(path), what=what)
     if kind == "index":
@@ -67,13 +67,13 @@ def read_weights(path: str | Path, *, what: str) -> dict[str, Tensor]:
         content = _read_torch(path, inert=kind == "torchscript")
     except DangerousFileError as error:
         raise UserError(
-            f"{what}: {path} would call {error} when it is loaded, which no weights need: do not trust it; "
-            "ask for a file of tensors alone"
+            f"{what}: {path} would call {error} when it is loaded, which weights never need: do not trust it; "
+            "ask for a file that holds only tensors"
         ) from error
     except MemoryError as error:
         raise UserError(f"{what}: not enough memory to read {path}", exit_code=1) from error
-    except Exception as error:  # whatever the libraries raise for a broken file is the file's fault
-        raise UserError(f"{what}: {path} is truncated or no weight file ({short(error)})") from error
+    except Exception as error:  # libraries raise many types for a broken file
+        raise UserError(f"{what}: {path} is truncated or not a weight file ({short(error)})") from error
     return _state_dict(content, path, what=what)
 
 
@@ -89,7 +89,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def checksum(weights: dict[str, Tensor]) -> str:
-    """Of the names, types, shapes and bytes of tensors in main memory: what safetensors files of ours carry."""
+    """Checksum of names, dtypes, shapes and bytes of CPU tensors, as stored in this project's safetensors files."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(weights):
         tensor = weights[name].contiguous()
@@ -99,19 +99,19 @@ def checksum(weights: dict[str, Tensor]) -> str:
 
 
 def _read_torch(path: Path, *, inert: bool) -> object:
-    """What a file of `torch.save` holds.
+    """The content of a file of `torch.save`.
 
-    PyTorch's own reader refuses all that is no tensor, number or container; then, and for TorchScript, whose loader
-    runs code of the archive, the reader that runs nothing and keeps the tensors.
+    PyTorch's own reader refuses all but tensors, numbers and containers. `read_inertly`, which runs no code and keeps
+    the tensors, is used for files that it refuses and for TorchScript, whose loader runs code from the archive.
     """
     if not inert:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about newer forms of pickles
+                warnings.simplefilter("ignore")  # warnings about newer pickle protocols
                 content = torch.load(path, map_location="cpu", weights_only=True)
             warn_of_damage(path)
             return content
-        except Exception as error:  # UnpicklingError, or whatever follows from a class that it does not know
+        except Exception as error:  # UnpicklingError, or others caused by an unknown class
             first = error
     try:
         return read_inertly(path)
@@ -122,14 +122,14 @@ def _read_torch(path: Path, *, inert: bool) -> object:
 
 
 def _state_dict(content: object, path: Path, *, what: str) -> dict[str, Tensor]:
-    """The tensors by name; which of several parts of a checkpoint they are from is said."""
+    """The tensors by name; if a checkpoint has several parts, the chosen one is logged."""
     taken: list[str] = []
     while not (tensors := _tensors(content)):
         parts = content if isinstance(content, dict) and not isinstance(content, StandIn) else {}
         holders = [key for key in parts if isinstance(key, str) and _holds_tensors(parts[key])]
         usual = [key for key in _WRAPPERS if key in holders]
         if not usual and len(holders) != 1:
-            several = f"; it holds {', '.join(holders[:6])}: save one of them alone" if holders else ""
+            several = f"; it holds {', '.join(holders[:6])}: save only one of them" if holders else ""
             raise UserError(
                 f"{what}: {path} holds no state dict{several} (torch.save(model.state_dict(), file) writes one)"
             )
@@ -159,10 +159,10 @@ def _holds_tensors(content: object, depth: int = 3) -> bool:
 
 
 def load_weights(module: nn.Module, path: str | Path, *, what: str, surplus: Sequence[str] | None = None) -> None:
-    """Load a file into a module; its names may stand behind a prefix, as `module.` or `backbone.`.
+    """Load a file into a module; its names may have a prefix such as `module.` or `backbone.`.
 
     Args:
-        module: Left as it was if anything is wrong.
+        module: Left unchanged if an error is raised.
         path: As in `read_weights`.
         what: As in `read_weights`.
         surplus: As in `fit`.
@@ -182,30 +182,30 @@ def fit(
     surplus: Sequence[str] | None = None,
     finite: bool = False,
 ) -> None:
-    """Load a state dict whole: every weight of the module is found, with its shape.
+    """Load a complete state dict: every weight of the module must be found, with its shape.
 
     Args:
-        module: Gets the weights in its own dtype.
-        weights: By name; the prefix behind which most of the module's names stand is taken off.
-        source: Where they are from, for messages.
+        module: Receives the weights in its own dtype.
+        weights: By name; the prefix under which most of the module's names are found is removed.
+        source: Origin of the weights, for messages.
         what: The config key or argument that named it, for messages.
-        surplus: The module is part of a model, and its file may hold the rest: what stands behind these names, other
-            heads, and what lies outside the prefix is left out, in one line. None: nothing may be left out.
-        finite: Refuse values that are not finite where the module's own are.
+        surplus: If the module is part of a model, its file may hold other weights: those under these names, other
+            heads, and those outside the prefix are left out, and one line says so. None: nothing may be left out.
+        finite: Refuse values that are not finite if the module's own are finite.
 
     Raises:
-        UserError: if a name is missing or left over, shapes differ, or values are not finite; it names the first.
+        UserError: if a name is missing or left over, shapes differ, or values are not finite; it names the first one.
     """
     own = module.state_dict()
     prefix, found = _behind_best_prefix(own, weights)
-    behind = f" behind the prefix {prefix}" if prefix else ""
+    behind = f" under the prefix {prefix}" if prefix else ""
     missing = [name for name in own if name not in found and not _counts_only(name)]
     if missing and not own.keys() & found.keys():
         transformers = any("encoder.layer" in name for name in weights)
         hint = ", as in Hugging Face's transformers" if transformers else ""
         raise UserError(
-            f"{what}: {source} is of another architecture: it lacks {missing[0]} and all other names, "
-            f"its own begin with {next(iter(weights))}{hint}"
+            f"{what}: {source} is of another architecture: it lacks {missing[0]} and all other names; "
+            f"its own names begin with {next(iter(weights))}{hint}"
         )
     left = [name for name in found if name not in own and not _counts_only(name)]
     heads = [name for name in left if surplus is not None and _is_head(name, surplus)]
@@ -223,14 +223,14 @@ def fit(
     module.load_state_dict(chosen)
     if prefix or heads or outside:
         dropped = sorted({name.split(".")[0] for name in (*heads, *outside)})
-        taken = f"weights behind {prefix}" if prefix else "weights"
+        taken = f"weights under {prefix}" if prefix else "weights"
         log.info("%s: %s loaded%s", what, taken, f"; left out: {', '.join(dropped)}" if dropped else "")
 
 
 def _behind_best_prefix(own: dict[str, Tensor], weights: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """The prefix behind which most of the module's names stand, and the weights behind it without it.
+    """The prefix under which most of the module's names are found, and the weights under it, with the prefix removed.
 
-    Of equals, none, then a teacher's, then the first in the file.
+    Ties are resolved in favour of no prefix, then a teacher's, then the first in the file.
     """
     counts = Counter({"": 0})
     for name in weights:
@@ -254,21 +254,21 @@ def _check(module: nn.Module, name: str, theirs: Tensor, ours: Tensor, *, source
     if theirs.shape != ours.shape:
         sizes = _image_sizes(module, name, theirs)
         raise UserError(
-            f"{what}: {source} is of another architecture: it has another shape of {name}, "
+            f"{what}: {source} is of another architecture: its {name} has shape "
             f"{tuple(theirs.shape)} instead of {tuple(ours.shape)}{sizes}"
         )
     if ours.is_floating_point() and not theirs.is_floating_point():
-        raise UserError(f"{what}: {source} holds {name} as {theirs.dtype}: name a file that is not quantized")
+        raise UserError(f"{what}: {source} holds {name} as {theirs.dtype}: use a file that is not quantized")
     if finite and ours.is_floating_point() and not theirs.isfinite().all() and ours.isfinite().all():
         number = int((~theirs.isfinite()).sum())
         raise UserError(
             f"{what}: {source} holds {number} values of {name} that are not finite: it is damaged, or its training "
-            "failed; name another file"
+            "failed; use another file"
         )
 
 
 def _image_sizes(module: nn.Module, name: str, theirs: Tensor) -> str:
-    """For positions of a vision transformer, the image size that the file is for."""
+    """A hint for position embeddings of a vision transformer: the image size that the file is for."""
     patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
     if name != "pos_embed" or patch is None or theirs.dim() != 3:
         return ""
@@ -281,12 +281,12 @@ def _image_sizes(module: nn.Module, name: str, theirs: Tensor) -> str:
 
 
 def short(error: BaseException) -> str:
-    """The first line of an error's message, or its kind."""
+    """The first line of an error's message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def first_cause(error: BaseException) -> str:
-    """What an error began with, on one line: hub clients wrap what the network or the disk said several times."""
+    """The root cause of an error on one line: hub clients wrap the network's or the disk's errors several times."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
     return short(error)

@@ -1,1 +1,1 @@
-"""Metrics over plain matrices; no model is known here."""
+"""Evaluation suites: a model and a loader in, metrics out."""

@@ -1,4 +1,4 @@
-"""What a trained discovery model found: figures of its classes, and the trees they form."""
+"""Evaluates a trained discovery model: figures of its classes, and the trees they form."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class ClassTrees(NamedTuple):
     """Trees over the same predicted classes.
 
     Attributes:
-        trees: `feature_tree`, and `tree` of a model that has a ball; empty where fewer than three classes are found.
-        families: Of each leaf; None where the data set has no families, or they group nothing.
+        trees: `feature_tree`, and `tree` if the model has a ball; empty if fewer than three classes are found.
+        families: The family of each leaf; None if the data set has no families, or they group nothing.
     """
 
     trees: dict[str, Tree]
@@ -46,18 +46,18 @@ class ClassTrees(NamedTuple):
 def read_features(
     model: nn.Module, batches: Iterable[dict[str, Tensor]], *, device: torch.device
 ) -> dict[str, Tensor]:
-    """What a model sees in every image that decodes.
+    """The features and predictions of a model for every image that can be decoded.
 
     Args:
-        model: Offers `features`, `projection` and `class_logits`; one that has a ball, `lift`. It is put into
-            evaluation mode for the time, and left in the mode it was in.
-        batches: As `discovery_evaluation_loader` gives them.
+        model: Has `features`, `projection` and `class_logits`, and with a ball also `lift`. It is put into evaluation
+            mode temporarily.
+        batches: From `discovery_evaluation_loader`.
         device: The model's.
 
     Returns:
         On the CPU, in the images' order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
         the projection head `(n, D)`, `points` of the ball `(n, D)` if the model has one, `prediction`, `label`,
-        `labelled` and `image_index`, all `(n,)`. Empty where no image decodes.
+        `labelled` and `image_index`, all `(n,)`. Empty if no image can be decoded.
     """
     was_training = model.training
     model.eval()
@@ -84,13 +84,13 @@ def discovery_figures(
 ) -> dict[str, float]:
     """Figures of the classifier and of k-means on the unlabelled training images, and on the test images.
 
-    Figures that have no images are left out, those of k-means also where there are more classes than images.
+    Figures without images are left out, and those of k-means also if there are more classes than images.
 
     Args:
-        data: Says which classes are old.
-        train, test: What `read_features` gives for the images of these splits.
-        num_classes: Of the classifier.
-        seed: Of k-means.
+        data: Gives the old classes.
+        train, test: Results of `read_features` for these splits.
+        num_classes: Number of classes in the classifier.
+        seed: Seed of k-means.
     """
     figures = {}
     if train and not train["labelled"].all():
@@ -109,8 +109,8 @@ def discovery_figures(
 def class_trees(data: DiscoveryData, seen: Mapping[str, Tensor], model: nn.Module) -> ClassTrees:
     """The trees that the predicted classes form, in the ball and by the tower's Euclidean features.
 
-    A predicted class bears the name of the true one it is assigned to; those that are empty, or that no class is
-    assigned to, are left out. `seen` is what `read_features` gives for the training images.
+    A predicted class has the name of the true class that it is assigned to; empty and unassigned ones are left out.
+    `seen` is the result of `read_features` for the training images.
     """
     class_of = assigned_classes(seen["prediction"].numpy(), seen["label"].numpy())
     kept = sorted(class_of)
@@ -140,10 +140,10 @@ def purities(found: ClassTrees) -> dict[str, float]:
 
 
 def save_trees(folder: Path, found: ClassTrees) -> list[Path]:
-    """Write the trees as Newick, JSON and pictures, leaves in the colours of their families where those are known.
+    """Write the trees as Newick, JSON and plots, with leaves in the colours of their families, if known.
 
     Returns:
-        The files that are written; one that fails is left out with a warning.
+        The files written; one that fails is left out with a warning.
     """
     written = []
     for name, tree in found.trees.items():
@@ -153,19 +153,19 @@ def save_trees(folder: Path, found: ClassTrees) -> list[Path]:
             write_text(folder / f"{name}.json", to_json(tree) + "\n")
             written += [folder / f"{name}.nwk", folder / f"{name}.json"]
     for name, tree in found.trees.items():
-        groups = found.families or range(len(tree.names))  # each leaf by itself: no colours
-        with optional(f"the picture {name}.png"):
+        groups = found.families or range(len(tree.names))  # a group for each leaf: no colours
+        with optional(f"the plot {name}.png"):
             save_figure(dendrogram_figure(tree, groups), folder / f"{name}.png")
             written.append(folder / f"{name}.png")
         if tree.curvature is not None:
-            with optional("the picture poincare_disk.png"):
+            with optional("the plot poincare_disk.png"):
                 save_figure(poincare_disk_figure(tree, groups), folder / "poincare_disk.png")
                 written.append(folder / "poincare_disk.png")
     return written
 
 
 def _renamed(figures: Mapping[str, float], name: str) -> dict[str, float]:
-    """`discovery/all/accuracy` → `<name>/all/accuracy`, the other protocols left out."""
+    """`discovery/all/accuracy` → `<name>/all/accuracy`; other protocols are left out."""
     return {
         f"{name}/{key.removeprefix('discovery/')}": value
         for key, value in figures.items()
@@ -174,7 +174,7 @@ def _renamed(figures: Mapping[str, float], name: str) -> dict[str, float]:
 
 
 def format_discovery(figures: Mapping[str, float], title: str) -> str:
-    """The printed table: All, Old and New of each protocol, chance beside the first."""
+    """The printed table: All, Old and New for each protocol, with the chance level of the first."""
     rows = {
         "one assignment (v2)": "discovery",
         "mean of classes (v2)": "discovery_balanced",

@@ -1,4 +1,4 @@
-"""What an image–text model does with single images and captions: images that it retrieves, and where words look."""
+"""Examples from an image–text model: retrieved images, and the attention of words to patches."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def retrieved_images(
     *,
     device: torch.device,
 ) -> list[list]:
-    """For eight captions spread over the records: the caption, its image's file, and the five images nearest to it.
+    """For eight captions spread over the records: the caption, the file of its image, and the five nearest images.
 
     Args:
         pretrained: The model and its tokenizer.
-        batches: The records' images in order, as an evaluation loader gives them.
+        batches: The records' images in order, from an evaluation loader.
         records: The images and their captions.
-        device: The model's.
+        device: The model's device.
     """
     model = pretrained.model.eval()
     images = embed_images(model, batches, device=device)
@@ -51,16 +51,16 @@ def retrieved_images(
 def save_attention(
     count: int, folder: Path, records: Sequence[ImageRecord], pretrained: Pretrained, **reading: str | int
 ) -> list[list[str | Path]]:
-    """Pictures of where the words of `count` captions look, spread over the records: each caption and its PNG file.
+    """Attention plots of the words of `count` captions spread over the records: each caption and its PNG file.
 
-    A picture that fails is left out with a warning; with on_error=skip, images that do not decode are left out without
-    one. `reading` is what `read_or_skip` takes.
+    A plot that fails is left out with a warning; with on_error=skip, images that cannot be decoded are left out without
+    a warning. `reading` is passed to `read_or_skip`.
     """
     rows = []
     for number, index in enumerate(evenly_spread(len(records), count)):
         record = records[index]
         path = folder / f"{number}_{safe_name(record.path.stem)}.png"
-        with optional(f"the picture of attention of {record.path}"):
+        with optional(f"the attention plot of {record.path}"):
             if (image := read_or_skip(record.path, **reading)) is None:
                 continue
             save_figure(draw_attention(pretrained, image, record.captions[0]), path)
@@ -70,7 +70,7 @@ def save_attention(
 
 @torch.no_grad()
 def draw_attention(pretrained: Pretrained, image: Tensor, caption: str) -> Figure:
-    """Where the words of a caption look in an image, uint8 RGB `(3, H, W)`."""
+    """A plot of the attention of a caption's words to the patches of an image, uint8 RGB `(3, H, W)`."""
     model, tokenizer, transforms = pretrained
     model.eval()
     device = model.logit_scale.device
@@ -86,5 +86,5 @@ def evenly_spread(length: int, count: int) -> list[int]:
 
 
 def safe_name(name: str) -> str:
-    """A name as part of a file's that every file system takes: letters, digits, `-`, `.` and `_`, at most 50."""
+    """A name made safe for file names on any system: letters, digits, `-`, `.` and `_`, at most 50 of them."""
     return re.sub(r"[^\w.-]+", "_", name)[:50]

@@ -1,4 +1,4 @@
-"""Every figure of an image–text model on one split: embed once, then plain matrices."""
+"""Computes all figures of an image–text model on one split; every image and caption is embedded once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ BatchTokenizer = Callable[[list[str]], Tensor]  # captions → int64 (B, L), pad
 
 @torch.no_grad()
 def embed_images(model: nn.Module, batches: Iterable[dict[str, Tensor]], *, device: torch.device) -> dict[str, Tensor]:
-    """Embeddings of every image, and which records they are.
+    """Embeddings of all images, and the indices of their records.
 
     Args:
-        model: Offers `embed_image`.
-        batches: With `image`, `class_index` and `image_index`, as an evaluation loader gives them.
+        model: Has `embed_image`.
+        batches: With `image`, `class_index` and `image_index`, from an evaluation loader.
 
     Returns:
         `embeddings` `(n, D)`, `class_index` and `image_index` `(n,)`, on `device`.
@@ -45,7 +45,7 @@ def embed_captions(
     device: torch.device,
     batch_size: int = 256,
 ) -> Tensor:
-    """Embeddings of captions, `(m, D)`, on `device`. Each different caption is embedded once, like lengths together."""
+    """Embeddings of captions, `(m, D)`, on `device`. Distinct captions are embedded once, similar lengths together."""
     unique = sorted(set(captions), key=lambda caption: (len(caption), caption))
     parts = [
         model.embed_text(tokenizer(unique[start : start + batch_size]).to(device))
@@ -68,29 +68,29 @@ def evaluate_image_text(
     captions_per_image: int | None = None,
     class_kind: str = "class",
 ) -> dict[str, float]:
-    """Retrieval both ways at image and class level, and classification without training a classifier.
+    """Retrieval in both directions at image and class level, and zero-shot classification.
 
-    Classes are given once by prompts with their names (`zero_shot`), once by the average of all captions in this
-    split of their images (`class_captions`; Reed et al., CVPR 2016, section 5): captions rarely name a species.
+    Classes are represented by prompts with their names (`zero_shot`) and by the average of all captions of their images
+    in this split (`class_captions`; Reed et al., CVPR 2016, section 5), because captions rarely name a species.
 
-    Identities of persons are retrieved only, by the model's similarity (`…/identity`) and, beside it, by the cosine of
-    the embeddings (`…/identity_cosine`): every caption a query, every image in the gallery, no filter by camera.
+    For identities of persons there is only retrieval, by the model's similarity (`…/identity`) and by the cosine of the
+    embeddings (`…/identity_cosine`): every caption is a query, every image is in the gallery, without a camera filter.
 
-    The model is put into evaluation mode for the time, and left in the mode it was in.
+    The model is put into evaluation mode temporarily.
 
     Args:
-        model: Offers `embed_image`, `embed_text`, `similarity` and `average`.
-        batches: The images of the split, as an evaluation loader gives them.
+        model: Has `embed_image`, `embed_text`, `similarity` and `average`.
+        batches: The images of the split, from an evaluation loader.
         captions: Captions of every record of the split, by its `image_index`.
         class_names: Names by `class_index`, for the prompts.
-        tokenizer: Captions to padded token ids.
-        device: Where the model is.
-        captions_per_image: Use the first so many captions of each image; None for all.
+        tokenizer: Captions → padded token ids.
+        device: The model's device.
+        captions_per_image: Use only this many captions of each image, the first ones; None: all.
         templates: Prompt templates, averaged by the model for each class; unused for identities.
         class_kind: `class`, or `identity`.
 
     Returns:
-        Figures by the names that `meru.reports.tables` explains.
+        Figures by the names that `meru.reports.tables` lists.
     """
     was_training = model.training
     model.eval()
@@ -118,7 +118,7 @@ def evaluate_image_text(
 def _classification(
     model: nn.Module, images: dict[str, Tensor], classes: Tensor, texts: Tensor, text_image_index: Tensor
 ) -> dict[str, float]:
-    """`zero_shot/…` by embeddings of all classes, and `class_captions/…` by the captions of those that are there."""
+    """`zero_shot/…` with embeddings of all classes, and `class_captions/…` with captions of the classes that occur."""
     present, labels = images["class_index"].unique(return_inverse=True)
     text_labels = labels[text_image_index]
     described = torch.stack([model.average(texts[text_labels == k]) for k in range(len(present))])
@@ -144,7 +144,7 @@ def embed_classes(
     device: torch.device,
     templates: Sequence[str],
 ) -> Tensor:
-    """One embedding a class, `(K, D)`: the model's average over the prompts of its name."""
+    """One embedding per class, `(K, D)`: the model's average over the prompts with its name."""
     prompts = class_prompts(class_names, templates)
     flat = [prompt for of_class in prompts for prompt in of_class]
     embeddings = embed_captions(model, flat, tokenizer=tokenizer, device=device)

@@ -1,8 +1,8 @@
-"""The pointing game: does a word look at the patch that shows what it names?
+"""The pointing game: whether a word attends to the patch that shows the part it names.
 
-Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, section 4.2, with key-points for objects:
-a hit is a part's key-point inside the patch that the part's word attends to most. Beside it stand the chance of a
-patch taken at random, and the patch at the centre of the bird's bounding box.
+Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, section 4.2, with key-points instead
+of objects: a hit is a part's key-point inside the patch that the part's word attends to most. Baselines are a random
+patch, and the patch at the centre of the bounding box.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ def pointing_game(
     device: torch.device,
     captions_at_once: int = 128,
 ) -> dict[str, float]:
-    """Share of the mentions of visible parts whose most attended patch holds the part.
+    """Share of the mentions of visible parts whose most attended patch contains the part.
 
-    The model is put into evaluation mode for the time, and left in the mode it was in.
+    The model is put into evaluation mode temporarily.
 
     Args:
-        model: Offers `word_attention`, to N patches, a square grid row by row, and `patch_offset`: a place counts for
-            the patch whose view is centred nearest (see `meru.encoders.image.patch_offset`).
-        batches: The images, as an evaluation loader gives them.
+        model: Has `word_attention`, to N patches, a square grid row by row, and `patch_offset`: a position belongs to
+            the patch with the nearest receptive field centre (see `meru.encoders.image.patch_offset`).
+        batches: The images, from an evaluation loader.
         captions: Captions of every record, by its `image_index`.
-        places: Part → where it is seen, `(k, 2)` from left and top as shares of the picture as the model sees it, in
-            [0, 1). A hit on any of the k counts. Parts that are not seen are left out.
-        centres: Centre of the bounding box, in the same unit.
+        places: Part → its positions `(k, 2)` from left and top, in shares of the model's input image, in [0, 1). A hit
+            on any of the k counts. Parts that are not visible are left out.
+        centres: Centre of the bounding box, in the same units.
         part_of_word: The words that count, and the parts they name.
         tokenize: Captions → int64 `(C, L)`, padded with 0.
         words: Token ids `(L,)` → words, each with the position of its last token.
-        device: Where the model is.
-        captions_at_once: Bounds the memory.
+        device: The model's device.
+        captions_at_once: Captions per pass, which bounds the memory.
 
     Returns:
         `pointing/accuracy@1`, over all mentions, and its chance level; `pointing/mean_of_parts/…` and
-        `pointing/<part>/…`; the same under `box_centre/…` for the centre of the box; `pointing/mentions`. Empty where
-        no caption names a part that is seen.
+        `pointing/<part>/…`; the same under `box_centre/…` for the centre of the box; `pointing/mentions`. Empty if
+        no caption names a visible part.
     """
     was_training = model.training
     model.eval()
@@ -60,7 +60,7 @@ def pointing_game(
         for start in range(0, len(mentions), captions_at_once):
             some = mentions[start : start + captions_at_once]
             tokens = nn.utils.rnn.pad_sequence([tokens for _, tokens, _ in some], batch_first=True).to(device)
-            # Neighbours share their image: only a few of the batch's are needed at a time.
+            # Consecutive mentions share their image: only a few images of the batch are needed at a time.
             rows, image_of = torch.tensor([row for row, _, _ in some], device=device).unique(return_inverse=True)
             attention = model.word_attention(images[rows], tokens, image_of).float().cpu()
             for (row, _, named), of_caption in zip(some, attention, strict=True):
@@ -71,20 +71,20 @@ def pointing_game(
 
 
 def _count_hits(shares, attention, named, places, centre, offset: float) -> None:
-    """Append to `shares` what each part that a caption names scores; `attention` is the caption's, `(L, N)`."""
+    """Append to `shares` the score of each part that a caption names; `attention` is the caption's, `(L, N)`."""
     side = round(attention.shape[-1] ** 0.5)
     middle = _patches(torch.tensor([centre]), side, offset)
     for part, position in named:
         right = _patches(places[part], side, offset)
         weights = attention[position]
-        most = (weights == weights.max()).nonzero()[:, 0]  # several where a sigmoid is saturated
+        most = (weights == weights.max()).nonzero()[:, 0]  # several if a sigmoid is saturated
         shares["pointing"][part].append(torch.isin(most, right).float().mean().item())
         shares["box_centre"][part].append(float(torch.isin(middle, right)))
         shares["chance"][part].append(len(right) / side**2)
 
 
 def _mentions(records, captions, places, part_of_word, tokenize, words) -> list[tuple[int, Tensor, list]]:
-    """Row in the batch, token ids and `(part, position)` of every caption that names a part seen in its image."""
+    """Row in the batch, token ids and `(part, position)` of every caption that names a part visible in its image."""
     found = []
     for row, record in enumerate(records):
         for caption in captions[record]:
@@ -97,7 +97,7 @@ def _mentions(records, captions, places, part_of_word, tokenize, words) -> list[
 
 
 def _patches(places: Tensor, side: int, offset: float) -> Tensor:
-    """The patches, without repetition, that hold the places `(k, 2)`."""
+    """The distinct patches that contain the positions `(k, 2)`."""
     column, row = (places * side - offset).floor().long().clamp(0, side - 1).unbind(dim=-1)
     return (row * side + column).unique()
 

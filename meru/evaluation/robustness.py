@@ -1,13 +1,13 @@
-"""What coarser images and shorter captions do to retrieval, and to the distance from the origin.
+"""Effect of degraded images and shortened captions on retrieval and on the distance from the origin.
 
-The claim under test: what is more general lies nearer to the origin. Images are degraded before the model's usual
-transform, as if the camera had been worse; captions lose their last words. For every degree:
+This tests the claim that more general inputs lie nearer to the origin. Images are degraded before the model's usual
+transform, as by a worse camera; captions lose their last words. For every degree:
 
     resolution/4/text_to_image/class/recall@1   R@1 among images downsampled by 4, all captions as queries
     resolution/4/radius                         mean distance of these images from the origin
-    resolution/rank_correlation                 see `mean_rank_correlation`; None on a sphere, where all are at 1
+    resolution/rank_correlation                 see `mean_rank_correlation`; None on a sphere, where every radius is 1
     caption/0.5/…                               the same of captions cut to the first half of their words
-    clean/…                                     nothing degraded
+    clean/…                                     without degradation
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from meru.metrics.retrieval import retrieval_metrics
 from meru.reports.attention import printable
 
 Degradation = Callable[[Tensor], Tensor]  # uint8 (3, H, W) → uint8 (3, H', W'), the same for the same image
-SAME_RADIUS = 1e-5  # of the largest radius: less apart is rounding
+SAME_RADIUS = 1e-5  # share of the largest radius: smaller differences are rounding
 
 
 @dataclass(frozen=True)
 class Downsample:
-    """Both sides divided by `factor`; the model's transform enlarges the image again."""
+    """Divides both sides by `factor`; the model's transform enlarges the image again."""
 
     factor: int
 
     def __call__(self, image: Tensor) -> Tensor:
         """uint8 `(3, H, W)` → uint8 `(3, H / factor, W / factor)`."""
-        # Not to 1 × 1, at which PyTorch's antialiasing stops with an internal error.
+        # Not to 1 × 1, for which PyTorch's antialiasing raises an internal error.
         sides = [max(min(side, 2), round(side / self.factor)) for side in image.shape[1:]]
         return v2.functional.resize(image, sides, interpolation=v2.InterpolationMode.BICUBIC)
 
 
 @dataclass(frozen=True)
 class Occlude:
-    """A grey box of the image's shape over `share` of its area, at a random place; a larger box holds the smaller."""
+    """Covers `share` of the area by a grey box of the image's shape, at random; larger boxes contain smaller ones."""
 
     share: float
 
@@ -63,7 +63,7 @@ class Occlude:
 
 @dataclass(frozen=True)
 class Darken:
-    """Every value times `brightness`."""
+    """Multiplies every value by `brightness`."""
 
     brightness: float
 
@@ -74,7 +74,7 @@ class Darken:
 
 @dataclass(frozen=True)
 class AddNoise:
-    """Independent Gaussian noise on every value, its standard deviation in steps of 256."""
+    """Adds independent Gaussian noise to every value; the standard deviation is in units of 8-bit values."""
 
     deviation: float
 
@@ -85,7 +85,7 @@ class AddNoise:
 
 
 def _generator(image: Tensor) -> torch.Generator:
-    """Seeded by the image itself: its place in the split, the batch and the worker process do not matter."""
+    """A generator seeded by the image itself, so that its index, the batch and the worker process do not matter."""
     return torch.Generator().manual_seed(zlib.crc32(image.contiguous().numpy().tobytes()))
 
 
@@ -108,7 +108,7 @@ LABELS = {
 
 
 def shortened(caption: str, share: float) -> str:
-    """The first `share` of a caption's words, rounded up: at least one."""
+    """The first `share` of a caption's words, rounded up to at least one word."""
     words = caption.split()
     return " ".join(words[: math.ceil(share * len(words))])
 
@@ -124,17 +124,17 @@ def evaluate_robustness(
     class_kind: str = "class",
     captions_per_image: int | None = None,
 ) -> dict[str, float | None]:
-    """Embed a split once for every degree of every degradation, and its captions at every length.
+    """Evaluate a split at every degree of every degradation, and with its captions at every length.
 
     Args:
-        model: Offers `embed_image`, `embed_text`, `similarity` and `radius`; in evaluation mode.
-        batches: Gives the images of the split in order, each passed through a degradation first (None: as they are),
-            as an evaluation loader gives them.
+        model: Has `embed_image`, `embed_text`, `similarity` and `radius`; in evaluation mode.
+        batches: Returns the images of the split in order, from an evaluation loader that applies a degradation first
+            (None: unchanged).
         captions: Captions of every record of the split, by its `image_index`.
-        tokenizer: Captions to padded token ids.
-        device: Where the model is.
-        class_kind: `class`, or `identity`: what images that are right for a caption have in common.
-        captions_per_image: Use the first so many captions of each image; None for all.
+        tokenizer: Captions → padded token ids.
+        device: The model's device.
+        class_kind: `class` or `identity`: the label that decides which images are relevant for a caption.
+        captions_per_image: Use only this many captions of each image, the first ones; None: all.
 
     Returns:
         Figures by the names above; the R@1 also with its chance level.
@@ -144,7 +144,7 @@ def evaluate_robustness(
     of_image = [captions[record][:captions_per_image] for record in clean["image_index"].tolist()]
     whole = [caption for some in of_image for caption in some]
     text_labels = labels.repeat_interleave(torch.tensor([len(some) for some in of_image], device=device))
-    # All lengths in one go: a caption cut twice to the same words is one embedding, not two that differ in rounding.
+    # All lengths together: a caption cut twice to the same words has one embedding, not two that differ by rounding.
     cuts = [shortened(text, share) for share in CAPTION_SHARES for text in whole]
     texts = embed_captions(model, cuts, tokenizer=tokenizer, device=device).chunk(len(CAPTION_SHARES))
 
@@ -179,21 +179,21 @@ def evaluate_robustness(
 def mean_rank_correlation(degrees: Tensor, radii: Tensor) -> float | None:
     """Spearman's rank correlation of degree and radius within each image or caption, averaged over them.
 
-    Every image is its own control: how far images lie apart from each other says nothing about degradation. Pooling
-    all of them, even after the clean radius is subtracted, would count four views of one image as four observations,
-    weigh images by how far they move, and give the clean ones a variance of 0.
+    Every image is its own control, because differences between images say nothing about degradation. Pooling all of
+    them, even after subtracting the clean radius, would count four views of one image as four observations, weight
+    images by how far they move, and give the clean ones a variance of 0.
 
-    An item whose radius is the same at every degree counts 0, because it is no evidence for the claim; one whose
-    degree is always the same (a caption of one word) has nothing to tell and is left out.
+    An item whose radius is the same at every degree counts as 0, because it is no evidence for the claim; an item whose
+    degree never varies (a caption of one word) is left out.
 
     Args:
-        degrees: How much of the cause, shape `(n, levels)`.
+        degrees: Strengths of the degradation, shape `(n, levels)`.
         radii: Distances from the origin, shape `(n, levels)`.
 
     Returns:
-        −1 … 1; None where there is no correlation: all radii are equal but for rounding, or no degree varies.
+        −1 … 1; None if it is undefined: all radii are equal except for rounding, or no degree varies.
     """
-    # The ranks of all items at once: scipy.stats.spearmanr, called for each, takes a minute for 20,000 of them.
+    # Ranks all items at once: calling scipy.stats.spearmanr for each takes a minute for 20,000 items.
     radii = radii.detach().double().cpu()
     radii = (radii / (SAME_RADIUS * radii.max()).clamp(min=1e-30)).round()
     varied = (degrees != degrees[:, :1]).any(dim=1)
@@ -206,7 +206,7 @@ def mean_rank_correlation(degrees: Tensor, radii: Tensor) -> float | None:
 
 
 def format_robustness(figures: Mapping[str, float | None], title: str) -> str:
-    """A plain table: R@1 in percent with its chance level and mean radius by degree, then the rank correlations."""
+    """A plain-text table: R@1 in percent, chance level and mean radius by degree, then the rank correlations."""
     rows = rows_of(figures)
     width = max(len(label) for label, _ in rows)
     lines = [f"{title}: text → image R@1, percent (chance level), and mean distance from the origin"]
@@ -228,15 +228,15 @@ def format_robustness(figures: Mapping[str, float | None], title: str) -> str:
 
 
 def robustness_figure(figures: Mapping[str, float | None], title: str = "") -> Figure:
-    """R@1 above, mean distance from the origin below, one column a family, from clean to most degraded."""
+    """A plot of R@1 above mean distance from the origin, one column per family, from clean to most degraded."""
     families = [*DEGRADATIONS, "caption"]
     figure = Figure(figsize=(2.6 * len(families), 5), layout="constrained")
     if title:
         figure.suptitle(printable(title, width=35 * len(families)), fontsize=10, parse_math=False)
-    axes = figure.subplots(2, len(families))  # each family moves the radius on a scale of its own
+    axes = figure.subplots(2, len(families))  # the scale of the radius differs between families
     for (above, below), family in zip(axes.T, families, strict=True):
         rows = [row for _, row in rows_of(figures) if row.partition("/")[0] == family]
-        rows = rows[::-1] if family == "caption" else ["clean", *rows]  # the whole caption is the clean one
+        rows = rows[::-1] if family == "caption" else ["clean", *rows]  # the whole caption is the clean case
         recall, chance, radius = zip(*([figures[name] for name in _names(figures, row)] for row in rows), strict=True)
         ticks = [row.partition("/")[2] or "clean" for row in rows]
         above.plot(ticks, [100 * share for share in recall], marker="o")
@@ -245,14 +245,14 @@ def robustness_figure(figures: Mapping[str, float | None], title: str = "") -> F
         above.set_ylim(0, None)
         above.set_title("caption, share of words" if family == "caption" else family, fontsize=9)
         if figures["resolution/rank_correlation"] is None:
-            below.set_ylim(0, 1.1)  # a constant, not a picture of its rounding
+            below.set_ylim(0, 1.1)  # shows a constant, not its rounding errors
     axes[0, 0].set_ylabel("R@1, percent (dotted: chance)")
     axes[1, 0].set_ylabel("mean distance from the origin")
     return figure
 
 
 def rows_of(figures: Mapping[str, float | None]) -> list[tuple[str, str]]:
-    """What every `…/radius` is called in words, and the name before it."""
+    """The label of every `…/radius`, and the prefix of its name."""
     rows = [name.removesuffix("/radius") for name in figures if name.endswith("/radius")]
     parts = [row.partition("/") for row in rows]
     labels = [LABELS[family].format(float(degree or 0)) for family, _, degree in parts]
@@ -260,6 +260,6 @@ def rows_of(figures: Mapping[str, float | None]) -> list[tuple[str, str]]:
 
 
 def _names(figures: Mapping[str, float | None], row: str) -> list[str]:
-    """The row's R@1, its chance level and its radius."""
+    """The names of the row's R@1, its chance level and its radius."""
     recall = next(name for name in figures if name.startswith(f"{row}/") and name.endswith("/recall@1"))
     return [recall, recall.replace("/recall@1", "/chance_recall@1"), f"{row}/radius"]

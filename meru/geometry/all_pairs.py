@@ -1,9 +1,9 @@
-"""What hyperbolic space is computed with: a float32 island, functions smooth at 0, all-pairs distances.
+"""Numerical basis of hyperbolic space: full precision under autocast, functions smooth at 0, all-pairs distances.
 
 Float32 stores points well enough, but the textbook formulas subtract nearly equal numbers, near the diagonal
-and far out, and lose every digit. Two rules keep relative errors small at any radius:
+and far from the origin, and lose every digit. Two rules keep relative errors small at any radius:
 
-- Points are compared row by row through their difference, in float64. That is O(B·D), invisible beside a
+- Points are compared row by row through their difference, in float64. That is O(B·D), negligible beside a
   matmul.
 - All pairs are compared by one matmul in float32; pairs too near for it are compared again row by row.
 """
@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-TINY = 1e-15  # a length to divide by instead of 0; its square is still an ordinary float32 number
+TINY = 1e-15  # a length to divide by instead of 0; its square is still a normal float32 number
 # The rounding error of ‖x‖‖y‖ − x·y by matmul is a few ulp of ‖x‖‖y‖; pairs below this share of it are near.
 NEARNESS = {torch.float32: 1e-2, torch.float64: 1e-8}
-# Elements worked on at a time: what stays in a core's cache, and on a GPU what fills it.
+# Elements processed at a time: as many as fit a core's cache, and on a GPU as many as occupy it fully.
 BLOCK = {"cpu": 2**19, "cuda": 2**26}
 
 
 @contextmanager
 def full_precision(curvature: Tensor | float, *points: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Inside, autocast is off: `with full_precision(curvature, x, y) as (c, x, y):`.
+    """Turn autocast off inside: `with full_precision(curvature, x, y) as (c, x, y):`.
 
     Args:
         curvature: c > 0, a number or a tensor with one element.
@@ -40,8 +40,8 @@ def full_precision(curvature: Tensor | float, *points: Tensor) -> Iterator[tuple
         an input was float64.
 
     Raises:
-        ValueError: if the curvature is no positive number (a tensor's value is not read: that would make a
-            GPU wait) or the last dimensions differ.
+        ValueError: if the curvature is not a positive number (a tensor's value is not read, because that would
+            synchronise a GPU) or the last dimensions differ.
     """
     if len({tensor.shape[-1:] for tensor in points}) != 1 or points[0].ndim == 0:
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in points)
@@ -64,14 +64,14 @@ def _curvature(curvature: Tensor | float, like: Tensor) -> Tensor:
 
 @contextmanager
 def exact_matmul() -> Iterator[None]:
-    """Inside, float32 matmuls are float32, even if the process chose TF32 or bfloat16 for them."""
+    """Compute float32 matmuls inside in float32, even if the process chose TF32 or bfloat16 for them."""
     choose: Callable[..., None] = torch.set_float32_matmul_precision
     before: str | list[str]
     exact: str | list[str] = "highest"
     try:
         before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # chosen by `fp32_precision` (torch >= 2.9), with which torch lets nothing older mix
-        mkldnn: Any = torch.backends.mkldnn  # which declares no `matmul` to type checkers
+    except RuntimeError:  # set by `fp32_precision` (torch >= 2.9), which torch refuses to mix with older settings
+        mkldnn: Any = torch.backends.mkldnn  # its type stub has no `matmul`
         backends: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
         before, exact = [backend.fp32_precision for backend in backends], ["ieee", "ieee"]
 
@@ -94,18 +94,18 @@ def exact_matmul() -> Iterator[None]:
 def exact_product(x: Tensor, y: Tensor) -> Tensor:
     """x yᵀ, the product of every row of `x` with every row of `y`, in float32 in both passes.
 
-    `exact_matmul` around a plain `x @ y.mT` would not do: its backward runs later, outside.
+    `exact_matmul` around a plain `x @ y.mT` is not enough: its backward runs later, outside the context.
 
     Args:
         x: Shape `(…, B1, D)`; half precision is widened, float64 stays float64.
         y: Shape `(…, B2, D)`; the dimensions before the last two broadcast with those of `x`.
 
     Returns:
-        Shape `(…, B1, B2)`, whatever autocast says.
+        Shape `(…, B1, B2)`, regardless of autocast.
     """
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
     x, y = x.to(dtype), y.to(dtype)
-    if y.ndim == 2 < x.ndim:  # one matmul and not a batch of them
+    if y.ndim == 2 < x.ndim:  # one matmul instead of a batch of them
         return _ExactProduct.apply(x.flatten(0, -2), y).unflatten(0, x.shape[:-1])
     return _ExactProduct.apply(x, y)
 
@@ -154,7 +154,7 @@ def tanhc(square: Tensor) -> Tensor:
 
 
 def unit_curvature(x: Tensor, c: Tensor) -> Tensor:
-    """The point √c·x of the space of curvature −1; in float64, so that differences of points stay exact."""
+    """The point √c·x of the space of curvature −1, in float64, so that differences of points stay exact."""
     return c.double().sqrt() * x.double()
 
 
@@ -170,10 +170,10 @@ def distance_excess(x: Tensor, y: Tensor) -> Tensor:
 
         cosh(ρ − σ) − 1 + (‖x‖‖y‖ − x·y),   sinh(ρ − σ) = (‖x‖² − ‖y‖²)/(‖x‖ y_t + ‖y‖ x_t)
 
-    Both terms are ≥ 0 and come from x − y: the relative error is about 1e-16·e^ρ, however near the points.
+    Both terms are ≥ 0 and computed from x − y: the relative error is about 1e-16·e^ρ, however near the points are.
     """
     time_x, time_y = hyperboloid_time(x), hyperboloid_time(y)
-    # A length of 0 is replaced, not masked: the terms' gradients at the origin then add up to the right one.
+    # A length of 0 is replaced, not masked, so that the terms' gradients at the origin sum to the correct one.
     length_x, length_y = length(x).clamp_min(TINY), length(y).clamp_min(TINY)
     difference = x - y
     squares = (difference * (x + y)).sum(-1)  # ‖x‖² − ‖y‖²
@@ -196,13 +196,13 @@ def hyperboloid_distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 class AllPairsDistance(torch.autograd.Function):
     """Distances `(B1, B2)` between points `x` `(B1, D)` and `y` `(B2, D)` of the hyperboloid of curvature −c.
 
-    For its backward it keeps the result and nothing else of that size. With ρ, σ the radii of x and y, in
-    units of 1/√c, and all terms ≥ 0, so that nothing cancels at the origin or far out:
+    Only the result, and nothing else of that size, is kept for the backward pass. With ρ, σ the radii of x and y, in
+    units of 1/√c, and all terms are ≥ 0, so that nothing cancels near the origin or far from it:
 
         cosh(√c d) − 1 = 2 sinh²((ρ − σ)/2) + c (‖x‖‖y‖ − x·y)
 
-    `dtype`, that of the points by default, is that of the result and of the matmul; points of float64 with a float32
-    matmul give their own float64 distance where they are near.
+    `dtype` is that of the result and of the matmul, by default that of the points; for near pairs, float64 points
+    with a float32 matmul still give their float64 distance.
     """
 
     @staticmethod
@@ -211,7 +211,7 @@ class AllPairsDistance(torch.autograd.Function):
         distances = x.new_empty(len(x), len(y), dtype=ctx.matmul)
         near = _fill(distances, x.to(ctx.matmul), y.to(ctx.matmul), c.to(ctx.matmul))
         if ctx.matmul == torch.float32 and 64 * near.shape[1] > distances.numel():
-            # The points crowd together, as those of an untrained tower do: a float64 matmul tells them apart.
+            # The points are close together, as those of an untrained tower: a float64 matmul separates them.
             ctx.matmul, x, y = torch.float64, x.double(), y.double()
             near = _fill(distances, x, y, c.double())
         for i, j in _pieces(near, x):
@@ -242,7 +242,7 @@ class AllPairsDistance(torch.autograd.Function):
 
 
 def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """Write the distances of all pairs by matmul; returns the indices `(2, n)` of those too near for that."""
+    """Write the distances of all pairs by matmul; returns the indices `(2, n)` of pairs too near for it."""
     x, y = c.sqrt() * x, c.sqrt() * y
     length_x, length_y = length(x), length(y)
     (sinh_x, cosh_x), (sinh_y, cosh_y) = _half_radius(length_x[:, None]), _half_radius(length_y)
@@ -266,13 +266,13 @@ def _half_radius(sinh: Tensor) -> tuple[Tensor, Tensor]:
 def _near(excess: Tensor, length_x: Tensor, length_y: Tensor, *, first_row: int) -> Tensor:
     """Indices `(2, n)` of the pairs whose cosh(√c d) − 1 is within the rounding error of a matmul."""
     floor = NEARNESS[excess.dtype] * length_x
-    rows = (excess.amin(1) <= floor * length_y.max()).nonzero()[:, 0]  # one pass; mostly there are none
+    rows = (excess.amin(1) <= floor * length_y.max()).nonzero()[:, 0]  # one pass; usually there are none
     close = (excess[rows] <= floor[rows, None] * length_y).nonzero().T
     return torch.stack([rows[close[0]] + first_row, close[1]])
 
 
 def _arcosh1p_(t: Tensor) -> Tensor:
-    """arcosh(1 + t) in place, for t ≥ 0; vectorised where torch.acosh is a scalar loop (CPUs).
+    """arcosh(1 + t) in place, for t ≥ 0; vectorised, unlike torch.acosh on CPUs.
 
     Two roots for √(t(t + 2)): the product would overflow float32 from a distance of 45 on.
     """
@@ -309,7 +309,7 @@ def _blocks(matrix: Tensor) -> Iterator[slice]:
 
 
 def _pieces(near: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The indices of near pairs, so many at a time that their points fill a block."""
+    """The indices of near pairs, in pieces whose points fill a block."""
     size = max(1, BLOCK.get(x.device.type, BLOCK["cuda"]) // max(1, x.shape[1]))
     for piece in near.split(size, 1) if near.shape[1] else ():
         yield piece[0], piece[1]

@@ -6,9 +6,9 @@ component x_t = √(1/c + ‖x‖²) follows from them. The origin is x = 0. Dis
 radius of curvature is 1/√c, angles in radians.
 
 All functions here
-- compute in float32 whatever autocast says; half-precision inputs are widened, float64 stays float64;
-- take `curvature`, c > 0, as a number or as a tensor with one element, and are differentiable by it too;
-- have finite gradients everywhere, also at the origin and where points meet;
+- compute in float32 regardless of autocast; half-precision inputs are widened, float64 stays float64;
+- take `curvature`, c > 0, as a number or as a tensor with one element, and are differentiable with respect to it too;
+- have finite gradients everywhere, also at the origin and where points coincide;
 - raise ValueError if a number c is not positive or the shapes do not fit.
 
 "Row by row" means that the last dimension is D and the dimensions before it broadcast. The forms of the
@@ -36,10 +36,10 @@ from meru.geometry.all_pairs import (
     unit_curvature,
 )
 
-# Largest radius, in units of 1/√c, to which `exp_map0` maps: MERU's, so that published weights give the same
+# Largest radius, in units of 1/√c, of points from `exp_map0`: MERU's value, so that published weights give the same
 # points. There √c‖x‖ = 2^15, far from float32's limits and within reach of the formulas below.
 MAXIMUM_RADIUS = math.asinh(2.0**15)
-# Nearer than this share of max(1, √c‖x‖) two points have no angle: see `exterior_angle`.
+# Two points nearer than this share of max(1, √c‖x‖) have no angle: see `exterior_angle`.
 ANGLE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
@@ -51,8 +51,8 @@ def exp_map0(v: Tensor, curvature: Tensor | float = 1.0, *, maximum_radius: floa
     Args:
         v: Tangent vectors (their time component is 0), shape `(…, D)`.
         curvature: c > 0; the space has curvature −c.
-        maximum_radius: Longer vectors, √c‖v‖ above this, are shortened to it; they keep the gradient across,
-            and lose the one along their direction. `clamped_share` counts them.
+        maximum_radius: Longer vectors, √c‖v‖ above this, are shortened to it; they keep the gradient orthogonal to
+            their direction and lose the one along it. `clamped_share` counts them.
 
     Returns:
         Space components, shape `(…, D)`, at distance min(‖v‖, maximum_radius/√c) from the origin.
@@ -67,7 +67,7 @@ def exp_map0(v: Tensor, curvature: Tensor | float = 1.0, *, maximum_radius: floa
 def clamped_share(
     x: Tensor, curvature: Tensor | float = 1.0, *, maximum_radius: float = MAXIMUM_RADIUS
 ) -> Tensor:
-    """Share of points `(…, D)` that `exp_map0` has put at its `maximum_radius`: a scalar in [0, 1]."""
+    """Share of points `(…, D)` that `exp_map0` has shortened to `maximum_radius`: a scalar in [0, 1]."""
     with full_precision(curvature, x) as (c, x):
         clamped = torch.asinh(c.sqrt() * length(x)) > maximum_radius * (1 - 1e-5)
         return clamped.to(x).sum() / max(1, clamped.numel())
@@ -83,7 +83,7 @@ def log_map0(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
         curvature: c > 0; the space has curvature −c.
 
     Returns:
-        Tangent vectors at the origin, shape `(…, D)`, as long as the points are far from it.
+        Tangent vectors at the origin, shape `(…, D)`; their lengths are the points' distances from it.
     """
     with full_precision(curvature, x) as (c, x):
         radius = c.sqrt() * length(x, keepdim=True).clamp_min(TINY)
@@ -99,7 +99,7 @@ def time(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 def inner(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Lorentz inner product ⟨x, y⟩_L = x·y − x_t y_t of points, row by row; ≤ −1/c, and −1/c where x = y.
 
-    Computed as −cosh(√c d(x, y))/c, which keeps what distinguishes near points.
+    Computed as −cosh(√c d(x, y))/c, which is exact for near points.
 
     Args:
         x: Space components, shape `(…, D)`.
@@ -136,7 +136,7 @@ def distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 
         d(x, y) = 2/√c · asinh(√c/2 · ‖x − y‖_L),   ‖x − y‖²_L = ‖x − y‖² − (x_t − y_t)²
 
-    Equal to arccosh(−c⟨x, y⟩_L)/√c, the form MERU prints, but exact, and with a gradient, where x ≈ y.
+    Equal to arccosh(−c⟨x, y⟩_L)/√c, MERU's printed form, but exact and differentiable where x ≈ y.
 
     Args:
         x: Space components, shape `(…, D)`.
@@ -153,9 +153,9 @@ def distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 def pairwise_distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Geodesic distance between every point of `x` and every point of `y`.
 
-    By one matmul, about as fast as a matrix of cosines, and never with B1·B2·D numbers in memory. Pairs too
-    near for a matmul are found and computed as `distance` does: equal points are at distance 0, with
-    gradient 0. Differentiable once.
+    Computed by one matmul, about as fast as a matrix of cosines, without B1·B2·D numbers in memory. Pairs too near
+    for a matmul are found and computed as in `distance`: equal points have distance 0, with gradient 0.
+    Differentiable once.
 
     Args:
         x: Space components, shape `(B1, D)`.
@@ -176,12 +176,12 @@ def distance_to_origin(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 
 
 def half_aperture(x: Tensor, curvature: Tensor | float = 1.0, minimum_radius: float = 0.1) -> Tensor:
-    """Half aperture of the entailment cone at a point: the farther from the origin, the narrower.
+    """Half aperture of the entailment cone at a point, which is narrower farther from the origin.
 
         ω(x) = asin(2K/(√c‖x‖))
 
-    From Desai et al., section 3.2. The argument is clamped to at most 1 − 1e-4: nearer the origin than
-    √c‖x‖ ≈ 2K the cone has its greatest half aperture, 1.557, and gradient 0. Without the clamp the gradient
+    From Desai et al., section 3.2. The argument is clamped to at most 1 − 1e-4: nearer to the origin
+    than √c‖x‖ ≈ 2K, the cone has its largest half aperture, 1.557, and gradient 0. Without the clamp the gradient
     is infinite at the edge.
 
     Args:
@@ -198,24 +198,24 @@ def half_aperture(x: Tensor, curvature: Tensor | float = 1.0, minimum_radius: fl
 
 
 def exterior_angle(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
-    """Angle at x between the geodesic that comes from the origin, continued, and the one to y, row by row.
+    """Angle at x between the continued geodesic from the origin and the geodesic to y, row by row.
 
-    That is π minus the angle at x of the hyperbolic triangle O x y; 0 where y lies straight beyond x. With
+    This is π minus the angle at x of the hyperbolic triangle O x y; 0 if y lies straight beyond x. With
     orthogonal coordinates at x, and for c = 1:
 
         θ(x, y) = atan2(‖x‖‖y‖ sin ∠xOy, y_t − x_t cosh d(x, y))
 
-    Desai et al., section 3.2, print acos of the same ratio, which loses small angles and their gradients.
+    Desai et al., section 3.2, print the arccosine of the same ratio, which loses small angles and their gradients.
 
-    Two points a rounding error apart have a random angle whose gradient, 1/sinh(√c d), has no bound, and so has an
-    apex at the origin. The angle is therefore defined as 0, with gradient 0, where with τ = 1e-4
+    Two points a rounding error apart have a random angle whose gradient, 1/sinh(√c d), is unbounded; so does an apex
+    at the origin. The angle is therefore defined as 0, with gradient 0, where with τ = 1e-4
 
         sinh(√c d(x, y)) ≤ τ max(1, √c‖x‖)   or   √c‖x‖ ≤ τ
 
-    and is exact elsewhere. Rounding to float32 moves a point by up to 6e-8‖x‖, so that it changes an angle that
-    counts by 1e-3 at most, and the errors of float32 features, some 1e-6, by 1e-2. The gradient by y is at most √c/τ
-    long, that by x 2√c/τ. For float64 points τ is 1e-8. Far out τ√c‖x‖ is no longer small: at √c‖x‖ = 1e4, radius
-    9.9, all points within 0.9/√c of x are near.
+    and is exact elsewhere. Rounding to float32 moves a point by up to 6e-8‖x‖, which changes such an angle by 1e-3 at
+    most; the errors of float32 features, about 1e-6, change it by 1e-2. The gradient with respect to y has length √c/τ
+    at most, that with respect to x 2√c/τ. For float64 points τ is 1e-8. Far from the origin, τ√c‖x‖ is no longer
+    small: at √c‖x‖ = 1e4, radius 9.9, all points within 0.9/√c of x are near.
 
     Args:
         x: Space components, shape `(…, D)`.
@@ -223,7 +223,7 @@ def exterior_angle(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Ten
         curvature: c > 0; the space has curvature −c.
 
     Returns:
-        Angles in radians, shape `(…)`, in [0, π]; 0 with gradient 0, as inside the cone, where x is too near to
+        Angles in radians, shape `(…)`, in [0, π]; 0 with gradient 0, as inside the cone, if x is too near to
         y or to the origin.
     """
     with full_precision(curvature, *_paired(x, y)) as (c, x, y):
@@ -251,8 +251,8 @@ def geodesic(x: Tensor, y: Tensor, t: Tensor | float, curvature: Tensor | float 
     Args:
         x: Space components, shape `(…, D)`; γ(0).
         y: Same; the dimensions before D broadcast with those of `x`; γ(1).
-        t: Fraction, a number or a tensor that broadcasts with the distances, shape `(…)`. Outside [0, 1] the
-            geodesic is continued.
+        t: Fraction, a number or a tensor that broadcasts with the distances, shape `(…)`. Values outside [0, 1]
+            continue the geodesic.
         curvature: c > 0; the space has curvature −c.
 
     Returns:
@@ -269,11 +269,11 @@ def centroid(x: Tensor, weights: Tensor | None = None, curvature: Tensor | float
     """Lorentz centroid of N points: their weighted sum in ambient space, scaled back onto the hyperboloid.
 
     It minimises the weighted sum of ‖x_n − μ‖²_L (Law et al., "Lorentzian Distance Learning for Hyperbolic
-    Representations", ICML 2019); of two points it is the midpoint of their geodesic.
+    Representations", ICML 2019); for two points it is the midpoint of their geodesic.
 
     Args:
         x: Space components, shape `(…, N, D)`.
-        weights: Shape `(…, N)`, ≥ 0, of any sum; equal if omitted. Where all are 0 the result is the origin.
+        weights: Shape `(…, N)`, ≥ 0, with any sum; equal if omitted. If all are 0, the result is the origin.
         curvature: c > 0; the space has curvature −c.
 
     Returns:
@@ -302,8 +302,8 @@ def to_poincare(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 def from_poincare(p: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Space components 2p/(1 − c‖p‖²) of points of the Poincaré ball of radius 1/√c, shape `(…, D)`.
 
-    The ball crowds what is far out at its edge: a float32 point at radius ρ (units of 1/√c) is known to about
-    1e-7·e^ρ. Points on or beyond the edge have no place on the hyperboloid; they are put at radius 22.
+    Distant points crowd at the edge of the ball: a float32 point at radius ρ (units of 1/√c) is accurate to about
+    1e-7·e^ρ. Points on or beyond the edge do not exist on the hyperboloid; they are mapped to radius 22.
     """
     with full_precision(curvature, p) as (c, p):
         edge = 1 - unit_curvature(p, c).square().sum(-1, keepdim=True)

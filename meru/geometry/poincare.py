@@ -1,18 +1,18 @@
 """Poincaré ball model of hyperbolic space: pure functions on points of the ball of radius 1/√c.
 
 The space of curvature −c is the ball {x: c‖x‖² < 1} with the metric (2/(1 − c‖x‖²))² ‖dx‖². The origin is x = 0. The
-exponential map of `exp_map0` is that of the literature on hyperbolic networks (Ganea et al., "Hyperbolic Neural
+exponential map `exp_map0` follows the literature on hyperbolic networks (Ganea et al., "Hyperbolic Neural
 Networks", NeurIPS 2018): it puts u at distance 2‖u‖, since tangent vectors at the origin keep their Euclidean length.
 
 All functions here
-- compute in float32 whatever autocast says; half-precision inputs are widened, float64 stays float64;
-- take `curvature`, c > 0, as a number or as a tensor with one element, and are differentiable by it too;
-- have finite gradients everywhere in the ball, also at the origin and where points meet;
+- compute in float32 regardless of autocast; half-precision inputs are widened, float64 stays float64;
+- take `curvature`, c > 0, as a number or as a tensor with one element, and are differentiable with respect to it too;
+- have finite gradients everywhere in the ball, also at the origin and where points coincide;
 - raise ValueError if a number c is not positive or the shapes do not fit.
 
-The ball crowds what is far out at its edge: float32 points at radius ρ (units of 1/√c) are known to about 1e-7·e^ρ, so
-stay below 7 (`project` does with its default margin; after `clip_features` of 2.3 at c = 0.1 nothing exceeds 1.5).
-Points on or beyond the edge are none: distances treat them as points at radius 22. `require_inside` finds them.
+Distant points crowd at the edge of the ball: float32 points at radius ρ (units of 1/√c) are accurate to about 1e-7·e^ρ,
+so stay below 7 (`project` does with its default margin; after `clip_features` of 2.3 at c = 0.1 nothing exceeds 1.5).
+Points on or beyond the edge are invalid: distances treat them as points at radius 22. `require_inside` finds them.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _EDGE = 1e-9  # least 1 − c‖x‖²: radius 22
 
 
 def clip_features(u: Tensor, maximum: float = 2.3) -> Tensor:
-    """Shorten feature vectors `(…, D)` to a Euclidean length of at most `maximum`, gradient included.
+    """Shorten feature vectors `(…, D)` to a Euclidean length of at most `maximum`, differentiably.
 
-    Far out the gradient through the ball vanishes (Guo et al., "Clipped Hyperbolic Classifiers Are Super-Hyperbolic
-    Classifiers", CVPR 2022).
+    Far from the origin, the gradient through the ball vanishes (Guo et al., "Clipped Hyperbolic Classifiers Are
+    Super-Hyperbolic Classifiers", CVPR 2022).
     """
     if not maximum > 0:
         raise ValueError(f"features cannot be clipped to length {maximum}: it must be positive")
@@ -67,7 +67,7 @@ def log_map0(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 
 
 def project(x: Tensor, curvature: Tensor | float = 1.0, *, margin: float = MARGIN) -> Tensor:
-    """Pull points `(…, D)` that lie further out than (1 − margin)/√c back to there; others stay as they are."""
+    """Pull points `(…, D)` with a norm above (1 − margin)/√c back to that norm; others are unchanged."""
     with full_precision(curvature, x) as (c, x):
         limit = (1 - margin) / c.sqrt()
         norm = length(x, keepdim=True)
@@ -76,7 +76,7 @@ def project(x: Tensor, curvature: Tensor | float = 1.0, *, margin: float = MARGI
 
 
 def require_inside(x: Tensor, curvature: Tensor | float = 1.0) -> None:
-    """Raise ValueError if one of the points `(…, D)` is not finite or not inside the ball; reads the values."""
+    """Raise ValueError if one of the points `(…, D)` is not finite or not inside the ball; this reads the values."""
     with full_precision(curvature, x) as (c, x):
         square = unit_curvature(x, c).square().sum(-1).flatten()
         if not (inside := square < 1).all():  # NaN is not below 1 either
@@ -88,7 +88,7 @@ def require_inside(x: Tensor, curvature: Tensor | float = 1.0) -> None:
 
 
 def mobius_add(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
-    """x ⊕ y, row by row: the point that the translation from the origin to x brings y to.
+    """x ⊕ y, row by row: the image of y under the translation from the origin to x.
 
         [(1 + 2c⟨x, y⟩ + c‖y‖²) x + (1 − c‖x‖²) y] / (1 + 2c⟨x, y⟩ + c²‖x‖²‖y‖²)
 
@@ -112,7 +112,7 @@ def distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 
         d(x, y) = 2/√c · asinh √( c‖x − y‖² / ((1 − c‖x‖²)(1 − c‖y‖²)) )
 
-    Equal to 2/√c · artanh(√c‖(−x) ⊕ y‖), the form of the literature, and exact where points meet or lie far out.
+    Equal to 2/√c · artanh(√c‖(−x) ⊕ y‖), the form of the literature, but exact for close and for distant points.
 
     Args:
         x: Points, shape `(…, D)`.
@@ -129,7 +129,7 @@ def distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 def pairwise_distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Geodesic distance between every point of `x` and every point of `y`, without a tensor `(B1, B2, D)`.
 
-    Measured on the hyperboloid, where all pairs take one matmul: see `meru.geometry.all_pairs.AllPairsDistance`.
+    Computed on the hyperboloid, where all pairs take one matmul: see `meru.geometry.all_pairs.AllPairsDistance`.
 
     Args:
         x: Points, shape `(B1, D)`.
@@ -142,7 +142,7 @@ def pairwise_distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> 
     if x.ndim != 2 or y.ndim != 2:
         raise ValueError(f"points must have shapes (B1, D) and (B2, D), got {tuple(x.shape)} and {tuple(y.shape)}")
     with full_precision(curvature, x, y) as (c, x, y):
-        # Rounded to float32 on the hyperboloid, points far out would move by more than their neighbours are away.
+        # Rounding to float32 on the hyperboloid would move distant points farther than their neighbours are away.
         return AllPairsDistance.apply(_on_hyperboloid(x, c), _on_hyperboloid(y, c), c, x.dtype)
 
 
@@ -157,11 +157,11 @@ def einstein_midpoint(x: Tensor, weights: Tensor | None = None, curvature: Tenso
 
         m_Klein = Σ w_n λ_n x_n / Σ w_n (λ_n − 1),   λ_n = 2/(1 − c‖x_n‖²),   m = m_Klein/(1 + √(1 − c‖m_Klein‖²))
 
-    The same point as the normalised Lorentz centroid, which it is computed as: no digits are lost at Klein's edge.
+    Computed as the normalised Lorentz centroid: the same point, without loss of digits at the edge of Klein's ball.
 
     Args:
         x: Points, shape `(…, N, D)`.
-        weights: Shape `(…, N)`, ≥ 0, of any sum; equal if omitted. Where all are 0 the result is the origin.
+        weights: Shape `(…, N)`, ≥ 0, with any sum; equal if omitted. If all are 0, the result is the origin.
         curvature: c > 0; the space has curvature −c.
 
     Returns:
@@ -177,8 +177,8 @@ def group_midpoints(x: Tensor, group: Tensor, groups: int, curvature: Tensor | f
 
     Args:
         x: Points, shape `(n, D)`.
-        group: Of each point, int64 in 0 … groups − 1, shape `(n,)`.
-        groups: How many there are.
+        group: Group of each point, int64 in 0 … groups − 1, shape `(n,)`.
+        groups: Number of groups.
         curvature: c > 0; the space has curvature −c.
 
     Returns:
@@ -207,9 +207,10 @@ def from_klein(k: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 
 
 def riemannian_gradient(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
-    """x itself; backward, the gradient is multiplied by ((1 − c‖x‖²)/2)², the inverse metric, without slope of its own.
+    """x itself; in backward, the gradient is multiplied by the inverse metric ((1 − c‖x‖²)/2)², taken as a constant.
 
-    What Riemannian optimizers do to parameters, for embeddings `(…, D)` that a network gives (hyptorch's option).
+    The step of Riemannian optimizers, applied to embeddings `(…, D)` of a network instead of parameters (an option of
+    hyptorch).
     """
     with full_precision(curvature, x) as (c, x):
         inverse_metric = ((1 - c * (x * x).sum(-1, keepdim=True)) / 2).square().detach()
@@ -217,6 +218,6 @@ def riemannian_gradient(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 
 
 def _on_hyperboloid(x: Tensor, c: Tensor) -> Tensor:
-    """Space components 2x/(1 − c‖x‖²), float64: what is left of 1 at the edge is still exact there."""
+    """Space components 2x/(1 − c‖x‖²), in float64, in which 1 − c‖x‖² is still exact at the edge."""
     x, c = x.double(), c.double()
     return x * (2 / (1 - c * (x * x).sum(-1, keepdim=True)).clamp_min(_EDGE))

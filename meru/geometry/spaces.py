@@ -1,12 +1,12 @@
-"""Spaces in which images and captions are compared: a model holds one of them and asks it for everything geometric.
+"""Spaces in which images and captions are compared: a model holds one and uses it for all geometry.
 
     Sphere        unit vectors, compared by cosine: CLIP
     Euclidean     flat space, compared by distance: EuCLIP (Chou & Alam, "Embedding Geometries of Contrastive
                   Language-Image Pre-Training", 2024)
     Hyperboloid   curvature −c, compared by distance: MERU (Desai et al., ICML 2023)
 
-All methods compute in float32 whatever autocast says; half-precision inputs are widened, float64 stays float64. They
-have finite gradients everywhere, also at the origin and where points meet.
+All methods compute in float32 regardless of autocast; half-precision inputs are widened, float64 stays float64. They
+have finite gradients everywhere, also at the origin and where points coincide.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from meru.geometry.all_pairs import TINY, exact_product, full_precision, length
 
 
 class Space(ABC):
-    """The contract of a space. "Row by row": the last dimension is D, and the dimensions before it broadcast.
+    """Interface of a space. "Row by row": the last dimension is D, and the dimensions before it broadcast.
 
     Attributes:
-        curved: Whether it is made with a curvature, `Hyperboloid(c)`.
-        has_cones: Whether points have a radius, and with it entailment cones. Without one, the lengths of features mean
-            nothing, and the methods for cones raise `NotImplementedError`.
+        curved: Whether it is created with a curvature, `Hyperboloid(c)`.
+        has_cones: Whether points have a radius, and therefore entailment cones. Otherwise the lengths of features have
+            no meaning, and the methods for cones raise `NotImplementedError`.
     """
 
     curved: ClassVar[bool] = False
@@ -37,23 +37,23 @@ class Space(ABC):
 
     @abstractmethod
     def lift(self, features: Tensor) -> Tensor:
-        """Points `(…, D)` of feature vectors `(…, D)`, which are tangent vectors at the origin where there is one."""
+        """Points `(…, D)` of feature vectors `(…, D)`, which are tangent vectors at the origin if the space has one."""
 
     @abstractmethod
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        """How alike every query and every gallery item are, `(Q, D)`, `(N, D)` → `(Q, N)`; more is more alike."""
+        """Similarity of every query and every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`; higher is more similar."""
 
     @abstractmethod
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Geodesic distance ≥ 0 of points, row by row, `(…)`; 0 with gradient 0 where they meet."""
+        """Geodesic distance ≥ 0 of points, row by row, `(…)`; 0 with gradient 0 where they coincide."""
 
     @abstractmethod
     def average(self, points: Tensor) -> Tensor:
-        """One point for several of the same thing, say of one class: `(…, P, D)` → `(…, D)`."""
+        """One point for several points of the same kind, such as one class: `(…, P, D)` → `(…, D)`."""
 
     @abstractmethod
     def radius(self, points: Tensor) -> Tensor:
-        """How far points `(…, D)` lie from the origin, `(…)`: what is more general lies nearer."""
+        """Distance of points `(…, D)` from the origin, `(…)`; more general points lie nearer."""
 
     @abstractmethod
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
@@ -61,24 +61,24 @@ class Space(ABC):
 
     @abstractmethod
     def in_ball(self, points: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Points `(…, D)` of a Poincaré ball that stand for these, and its curvature."""
+        """Corresponding points `(…, D)` of a Poincaré ball, and its curvature."""
 
     def at_limit(self, points: Tensor) -> Tensor:
-        """Share of points `(…, D)` that `lift` has shortened to its greatest radius: a scalar in [0, 1]."""
+        """Share of points `(…, D)` that `lift` has shortened to its largest radius: a scalar in [0, 1]."""
         return points.new_zeros(())
 
     def exterior_angle(self, apexes: Tensor, points: Tensor) -> Tensor:
-        """Angle at each apex between the ray from the origin, continued, and the geodesic to the point, row by row.
+        """Angle at each apex between the continued ray from the origin and the geodesic to the point, row by row.
 
         Returns:
-            Radians in [0, π], shape `(…)`; 0 with gradient 0 where an apex is too near to the point or the origin.
+            Radians in [0, π], shape `(…)`; 0 with gradient 0 if an apex is too near to the point or the origin.
         """
         raise NotImplementedError(f"{type(self).__name__} has no cones")
 
     def half_aperture(self, apexes: Tensor, minimum_radius: float = 0.1) -> Tensor:
         """Half aperture of the cones at points `(…, D)`, radians in (0, π/2), shape `(…)`: narrower farther out.
 
-        Within the dead radius it is the greatest, 1.557, with gradient 0. `minimum_radius` is K > 0.
+        Within the dead radius it has its largest value, 1.557, with gradient 0. `minimum_radius` is K > 0.
         """
         raise NotImplementedError(f"{type(self).__name__} has no cones")
 
@@ -94,7 +94,7 @@ class Sphere(Space):
     has_cones: ClassVar[bool] = False
 
     def lift(self, features: Tensor) -> Tensor:
-        """Feature vectors at length 1; 0 stays 0."""
+        """Feature vectors scaled to length 1; 0 stays 0."""
         with full_precision(1.0, features) as (_, features):
             return F.normalize(features, dim=-1)
 
@@ -103,7 +103,7 @@ class Sphere(Space):
         return exact_product(queries, gallery)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Angle 2 atan2(‖x − y‖, ‖x + y‖), exact where points meet."""
+        """Angle 2 atan2(‖x − y‖, ‖x + y‖), exact where points coincide."""
         with full_precision(1.0, x, y) as (_, x, y):
             dtype, x, y = x.dtype, x.double(), y.double()
             apart, together = length(x - y), length(x + y)
@@ -111,12 +111,12 @@ class Sphere(Space):
             return 2 * torch.atan2(apart, torch.where(nowhere, 1, together)).to(dtype)
 
     def average(self, points: Tensor) -> Tensor:
-        """Mean, at length 1."""
+        """Mean, scaled to length 1."""
         with full_precision(1.0, points) as (_, points):
             return F.normalize(points.mean(dim=-2), dim=-1)
 
     def radius(self, points: Tensor) -> Tensor:
-        """Length, 1 for all."""
+        """Length, which is 1 for all points."""
         with full_precision(1.0, points) as (_, points):
             return points.norm(dim=-1)
 
@@ -131,7 +131,7 @@ class Sphere(Space):
 
 @dataclass(frozen=True)
 class Euclidean(Space):
-    """Flat space: the limit c → 0 of the hyperboloid, with K√c/2 for its K so that cones keep their width."""
+    """Flat space: the limit c → 0 of the hyperboloid, whose K is K√c/2 so that cones keep their width."""
 
     def lift(self, features: Tensor) -> Tensor:
         """The feature vectors themselves."""
@@ -139,7 +139,7 @@ class Euclidean(Space):
             return features
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        """Minus the distance of every pair, from differences: a matmul would lose those of near points."""
+        """Negative distance of every pair, computed from differences: a matmul would lose near points' distances."""
         with full_precision(1.0, queries, gallery) as (_, queries, gallery):
             return -torch.cdist(queries, gallery, compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -185,7 +185,7 @@ class Euclidean(Space):
             return torch.atan2(torch.where(near, 0, across), torch.where(near, 1, along[..., 0])).to(dtype)
 
     def half_aperture(self, apexes: Tensor, minimum_radius: float = 0.1) -> Tensor:
-        """asin(K/‖x‖), the argument at most 1 − 1e-4."""
+        """asin(K/‖x‖), with the argument clamped to 1 − 1e-4."""
         with full_precision(1.0, apexes) as (_, x):
             return torch.asin(minimum_radius / length(x).clamp_min(minimum_radius / (1 - 1e-4)))
 
@@ -200,8 +200,8 @@ class Hyperboloid(Space):
     """Hyperbolic space; points are their space components: see `meru.geometry.lorentz`.
 
     Attributes:
-        curvature: c > 0, a number or a tensor with one element, by which everything is differentiable; the space has
-            curvature −c.
+        curvature: c > 0, a number or a tensor with one element, with respect to which all is differentiable; the space
+            has curvature −c.
     """
 
     curvature: Tensor | float
@@ -212,7 +212,7 @@ class Hyperboloid(Space):
         return lorentz.exp_map0(features, self.curvature)
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        """Minus the geodesic distance of every pair."""
+        """Negative geodesic distance of every pair."""
         return -lorentz.pairwise_distance(queries, gallery, self.curvature)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ class Hyperboloid(Space):
         return lorentz.distance(x, y, self.curvature)
 
     def average(self, points: Tensor) -> Tensor:
-        """Mean in the tangent space at the origin, lifted again."""
+        """Mean in the tangent space at the origin, mapped back by `lift`."""
         return lorentz.exp_map0(lorentz.log_map0(points, self.curvature).mean(dim=-2), self.curvature)
 
     def radius(self, points: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class Hyperboloid(Space):
         return lorentz.to_poincare(points, self.curvature), self.curvature
 
     def at_limit(self, points: Tensor) -> Tensor:
-        """Share at `lorentz.MAXIMUM_RADIUS`."""
+        """Share of points at `lorentz.MAXIMUM_RADIUS`."""
         return lorentz.clamped_share(points, self.curvature)
 
     def exterior_angle(self, apexes: Tensor, points: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Learnable parts that several models share."""
+"""Layers shared by several models."""

@@ -1,4 +1,4 @@
-"""Batch norm over the samples of all processes, on any device: torch's own `SyncBatchNorm` has none for the CPU."""
+"""Batch norm over the samples of all processes, on any device: torch's `SyncBatchNorm` does not support CPUs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from meru import distributed
 
 
 class SharedBatchNorm(_BatchNorm):
-    """A batch norm of torch or timm, with its parameters and buffers, whose statistics are those of all processes.
+    """A batch norm of torch or timm, with its parameters and buffers, with statistics over all processes.
 
-    W processes with B samples each then normalise as one with W·B does; in evaluation there is no difference.
+    W processes with B samples each then normalise like one process with W·B samples; evaluation is unchanged.
 
     Args:
         norm: The layer to replace. The dropout and the activation of timm's `BatchNormAct2d` are kept.
@@ -62,13 +62,13 @@ class SharedBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any number of dimensions from two on."""
+        """Allow any number of dimensions from two on."""
 
 
 def share_batch_norms(model: nn.Module) -> None:
-    """Let the batch norms that are trained take their statistics from all processes; frozen ones stay as they are.
+    """Make trained batch norms use statistics over all processes; frozen ones are unchanged.
 
-    Replaces them in the model, whose parameters, buffers and their names stay the same.
+    The layers are replaced in the model; its parameters, buffers and their names stay the same.
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():

@@ -19,7 +19,7 @@ ACTIVATIONS = ("sigmoid", "softmax")
 
 
 class Interaction(NamedTuple):
-    """What both sides have seen of each other.
+    """Results of attention in both directions.
 
     Attributes:
         patch_context: What each patch gathers from the words, `(B, N, D)`.
@@ -40,12 +40,12 @@ class BidirectionalAttention(nn.Module):
         A^{v→t} = σ(Q_v F^v (K_t F^t)ᵀ/√D),   c^v = A^{v→t} V_t F^t
         A^{t→v} = σ(Q_t F^t (K_v F^v)ᵀ/√D),   c^t = A^{t→v} V_v F^v
 
-    σ is an element-wise sigmoid: a word need not spread one unit of attention, it may look at no patch at all. The
-    rows do not sum to 1, which the losses, cosines, do not see. Padding gets no attention from any patch.
+    σ is an element-wise sigmoid, so that a word may attend to no patch at all. The rows do not sum to 1, which does not
+    matter for the losses, since they use cosines. Padding gets no attention from any patch.
 
     Args:
-        dimension: D, of patches and words.
-        activation: `sigmoid`, or `softmax` over what is attended to.
+        dimension: D of patches and words.
+        activation: `sigmoid`, or `softmax` over the attended side.
 
     Raises:
         UserError: for another activation.
@@ -60,7 +60,7 @@ class BidirectionalAttention(nn.Module):
         self.word_query, self.word_key, self.word_value = (nn.Linear(dimension, dimension) for _ in range(3))
 
     def forward(self, patches: Tensor, words: Tensor, real: Tensor) -> Interaction:
-        """Let each image and its own caption look at each other.
+        """Apply attention between each image and its own caption, in both directions.
 
         Args:
             patches: F^v, shape `(B, N, D)`.
@@ -81,12 +81,12 @@ class BidirectionalAttention(nn.Module):
         return logits.sigmoid() if real is None else logits.sigmoid().masked_fill(~real, 0)
 
     def word_logits(self, words: Tensor, keys: Tensor, scale: Tensor | float | None = None) -> Tensor:
-        """How much words want to look at patches, of any images, before the activation.
+        """Attention logits, before the activation, of words to patches of any images.
 
         Args:
             words: Shape `(…, M, D)`.
             keys: `patch_key` of patches, shape `(…, K, D)`.
-            scale: None: the products of queries and keys, over √D, as in `forward`; else so many times their cosines.
+            scale: None: products of queries and keys over √D, as in `forward`; else the factor for their cosines.
 
         Returns:
             Shape `(…, M, K)`, float32.
@@ -99,28 +99,28 @@ class BidirectionalAttention(nn.Module):
 
 
 class Predictor(nn.Sequential):
-    """The bottleneck that SimSiam (Chen & He, CVPR 2021) puts before one side of its comparison, without batch norm."""
+    """SimSiam's predictor, a bottleneck on one side of the comparison (Chen & He, CVPR 2021), without batch norm."""
 
     def __init__(self, *, dimension: int):
         super().__init__(nn.Linear(dimension, dimension // 2), nn.ReLU(), nn.Linear(dimension // 2, dimension))
 
 
 class WordWindow(nn.Module):
-    """Features of words from the few words before them, read from token embeddings alone.
+    """Features of words from a short window of token embeddings that ends at the word.
 
-    A causal text tower's token has read the whole caption so far. In "a black woodpecker with a buff beak" its "beak"
-    knows the woodpecker, and any part of a woodpecker will do to find the image again: such a word never learns to
-    look at the beak. One that has read only "with a buff beak" must.
+    In a causal text tower, a token depends on the whole caption before it. In "a black woodpecker with a buff beak" the
+    feature of "beak" contains the woodpecker, so that attending to any part of the bird identifies the image, and the
+    word never learns to attend to the beak. With only "with a buff beak" as context, it has to.
 
     Args:
         width: Width of the token embeddings.
-        dimension: D, of the features.
-        size: Tokens that are read, the word's own included.
+        dimension: D of the features.
+        size: Tokens in the window, the word's own included.
     """
 
     def __init__(self, *, width: int, dimension: int, size: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width)  # embeddings start 50 times smaller than what a convolution is made for
+        self.norm = nn.LayerNorm(width)  # initial embeddings are 50 times smaller than a convolution expects
         self.mix = nn.Conv1d(width, dimension, size)
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -130,5 +130,5 @@ class WordWindow(nn.Module):
 
 
 def real_tokens(tokens: Tensor) -> Tensor:
-    """Which of the token ids `(B, L)` are no padding, bool `(B, L)`: all up to end-of-text, the largest id of a row."""
+    """Mask of the token ids `(B, L)` that are not padding, bool `(B, L)`: all up to end-of-text, a row's largest id."""
     return torch.arange(tokens.shape[1], device=tokens.device) <= tokens.argmax(dim=-1, keepdim=True)

@@ -1,1 +1,1 @@
-"""Losses: pure functions, points in, scalar out; one idea a file."""
+"""Losses: pure functions from points to scalars, one idea per file."""

@@ -1,4 +1,4 @@
-"""Contrastive loss with one or several positives a row.
+"""Contrastive loss with one or several positives per row.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 2.3;
 several positives as normalised targets: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-POSITIVES = ("pair", "image", "class")  # which captions of a batch are right for an image: those of an equal label
+POSITIVES = ("pair", "image", "class")  # captions of a batch that are positives of an image: those with an equal label
 
 
 def contrastive_targets(rows: Tensor, columns: Tensor) -> Tensor:

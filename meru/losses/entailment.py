@@ -1,4 +1,4 @@
-"""Entailment: what is more general holds what is more specific in its cone.
+"""Entailment: the cone of a more general point contains the more specific points.
 
 Desai et al., "Hyperbolic Image-Text Representations", ICML 2023, section 3.2 and equations 6–9; in flat space: Chou &
 Alam, "Embedding Geometries of Contrastive Language-Image Pre-Training", 2024.
@@ -13,7 +13,7 @@ from meru.geometry.spaces import Space
 
 
 def inside_dead_radius(apex: Tensor, space: Space, minimum_radius: float = 0.1) -> Tensor:
-    """Whether an apex is so near the origin that its cone has the greatest aperture, and that no gradient.
+    """Whether an apex is so near to the origin that its cone has the largest aperture, without gradient.
 
         √c‖apex‖ < 2K on the hyperboloid,   ‖apex‖ < K in flat space
 
@@ -41,10 +41,10 @@ def entailment_excess(
 
         max(0, exterior angle(general, specific) − η · half aperture(general))
 
-    At radii ρ below the dead radius R, √c‖general‖ = 2K on the hyperboloid, the half aperture is its greatest, π/2,
-    without gradient: with η > 1 an apex there holds all points of its half space, so that moving apexes onto the origin
-    solves the term. With `apex_floor` F > 1 cones stop widening at ρ = RF, and a hinge pushes nearer apexes outwards;
-    farther out, nothing changes:
+    At radii ρ below the dead radius R, √c‖general‖ = 2K on the hyperboloid, the half aperture has its largest value,
+    π/2, without gradient: with η > 1, the cone of an apex there contains its whole half space, so that moving apexes to
+    the origin solves the term. With `apex_floor` F > 1, cones stop widening at ρ = RF, and a hinge pushes nearer apexes
+    outwards; farther out, nothing changes:
 
         max(0, exterior angle − η · asin(R/max(ρ, RF))) + max(0, 1 − ρ/(RF))
 
@@ -54,7 +54,7 @@ def entailment_excess(
         space: A space that has cones.
         minimum_radius: K, which sets how fast the cones narrow away from the origin.
         aperture_scale: η, which narrows (< 1) or widens (> 1) the cones.
-        apex_floor: F > 1, the floor of the apexes' radius in units of R; 0: none, the published loss.
+        apex_floor: F > 1, the floor of the apexes' radius in units of R; 0: no floor, as in the published loss.
 
     Returns:
         Angles in radians, shape `(…)`, float32, 0 inside; with a floor, plus the hinge, which is at most 1.

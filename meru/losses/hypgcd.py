@@ -28,7 +28,7 @@ def category_loss(
     smoothing: float = 0.1,
     riemannian: bool = False,
 ) -> Tensor:
-    """HCL: cross-entropy of each point's distances to the centres of the classes that the batch has.
+    """HCL: cross-entropy of each point's distances to the centres of the classes in the batch.
 
     Args:
         points: z in the ball, of all views, shape `(n, D)`.
@@ -36,12 +36,12 @@ def category_loss(
         curvature: c > 0 of the ball.
         temperature: τ of `contrast_with_centres`.
         smoothing: s of `contrast_with_centres`.
-        riemannian: Whether the gradient by each point is multiplied by ((1 − c‖z‖²)/2)², see
-            `poincare.riemannian_gradient`: at most ¼, and 0.094 at a clip of 2.3 with c = 0.1. The authors have it, and
-            their weight of 0.1 is meant with it.
+        riemannian: Whether the gradient of each point is multiplied by ((1 − c‖z‖²)/2)², see
+            `poincare.riemannian_gradient`: at most ¼, and 0.094 at a clip of 2.3 with c = 0.1. The authors use it, and
+            their loss weight of 0.1 assumes it.
 
     Returns:
-        Scalar ≥ 0, float32; 0 where there is one class only.
+        Scalar ≥ 0, float32; 0 if there is only one class.
     """
     present, classes = classes.unique(return_inverse=True)
     if riemannian:
@@ -56,19 +56,19 @@ def contrast_with_centres(
 
         mean_i −Σ_k t_ik log softmax_k( −d(z_i, μ_k)/τ )
 
-    μ_k is the Einstein midpoint of the points of class k, the origin where there is none; t is 1 − s on the own class
-    and shares s among the others.
+    μ_k is the Einstein midpoint of the points of class k, or the origin if there are none; t is 1 − s for the point's
+    class, and s is divided between the others.
 
     Args:
         points: z in the ball, shape `(n, D)`.
-        classes: Of each, 0 … K − 1, shape `(n,)`.
-        number: K.
+        classes: Class of each, 0 … K − 1, shape `(n,)`.
+        number: K, the number of classes.
         curvature: c > 0 of the ball.
         temperature: τ.
         smoothing: s in [0, 1).
 
     Returns:
-        Scalar ≥ 0, float32; 0 where there is one class only.
+        Scalar ≥ 0, float32; 0 if there is only one class.
     """
     if number < 2:
         return points.sum() * 0.0
@@ -93,27 +93,27 @@ def local_hierarchy_loss(
     exclude_members: bool = False,
     sample_ancestors: bool = True,
 ) -> Tensor:
-    """LHL: two that are near each other have a common ancestor nearer than that of the two with a third.
+    """LHL: the common ancestor of two near points is nearer to them than their common ancestor with a third point.
 
-    j is among the reciprocal nearest neighbours of i by exp(−d) + [same class], k is not; the loss of the triplets is
-    that of `loss_of_triplets`.
+    j is among the reciprocal nearest neighbours of i by exp(−d) + [same class], and k is not; the loss of the triplets
+    is that of `loss_of_triplets`.
 
     Args:
         points: In the ball, of all views, shape `(n, D)`.
         classes: Given or predicted class of each, shape `(n,)`.
         curvature: c > 0 of the ball.
         neighbours: Size of a neighbourhood, the point itself included.
-        triplets: Drawn for each i that has at least two reciprocal neighbours.
+        triplets: Number drawn for each i that has at least two reciprocal neighbours.
         margin: δ.
-        ancestors: Candidates: the points themselves (`batch`), learned points of the ball (`proxies`, of HIER), or no
-            choice but the Einstein midpoints of the two and of the three (`midpoint`).
+        ancestors: Candidates: the points themselves (`batch`), learned points of the ball (`proxies`, as in HIER), or,
+            without a choice, the Einstein midpoints of the two and of the three points (`midpoint`).
         proxies: Points `(P, D)` for `proxies`.
-        temperature: τ of the choice.
+        temperature: τ of the choice of ancestors.
         exclude_members: Whether i, j and k may not be their own ancestors (`batch`).
-        sample_ancestors: False: the most likely one, no noise.
+        sample_ancestors: False: choose the most likely one, without noise.
 
     Returns:
-        Scalar ≥ 0, float32; 0 where no point has two reciprocal neighbours.
+        Scalar ≥ 0, float32; 0 if no point has two reciprocal neighbours.
     """
     if ancestors not in ANCESTORS:
         raise ValueError(f"ancestors={ancestors}: choose one of {', '.join(ANCESTORS)}")
@@ -141,7 +141,7 @@ def local_hierarchy_loss(
 def loss_of_midpoints(
     distances: Tensor, members: tuple[Tensor, Tensor, Tensor], curvature: Tensor | float, *, margin: float
 ) -> Tensor:
-    """As `loss_of_triplets`, with the Einstein midpoints of each pair and triplet for ancestors.
+    """As `loss_of_triplets`, with the Einstein midpoints of each pair and triplet as ancestors.
 
     Args:
         distances: Between all points, shape `(n, n)`.
@@ -174,8 +174,8 @@ def loss_of_triplets(
         triplets: i, j and k, index tensors of shape `(t,)`, t > 0.
         margin: δ.
         temperature: τ.
-        exclude_members: Whether i, j and k, which are candidates of the same index, may not be their own ancestors.
-        sample_ancestors: False: the most likely one, no noise.
+        exclude_members: Whether i, j and k, candidates with the same indices, may not be their own ancestors.
+        sample_ancestors: False: choose the most likely one, without noise.
 
     Returns:
         Scalar ≥ 0, float32.
@@ -188,8 +188,8 @@ def loss_of_triplets(
             noise = [each.scatter_(1, excluded, -math.inf) for each in noise]
         pair, triple = ((each + chance).argmax(dim=1) for each, chance in zip(logits, noise, strict=True))
         near, far = ([reach[member, chosen] for member in triplets] for chosen in (pair, triple))
-        counts = ~(_hinges(near, far, margin) <= 0) & (pair != triple)  # so that NaN counts, too
-    # Triplets that add nothing have no gradient either: the costly part is worked out for the others only.
+        counts = ~(_hinges(near, far, margin) <= 0) & (pair != triple)  # written so that NaN counts too
+    # Triplets with zero loss have no gradient either: the costly part is computed only for the others.
     number, counts = len(pair), counts.nonzero()[:, 0]
     members = [reach[member[counts]] for member in triplets]
     logits = [-each / temperature for each in _reach_of_sets(*members)]
@@ -199,8 +199,8 @@ def loss_of_triplets(
 
 
 def _reach_of_sets(i: Tensor, j: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """How far candidates are from the furthest of a pair and of a triplet, from their distances to i, j, k."""
-    of_pair = torch.where(i > j, i, j)  # torch.maximum shares the gradient of ties, which takes longer
+    """Largest distance of candidates to a pair and to a triplet, from their distances to i, j, k."""
+    of_pair = torch.where(i > j, i, j)  # torch.maximum splits the gradient of ties, which takes longer
     return of_pair, torch.where(of_pair > k, of_pair, k)
 
 
@@ -218,20 +218,20 @@ def midpoint_distances(
 ) -> list[Tensor]:
     """Distances to the Einstein midpoints of sets of points, from the distances of the points to one another.
 
-    On the hyperboloid the midpoint of m points is their sum over its length, so with E = cosh(√c d) − 1 of two points,
-    S the sum of E over the pairs of a set, T that from a point s to the members, and q = √(1 + 2S/m²),
+    On the hyperboloid, the midpoint of m points is their sum divided by its length. With E = cosh(√c d) − 1 of two
+    points, S the sum of E over the pairs of a set, T the sum of E from a point s to the members, and q = √(1 + 2S/m²),
 
         cosh(√c d(s, midpoint)) − 1 = (T − 2S/(m(q + 1))) / (m q)
 
     Args:
         distances: Between all points, shape `(n, n)`.
-        members: m index tensors of shape `(t,)`: the sets.
+        members: m index tensors of shape `(t,)` that give the sets.
         from_points: Index tensors of shape `(t,)`.
         curvature: c > 0.
 
     Returns:
         For each of `from_points` a tensor of shape `(t,)`; 0, with gradient 0, within a thousandth of the set's spread,
-        where nothing but rounding is left of the right-hand side.
+        where the right-hand side consists of rounding errors.
     """
     scale = curvature**0.5
     number, excess = len(members), 2 * (distances * (scale / 2)).sinh().square()
@@ -249,13 +249,13 @@ def midpoint_distances(
 def draw_triplets(
     distances: Tensor, classes: Tensor, *, neighbours: int, triplets: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Triplets (i, j, k), j a reciprocal nearest neighbour of i and k none, from torch's default generator.
+    """Triplets (i, j, k), j a reciprocal nearest neighbour of i and k not, from torch's default generator.
 
     Args:
         distances: Between all points, shape `(n, n)`, without gradient.
         classes: Shape `(n,)`.
         neighbours: Size of a neighbourhood, the point itself included.
-        triplets: For each i with at least two reciprocal neighbours and a point that is none.
+        triplets: Number for each i with at least two reciprocal neighbours and a point that is not one.
 
     Returns:
         Indices, three of shape `(t,)`; t = 0 where no point qualifies.
@@ -266,24 +266,24 @@ def draw_triplets(
 
 
 def reciprocal_neighbours(distances: Tensor, classes: Tensor, neighbours: int) -> Tensor:
-    """Which points are among each other's nearest by exp(−d) + [same class], bool `(n, n)`, none its own.
+    """Which points are among each other's nearest by exp(−d) + [same class], bool `(n, n)`, False on the diagonal.
 
     Arguments as for `draw_triplets`.
     """
     size = len(distances)
     itself = torch.eye(size, dtype=torch.bool, device=distances.device)
     alike = (-distances).exp() + (classes[:, None] == classes)
-    alike = alike.masked_fill(itself, math.inf)  # whatever rounding does, a point is its own nearest
+    alike = alike.masked_fill(itself, math.inf)  # a point is its own nearest despite rounding
     nearest = torch.zeros_like(itself).scatter_(1, alike.topk(min(neighbours, size), dim=1).indices, True)
     return nearest & nearest.T & ~itself
 
 
 def draw_members(second: Tensor, third: Tensor, triplets: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Triplets (i, j, k), so many for each i that has two j and a k to draw from.
+    """Triplets (i, j, k) for each i that has at least two j and a k to draw from.
 
     Args:
         second, third: Which points j and k may be for each i, bool `(n, n)`.
-        triplets: How many.
+        triplets: Number of triplets for each such i.
     """
     anchors = ((second.sum(dim=1) > 1) & third.any(dim=1)).nonzero()[:, 0]
     if not len(anchors):
@@ -293,11 +293,12 @@ def draw_members(second: Tensor, third: Tensor, triplets: int) -> tuple[Tensor, 
 
 
 def choose_ancestor(logits: Tensor, noise: Tensor) -> Tensor:
-    """One-hot choice of a candidate for every row, `(t, C)` → `(t, C)`, whose gradient is that of the softmax.
+    """One-hot choice of a candidate for every row, `(t, C)` → `(t, C)`, with the gradient of the softmax.
 
     Args:
         logits: Shape `(t, C)`.
-        noise: Added to them, same shape: `gumbel_noise` chooses by probability, 0 the likeliest, −∞ rules out.
+        noise: Added to the logits, same shape: `gumbel_noise` samples by probability, 0 chooses the most likely, −∞
+            excludes one.
     """
     soft = (logits + noise).softmax(dim=1)
     hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1.0)
@@ -306,6 +307,6 @@ def choose_ancestor(logits: Tensor, noise: Tensor) -> Tensor:
 
 def gumbel_noise(like: Tensor) -> Tensor:
     """−log(−log u), u uniform in (0, 1] by torch's default generator, of the shape of `like`."""
-    # Uniform numbers are multiples of 2⁻²⁴; exponential_() of torch takes several times as long as their logarithm.
+    # Uniform numbers are multiples of 2⁻²⁴; torch's exponential_() takes several times as long as their logarithm.
     uniform = torch.rand_like(like).clamp_(min=2.0**-25)
     return uniform.log_().neg_().clamp_(min=2.0**-25).log_().neg_()

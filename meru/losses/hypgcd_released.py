@@ -1,4 +1,4 @@
-"""The two hyperbolic losses of HypGCD as its authors released them, what we take for errors included.
+"""The two hyperbolic losses of HypGCD as released by its authors, including apparent errors.
 
 HypGCD (IEEE TNNLS 2025, doi 10.1109/TNNLS.2025.3597074); the losses as printed: `meru.losses.hypgcd`.
 """
@@ -28,7 +28,7 @@ def released_category_loss(
     temperature: float = 1.0,
     smoothing: float = 0.1,
 ) -> Tensor:
-    """HCL over all classes, those that the batch lacks included: their centres are the origin, which repels all points.
+    """HCL over all classes: the centre of a class that is not in the batch is the origin, which repels all points.
 
     Arguments as for `category_loss`, with Riemannian gradients; `num_classes` is K.
     """
@@ -49,7 +49,7 @@ def released_hierarchy_loss(
     temperature: float = 0.1,
     exclude_members: bool = False,
 ) -> Tensor:
-    """LHL by `released_distance`, of features that were never mapped into the ball; k may be i.
+    """LHL with `released_distance`, on features that were not mapped into the ball; k may be i.
 
     Arguments as for `local_hierarchy_loss`.
     """
@@ -79,14 +79,14 @@ def released_distance(x: Tensor, y: Tensor, curvature: Tensor | float) -> Tensor
 
         2/√c · artanh r,   r = √c‖(−x) ⊕ y‖ = √c‖x − y‖ √q / (q + 1e-5),   q = 1 − 2c⟨x, y⟩ + c²‖x‖²‖y‖²
 
-    r is cut off at 1 − 1e-5, with the gradient at the cut passed on. Inside the ball this is the distance. The released
-    LHL uses it on features outside, where it is not even monotone in ‖x − y‖.
+    r is clamped to 1 − 1e-5, where its gradient is passed on unchanged. Inside the ball this is the distance. The
+    released LHL uses it on features outside the ball, where it is not even monotone in ‖x − y‖.
     """
     with torch.autocast(x.device.type, enabled=False):
         x, y = x.float(), y.float()
         squares = x.square().sum(dim=1)[:, None] * y.square().sum(dim=1)
         q = root(1 - 2 * curvature * exact_product(x, y) + curvature**2 * squares)
-        # By differences, not by a matmul: most of these points are each other's other view.
+        # By differences instead of a matmul: many of these pairs are two views of one image.
         apart = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
         ratio = curvature**0.5 * apart * q / (q.square() + 1e-5)
         ratio = ratio + (ratio.clamp(max=1 - 1e-5) - ratio).detach()

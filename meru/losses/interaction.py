@@ -26,7 +26,7 @@ def word_contrast(
     scope: str = "caption",
     labels: Tensor | None = None,
 ) -> Tensor:
-    """How badly each word recognises what it has gathered from the patches among what other words have gathered.
+    """Contrastive loss of each word: matches it with its own context from the patches among those of other words.
 
         caption:  −log softmax_k(s cos(f_m, c_k))_m                                          k in the same caption
         batch:    ½ [−log softmax_k(s cos(f_m, c_k))_m − log softmax_k(s cos(c_m, f_k))_m]   k in the whole batch
@@ -39,8 +39,8 @@ def word_contrast(
         real: False at padding, bool, shape `(B, M)`.
         scale: s > 0.
         scope: Where the other words come from.
-        labels: Shape `(B,)`; in scope `batch`, words of other captions with an equal label are left out, since what
-            they say of their image may be true of this one.
+        labels: Shape `(B,)`; in scope `batch`, words of other captions with an equal label are left out, since they may
+            describe this image too.
 
     Returns:
         Losses ≥ 0 of the words, float32, shape `(B, M)`, 0 at padding.
@@ -62,18 +62,18 @@ def word_contrast(
 
 
 def word_grounding(attention: Tensor, own: Tensor, allowed: Tensor | None = None) -> Tensor:
-    """How little of its attention a word, free to look at every image of the batch, gives to its own.
+    """Negative log of the share of attention that a word, attending to all images of the batch, gives to its own image.
 
         −log ( Σ_n exp a_m,own,n / Σ_j Σ_n exp a_mjn )
 
-    The same word looks at every image, so nothing about the word alone lowers the loss: where it looks must show what
-    the caption says of it. The contrasts between words lack that: any lasting difference between where different words
-    look satisfies them. The sum over the patches of an image leaves open which of them it is (MIL-NCE: Miech et al.,
-    "End-to-End Learning of Visual Representations from Uncurated Instructional Videos", CVPR 2020).
+    The same word attends to every image, so that the loss cannot be lowered by the word alone: the attended patch has
+    to show what the word describes. Contrasts between words do not require this: they are satisfied by any consistent
+    difference in attention between words. The sum leaves open which patches of an image are attended to (MIL-NCE: Miech
+    et al., "End-to-End Learning of Visual Representations from Uncurated Instructional Videos", CVPR 2020).
 
     Args:
         attention: a, logits of all images' patches for each of T words, shape `(T, B, N)`.
-        own: Each word's own image, shape `(T,)`.
+        own: Index of each word's own image, shape `(T,)`.
         allowed: Images that count, bool, shape `(T, B)`, each word's own among them; None: all.
 
     Returns:
@@ -89,7 +89,7 @@ def word_grounding(attention: Tensor, own: Tensor, allowed: Tensor | None = None
 def patch_agreement(
     patches: Tensor, contexts: Tensor, predicted_patches: Tensor, predicted_contexts: Tensor
 ) -> Tensor:
-    """How little each patch and what it has gathered from the words predict each other (as in SimSiam).
+    """Negative cosine similarity of each patch and its context from the words, each predicted from the other (SimSiam).
 
         −½ [cos(h(f), sg(c)) + cos(h(c), sg(f))]
 
@@ -109,7 +109,7 @@ def patch_agreement(
 
 
 def late_interaction(similarity: Tensor, real: Tensor) -> Tensor:
-    """How well every caption goes with every image, each word looking for its best patch.
+    """Similarity of every caption and every image: each word is compared with its best patch.
 
         S_ij = mean_m max_n s(t_im, p_jn)
 

@@ -1,10 +1,10 @@
-"""Semantic margin softmax (SMS), and the two terms that stand beside it in GAHR.
+"""Semantic margin softmax (SMS), and the two terms that GAHR adds to it.
 
 GAHR, text-based person search (IEEE TIFS 2025, doi 10.1109/TIFS.2025.3574970); soft targets, the reversed and the
 cyclic term: Cao et al., "An Empirical Study of CLIP for Text-based Person Search" (TBPS-CLIP), AAAI 2024.
 
-In all of these, rows are this process's images or texts and columns those of all processes, pair beside pair: the
-partner of row i is column `first` + i.
+Throughout, rows are this process's images or texts, and columns those of all processes in the same order: the partner
+of row i is column `first` + i.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ MARGIN_SOURCES = ("intra", "cross")
 
 
 def semantic_margins(similarity: Tensor, first: int = 0) -> Tensor:
-    """By how much less every row is like a column than like its own.
+    """How much less similar every row is to a column than to its own column.
 
         D_ij = S_i,own − S_ij
 
-    From similarities within one modality, where S is minus a distance, D is that distance: to look-alikes the margin is
-    small, to what looks different it is large. From similarities across modalities, as in GAHR's released code, D only
+    For similarities within one modality, where S is a negative distance, D is that distance: the margin is small for
+    similar items and large for different ones. For similarities across modalities, as in GAHR's released code, D only
     rescales them (see `semantic_margin_loss`).
 
     Args:
         similarity: S, shape `(B1, B2)`, unscaled.
-        first: Column of the first row's own.
+        first: The first row's own column.
 
     Returns:
         Shape `(B1, B2)`, without gradient, exactly 0 in each row's own column.
@@ -36,7 +36,7 @@ def semantic_margins(similarity: Tensor, first: int = 0) -> Tensor:
 
 
 def soft_targets(logits: Tensor, targets: Tensor, share: Tensor | float) -> Tensor:
-    """What the model believes, mixed into what the labels say.
+    """Mixture of the model's predictions and the label targets.
 
         T = α softmax(z) + (1 − α) Y
 
@@ -51,13 +51,13 @@ def soft_targets(logits: Tensor, targets: Tensor, share: Tensor | float) -> Tens
 def semantic_margin_loss(
     similarity: Tensor, margins: Tensor, targets: Tensor, scale: Tensor | float, margin: float
 ) -> Tensor:
-    """Cross-entropy of every row of one direction, each column closer by a share of its margin than it is.
+    """Cross-entropy of every row in one direction, with each similarity raised by a share of its margin.
 
         z_ij = s (S_ij + λ D_ij),   −Σ_j T_ij log softmax_j(z_i)
 
-    The margin stands in the numerator, too: with several positives the probabilities would not sum to one otherwise.
-    For the row's own column D is 0, so with one positive this is the printed form. With `margins` of `similarity`
-    itself z is s (1 − λ) S up to a constant of the row: nothing but another temperature.
+    The margin is in the numerator too: otherwise, with several positives, the probabilities would not sum to one. For
+    the row's own column D is 0, so that with one positive this is the printed form. With `margins` of `similarity`
+    itself, z is s (1 − λ) S up to a constant per row, which is only another temperature.
 
     Args:
         similarity: S, shape `(B1, B2)`.
@@ -75,11 +75,12 @@ def semantic_margin_loss(
 
 
 def reverse_contrastive_loss(logits: Tensor, targets: Tensor, smoothing: float = 1e-2) -> Tensor:
-    """How much of its belief every row spends where no label is (R-ITC).
+    """Reversed divergence between predictions and label targets of every row (R-ITC).
 
         Σ_j p_ij [log p_ij − log(Y_ij + ε)],   p_i = softmax(z_i)
 
-    The other direction of the divergence that contrast minimises. Not zero where p = Y: log(1 + ε) is missing.
+    The contrastive loss minimises the other direction of this divergence. Its value for p = Y, with one positive, is
+    −log(1 + ε).
 
     Args:
         logits: z, shape `(B1, B2)`, scaled.
@@ -95,13 +96,13 @@ def reverse_contrastive_loss(logits: Tensor, targets: Tensor, smoothing: float =
 
 
 def cyclic_loss(images: Tensor, texts: Tensor) -> Tensor:
-    """How differently the images and the texts of the same pairs are arranged (C-ITC).
+    """Mean squared difference between the similarities of images and those of their texts (C-ITC).
 
         mean_ij (a_ij − b_ij)²
 
     Args:
         images: a, similarities of images to images, shape `(B1, B2)`; or of images to texts.
-        texts: b, of the same pairs' texts to texts; or of texts to images.
+        texts: b, similarities of the same pairs' texts to texts; or of texts to images.
 
     Returns:
         Scalar ≥ 0, float32.

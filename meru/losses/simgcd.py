@@ -1,11 +1,11 @@
 """Losses of SimGCD, the parametric baseline of generalized category discovery.
 
-Wen et al., "Parametric Classification for Generalized Category Discovery: A Baseline Study", ICCV 2023; contrast with
-labels: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2; contrast of two views: Chen et al.,
-"A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020.
+Wen et al., "Parametric Classification for Generalized Category Discovery: A Baseline Study", ICCV 2023; supervised
+contrastive loss: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2; contrastive loss of two
+views: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020.
 
-The models hand in the samples of all processes, so that their number changes nothing; in the released code each process
-compares what it has itself.
+The models pass in the samples of all processes, so that the number of processes changes nothing; in the released code,
+each process compares only its own samples.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from meru.geometry.all_pairs import exact_product
 
 
 def supervised_contrastive_loss(features: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
-    """Contrast in which all others of the same label are right.
+    """Contrastive loss whose positives are all other features with the same label.
 
         −1/n Σ_i 1/|S_i| Σ_{q ∈ S_i} log( exp(f_i·f_q/τ) / Σ_{j ≠ i} exp(f_i·f_j/τ) )
 
@@ -30,7 +30,7 @@ def supervised_contrastive_loss(features: Tensor, labels: Tensor, temperature: f
         temperature: τ.
 
     Returns:
-        Scalar, float32; rows without another of their label do not count, and without any row it is 0.
+        Scalar, float32; rows without another row of the same label do not count; 0 if no row counts.
     """
     logits, itself = _cosine_logits(features, temperature)
     right = (labels[:, None] == labels) & ~itself
@@ -41,11 +41,11 @@ def supervised_contrastive_loss(features: Tensor, labels: Tensor, temperature: f
 
 
 def view_contrastive_loss(first: Tensor, second: Tensor, temperature: float = 1.0) -> Tensor:
-    """Contrast in which only the other view of the same image is right, among the 2B − 1 other views.
+    """Contrastive loss whose only positive, among the 2B − 1 other views, is the other view of the same image.
 
     Args:
         first: Features of one view of B images, shape `(B, D)`; normalised here.
-        second: Of another view of the same images, shape `(B, D)`.
+        second: Features of another view of the same images, shape `(B, D)`.
         temperature: τ.
 
     Returns:
@@ -57,7 +57,7 @@ def view_contrastive_loss(first: Tensor, second: Tensor, temperature: float = 1.
 
 
 def _cosine_logits(features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Cosines over τ, −∞ for each with itself, and which those are."""
+    """Cosines over τ, with −∞ on the diagonal, and the mask of the diagonal."""
     with torch.autocast(features.device.type, enabled=False):
         features = F.normalize(features.float(), dim=-1)
         itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
@@ -67,7 +67,7 @@ def _cosine_logits(features: Tensor, temperature: float) -> tuple[Tensor, Tensor
 def self_distillation_loss(
     first: Tensor, second: Tensor, student_temperature: float, teacher_temperature: float | Tensor
 ) -> Tensor:
-    """Each view is to predict what the other, sharper and without gradient, says.
+    """Cross-entropy of each view's prediction with the other's, which is sharpened and without gradient.
 
         ½ [H(q_b, p_a) + H(q_a, p_b)],   p = softmax(o/τ_s),   q = sg softmax(o/τ_t)
 
@@ -89,9 +89,9 @@ def self_distillation_loss(
 
 
 def mean_entropy(logits: Tensor, temperature: float) -> Tensor:
-    """Entropy H(p̄) of the mean prediction, which is to stay high so that no class takes everything.
+    """Entropy H(p̄) of the mean prediction, maximised so that predictions do not collapse onto a few classes.
 
-    Computed from log p̄, so that a class that nobody chooses has a finite gradient.
+    Computed from log p̄, so that a class without predictions has a finite gradient.
 
     Args:
         logits: Shape `(n, K)`.
@@ -109,11 +109,11 @@ def mean_entropy(logits: Tensor, temperature: float) -> Tensor:
 def teacher_temperature(epoch: float | Tensor, *, start: float, end: float, epochs: int) -> float | Tensor:
     """τ_t of an epoch: `epochs` values evenly spaced from `start` to `end`, then `end`; constant within an epoch.
 
-    As `numpy.linspace(start, end, epochs)` by the epoch's index, which is how the released code has it: `end` is
-    reached at index `epochs` − 1.
+    Equal to `numpy.linspace(start, end, epochs)` at the epoch's index, as in the released code: `end` is reached at
+    index `epochs` − 1.
 
     Args:
-        epoch: How far training is, in epochs; only its whole part counts.
+        epoch: Progress of training in epochs; only the integer part counts.
         start, end: First and last temperature.
         epochs: Number of values; 0: `end` from the beginning.
     """

@@ -1,1 +1,1 @@
-"""Figures computed from matrices and labels."""
+"""Metrics computed from matrices and labels, independent of any model."""

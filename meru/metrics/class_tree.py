@@ -3,7 +3,7 @@
     tree = class_tree(centres, 0.1, names)                   of class centres in the Poincaré ball
     dendrogram_purity(tree, families)                        families: a name for each class
 
-Pictures of it: `meru.reports.class_tree`.
+Plots: `meru.reports.class_tree`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Tree:
     """A binary tree over K leaves: nodes 0 … K − 1 are the leaves, K + i is the i-th join, 2K − 2 the root.
 
     Attributes:
-        names: Of the leaves.
-        children: The two nodes that each join puts together, both of a smaller number; int64 `(K − 1, 2)`.
+        names: Names of the leaves.
+        children: The two nodes that each join connects, both with a smaller number; int64 `(K − 1, 2)`.
         height: Mean distance between the leaves of the two, never below that of a child; 0 for leaves; `(2K − 1,)`.
-        points: Place of each node, float64 `(2K − 1, D)`.
-        curvature: c of the Poincaré ball the points lie in; None where they are Euclidean.
+        points: Position of each node, float64 `(2K − 1, D)`.
+        curvature: c of the Poincaré ball of the points; None if they are Euclidean.
     """
 
     names: tuple[str, ...]
@@ -42,9 +42,9 @@ class Tree:
     curvature: float | None
 
     def leaf_order(self) -> list[int]:
-        """The leaves from one side of the drawn tree to the other: no two branches cross."""
+        """The leaves in an order in which no two branches of the plotted tree cross."""
         order, waiting = [], [len(self.height) - 1]
-        while waiting:  # not by recursion: a chain of a thousand classes is deeper than Python goes
+        while waiting:  # without recursion: a chain of a thousand classes exceeds Python's limit
             node = waiting.pop()
             if node < len(self.names):
                 order.append(node)
@@ -61,21 +61,21 @@ class Tree:
 
 
 def class_tree(centres: Tensor, curvature: float, names: Sequence[str]) -> Tree:
-    """Join classes in hyperbolic space, the nearest first, until one tree is left.
+    """Agglomerative clustering of classes in hyperbolic space: the nearest are joined first, until one tree is left.
 
-    The distance of two subtrees is the mean over all pairs of their leaves (average linkage): it follows the whole of
-    a class, where the nearest pair would make chains, and lifts every join above its parts. A join lies at the Einstein
-    midpoint of its leaves. That needs no assumption on where the root is: the common ancestor of HypHC (Chami et al.,
-    "From Trees to Continuous Embeddings and Back", NeurIPS 2020), the point of a geodesic nearest to the origin, means
-    something only where the leaves were trained around the origin for it, and is defined for two of them.
+    The distance of two subtrees is the mean over all pairs of their leaves (average linkage). Unlike the nearest pair,
+    which makes chains, it depends on all leaves, and every join is above its parts. A join is placed at the Einstein
+    midpoint of its leaves, which assumes nothing about the position of the root. The common ancestor of HypHC (Chami et
+    al., "From Trees to Continuous Embeddings and Back", NeurIPS 2020), the point of a geodesic nearest to the origin,
+    is meaningful only if the leaves were trained for it around the origin, and is defined only for two of them.
 
     Args:
         centres: Points of the ball, shape `(K, D)`; `poincare.group_midpoints` gives those of classes.
         curvature: c > 0; the space has curvature −c.
-        names: K of them.
+        names: K names.
 
     Raises:
-        ValueError: if there are no centres, a point is not inside the ball, or the number of names is another.
+        ValueError: if there are no centres, a point is not inside the ball, or the number of names differs.
     """
     _check(centres, names)
     curvature = float(curvature)
@@ -89,23 +89,24 @@ def cosine_tree(features: Tensor, names: Sequence[str]) -> Tree:
     """The same with Euclidean features `(K, D)`, for comparison: distance 1 − cosine, joins at means of directions.
 
     Raises:
-        ValueError: if there are no features, one is zero or not finite, or the number of names is another.
+        ValueError: if there are no features, one is zero or not finite, or the number of names differs.
     """
     _check(features, names)
     features = features.detach().double().cpu()
     if not features.isfinite().all() or not features.norm(dim=1).all():
         raise ValueError("features without a direction (zero, NaN or infinite) cannot be joined by cosine")
     directions = F.normalize(features, dim=1)
-    # ½‖a − b‖² is 1 − cosine without the cancellation where two directions are nearly one.
+    # ½‖a − b‖² is 1 − cosine without cancellation for nearly equal directions.
     exact = torch.cdist(directions, directions, compute_mode="donot_use_mm_for_euclid_dist")
     children, height = _average_linkage(exact.square() / 2)
     return _placed(children, height, names, directions, None)
 
 
 def to_newick(tree: Tree) -> str:
-    """The tree as Newick, names quoted where they need it.
+    """The tree in Newick format, with names quoted if necessary.
 
-    A branch is half as long as it is high, so that the way from leaf to leaf is the height at which they are joined.
+    A branch has half the length of its height difference, so that the path between two leaves is as long as the height
+    of their join.
     """
     text = [_newick_name(name) for name in tree.names]
     for join, pair in enumerate(tree.children.tolist(), start=len(tree.names)):
@@ -117,7 +118,7 @@ def to_newick(tree: Tree) -> str:
 def to_json(tree: Tree) -> str:
     """The tree as JSON: `curvature`, `root`, and `nodes` of `id`, `parent`, `height`, `point`, `name` or `children`.
 
-    A list and not nested objects, since parsers give up on deep ones.
+    The nodes are a list instead of nested objects, because parsers fail on deep nesting.
     """
     leaves, root = len(tree.names), len(tree.height) - 1
     parent: list[int | None] = [None] * (root + 1)
@@ -132,15 +133,16 @@ def to_json(tree: Tree) -> str:
 
 
 def dendrogram_purity(tree: Tree, groups: Sequence[Hashable]) -> float:
-    """How pure the smallest subtree is that holds two leaves of one group, mean over all such pairs; 1 at best.
+    """Mean purity of the smallest subtree that contains two leaves of one group, over all such pairs; 1 at best.
 
     Heller & Ghahramani, "Bayesian Hierarchical Clustering", ICML 2005, over pairs as in Kobren et al., "A Hierarchical
-    Algorithm for Extreme Clustering", KDD 2017. Exact, in K · (number of groups): two leaves meet where one comes from
-    either child, so that at a node with n_g leaves of group g among n, n_g(left) · n_g(right) pairs count n_g/n each.
+    Algorithm for Extreme Clustering", KDD 2017. Exact, in time K · (number of groups): two leaves meet at a node if
+    they come from different children, so that at a node with n_g leaves of group g among n, n_g(left) · n_g(right)
+    pairs count n_g/n each.
 
     Args:
         tree: With K leaves.
-        groups: Of each leaf.
+        groups: Group of each leaf.
 
     Raises:
         ValueError: if there are not K groups, or no two leaves share one.
@@ -154,10 +156,10 @@ def dendrogram_purity(tree: Tree, groups: Sequence[Hashable]) -> float:
 
 
 def chance_dendrogram_purity(tree: Tree, groups: Sequence[Hashable]) -> float:
-    """What `dendrogram_purity` expects if the groups are shuffled among the leaves of the same tree, exactly.
+    """Exact expectation of `dendrogram_purity` if the groups are shuffled among the leaves of the same tree.
 
-    A pair that meets at a node with n leaves brings itself; each of the n − 2 others there is of the same group, of
-    m among K leaves, with probability (m − 2)/(K − 2). How many pairs meet there no group can change.
+    A pair that meets at a node with n leaves counts itself; each of the n − 2 others there is in the same group, with
+    m among K leaves, with probability (m − 2)/(K − 2). The number of pairs that meet there does not depend on groups.
     """
     members = _members(tree, groups)
     leaves, of_group = len(tree.names), members.sum(axis=0)
@@ -181,7 +183,7 @@ def _average_linkage(distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((0, 2), dtype=np.int64), np.zeros(1)
     matrix = ((distances + distances.T) / 2).fill_diagonal_(0).numpy()
     joins = linkage(squareform(matrix, checks=False), method="average")
-    # The mean is rounded, and may come out below the one it is made of.
+    # Because of rounding, the mean may fall below the height of a child.
     height = np.maximum.accumulate(np.concatenate([np.zeros(leaves), joins[:, 2]]))
     return joins[:, :2].astype(np.int64), height
 
@@ -189,7 +191,7 @@ def _average_linkage(distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def _placed(
     children: np.ndarray, height: np.ndarray, names: Sequence[str], leaves: Tensor, curvature: float | None
 ) -> Tree:
-    """The tree with every join at the midpoint (in flat space: the mean) of its leaves."""
+    """The tree with every join placed at the midpoint (in flat space: the mean) of its leaves."""
     points, below = list(leaves), [[leaf] for leaf in range(len(leaves))]
     for left, right in children.tolist():
         below.append(below[left] + below[right])
@@ -199,7 +201,7 @@ def _placed(
 
 
 def _newick_name(name: str) -> str:
-    """Bare letters and digits as they are; all else in quotes, quotes doubled. A bare _ would be read as a blank."""
+    """Plain letters and digits unchanged, all else quoted, quotes doubled. An unquoted _ would be read as a space."""
     return name if re.fullmatch(r"[A-Za-z0-9.-]+", name) else "'" + name.replace("'", "''") + "'"
 
 
@@ -218,5 +220,5 @@ def _pairs(members: np.ndarray) -> float:
     of_group = members.sum(axis=0)
     pairs = (of_group * (of_group - 1) / 2).sum()
     if not pairs:
-        raise ValueError("no two leaves are of the same group: purity says nothing")
+        raise ValueError("no two leaves are of the same group: purity is undefined")
     return pairs

@@ -1,4 +1,4 @@
-"""k-means on features, and how many classes there are.
+"""k-means on features, and an estimate of the number of classes.
 
 Vaze et al., "Generalized Category Discovery", CVPR 2022, section 3.3.
 """
@@ -21,14 +21,14 @@ BELL = 0.06  # width of the smoothing bell: neighbours within 6 % count most
 
 
 def kmeans(features: Tensor, clusters: int, *, seed: int = 0, restarts: int = 3) -> Tensor:
-    """Cluster of every row of `features` `(n, D)`, int64 `(n,)`: scikit-learn's, the best of some restarts.
+    """Cluster of every row of `features` `(n, D)`, int64 `(n,)`: scikit-learn's k-means, the best of several restarts.
 
     Raises:
         ValueError: if there are fewer rows than clusters, or a feature is not finite.
     """
     _check(features, clusters)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters: some stay empty
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: some stay empty
         found = KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features.float().cpu().numpy())
     return torch.from_numpy(found.astype(np.int64))
 
@@ -45,27 +45,27 @@ def estimate_num_classes(
     dimensions: int = 64,
     most: int = 20_000,
 ) -> tuple[int, dict[int, float]]:
-    """How many classes there are, old ones included: the K with which k-means finds the labelled classes best.
+    """Estimate the number of classes, old ones included: the K with which k-means recovers the labelled classes best.
 
-    The criterion is that of Vaze et al.: k-means, without labels, sorts all images into K clusters, and the labelled
-    ones are judged by accuracy under the best assignment. One run of k-means is too noisy to search by (theirs, by
-    Brent's method, ends at whichever K was lucky), so
+    The criterion is that of Vaze et al.: k-means, without labels, groups all images into K clusters, and the labelled
+    ones are scored by accuracy under the best assignment. A single run of k-means is too noisy for a search (their
+    search by Brent's method ends at an arbitrary lucky K), so
 
-    - the score of K is the mean accuracy of a few runs with other starts;
-    - K is searched in two rounds, each at equal ratios: from `num_old` to `maximum`, then around the best;
-    - the best is that of the smoothed curve: means over neighbours, nearer ones by ratio weighing more;
-    - k-means works on the first principal components, which costs less and removes noise, and these are whitened:
+    - the score of K is the mean accuracy of several runs with different starts;
+    - K is searched in two rounds, each with equal ratios: from `num_old` to `maximum`, then around the best;
+    - the best K is the maximum of a smoothed curve, in which neighbours nearer by ratio weigh more;
+    - k-means runs on the first principal components, which is faster and removes noise, and these are whitened:
       directions in which images of one labelled class differ count little, in new classes too.
 
     Args:
         features: Shape `(n, D)`.
         labels: Class of each row, shape `(n,)`; unused where not `labelled`, bool `(n,)`.
-        num_old: Labelled classes, at least two.
+        num_old: Number of labelled classes, at least two.
         maximum: Largest K that is tried.
-        seed: Of k-means.
+        seed: Seed of k-means.
         repeats: Runs of k-means for each K.
-        dimensions: Principal components, at most.
-        most: Of more rows, so many are chosen at random.
+        dimensions: Largest number of principal components.
+        most: Largest number of rows; if there are more, this many are chosen at random.
 
     Returns:
         K, and the score of every K that was tried.
@@ -105,11 +105,11 @@ def principal_components(features: Tensor, dimensions: int) -> Tensor:
 
 
 def whitened(features: Tensor, labels: Tensor, labelled: Tensor, *, shrinkage: float = 0.1) -> Tensor:
-    """Features in coordinates in which labelled classes spread alike in all directions, `(n, D)`.
+    """Features in coordinates in which labelled classes have equal spread in all directions, `(n, D)`.
 
-    Their pooled covariance W about their own means becomes nearly 1 (Hatch et al., "Within-Class Covariance
-    Normalization for SVM-based Speaker Recognition", Interspeech 2006), as far as W mixed with `shrinkage` parts of a
-    sphere of the same size does. Where no class has two labelled rows the features stay as they are.
+    Their pooled covariance W about the class means becomes nearly the identity (Hatch et al., "Within-Class Covariance
+    Normalization for SVM-based Speaker Recognition", Interspeech 2006); W is first shrunk towards an isotropic
+    covariance of the same size by `shrinkage`. If no class has two labelled rows, the features are unchanged.
     """
     classes, own = labels[labelled].unique(return_inverse=True)
     rows = features[labelled].double()
@@ -129,9 +129,10 @@ def _equal_ratios(low: int, high: int, count: int) -> list[int]:
 
 
 def _smooth_maximum(scores: dict[int, float]) -> int:
-    """The K whose smoothed score is highest, the smaller of equal ones.
+    """The K whose smoothed score is highest; the smaller one if tied.
 
-    A line is fitted under a bell in log K around each: a plain mean would favour K with neighbours on one side only.
+    A line is fitted around each K with bell-shaped weights in log K: a plain mean would be biased for K with neighbours
+    on one side only.
     """
     numbers = np.array(sorted(scores))
     values, place = np.array([scores[number] for number in numbers]), np.log(numbers)

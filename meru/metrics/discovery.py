@@ -1,7 +1,8 @@
-"""How well classes were discovered: predictions are matched to true classes once, over everything.
+"""Metrics of category discovery: predictions are matched to true classes by one assignment over all images.
 
 Vaze et al., "Generalized Category Discovery", CVPR 2022, section 4.1; the protocol called v2 in its code: one
-assignment over old and new classes. Two, one for each (v1), flatter, since one cluster may then serve twice.
+assignment over old and new classes. With separate assignments for old and new classes (v1), scores are inflated,
+because one cluster may then be used twice.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
     Args:
         predictions: Predicted class or cluster of each image, int64 ≥ 0, shape `(n,)`; any numbering.
         labels: True class, old classes first, int64 ≥ 0, shape `(n,)`.
-        num_old: How many classes are old: labels below it.
+        num_old: Number of old classes, whose labels are below it.
 
     Returns:
         `discovery/{all,old,new}/accuracy`, by one assignment over all (v2), with `All = (n_old · Old + n_new · New)/n`;
         `discovery_balanced/…`, the same as means of the classes; `discovery_v1/…`, by two assignments, with all of them
-        counted; `…/chance_accuracy` of the first, what random predictions with the same sizes of clusters reach, mean
+        counted; `…/chance_accuracy` of the first, the accuracy of random predictions with the same cluster sizes, mean
         of 20 seeded draws; `discovery/all/normalized_mutual_information`, `discovery/all/adjusted_rand_index`, and
-        `discovery/{all,old,new}/images`. Rows of old or new classes are left out where there are no such images.
+        `discovery/{all,old,new}/images`. Rows of old or new classes are left out if there are no such images.
 
     Raises:
-        ValueError: if the lengths differ, there is nothing, or a number is negative.
+        ValueError: if the lengths differ, there are no images, or a number is negative.
     """
     if predictions.shape != labels.shape or predictions.ndim != 1:
         raise ValueError(f"predictions of shape {tuple(predictions.shape)} for labels of {tuple(labels.shape)}")
@@ -68,13 +69,13 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
 
 
 def matched(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """The images that are right under the assignment of clusters to classes that makes most right, bool `(n,)`."""
+    """The images that are correct under the best assignment of clusters to classes, bool `(n,)`."""
     class_of = assigned_classes(predicted, true)
     return np.array([class_of.get(cluster, -1) for cluster in predicted.tolist()]) == true
 
 
 def assigned_classes(predicted: np.ndarray, true: np.ndarray) -> dict[int, int]:
-    """Cluster → class, so that most images are right in all; with more clusters than classes some clusters get none.
+    """Cluster → class, with the most correct images in total; with more clusters than classes, some get no class.
 
     The assignment is one to one (Kuhn, "The Hungarian Method for the Assignment Problem", 1955).
     """

@@ -1,7 +1,7 @@
-"""Retrieval metrics, exact where scores are tied: the expectation over random orders of equal scores.
+"""Retrieval metrics that are exact for tied scores: the expectation over random orders of equal scores.
 
 A constant similarity therefore scores exactly the chance level, and the order of the gallery never matters.
-With ties a query sees its gallery as a row of tie groups; of a group with relevant items, four numbers count:
+With ties, the ranking of a query is a sequence of tie groups; a group with relevant items enters by four numbers:
 
     g  items that score strictly higher            a  relevant ones among those g
     t  items in the group                          r  relevant ones among those t
@@ -34,7 +34,7 @@ def retrieval_metrics(
     ks: Sequence[int] = (1, 5, 10),
     chunk_size: int = 256,
 ) -> dict[str, float]:
-    """How well each query ranks the gallery items that carry its label.
+    """Metrics of how well each query ranks the gallery items that have its label.
 
     A query without any relevant item scores 0 in every metric, chance levels included, and is counted.
 
@@ -43,7 +43,7 @@ def retrieval_metrics(
         gallery: Embeddings, shape `(n, D)`.
         query_labels: Integers, shape `(q,)`; or several kinds of labels by name, judged on the same scores.
         gallery_labels: Integers, shape `(n,)`, of the same kinds. An item is relevant iff labels are equal.
-        similarity: Takes `(chunk, D)` and `(n, D)`, gives scores `(chunk, n)`; higher is more alike.
+        similarity: Maps `(chunk, D)` and `(n, D)` to scores `(chunk, n)`; higher is more similar.
         ks: Cut-offs of recall@k, each ≥ 1; beyond n they act like n.
         chunk_size: Queries scored at a time; memory grows with `chunk_size · n`.
 
@@ -51,11 +51,11 @@ def retrieval_metrics(
         `recall@k` (share of queries with a relevant item among the first k), `mean_average_precision`,
         `mean_inverse_negative_penalty` (R / rank of the last of the R relevant items; Ye et al., "Deep
         Learning for Person Re-identification: A Survey and Outlook", 2021), each also under a random order as
-        `chance_<name>`; `queries` and `queries_without_match`. With kinds of labels: `<kind>/<name>`.
+        `chance_<name>`; `queries` and `queries_without_match`. With several kinds of labels: `<kind>/<name>`.
 
     Raises:
         ValueError: if there is nothing to rank, shapes or kinds do not fit, or a k is below 1.
-        UserError: if a score is NaN or infinite; names the query.
+        UserError: if a score is NaN or infinite; the message names the query.
     """
     prefix = "{}" if isinstance(query_labels, Tensor) else "{}/"
     of_queries = {"": query_labels} if isinstance(query_labels, Tensor) else query_labels
@@ -104,14 +104,14 @@ def image_text_retrieval(
     ks: Sequence[int] = (1, 5, 10),
     chunk_size: int = 256,
 ) -> dict[str, float]:
-    """Retrieval both ways, where relevant means "of the same image" and where it means "of the same class".
+    """Retrieval in both directions, with relevance by image and by class.
 
     Args:
         image_embeddings: Shape `(n, D)`.
         text_embeddings: Shape `(m, D)`.
         text_image_index: Row of `image_embeddings` that each text describes, shape `(m,)`.
         image_class_index: Class of each image, shape `(n,)`; a text has the class of its image.
-        similarity: Symmetric in its arguments: it is given texts and images, then images and texts.
+        similarity: Symmetric in its arguments: called with texts and images, then with images and texts.
         ks, chunk_size: As in `retrieval_metrics`.
 
     Returns:
@@ -169,11 +169,11 @@ def top_k(
 def score_chunks(
     queries: Tensor, gallery: Tensor, *, similarity: Similarity, chunk_size: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the rows of each chunk of queries and their scores `(chunk, n)`, checked, in float32 or float64.
+    """Yield the rows of each chunk of queries and their checked scores `(chunk, n)`, in float32 or float64.
 
     Raises:
-        ValueError: if there are no queries, no gallery, no room in a chunk, or the scores have another shape.
-        UserError: if a score is NaN or infinite; names the query.
+        ValueError: if there are no queries or no gallery, `chunk_size` is below 1, or the scores have another shape.
+        UserError: if a score is NaN or infinite; the message names the query.
     """
     if len(queries) == 0 or len(gallery) == 0:
         raise ValueError(f"nothing to rank: {len(queries)} queries and {len(gallery)} gallery items")
@@ -190,7 +190,7 @@ def score_chunks(
         if not finite.all():
             query = start + int(finite.int().argmin())
             raise UserError(
-                f"similarity gave a score that is NaN or infinite for query {query}: the weights are not usable, take "
+                f"similarity gave a score that is NaN or infinite for query {query}: the weights are unusable; take "
                 "an earlier checkpoint, or train with a lower learning rate or trainer.precision=fp32",
                 exit_code=1,
             )
@@ -214,7 +214,7 @@ class _Relevance:
         return relevant.sort(dim=1).values
 
     def chance(self, ks: Sequence[int]) -> Tensor:
-        """Metrics under a random order, which is what a constant score means: shape `(len(ks) + 2,)`."""
+        """Metrics under a random order, equal to those of a constant score: shape `(len(ks) + 2,)`."""
         constant = torch.zeros(1, len(self.order), device=self.order.device)
         total = torch.zeros(len(ks) + 2, dtype=torch.float64, device=self.order.device)
         counts, queries = self.count[self.count > 0].unique(return_counts=True)
@@ -224,18 +224,18 @@ class _Relevance:
 
 
 def _expected_metrics(scores: Tensor, relevant: Tensor, ks: Sequence[int]) -> Tensor:
-    """Recall at each k, average precision, inverse negative penalty a query: float64 `(q, len(ks) + 2)`.
+    """Recall at each k, average precision and inverse negative penalty per query: float64 `(q, len(ks) + 2)`.
 
     Args:
         scores: Finite, shape `(q, n)`.
-        relevant: Those of the relevant items, ascending, padded with +∞, shape `(q, R)`, R ≥ 1.
+        relevant: Scores of the relevant items, ascending, padded with +∞, shape `(q, R)`, R ≥ 1.
     """
     real = relevant.isfinite()
     count = real.sum(dim=1, keepdim=True)
     # Strictly higher than a score is at least the next number above it: one pass gives both counts.
     higher = torch.nextafter(relevant, relevant.new_tensor(torch.inf))
     above, at_least = _count_at_least(scores, torch.cat([higher, relevant], dim=1)).double().chunk(2, dim=1)
-    tied = (at_least - above).clamp(min=1)  # 0 for padding only
+    tied = (at_least - above).clamp(min=1)  # 0 only for padding
     below_or_tied = torch.searchsorted(relevant, relevant, right=True)
     relevant_above = (count - below_or_tied).double()
     relevant_tied = (below_or_tied - torch.searchsorted(relevant, relevant)).double()
@@ -249,15 +249,15 @@ def _expected_metrics(scores: Tensor, relevant: Tensor, ks: Sequence[int]) -> Te
 
 
 def _count_at_least(scores: Tensor, bounds: Tensor) -> Tensor:
-    """How many scores of a row are ≥ each bound of that row: `(q, n)`, `(q, m)` → `(q, m)`."""
-    # NumPy sorts with vector instructions, over ten times as fast as PyTorch on a CPU, which sorts indices along.
+    """Number of scores of a row that are ≥ each bound of that row: `(q, n)`, `(q, m)` → `(q, m)`."""
+    # NumPy sorts with vector instructions, over ten times as fast as PyTorch on a CPU, which also sorts indices.
     on_cpu = scores.device.type == "cpu"
     ordered = torch.from_numpy(np.sort(scores.numpy(), axis=1)) if on_cpu else scores.sort(dim=1).values
     return scores.shape[1] - torch.searchsorted(ordered, bounds)
 
 
 def _hit_probability(above: Tensor, tied: Tensor, relevant_tied: Tensor, ks: Sequence[int]) -> Tensor:
-    """P(a relevant item among the first k), from the best tie group with one, `(q, 1)` each → `(q, len(ks))`.
+    """P(a relevant item among the first k), from the best tie group that has one, `(q, 1)` each → `(q, len(ks))`.
 
     The first k take m = k − g items of the group; all of them miss with probability
 
@@ -271,7 +271,7 @@ def _hit_probability(above: Tensor, tied: Tensor, relevant_tied: Tensor, ks: Seq
 def _expected_precision(above: Tensor, tied: Tensor, relevant_above: Tensor, relevant_tied: Tensor) -> Tensor:
     """E[precision at the rank of a relevant item], for every relevant item; their mean is average precision.
 
-    The item is at each place j = 1 … t of its group with probability 1/t. Of the j − 1 others before it in
+    The item is at each position j = 1 … t of its group with probability 1/t. Of the j − 1 others before it in
     the group, each is relevant with probability (r − 1)/(t − 1), so that
 
         E = 1/t · Σ_j [a + 1 + (j − 1)(r − 1)/(t − 1)] / (g + j)
@@ -287,11 +287,11 @@ def _expected_precision(above: Tensor, tied: Tensor, relevant_above: Tensor, rel
 
 
 def _expected_inverse_last_rank(above: Tensor, tied: Tensor, relevant_tied: Tensor) -> Tensor:
-    """E[1 / rank of the last relevant item], from the worst tie group with one, `(q, 1)` each → `(q, 1)`.
+    """E[1 / rank of the last relevant item], from the worst tie group that has one, `(q, 1)` each → `(q, 1)`.
 
-    The last of r relevant items among t places is at place l with probability C(l − 1, r − 1) / C(t, r): r/t
-    for l = t, and a factor (l − r) / (l − 1) from each place to the one before it. Without ties only l = t
-    is left.
+    The last of r relevant items among t positions is at position l with probability C(l − 1, r − 1) / C(t, r): r/t
+    for l = t, and a factor (l − r) / (l − 1) from each position to the one before it. Without ties only
+    l = t is left.
     """
     place = tied - torch.arange(int((tied - relevant_tied).max()) + 1, device=above.device)
     step = (place - relevant_tied).clamp(min=0) / (place - 1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: an image belongs to the class whose prompts lie nearest to it.
+"""Zero-shot classification: an image is assigned to the class with the most similar prompts.
 
 Names of the figures: see `meru.reports.tables`.
 """
@@ -18,14 +18,14 @@ def class_prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[
     """Every template filled with every class name: one list of prompts per class.
 
     Args:
-        class_names: As they should read in a sentence.
+        class_names: As they should appear in a sentence.
         templates: Sentences with `{}` where the name goes.
 
     Raises:
         UserError: if there is no template, or one lacks its `{}`.
     """
     if not templates:
-        raise UserError("no prompt template for zero-shot; give data.prompts at least one, as 'a photo of a {}.'")
+        raise UserError("no prompt template for zero-shot; give data.prompts at least one, such as 'a photo of a {}.'")
     for template in templates:
         if "{}" not in template:
             raise UserError(f"prompt template {template!r} has no {{}}; put it where the class name goes")
@@ -42,17 +42,17 @@ def zero_shot_metrics(
     ks: Sequence[int] = (1, 5),
     chunk_size: int = 1024,
 ) -> dict[str, float]:
-    """Top-k accuracy of choosing among K classes: over images, and averaged per class first.
+    """Top-k accuracy of choosing among K classes: over images, and as the mean over classes.
 
-    Exact where scores are tied: the expectation over random orders of equal scores, so a constant similarity
+    Exact for tied scores: the expectation over random orders of equal scores, so that a constant similarity
     scores k/K.
 
     Args:
         image_embeddings: Shape `(n, D)`.
-        class_embeddings: One a class, averaged over its prompts by the model, shape `(K, D)`.
+        class_embeddings: One per class, averaged over its prompts by the model, shape `(K, D)`.
         labels: Class of each image in 0 … K − 1, shape `(n,)`.
-        similarity: Takes `(chunk, D)` and `(K, D)`, gives scores `(chunk, K)`; higher is more alike.
-        ks: Cut-offs, each ≥ 1. Those of K or more say nothing and are left out, k = 1 excepted.
+        similarity: Maps `(chunk, D)` and `(K, D)` to scores `(chunk, K)`; higher is more similar.
+        ks: Cut-offs, each ≥ 1. Those of K or more are uninformative and left out, except k = 1.
         chunk_size: Images scored at a time.
 
     Returns:
@@ -60,8 +60,8 @@ def zero_shot_metrics(
         `chance_accuracy@k`, and `images`.
 
     Raises:
-        ValueError: if shapes do not fit, a label is no class, or a k is below 1.
-        UserError: if a score is NaN or infinite; names the image.
+        ValueError: if shapes do not fit, a label is not a class, or a k is below 1.
+        UserError: if a score is NaN or infinite; the message names the image.
     """
     images, classes = len(image_embeddings), len(class_embeddings)
     if labels.shape != (images,):
@@ -80,7 +80,7 @@ def zero_shot_metrics(
         own = scores.gather(1, labels[rows, None])
         above = (scores > own).sum(dim=1, keepdim=True)
         tied = (scores == own).sum(dim=1, keepdim=True)
-        # The right class is at each of the places g + 1 … g + t with the same probability.
+        # The right class is at each of the positions g + 1 … g + t with equal probability.
         hits.append(((cut_offs - above).double() / tied).clamp(0, 1))
     hit = torch.cat(hits)
     class_mean = torch.stack([hit[labels == index].mean(dim=0) for index in labels.unique()]).mean(dim=0)

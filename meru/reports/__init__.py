@@ -1,1 +1,1 @@
-"""Figures to text, tables and pictures."""
+"""Metrics as text, tables and plots."""

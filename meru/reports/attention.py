@@ -1,4 +1,4 @@
-"""Pictures of what a model does: plain matrices in, a figure out."""
+"""Plots of a model's attention, from plain matrices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from meru.files import make_folder_of, write_atomically
 
 COLUMNS = 6
-# Fonts with Chinese, Japanese and Korean characters, which matplotlib's own lacks; the first that is installed counts.
+# Fonts with Chinese, Japanese and Korean characters, which matplotlib's font lacks; the first installed one is used.
 EAST_ASIAN = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
     *("Microsoft YaHei", "SimHei", "PingFang SC", "Heiti SC", "Hiragino Sans GB", "Arial Unicode MS"),
@@ -26,18 +26,18 @@ EAST_ASIAN = (
 
 
 def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, title: str = "") -> Figure:
-    """The image, and over it for every word where the word looks, each on its own scale from least to most.
+    """A plot of the image and, for every word, its attention over the image, each scaled from minimum to maximum.
 
     Args:
         image: uint8 RGB, shape `(3, S, S)`.
-        words: K of them.
+        words: K words.
         weights: Attention to the patches, a square grid row by row, shape `(K, N)`.
-        title: Written above, say the caption.
+        title: Written above, such as the caption.
     """
     side = round(weights.shape[-1] ** 0.5)
     low, high = weights.amin(dim=1, keepdim=True), weights.amax(dim=1, keepdim=True)
     maps = ((weights - low) / (high - low).clamp_min(1e-12)).float().cpu().unflatten(1, (1, side, side))
-    # Nearest: a patch is all there is to see, and smoothing would invent a finer place.
+    # Nearest: attention has the resolution of patches, and smoothing would suggest a finer one.
     maps = F.interpolate(maps, size=image.shape[1:], mode="nearest")[:, 0]
     pixels = image.permute(1, 2, 0).cpu().numpy()
     columns = min(COLUMNS, len(words) + 1)
@@ -57,7 +57,7 @@ def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, ti
 
 
 def printable(text: str, *, width: int) -> str:
-    """A text on one line, cut to a width in letters (Chinese characters count two), without control characters."""
+    """The text on one line, cut to a width in letters (Chinese characters count as two), without control characters."""
     shown, used = "", 0
     for character in " ".join(text.split()):
         used += 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -68,9 +68,9 @@ def printable(text: str, *, width: int) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, all or nothing; its texts as they are, not as mathematics.
+    """Write a plot as PNG, atomically; `$` in its texts is not interpreted as mathematics.
 
-    Chinese is drawn where a font for it is installed, as boxes elsewhere.
+    Chinese characters appear as boxes if no font for them is installed.
 
     Raises:
         UserError: if the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Pictures of a tree of classes: a dendrogram, and the tree where it lies in the Poincaré disk."""
+"""Plots of a tree of classes: a dendrogram, and the tree in the Poincaré disk."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from meru.metrics.class_tree import Tree
 from meru.reports.attention import printable
 
 MIXED = (0.6, 0.6, 0.6)
-LEGEND = 20  # groups that a legend names
-NAMED = 220  # more names than that around the disk cannot be read
-TALLEST = 250  # inches; a picture of more than 2^16 pixels cannot be drawn
+LEGEND = 20  # most groups that a legend names
+NAMED = 220  # more names around the disk would be illegible
+TALLEST = 250  # inches; matplotlib cannot draw more than 2^16 pixels
 
 
 def dendrogram_figure(tree: Tree, groups: Sequence[Hashable], *, title: str = "") -> Figure:
-    """The tree with its leaves at the right, one line each, and every join as far left as its height.
+    """A plot of the tree with its leaves at the right, one line each; the height of a join is its distance to the left.
 
-    A branch has the colour of a group while all leaves beyond it are of that group, and is grey where groups mix and
-    where a group has one leaf only.
+    A branch has the colour of a group if all leaves below it are of that group, and is grey if groups mix or the group
+    has only one leaf.
 
     Args:
         tree: With K leaves.
-        groups: Of each leaf.
+        groups: Group of each leaf.
         title: Written above.
     """
     leaves, order = len(tree.names), tree.leaf_order()
@@ -72,14 +72,14 @@ def dendrogram_figure(tree: Tree, groups: Sequence[Hashable], *, title: str = ""
 def poincare_disk_figure(
     tree: Tree, groups: Sequence[Hashable], *, directions: str = "tree", title: str = ""
 ) -> Figure:
-    """The tree in the disk: leaves as dots, joins as small ones, branches as geodesics. See `to_disk`.
+    """A plot of the tree in the disk: leaves as dots, joins as small dots, branches as geodesics. See `to_disk`.
 
-    Only as much of the disk is drawn as the tree takes. Rings mark distances from the root.
+    Only the part of the disk around the tree is shown. Rings mark distances from the root.
 
     Args:
         tree: A tree in the ball.
-        groups: Of each leaf; groups with one leaf are grey.
-        directions: As in `to_disk`; with `tree` the leaves bear their names, if they are not too many.
+        groups: Group of each leaf; groups with one leaf are grey.
+        directions: As in `to_disk`; with `tree`, the leaves have their names, unless there are too many.
         title: Written above.
 
     Raises:
@@ -87,7 +87,7 @@ def poincare_disk_figure(
     """
     places = to_disk(tree, directions=directions)
     leaves, colours, of_node = len(tree.names), _colours(groups), _node_groups(tree, groups)
-    figure = Figure(figsize=(9, 8), layout="constrained")
+    figure = Figure(figsize=(9, 9), layout="constrained")
     if title:
         figure.suptitle(printable(title, width=100), fontsize=10, parse_math=False)
     axis = figure.subplots()
@@ -95,7 +95,7 @@ def poincare_disk_figure(
     axis.set_aspect("equal")
     named = directions == "tree" and leaves <= NAMED
     reach = max(0.02, float(places.norm(dim=1).max()))
-    limit = min(1.03, 1.05 * reach) + (0.45 * reach if named else 0)
+    limit = min(1.03, 1.05 * reach) + (0.6 * reach if named else 0)
     axis.set_xlim(-limit, limit)
     axis.set_ylim(-limit, limit)
     if limit > 1:
@@ -122,15 +122,15 @@ def poincare_disk_figure(
     largest = [group for group, _ in Counter(groups).most_common() if group in colours][:LEGEND]
     for group in largest:
         axis.scatter([], [], s=28, color=colours[group], label=printable(str(group), width=60))
-    if largest:
-        legend = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+    if largest:  # below, where no name of a leaf reaches
+        legend = figure.legend(loc="outside lower center", ncols=8, fontsize=7, frameon=False)
         for text in legend.get_texts():
             text.set_parse_math(False)
     return figure
 
 
 def _write_names(axis: Axes, names: Sequence[str], places: Tensor, radius: float, colours: list, *, size: int) -> None:
-    """Each name on the ring of that radius, in the direction of its place, to be read from the right way up."""
+    """Write each name on the ring of that radius, in the direction of its position, never upside down."""
     for name, (x, y), colour in zip(names, places.tolist(), colours, strict=True):
         angle = np.degrees(np.arctan2(y, x))
         left = abs(angle) > 90
@@ -142,17 +142,18 @@ def _write_names(axis: Axes, names: Sequence[str], places: Tensor, radius: float
 
 
 def to_disk(tree: Tree, *, directions: str = "tree") -> Tensor:
-    """Places of the nodes in the unit disk, the root in the middle, float64 `(2K − 1, 2)`.
+    """Positions of the nodes in the unit disk, with the root at the centre, float64 `(2K − 1, 2)`.
 
-    First the ball is moved so that the root comes to the origin: an isometry, it changes no distance. Then each
-    node keeps its distance from the root and gets a direction in the plane. Places of two dimensions keep theirs.
+    First, an isometry of the ball moves the root to the origin, which changes no distance. Then each node keeps its
+    distance from the root and gets a direction in the plane; two-dimensional positions keep theirs.
 
     Args:
         tree: A tree in the ball.
-        directions: `tree`: the leaves all around in the order of the dendrogram, joins in the middle of theirs. All
-            is seen and little crosses, but only the distances from the root are the space's. `projected`: where the
-            node's direction, seen from the root, falls on the plane in which the leaves spread most (principal
-            components of the tangent vectors at the root). Right in two dimensions; of many, most falls together.
+        directions: `tree`: the leaves all around in the order of the dendrogram, each join in the middle of its leaves.
+            All nodes are visible and few branches cross, but only the distances from the root are those of the space.
+            `projected`: the node's direction from the root, projected on the plane in which the leaves spread most
+            (principal components of the tangent vectors at the root). Exact in two dimensions; in many, most nodes
+            overlap.
 
     Raises:
         ValueError: for a tree of Euclidean features, or unknown directions.
@@ -171,10 +172,10 @@ def to_disk(tree: Tree, *, directions: str = "tree") -> Tensor:
         plane = tangent
         if tangent.shape[1] > 2:
             axes = torch.linalg.svd(tangent[:leaves], full_matrices=False).Vh[:2]
-            # The sign of a component is the solver's whim: the largest entry is made positive.
+            # The solver's sign of a component is arbitrary: the largest entry is made positive.
             axes = axes * axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()
             plane = tangent @ axes.T
-        plane = F.pad(plane, (0, 2 - plane.shape[1]))  # of one leaf, or on a line
+        plane = F.pad(plane, (0, 2 - plane.shape[1]))  # for one leaf, or leaves on a line
     else:
         raise ValueError(f"directions={directions}: choose projected or tree")
     length = plane.norm(dim=1, keepdim=True)
@@ -183,7 +184,7 @@ def to_disk(tree: Tree, *, directions: str = "tree") -> Tensor:
 
 
 def geodesics(x: Tensor, y: Tensor, *, steps: int = 24) -> Tensor:
-    """Points on the way from each x to its y in the unit disk, `(n, 2)` → `(n, steps + 1, 2)`."""
+    """Points on the geodesic from each x to its y in the unit disk, `(n, 2)` → `(n, steps + 1, 2)`."""
     share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     start, end = (lorentz.from_poincare(each.double())[:, None] for each in (x, y))
     return lorentz.to_poincare(lorentz.geodesic(start, end, share))
@@ -193,17 +194,17 @@ def _colours(groups: Sequence[Hashable]) -> dict[Hashable, tuple[float, ...]]:
     """A colour for each group with at least two members, in order of appearance."""
     count = Counter(groups)
     several = [group for group in dict.fromkeys(groups) if count[group] > 1]
-    distinct = [colour for colour in matplotlib.colormaps["tab10"].colors if len({*colour}) > 1]  # grey is taken
+    distinct = [colour for colour in matplotlib.colormaps["tab10"].colors if len({*colour}) > 1]  # grey is reserved
     if len(several) <= len(distinct):
         return dict(zip(several, distinct, strict=False))
-    # Neighbours in the list, as related classes often are, get colours far from each other on the wheel.
+    # Neighbours in the list are often related classes: they get distant colours on the wheel.
     golden = 0.61803398875
     wheel = matplotlib.colormaps["turbo"]
     return {group: wheel(0.04 + 0.92 * (number * golden % 1)) for number, group in enumerate(several)}
 
 
 def _node_groups(tree: Tree, groups: Sequence[Hashable]) -> list[Hashable | None]:
-    """The group that all leaves below a node share, None where they do not."""
+    """The group that all leaves below each node share, or None."""
     if len(groups) != len(tree.names):
         raise ValueError(f"{len(groups)} groups for {len(tree.names)} leaves")
     shared: list[Hashable | None] = list(groups)

@@ -1,23 +1,23 @@
-"""Figures for people (a table) and for programs (a JSON file).
+"""Formats figures as tables, and writes them as JSON.
 
-A figure is a float under a name `<row>/<metric>`; its chance level, the expectation under a random order, is
-`<row>/chance_<metric>`. Shares lie in 0 … 1.
+A figure is a float with a name `<row>/<metric>`; its chance level, the expectation under a random order, is
+`<row>/chance_<metric>`. Shares are in 0 … 1.
 
-    text_to_image/image/recall@1          R@1 where the one right image is the text's own
-    text_to_image/class/recall@1          R@1 where every image of the class is right
+    text_to_image/image/recall@1          R@1 if only the text's own image is relevant
+    text_to_image/class/recall@1          R@1 if every image of the class is relevant
     text_to_image/class/chance_recall@1   its chance level
-    text_to_image/identity/recall@1       Rank-1 of person search: every image of the person is right
+    text_to_image/identity/recall@1       Rank-1 of person search: every image of the person is relevant
     text_to_image/identity_cosine/…       the same ranked by the cosine of the embeddings
     image_to_text/…/mean_average_precision, …/mean_inverse_negative_penalty
-    …/queries, …/queries_without_match    counts; a query without match scores 0, in the chance level too
+    …/queries, …/queries_without_match    counts; a query without a match scores 0, also in the chance level
     zero_shot/accuracy@1                  top-1 over all images
     zero_shot/class_mean/accuracy@1       top-1 of each class, averaged over the classes
-    class_captions/accuracy@1             top-1 where a class is the average of its images' captions
-    pointing/accuracy@1                   share of words that look at the patch of the part they name
-    box_centre/accuracy@1                 the same where every word looks at the centre of the bounding box
-    …/mean_of_parts/…, …/<part>/…         the same averaged over the parts, and of one part
+    class_captions/accuracy@1             top-1 if a class is the average of its images' captions
+    pointing/accuracy@1                   share of words that attend most to the patch of their part
+    box_centre/accuracy@1                 the same for a fixed guess, the centre of the bounding box
+    …/mean_of_parts/…, …/<part>/…         the same averaged over parts, and for one part
 
-`zero_shot_metrics` and `retrieval_metrics` give bare metrics; the caller puts the row before them.
+`zero_shot_metrics` and `retrieval_metrics` return bare metrics; the caller adds the row as prefix.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ROWS = {
     "box_centre": "box centre",
     "box_centre/mean_of_parts": "box centre, mean of parts",
 }
-POINTING = ("pointing", "box_centre")  # of single parts: in the JSON file
+POINTING = ("pointing", "box_centre")  # rows of single parts are only in the JSON file
 COLUMNS = {
     "R@1": ("recall@1", "accuracy@1"),
     "R@5": ("recall@5", "accuracy@5"),
@@ -61,14 +61,14 @@ COLUMNS = {
 
 
 def format_table(metrics: Mapping[str, float | None], title: str, *, pointing: bool = True) -> str:
-    """A plain table in percent, the chance level of each figure in brackets beside it.
+    """A plain-text table in percent, with the chance level of each figure in brackets.
 
     Args:
         metrics: Figures by name. The rows of `ROWS` come first, in that order; others follow under their own
-            name. A metric without a column is left to the JSON file.
+            names. Metrics without a column are only in the JSON file.
         title: First line.
-        pointing: Whether the rows of the pointing game are shown, which say nothing about a model that has no attention
-            of words to patches.
+        pointing: Whether to show the rows of the pointing game, which are meaningless for a model without attention of
+            words to patches.
     """
     columns = {metric: column for column, names in COLUMNS.items() for metric in names}
     cells: dict[str, dict[str, str]] = {}
@@ -95,13 +95,13 @@ def format_table(metrics: Mapping[str, float | None], title: str, *, pointing: b
 def format_rows(
     metrics: Mapping[str, float | None], title: str, *, rows: Mapping[str, str], columns: Mapping[str, str]
 ) -> str:
-    """A plain table in percent of the figures `<row's name>/<column's name>`, their chance levels in brackets.
+    """A plain-text table in percent of the figures `<row's name>/<column's name>`, with chance levels in brackets.
 
     Args:
         metrics: Figures by name.
         title: First line.
-        rows: What is printed → first part of the name; rows without figures are left out.
-        columns: What is printed → the rest of the name, `…/<metric>`; its chance level is `…/chance_<metric>`.
+        rows: Label → first part of the name; rows without figures are left out.
+        columns: Label → the rest of the name, `…/<metric>`; its chance level is `…/chance_<metric>`.
     """
     lines = {}
     for printed, row in rows.items():
@@ -121,26 +121,26 @@ def format_rows(
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; a bar in a cell is escaped."""
+    """A Markdown table; bars in cells are escaped."""
     cells = [[cell.replace("|", "\\|") for cell in line] for line in (header, *rows)]
     head, *body = ("|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in cells)
     return "\n".join([head, "|" + "---|" * len(header), *body])
 
 
 def finite_figures(figures: Mapping[str, float | None]) -> dict[str, float | None]:
-    """The same with None for a figure that is NaN or infinite; one line names those."""
+    """The figures with None for those that are NaN or infinite, which one log line names."""
     odd = [name for name, figure in figures.items() if figure is not None and not math.isfinite(figure)]
     if odd:
-        log.warning("not finite, and left out: %s", ", ".join(odd))
+        log.warning("not finite, left out: %s", ", ".join(odd))
     return {name: None if name in odd else figure for name, figure in figures.items()}
 
 
 def write_json(path: str | Path, metrics: Mapping[str, float | None]) -> None:
-    """Write figures to `path`, all or nothing: whatever happens, the old file or the new one stands there.
+    """Write figures to `path` atomically: in any case, either the old or the new file exists.
 
     Raises:
         ValueError: if a figure is NaN or infinite.
-        UserError: if the file cannot be written; what stood there before is untouched.
+        UserError: if the file cannot be written; an existing file is untouched.
     """
     text = json.dumps(dict(metrics), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     make_folder_of(Path(path))

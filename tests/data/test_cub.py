@@ -187,8 +187,8 @@ DAMAGES = {
         "Red_Bird_0000_3.txt is not UTF-8 (byte 5)",
     ),
     "outside": (lambda f: replace_line(f / "images.txt", 2, "10 ../../secret.jpg"), "image 10 is '../../secret.jpg'"),
-    "absolute": (lambda f: replace_line(f / "images.txt", 2, "10 /etc/a.jpg"), "which leaves the folder images"),
-    "drive": (lambda f: replace_line(f / "images.txt", 2, "10 C:\\a.jpg"), "which leaves the folder images"),
+    "absolute": (lambda f: replace_line(f / "images.txt", 2, "10 /etc/a.jpg"), "which is outside the folder images"),
+    "drive": (lambda f: replace_line(f / "images.txt", 2, "10 C:\\a.jpg"), "which is outside the folder images"),
     "twice": (
         lambda f: replace_line(f / "images.txt", 2, f"10 {RED}/Red_Bird_0000_3.jpg"),
         "images 3 and 10 are the same file",

@@ -36,7 +36,7 @@ class TestCub:
         assert [path.parent.name for path in data.train.images[:4]] == [official[0]] * 4
 
     def test_own_pictures_need_a_list(self, cub_folder):
-        with pytest.raises(UserError, match="class folder 002.Red_bird_0 is none of CUB-200-2011's"):
+        with pytest.raises(UserError, match="class folder 002.Red_bird_0 is not one of CUB-200-2011's"):
             load_cub_discovery(root=cub_folder)
         data = load_cub_discovery(root=cub_folder, old_classes=["008.Blue_bird_2"])
         assert data.class_names == ("Blue bird 2", "Red bird 0", "Green bird 1") and data.num_old == 1
@@ -127,7 +127,7 @@ class TestCars:
         kind = [("class", "O"), ("fname", "O")]
         for names, message in (
             (("00001.jpg", "00001.JPG"), "00001.jpg is listed twice, entries 1 and 2"),
-            (("00001.jpg", "../a.jpg"), r"'../a.jpg' is listed, which leaves the folder"),
+            (("00001.jpg", "../a.jpg"), r"'../a.jpg' is listed but outside the folder"),
         ):
             rows = np.array([[(1, name) for name in names]], dtype=kind)
             savemat(tmp_path / "devkit" / "cars_train_annos.mat", {"annotations": rows})
@@ -151,7 +151,7 @@ class TestCars:
         with pytest.raises(UserError, match="label 196 of an image is out of range"):
             load_cars_discovery(root=tmp_path / "b")
         (tmp_path / "b" / "devkit" / "cars_train_annos.mat").write_bytes(b"no matrix")
-        with pytest.raises(UserError, match="does not read as a MATLAB file"):
+        with pytest.raises(UserError, match="cannot be read as a MATLAB file"):
             load_cars_discovery(root=tmp_path / "b")
 
 

@@ -220,13 +220,13 @@ class TestWhatIsNotAnImage:
             (b"", "is empty"),
             (b"\n<!DOCTYPE html><html><body>404</body></html>", "a web page"),
             (b"\xef\xbb\xbf<HTML>", "a web page"),
-            (b'{"message": "Not Found"}', "a text"),
-            (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a text"),
+            (b'{"message": "Not Found"}', "it is text"),
+            (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "it is text"),
             (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
             (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ", "an AppleDouble file"),
             (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "a HEIC image"),
             (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "an EPS drawing"),
-            (bytes(5000), "zeros only"),
+            (bytes(5000), "contains only zeros"),
             (b"PK\x03\x04 whatever", "not an image of a known kind"),
         ],
     )
@@ -306,7 +306,7 @@ class TestMaximumPixels:
     def test_a_file_too_large_for_any_picture_is_not_read(self, tmp_path):
         with (tmp_path / "film.jpg").open("wb") as file:
             file.truncate(2**40)
-        assert "MiB, more than any image" in error_of(tmp_path / "film.jpg")
+        assert "MiB, more than data.maximum_pixels" in error_of(tmp_path / "film.jpg")
 
     def test_the_key(self, compose):
         section = compose("data=birds").data

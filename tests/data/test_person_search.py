@@ -116,10 +116,10 @@ def change(listed, place, **changes):
         (lambda e: change(e, 1, id=float("nan")), "entry 2: id is nan"),
         (lambda e: change(e, 1, id=True), "entry 2: id is True"),
         (lambda e: change(e, 1, split="dev"), "entry 2: split is 'dev', it must be one of train, val, test"),
-        (lambda e: change(e, 1, file_path="../../secret.jpg"), "leaves the folder imgs"),
-        (lambda e: change(e, 1, file_path="/etc/passwd"), "leaves the folder imgs"),
-        (lambda e: change(e, 1, file_path="C:\\secret.jpg"), "leaves the folder imgs"),
-        (lambda e: change(e, 1, file_path=""), "leaves the folder imgs"),
+        (lambda e: change(e, 1, file_path="../../secret.jpg"), "is outside the folder imgs"),
+        (lambda e: change(e, 1, file_path="/etc/passwd"), "is outside the folder imgs"),
+        (lambda e: change(e, 1, file_path="C:\\secret.jpg"), "is outside the folder imgs"),
+        (lambda e: change(e, 1, file_path=""), "is outside the folder imgs"),
         (lambda e: change(e, 1, file_path=7), "entry 2: file_path is 7, it must be text"),
         (lambda e: change(e, 3, captions=7), "entry 4: captions is 7, it must be a list"),
         (lambda e: change(e, 3, captions=[]), "entry 4: captions must be a list of sentences"),
@@ -130,12 +130,12 @@ def change(listed, place, **changes):
         (lambda e: change(e, 1, file_path="cam_a/7_0.jpg"), "identity 7) and cam_a/7_0.jpg (train"),
         (lambda e: change(e, 1, file_path="cam_a\\x\\..\\7_0.jpg"), "(train, identity 7) are the same"),
         (lambda e: change(e, 8, file_path="./cam_a/7_0.jpg"), "identity 7) and cam_a/7_0.jpg (test, identity 4)"),
-        (lambda e: change(e, 1, file_path="a\0.jpg"), "leaves the folder imgs"),
+        (lambda e: change(e, 1, file_path="a\0.jpg"), "is outside the folder imgs"),
         (lambda e: change(e, 4, id=7), "identity 7 is in train and in val"),
         (lambda e: change(e, 7, id=9), "identity 9 is in train and in test"),
-        (lambda e: e.__setitem__(5, "text"), "entry 6 is 'text', no object"),
-        (lambda e: e.clear(), "is no list of images"),
-        (lambda e: e.__delitem__(slice(0, 4)), "no image is in train"),
+        (lambda e: e.__setitem__(5, "text"), "entry 6 is 'text', not an object"),
+        (lambda e: e.clear(), "is not a list of images"),
+        (lambda e: e.__delitem__(slice(0, 4)), "no image is in the split train"),
     ],
 )
 def test_wrong_annotations_are_named(spoil, message, tmp_path):
@@ -220,13 +220,14 @@ def test_a_copy_without_test_is_read_and_it_is_said(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="meru"):
         data = load_person_search(root=write(tmp_path, entries()[:4], "reid_raw.json"), layout="cuhk_pedes")
     assert len(data.train) == 4 and data.test == data.validation == ()
-    assert "no image is in test" in caplog.text and "no image is in val" in caplog.text
+    assert "no image is in the split test" in caplog.text and "no image is in the split val" in caplog.text
 
 
 def test_caption_all_has_no_splits_and_it_is_said_where_those_are(tmp_path):
     listed = [{key: value for key, value in entry.items() if key != "split"} for entry in entries()]
     root = write(tmp_path, listed, "caption_all.json")
-    with pytest.raises(UserError, match=r"caption_all.json does not say which .* put reid_raw.json beside it") as error:
+    message = r"caption_all.json does not assign .* put reid_raw.json, which does, beside it"
+    with pytest.raises(UserError, match=message) as error:
         load_person_search(root=root, layout="cuhk_pedes")
     assert "\n" not in str(error.value)
     (root / "caption_all.json").write_text(json.dumps(entries()))  # where somebody put them in
@@ -244,9 +245,9 @@ def test_a_folder_of_its_own_name_within_and_another_name_of_the_annotation(tmp_
     [
         (b"[" * 100_000, "too deep"),
         (b'[{"id": ' + b"9" * 5000 + b"}]", "cannot be read as JSON"),
-        (b'{"images": [{"a": 1}], "annotations": [{"b": 2}]}', "is no list of images"),
+        (b'{"images": [{"a": 1}], "annotations": [{"b": 2}]}', "is not a list of images"),
         ("[{'captions': 'caf\u00e9'}]".encode("latin-1"), "is not UTF-8 (byte 18)"),
-        ("[]".encode("utf-16-le"), "UTF-16 without its mark"),
+        ("[]".encode("utf-16-le"), "UTF-16 without a byte order mark"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
     ],
 )

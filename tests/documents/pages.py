@@ -8,8 +8,7 @@ from pathlib import Path
 from meru.files import PROJECT
 
 READMES = ("README.md", "README.zh-CN.md")
-# Their examples are tried in a copy of the package, into which they are put.
-EXAMPLES = ("docs/add.md", "docs/add.zh-CN.md")
+EXAMPLES = ("docs/add.md", "docs/add.zh-CN.md")  # about files that are not there: test_add.py tries them in a copy
 PROGRAMS = r"(?:NGPU=\d+ )?(?:bash|python) "
 # The words that stand for something of the reader's.
 RUN, FILE, FOLDER = "<run folder>", "<file>", "<folder>"
@@ -30,21 +29,12 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", read(document), re.DOTALL | re.MULTILINE)
 
 
-def outside_blocks(document: str) -> str:
-    """The text without fenced blocks."""
-    return re.sub(r"^```.*?^```", "", read(document), flags=re.DOTALL | re.MULTILINE)
-
-
-def files(document: str) -> list[tuple[str, str, str]]:
-    """Path, language and text of every block below a line that names a file: "`meru/models/terms.py`:"."""
-    return re.findall(r"^`([^`\n]+)`[^\n]*\n\n```(\w+)\n(.*?)^```", read(document), re.DOTALL | re.MULTILINE)
-
-
 def commands(document: str) -> list[str]:
     """Commands of the bash blocks, comments taken off, then those within sentences that leave nothing out ("…")."""
     lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
     shown = [line.split(" #")[0] for line in lines if line and not line.startswith("#")]
-    inline = re.findall(rf"`({PROGRAMS}[^`]+)`", outside_blocks(document))
+    sentences = re.sub(r"^```.*?^```", "", read(document), flags=re.DOTALL | re.MULTILINE)
+    inline = re.findall(rf"`({PROGRAMS}[^`]+)`", sentences)
     return [" ".join(command.split()) for command in [*shown, *inline] if "…" not in command]
 
 
@@ -54,13 +44,13 @@ def places(command: str) -> list[str]:
 
 
 def every_command() -> list[str]:
-    """All commands of all documents but the examples, each once."""
-    return sorted({command for name in documents() if name not in EXAMPLES for command in commands(name)})
+    """All commands of all documents but `EXAMPLES`, each once."""
+    return sorted({command for document in documents() if document not in EXAMPLES for command in commands(document)})
 
 
 def settings() -> set[tuple[str, str]]:
     """Every `key=value` that stands within a sentence or a table of any document."""
-    text = "\n".join(outside_blocks(name) for name in documents())
+    text = "\n".join(re.sub(r"^```.*?^```", "", read(name), flags=re.DOTALL | re.MULTILINE) for name in documents())
     words = {word.rstrip(",") for code in re.findall(r"`([^`]+)`", text) for word in code.split() if "=" in word}
     return {(match[1], match[2]) for word in words if (match := re.fullmatch(r"\+*([a-z_.\d]+)=([^<>…]+)", word))}
 

@@ -24,7 +24,6 @@ DISCOVERY = (
     "+data.load_discovery.images_per_species=4", "trainer.epochs=1", "data.batch_size=8", "data.workers=0",
     "model.projection_width=16", "data.root={birds}", "logger=none",
 )  # fmt: skip
-EXAMPLE_RUN = (*QUICK, *PLAIN, "data.batch_size=4", "encoder.image.image_size=32")
 SMALL_TOWERS = ("encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2")
 
 
@@ -141,30 +140,6 @@ ROWS = (
 )
 
 
-# Commands of docs/add.md, tried in a copy of the package with its examples; {listed} is a data set as its loader reads.
-EXAMPLE_ROWS = (
-    Row(r"python scripts/train\.py .* loss\.uniformity\.weight=0\.1", done=True),
-    Row(
-        r"python scripts/train\.py .* data=flowers data\.root=<folder>",
-        change=(("<folder>", "{listed}"),),
-        add=(*EXAMPLE_RUN, "folder={here}/run"),
-        makes="run/test.json",
-    ),
-    Row(
-        r"python scripts/train\.py .*",
-        add=(*EXAMPLE_RUN, "data=cub", "data.root={cub}", "folder={here}/run"),
-        makes="run/test.json",
-    ),
-    Row(
-        r"python scripts/evaluate\.py run=<run folder> suite=hubness",
-        add=("workers=0", "output={here}/hubness.json"),
-        says="skewness",
-        makes="hubness.png",
-    ),
-    Row(r"python scripts/document_keys\.py"),
-)
-
-
-def row_of(command: str, rows: tuple[Row, ...] = ROWS) -> Row | None:
+def row_of(command: str) -> Row | None:
     """The first row that fits a command."""
-    return next((row for row in rows if re.fullmatch(row.form, command)), None)
+    return next((row for row in ROWS if re.fullmatch(row.form, command)), None)

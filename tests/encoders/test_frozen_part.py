@@ -28,7 +28,7 @@ def test_both_parts_together_are_the_tower(name, trained):
 
 
 def test_what_cannot_be_cut():
-    with pytest.raises(UserError, match="a Linear of timm cannot be cut"):
+    with pytest.raises(UserError, match="timm's Linear cannot be split"):
         FrozenPart(nn.Linear(2, 2))
     network = timm.create_model("mobilenetv2_035")
     with pytest.raises(UserError, match="train_last_blocks to a small number"):

@@ -121,7 +121,7 @@ def broken(tmp_path, content):
     ("arguments", "message"),
     [
         (lambda t: {"name": "resnet_eighteen"}, "timm has no such model"),
-        (lambda t: {"name": "test_resnet", "arguments": {"colour": 3}}, "does not take"),
+        (lambda t: {"name": "test_resnet", "arguments": {"colour": 3}}, "does not accept"),
         (lambda t: {"name": "test_resnet", "weights": str(t / "none.pth")}, "no file"),
         (lambda t: {"name": "test_resnet", "weights": broken(t, b"\x10\0\0\0\0\0\0\0{")}, "truncated"),
         (lambda t: {"name": "test_resnet", "fixed_positions": True}, "no position embedding"),

@@ -128,7 +128,7 @@ def test_what_was_taken_and_what_was_left_out_is_said_once(network, tmp_path, sa
     tower(tmp_path / "w.pth")
     assert said.messages == [
         "encoder.image.weights: took teacher of w.pth",
-        "encoder.image.weights: weights behind backbone. loaded; left out: fc",
+        "encoder.image.weights: weights under backbone. loaded; left out: fc",
     ]
     said.clear()
     torch.save({"model": {k: v for k, v in network.state_dict().items() if not k.startswith("fc")}}, tmp_path / "w.pth")
@@ -139,10 +139,10 @@ def test_what_was_taken_and_what_was_left_out_is_said_once(network, tmp_path, sa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("module.layer4.0.conv1.weight"), "behind the prefix module. it lacks layer4.0.conv1.weight"),
+        (lambda w: w.pop("module.layer4.0.conv1.weight"), "under the prefix module. it lacks layer4.0.conv1.weight"),
         (lambda w: w.update({"module.layer4.9.conv1.weight": torch.ones(1)}), "it also holds layer4.9.conv1.weight"),
         (lambda w: w.update({"module.norm_pre.weight": torch.ones(1)}), "it also holds norm_pre.weight"),
-        (lambda w: w.update({"module.bn1.weight": torch.ones(3)}), r"another shape of bn1.weight, \(3,\) instead of"),
+        (lambda w: w.update({"module.bn1.weight": torch.ones(3)}), r"its bn1.weight has shape \(3,\) instead of"),
         (lambda w: w["module.bn1.weight"].fill_(float("nan")), "values of bn1.weight that are not finite"),
         (lambda w: w.update({"module.bn1.weight": w["module.bn1.weight"].to(torch.int8)}), "not quantized"),
     ],
@@ -170,7 +170,7 @@ def test_positions_of_another_image_size_name_both_sizes(tmp_path):
     arguments = {"name": "vit_tiny_patch16_224", "arguments": TINY_VIT}
     network = timm_image_encoder(image_size=64, **arguments).network
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    message = r"pos_embed, \(1, 17, 64\) instead of \(1, 5, 64\): it is for images of 64 pixels, not 32"
+    message = r"pos_embed has shape \(1, 17, 64\) instead of \(1, 5, 64\): it is for images of 64 pixels, not 32"
     with pytest.raises(UserError, match=message):
         timm_image_encoder(image_size=32, weights=str(tmp_path / "w.pth"), **arguments)
 

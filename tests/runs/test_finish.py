@@ -135,7 +135,7 @@ def test_pictures_and_tables_that_fail_are_a_line_each(configuration, tmp_path, 
     assert json.loads((tmp_path / "run" / "test.json").read_text()) == figures and figures
     lines = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert len(lines) == 3 and all(line.endswith("left out: ValueError: no room") for line in lines)
-    assert lines[0].startswith("the table of retrieved images") and lines[1].startswith("the picture of attention of")
+    assert lines[0].startswith("the table of retrieved images") and lines[1].startswith("the attention plot of")
 
 
 @pytest.mark.parametrize(("classes", "train", "test"), [(1, 6, 1), (3, 2, 1)])

@@ -105,7 +105,7 @@ def test_a_folder_without_test_is_ready_and_it_is_said(run, make_cub_folder, mon
     monkeypatch.setenv("HOME", str(folder.parent))
     code, out, err = run("cub", "--root", "~/CUB_200_2011")
     assert (code, err) == (0, "")
-    assert "18 for training, 0 for the test" in out and "without a test image" in out and str(folder) in out
+    assert "18 for training, 0 for the test" in out and "without test images" in out and str(folder) in out
 
 
 def test_images_that_are_too_large_are_listed_with_the_key(run, make_cub_folder):
@@ -185,7 +185,7 @@ def test_download_never_touches_another_folder(run, archive, tmp_path):
     root.mkdir()
     (root / "thesis.tex").write_text("…")
     code, _, err = run("cub", "--root", root, "--download")
-    assert code == 1 and "no CUB folder" in err
+    assert code == 1 and "not a CUB folder" in err
     assert [path.name for path in root.iterdir()] == ["thesis.tex"]
 
 
@@ -241,7 +241,7 @@ def test_persons_are_counted_beside_what_was_published(run, persons):
 
 def test_persons_that_are_missing_or_broken(run, persons, tmp_path):
     code, _, error = run("cuhk_pedes", "--root", tmp_path / "nowhere")
-    assert code == 1 and "on request by mail" in error
+    assert code == 1 and "on request by e-mail" in error
     (persons / "imgs" / "1.jpg").write_bytes(b"no picture")
     code, output, error = run("rstpreid", "--root", persons)
     assert code == 1 and "1 of 4 images do not decode" in error and "2 identities" in output

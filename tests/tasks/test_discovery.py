@@ -243,7 +243,7 @@ def every_view_loader_of(config, data, transforms, *, epoch):
     [
         (["discovery.cached_views=3"], "views come in pairs"),
         (["discovery.cached_views=-2"], "views come in pairs"),
-        (["discovery.cached_views=2"], "a ResNet of timm cannot be cut in two"),
+        (["discovery.cached_views=2"], "timm's ResNet cannot be split"),
         (["discovery.cached_views=2", KEPT[0]], "set encoder.image.train_last_blocks"),
         (["discovery.cached_views=2", *KEPT, "encoder.image.train_last_blocks=0"], "set encoder.image.train_last"),
     ],

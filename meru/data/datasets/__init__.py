@@ -1,1 +1,1 @@
-"""Readers of data sets as they are distributed, one file for each family of layouts."""
+"""Readers for data sets in their published layouts, one file for each family of layouts."""

@@ -3,7 +3,7 @@
 Images: Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset" (2011). Ten captions per image: Reed et al.,
 "Learning Deep Representations of Fine-Grained Visual Descriptions" (CVPR 2016).
 
-Any folder in this layout can be read, with a subset of the classes, other class ids or gaps between image ids.
+Any folder in this layout can be read, also with a subset of the classes, other class ids or gaps between image ids.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ def load_cub(
 ) -> ImageTextData:
     """Read a folder in the layout of CUB_200_2011, without decoding any image.
 
-    Where there are no captions, prompts are made from the class names and the class attributes.
+    Without captions, prompts are made from the class names and the class attributes.
 
     Args:
         root: The folder that holds `images.txt`, or its parent.
-        validation_fraction: Share of every class's training images, in [0, 1), set aside for validation:
+        validation_fraction: Share of every class's training images, in [0, 1), set aside for validation;
             at least one image of a class that has two.
-        seed: Decides which images those are.
+        seed: Chooses those images.
         captions: Folder with `<class folder>/<image>.txt`; by default `text_c10` in `root` or beside it.
 
     Returns:
-        `test` is empty where all images are for training, which is said, as is an empty `validation`. Boxes and parts
-        are in pixels of the image as viewers show it.
+        The three splits. `test` is empty if all images are for training; an empty `test` or `validation` is logged as a
+        warning. Boxes and parts are in pixels of the image as viewers show it.
 
     Raises:
-        UserError: a missing folder, file or image, a malformed line, an empty or undecodable caption file, or lists
+        UserError: for a missing folder, file or image, a malformed line, an empty or undecodable caption file, or lists
             that contradict themselves or each other.
     """
     if not 0 <= validation_fraction < 1:
@@ -84,7 +84,7 @@ def load_cub(
     validation = tuple(record for image_id, record in in_training.items() if image_id in chosen)
     test = tuple(record for image_id, record in records.items() if not index.in_training[image_id])
     if not test:
-        log.warning("%s has no test image: train_test_split.txt marks all with 1, so there will be no test", folder)
+        log.warning("%s has no test image (train_test_split.txt marks all with 1): no test metrics", folder)
     if validation_fraction and not validation:
         log.warning("%s: no class has two training images, so there is no validation split", folder)
     return ImageTextData(tuple(class_names.values()), train, validation, test)
@@ -97,7 +97,7 @@ def _texts(
     class_names: dict[int, str],
     attributes: dict[int, dict[str, str]],
 ) -> dict[int, tuple[str, ...]]:
-    """Image id → captions, or the prompts of its class where there are none."""
+    """Image id → captions, or the prompts of its class if there are no captions."""
     caption_folder = find_captions(folder) if captions is None else _named_captions(captions)
     if caption_folder is not None:
         finder = FileFinder(caption_folder)
@@ -108,7 +108,7 @@ def _texts(
 
 
 def find_cub(root: str | Path) -> Path:
-    """The folder that holds `images.txt`: `root` itself, `root/CUB_200_2011`, or the only one further down."""
+    """The folder that holds `images.txt`: `root` itself, `root/CUB_200_2011`, or the only such folder below."""
     return find_folder(
         root,
         marker="images.txt",
@@ -120,27 +120,27 @@ def find_cub(root: str | Path) -> Path:
 
 
 def find_captions(folder: Path) -> Path | None:
-    """The folder of captions inside a CUB folder or beside it, None where there is none.
+    """The folder of captions inside a CUB folder or beside it, or None.
 
     It is called `text_c10`, as in the captions' archive, or `text`, as in copies made for text-to-image generation.
     """
     for place in (folder, folder.parent):
         for name in ("text_c10", "cvpr2016_cub/text_c10", "birds/text_c10", "text"):
-            # Anything may be called `text`: of captions it has a folder for a class of the images.
+            # Other folders may be called `text`: one with captions has a folder named like a class of the images.
             if (place / name).is_dir() and (name != "text" or _has_classes(place / name, folder)):
                 return _innermost(place / name)
     return None
 
 
 def read_captions(finder: FileFinder, image: str) -> tuple[str, ...]:
-    """The captions of `image` (`<class folder>/<file>`), the lines of its text file without blank ones.
+    """The captions of `image` (`<class folder>/<file>`): the non-blank lines of its text file.
 
     Args:
-        finder: Of the folder of captions.
+        finder: Searches the folder of captions.
     """
     name = f"{os.path.splitext(image)[0]}.txt"
     path = finder.find(name) or finder.folder / name
-    # Reed et al.'s files carry the replacement character where their own conversion lost a letter.
+    # Reed et al.'s files contain the replacement character where their own conversion lost a letter.
     lines = (line.strip() for line in read_text(path).replace("\ufffd", " ").split("\n"))
     captions = tuple(line for line in lines if line)
     if not captions:
@@ -149,7 +149,7 @@ def read_captions(finder: FileFinder, image: str) -> tuple[str, ...]:
 
 
 def _named_captions(captions: str | Path) -> Path:
-    """The folder that `data.captions` means: with the class folders, or with `text_c10` in it."""
+    """The folder that `data.captions` names: the class folders are in it, or in its `text_c10`."""
     folder = user_path(captions)
     if not folder.is_dir():
         raise UserError(f"data.captions={captions} is no folder: give the one with <class folder>/<image>.txt")
@@ -157,7 +157,7 @@ def _named_captions(captions: str | Path) -> Path:
 
 
 def _innermost(folder: Path) -> Path:
-    """Archives unpacked into a folder of their own name lie one level deeper."""
+    """The inner folder of an archive that was unpacked into a folder of its own name, else `folder` itself."""
     return next((path for path in (folder / "text_c10", folder / folder.name) if path.is_dir()), folder)
 
 
@@ -166,9 +166,9 @@ def _has_classes(captions: Path, folder: Path) -> bool:
 
 
 def class_attributes(folder: Path) -> dict[int, dict[str, str]]:
-    """Class id → part → the colour that most annotators saw there, for the parts where most of them agree.
+    """Class id → part → the colour that most annotators saw there, for the parts on which most of them agree.
 
-    Empty where the folder has no attributes.
+    Empty if the folder has no attributes.
     """
     percentages = folder / "attributes" / "class_attribute_labels_continuous.txt"
     # The official archive puts the list of attributes beside the folder, not into it.
@@ -187,7 +187,7 @@ def class_attributes(folder: Path) -> dict[int, dict[str, str]]:
     attributes: dict[int, dict[str, str]] = {}
     for class_id, row in row_of.items():
         certain = [pair for pair in zip(rows[row], colours, strict=True) if pair[0] > CERTAIN_PERCENTAGE]
-        # The surest colour of a part comes first, and only that one is kept.
+        # The colour with the most votes for a part comes first, and only that one is kept.
         attributes[class_id] = {}
         for _, match in sorted(certain, key=lambda pair: -pair[0]):
             if match:
@@ -197,10 +197,10 @@ def class_attributes(folder: Path) -> dict[int, dict[str, str]]:
 
 
 def class_prompts(name: str, attributes: dict[str, str]) -> tuple[str, ...]:
-    """Sentences for a class without captions, from its name to what it looks like.
+    """Sentences for a class without captions: its name, then its appearance.
 
     Args:
-        name: Plain words, "Black footed Albatross".
+        name: In plain words, "Black footed Albatross".
         attributes: Part or `primary` → colour, such as `{"primary": "black", "upper tail": "white"}`.
     """
     named = _with_article(name)
@@ -226,10 +226,10 @@ def _plain_words(class_folder: str) -> str:
 def _validation_images(
     records: dict[int, ImageRecord], files: dict[int, str], *, fraction: float, seed: int
 ) -> set[int]:
-    """The ids of the training images that are for validation.
+    """The ids of the training images set aside for validation.
 
-    Images are ranked within their class by a hash of seed and file: a subset of the classes, or another order
-    of `images.txt`, puts every image on the same side as the full copy does.
+    Images are ranked within their class by a hash of seed and file. In a subset of the classes, or with another order
+    of `images.txt`, every image therefore falls into the same split as in the full copy.
     """
 
     def rank(image_id: int) -> bytes:

@@ -14,7 +14,7 @@ from meru.errors import UserError
 
 
 class Index(NamedTuple):
-    """The images of a folder and their classes, complete for every image.
+    """The images of a folder and their classes; every mapping covers all images.
 
     Attributes:
         files: Image id → `<class folder>/<file>` as listed, with `/` between the two.
@@ -35,8 +35,8 @@ def read_index(folder: Path) -> Index:
     """Read `images.txt` and the lists beside it.
 
     Raises:
-        UserError: a list that is missing, malformed or contradicts itself or another; an image that is not there, is
-            outside the folder or comes twice; no training image.
+        UserError: for a list that is missing, is malformed or contradicts itself or another; for an image that is
+            missing, lies outside the folder or is listed twice; if there is no training image.
     """
     files = read_table(folder / "images.txt", "<image id> <class folder>/<file>", int, str)
     labels = read_table(folder / "image_class_labels.txt", "<image id> <class id>", int, int)
@@ -73,8 +73,8 @@ def _inner_paths(folder: Path, files: dict[int, str]) -> dict[int, str]:
     outside = next((image_id for image_id, path in inner.items() if path is None), None)
     if outside is not None:
         raise UserError(
-            f"{folder / 'images.txt'}: image {outside} is {files[outside]!r}, which leaves the folder images; give a "
-            "path inside it"
+            f"{folder / 'images.txt'}: image {outside} is {files[outside]!r}, which is outside the folder images; give "
+            "a path inside it"
         )
     return inner
 
@@ -104,7 +104,7 @@ def read_boxes(folder: Path, image_ids: Collection[int]) -> dict[int, tuple[floa
     """Image id → `(x, y, width, height)`; boxes of other images are left out.
 
     Raises:
-        UserError: a malformed line, two boxes for an image, or one without an extent.
+        UserError: for a malformed line, two boxes for an image, or a box without extent.
     """
     path = folder / "bounding_boxes.txt"
     if not path.is_file():
@@ -129,7 +129,7 @@ def read_parts(folder: Path, image_ids: Collection[int]) -> dict[int, dict[str, 
     """Image id → visible part → `(x, y)`; parts of other images are left out.
 
     Raises:
-        UserError: a malformed line, a part without a name, twice in an image, or in no finite place.
+        UserError: for a malformed line, a part without a name, listed twice for an image, or without a finite position.
     """
     locations = folder / "parts" / "part_locs.txt"
     if not locations.is_file():
@@ -147,14 +147,14 @@ def read_parts(folder: Path, image_ids: Collection[int]) -> dict[int, dict[str, 
             raise UserError(f"{locations} has part {part_id} of image {image_id} twice: remove one of the two lines")
         seen.add((image_id, part_id))
         if visible and not (math.isfinite(x) and math.isfinite(y)):
-            raise UserError(f"{locations}: part {part_id} of image {image_id} is at {x:g} {y:g}, which is no place")
+            raise UserError(f"{locations}: part {part_id} of image {image_id} is at {x:g} {y:g}, it must be finite")
         if visible:
             parts[image_id][names[part_id]] = (x, y)
     return parts
 
 
 def read_table(path: Path, layout: str, *types: Callable) -> dict:
-    """`<id> <value>` lines as a dict; an id that comes twice is an error."""
+    """Reads `<id> <value>` lines into a dict; a repeated id is an error."""
     table = {}
     for key, value in read_rows(path, layout, *types):
         if key in table:

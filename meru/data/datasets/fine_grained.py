@@ -1,8 +1,9 @@
 """Fine-grained category discovery: CUB-200-2011, the synthetic birds, Stanford Cars, FGVC-Aircraft.
 
-Layouts and the order of the images are those of the SimGCD release (Wen et al., "Parametric Classification for
-Generalized Category Discovery: A Baseline Study", ICCV 2023), old and new classes those of the Semantic Shift Benchmark
-(Vaze et al., "Open-Set Recognition: a Good Closed-Set Classifier is All You Need?", ICLR 2022). No image is decoded.
+Layouts and image order are those of the SimGCD release (Wen et al., "Parametric Classification for
+Generalized Category Discovery: A Baseline Study", ICCV 2023); old and new classes are those of the Semantic Shift
+Benchmark (Vaze et al., "Open-Set Recognition: a Good Closed-Set Classifier is All You Need?", ICLR 2022). No image is
+decoded.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ CARS_DEVKIT = (Path("devkit"), Path("car_devkit/devkit"), Path("car_devkit"), Pa
 
 log = logging.getLogger("meru")
 
-Listing = tuple[tuple[Path, ...], list[int]]  # files and the number of each one's class
+Listing = tuple[tuple[Path, ...], list[int]]  # files, and the class number of each
 
 
 def load_cub_discovery(
@@ -54,23 +55,23 @@ def load_cub_discovery(
 
     Args:
         root: As for `meru.data.datasets.cub.load_cub`.
-        old_classes: Class folders, the others being new; None: the benchmark's list, by the names of the folders.
-        labelled_fraction, split_seed: As for `meru.data.discovery.splits.discovery_data`, and so below.
+        old_classes: Class folders of the old classes, all others being new; None: the benchmark's list, by folder name.
+        labelled_fraction, split_seed: As for `meru.data.discovery.splits.discovery_data`, also in the functions below.
 
     Raises:
-        UserError: as `load_cub` and `discovery_data`; for a class that is not in the list, or a listed one that is
-            not there.
+        UserError: as `load_cub` and `discovery_data`; for a class that is not in the list, or a listed class that is
+            missing.
     """
     data = load_cub(root=root, validation_fraction=0)
-    # Class names in plain words have lost their number, and two folders might share one.
+    # Class folders, because names in plain words lack the class number and two folders might share one.
     folders = {record.class_index: record.path.parent.name for record in (*data.train, *data.test)}
     number = {folder: index for index, folder in folders.items()}
     if old_classes is None:
         classes = ClassList.read("cub").keep(number)
         if strange := number.keys() - {*classes.old, *classes.new}:
             raise UserError(
-                f"{root}: class folder {min(strange)} is none of CUB-200-2011's, for which the old and new classes are "
-                "given; set data.old_classes=[<class folder>,…], or restore the name"
+                f"{root}: class folder {min(strange)} is not one of CUB-200-2011's, for which old and new classes are "
+                "defined; set data.old_classes=[<class folder>,…], or restore the name"
             )
     else:
         if absent := set(old_classes) - number.keys():
@@ -89,10 +90,10 @@ def load_cub_discovery(
 def load_birds_discovery(
     *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0, **drawing
 ) -> DiscoveryData:
-    """The synthetic birds: of every family the first, third and fifth species are old, the others new.
+    """The synthetic birds: the first, third and fifth species of every family are old, the others new.
 
-    So every silhouette has old and new species, and of two that differ in one detail one is old, the other new.
-    `drawing` is for `draw_birds`.
+    Every silhouette therefore has old and new species, and of two species that differ in one detail, one is old and the
+    other new. `drawing` is passed to `draw_birds`.
     """
     data = load_birds(root=root, validation_fraction=0, **drawing)
     parts: tuple[list[int], list[int]] = ([], [])
@@ -109,14 +110,14 @@ def load_birds_discovery(
 
 
 def load_cars_discovery(*, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0) -> DiscoveryData:
-    """Stanford Cars: `cars_train/`, `cars_test/` and `devkit/` with annotations.
+    """Stanford Cars: `cars_train/`, `cars_test/`, and `devkit/` with the annotations.
 
-    Copies from Kaggle are read as they are: `car_devkit/devkit/`, or annotations beside the images, and
+    Copies from Kaggle can be read unchanged: `car_devkit/devkit/`, or annotations beside the images, and
     `cars_train/cars_train/`. Without `cars_test_annos_withlabels.mat`, in `devkit` or beside it, there are no test
     images.
 
     Raises:
-        UserError: for a missing folder, file or image, or an annotation that does not read; and as `discovery_data`.
+        UserError: for a missing folder, file or image, or an annotation that cannot be read; and as `discovery_data`.
     """
     folder = find_folder(
         root,
@@ -128,13 +129,13 @@ def load_cars_discovery(*, root: str | Path, labelled_fraction: float = 0.5, spl
     devkit = next(folder / place for place in CARS_DEVKIT if (folder / place / CARS_TRAIN).is_file())
     train = _cars(devkit / CARS_TRAIN, folder / "cars_train")
     test: Listing = ((), [])
-    # "cars_test_annos_withlabels (1).mat" is a browser's name for the second copy that it was asked for.
+    # Browsers save a second download as "cars_test_annos_withlabels (1).mat".
     if labelled_test := sorted(
         path for place in (devkit, folder, folder / "devkit") for path in place.glob("cars_test_annos_withlabels*.mat")
     ):
         test = _cars(labelled_test[0], folder / "cars_test")
     else:
-        log.warning("%s has no devkit/cars_test_annos_withlabels.mat: no figures on the test images", folder)
+        log.warning("%s has no devkit/cars_test_annos_withlabels.mat: no metrics on the test images", folder)
     classes = ClassList.read("cars")
     names = [str(number) for number in range(len(classes.old) + len(classes.new))]
     if (meta := devkit / "cars_meta.mat").is_file():
@@ -158,11 +159,11 @@ def load_aircraft_discovery(
     """FGVC-Aircraft by variant: `data/images/` and `data/images_variant_{trainval,test}.txt`.
 
     Args:
-        root: The folder `fgvc-aircraft-2013b`, or the one that holds it.
-        download: Fetch and unpack it into `root` (2.8 GB) if it is not there.
+        root: The folder `fgvc-aircraft-2013b`, or the folder that contains it.
+        download: Download and unpack it into `root` (2.8 GB) if it is missing.
 
     Raises:
-        UserError: for a missing folder, file or image, or other variants than the release's hundred.
+        UserError: for a missing folder, file or image, or if the variants are not the release's hundred.
     """
     if download:
         from_torchvision(FGVCAircraft, root, what="FGVC-Aircraft", split="trainval", download=True)
@@ -223,7 +224,7 @@ def _matlab(path: Path, field: str) -> np.ndarray:
     except KeyError:
         raise UserError(f"{path} has no {field}: restore the file") from None
     except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
-        raise UserError(f"{path} does not read as a MATLAB file ({error}): restore the file") from None
+        raise UserError(f"{path} cannot be read as a MATLAB file ({error}): restore the file") from None
 
 
 def _cars(annotations: Path, folder: Path) -> Listing:
@@ -235,13 +236,13 @@ def _cars(annotations: Path, folder: Path) -> Listing:
     try:
         return files, [int(number) - 1 for number in rows["class"]]
     except (TypeError, ValueError) as error:
-        raise UserError(f"{annotations}: a class is no number ({error}); restore the file") from None
+        raise UserError(f"{annotations}: a class is not a number ({error}); restore the file") from None
 
 
 def _families(
     names: Sequence[str], variants: Sequence[tuple[str, str]], families: Sequence[tuple[str, str]]
 ) -> list[str] | None:
-    """The family of each variant, from that of its images; None where one has none, or two."""
+    """The family of each variant, from that of its images; None if a variant has no family, or two."""
     of_image = dict(families)
     found: dict[str, set[str | None]] = {name: set() for name in names}
     for image, variant in variants:
@@ -252,7 +253,7 @@ def _families(
 
 
 def _variants(path: Path) -> list[tuple[str, str]]:
-    """`<image> <variant>` lines; a variant may have blanks."""
+    """Reads `<image> <variant>` lines; a variant may contain spaces."""
     pairs = [tuple(line.split(maxsplit=1)) for line in map(str.strip, read_text(path).split("\n")) if line]
     if bad := next((number for number, pair in enumerate(pairs, start=1) if len(pair) != 2), None):
         raise UserError(f"{path}, entry {bad}: expected '<image> <variant>'; restore the file")

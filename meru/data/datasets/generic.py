@@ -1,7 +1,7 @@
 """Category discovery in CIFAR-10 and -100, ImageNet-100 and -1K, and Herbarium 2019.
 
-Layouts, old classes and the order of the images are those of the SimGCD release (Wen et al., "Parametric Classification
-for Generalized Category Discovery: A Baseline Study", ICCV 2023). Of files only the names are read here.
+Layouts, old classes and image order are those of the SimGCD release (Wen et al., "Parametric Classification
+for Generalized Category Discovery: A Baseline Study", ICCV 2023). Only file names are read here.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ log = logging.getLogger("meru")
 def load_cifar10_discovery(
     *, root: str | Path, download: bool = False, labelled_fraction: float = 0.5, split_seed: int = 0
 ) -> DiscoveryData:
-    """CIFAR-10, classes 0 to 4 old; `download` fetches it into `root` if it is not there."""
+    """CIFAR-10, classes 0 to 4 old; with `download`, it is downloaded into `root` if missing."""
     return _cifar(CIFAR10, root, download=download, num_old=5, fraction=labelled_fraction, seed=split_seed)
 
 
 def load_cifar100_discovery(
     *, root: str | Path, download: bool = False, labelled_fraction: float = 0.5, split_seed: int = 0
 ) -> DiscoveryData:
-    """CIFAR-100, classes 0 to 79 old; `download` fetches it into `root` if it is not there."""
+    """CIFAR-100, classes 0 to 79 old; with `download`, it is downloaded into `root` if missing."""
     return _cifar(CIFAR100, root, download=download, num_old=80, fraction=labelled_fraction, seed=split_seed)
 
 
 def load_imagenet100_discovery(
     *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0
 ) -> DiscoveryData:
-    """A hundred classes of ImageNet-1K, always the same, chosen as in the release; the first 50 of them are old.
+    """The hundred classes of ImageNet-1K that the release chose; the first 50 of them are old.
 
     Args:
-        root: Holds `train/` and `val/`, each with a folder a class: all 1000, because the hundred are chosen by number.
+        root: Holds `train/` and `val/`, each with all 1000 class folders, because the hundred are chosen by number.
     """
     drawn = np.sort(np.random.RandomState(0).choice(IMAGENET_CLASSES, size=100, replace=False)).tolist()
     return _class_folders(
@@ -72,7 +72,7 @@ def load_imagenet100_discovery(
 def load_imagenet1k_discovery(
     *, root: str | Path, labelled_fraction: float = 0.5, split_seed: int = 0
 ) -> DiscoveryData:
-    """ImageNet-1K, `train/` and `val/` with a folder a class; the first 500 of them, by name, are old."""
+    """ImageNet-1K, `train/` and `val/` with one folder per class; the first 500 of them, by name, are old."""
     return _class_folders(
         root,
         ("train", "val"),
@@ -125,7 +125,7 @@ def _cifar(
 
 
 def _cifar_root(root: Path, folder: str) -> Path:
-    """Torchvision's root, the folder that holds `folder`; users may also give that one, or one above."""
+    """Torchvision's root: the folder that contains `folder`. `root` may also be `folder` itself or one level up."""
     if not (root / folder).is_dir():
         if root.name == folder:
             return root.parent
@@ -136,7 +136,7 @@ def _cifar_root(root: Path, folder: str) -> Path:
 
 
 class _SomeClasses(ImageFolder):
-    """Torchvision's folder of class folders, of which only those with the wanted numbers are read, without clutter."""
+    """Torchvision's `ImageFolder`, restricted to the class folders with the wanted numbers, without clutter."""
 
     def __init__(self, root: Path, wanted: Collection[int]):
         self.wanted = set(wanted)
@@ -159,7 +159,7 @@ class _SomeClasses(ImageFolder):
 
 
 def _read_class_folders(folder: Path, wanted: Collection[int], count: int) -> _SomeClasses:
-    """The class folders in `folder`, or one level deeper where it was unpacked into a folder of its own name."""
+    """The class folders in `folder`, or one level deeper if it was unpacked into a folder of its own name."""
     if (folder / folder.name).is_dir():
         folder = folder / folder.name
     try:
@@ -184,13 +184,13 @@ def _class_folders(
     labelled_fraction: float,
     split_seed: int,
 ) -> DiscoveryData:
-    """`splits`: the folders of training and test images inside `root`; `count`: class folders in each."""
+    """`splits`: the folders of training and test images inside `root`; `count`: number of class folders in each."""
     advice = f"put {splits[0]}/ and {splits[1]}/ with their class folders there"
     folder = find_folder(root, marker=splits[0], inside=KAGGLE_IMAGENET, what=what, advice=advice)
     read = {}
     for split in splits:
         if not (folder / split).is_dir():
-            log.warning("%s has no %s: no figures on test images", folder, split)
+            log.warning("%s has no %s: no metrics on test images", folder, split)
             continue
         read[split] = _read_class_folders(folder / split, {*classes.old, *classes.new}, count)
     train = read[splits[0]]

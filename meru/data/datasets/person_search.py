@@ -2,8 +2,8 @@
 
 Li et al., "Person Search with Natural Language Description", CVPR 2017; Ding et al., "Semantically Self-Aligned
 Network for Text-to-Image Part-aware Person Re-identification", 2021; Zhu et al., "DSSL: Deep Surroundings-person
-Separation Learning for Text-based Person Retrieval", ACM MM 2021. All three give a list of images with captions and
-the identity of the person, and images under `imgs/`. The class of an image is its identity.
+Separation Learning for Text-based Person Retrieval", ACM MM 2021. All three provide a list of images with captions and
+the identity of the person, and the images under `imgs/`. The class of an image is its identity.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ log = logging.getLogger("meru")
 
 @dataclass(frozen=True)
 class Layout:
-    """File names of a release, and how to get it.
+    """File names of a release, and how to obtain it.
 
     Attributes:
-        folder: Its own name, as a folder inside `data.root`.
-        annotations: File names of its annotation, as it is spelt in one place or another.
-        access: How to get it.
+        folder: Name of the data set's folder inside `data.root`.
+        annotations: File names of its annotation in the spellings in use.
+        access: How to obtain it.
     """
 
     folder: str
@@ -48,13 +48,13 @@ LAYOUTS = {
     "cuhk_pedes": Layout(
         "CUHK-PEDES",
         ("reid_raw.json", "CUHK-PEDES.json"),
-        "its authors give it for academic use only, on request by mail from a university address, see "
+        "its authors provide it for academic use only, on request by e-mail from a university address, see "
         "https://github.com/ShuangLI59/Person-Search-with-Natural-Language-Description",
     ),
     "icfg_pedes": Layout(
         "ICFG-PEDES",
         ("ICFG-PEDES.json", "ICFG_PEDES.json"),
-        "its authors give it on request by mail, see https://github.com/zifyloo/SSAN",
+        "its authors provide it on request by e-mail, see https://github.com/zifyloo/SSAN",
     ),
     "rstpreid": Layout(
         "RSTPReid",
@@ -65,23 +65,23 @@ LAYOUTS = {
 
 
 def load_person_search(*, root: str | Path, layout: str) -> ImageTextData:
-    """Read a data set of persons, without decoding any image.
+    """Read a person search data set, without decoding any image.
 
     Captions are cleaned as in TBPS-CLIP: lower case, without the marks . ! " ( ) * # : ; ~.
 
     Args:
-        root: The folder with `imgs/` and the annotation, or the one that holds it under the release's own name.
-        layout: `cuhk_pedes`, `icfg_pedes` or `rstpreid`; where `{train,val,test}_reid.json` are, they are read instead.
+        root: The folder with `imgs/` and the annotation, or the folder that contains it under the release's own name.
+        layout: `cuhk_pedes`, `icfg_pedes` or `rstpreid`; if `{train,val,test}_reid.json` exist, they are read instead.
 
     Returns:
-        Identities numbered from 0 without gaps, in the order of their splits, `class_names` being the annotation's own
-        numbers. `validation` is empty where the release has none (ICFG-PEDES), and `test` where a copy has none, which
-        is said. Captions without a word, of which the releases have some, are left out and counted, as are images
-        without any other.
+        Identities numbered from 0 without gaps, in the order of their splits; `class_names` holds the annotation's own
+        numbers. `validation` is empty if the release has none (ICFG-PEDES), and `test`, with a warning, if a copy has
+        none. Captions without a word, of which the releases have some, are left out and counted, and so are images
+        that have no other caption.
 
     Raises:
-        UserError: for a missing file, a malformed entry (named by its place), an image outside the folder or listed
-            twice, or an identity in two splits.
+        UserError: for a missing file, a malformed entry (the message gives its position), an image outside the folder
+            or listed twice, or an identity in two splits.
     """
     folder, annotations = find_annotations(root, layout)
     splits = read_splits(annotations)
@@ -126,7 +126,7 @@ def find_annotations(root: str | Path, layout: str) -> tuple[Path, list[Path]]:
     """The folder of a data set, and the file or files of its annotation.
 
     Raises:
-        UserError: if there is none; it says where it was looked for and how to get the data.
+        UserError: if there is none; the message says where it was searched for and how to obtain the data.
     """
     if layout not in LAYOUTS:
         raise UserError(f"data.load.layout={layout}: choose one of {', '.join(LAYOUTS)}")
@@ -150,21 +150,21 @@ def find_annotations(root: str | Path, layout: str) -> tuple[Path, list[Path]]:
         if isinstance(entries[0], dict) and "split" in entries[0]:
             return folder, [folder / WITHOUT_SPLITS]
         raise UserError(
-            f"{folder / WITHOUT_SPLITS} does not say which images are for training, validation and test: put "
-            f"{wanted.annotations[0]} beside it, which does; it comes from the same authors ({wanted.access})"
+            f"{folder / WITHOUT_SPLITS} does not assign images to training, validation and test: put "
+            f"{wanted.annotations[0]}, which does, beside it; it comes from the same authors ({wanted.access})"
         )
     raise UserError(
-        f"no {wanted.folder}: {folder} has {CONVERTED[0]} alone, and needs {CONVERTED[2]} too, or "
+        f"no {wanted.folder}: {folder} has only {CONVERTED[0]}, and also needs {CONVERTED[2]}, or "
         f"{wanted.annotations[0]}; {wanted.access}"
     )
 
 
 def read_splits(annotations: list[Path]) -> dict[str, list[Entry]]:
-    """Read what `find_annotations` found, by split, without looking for images.
+    """Read the files that `find_annotations` found, by split, without searching for images.
 
     Raises:
-        UserError: for a malformed entry, a split for training without images, an identity in two splits, or an image
-            twice.
+        UserError: for a malformed entry, a training split without images, an identity in two splits, or an image
+            listed twice.
     """
     entries = [entry for path in annotations for entry in read_annotation(path)]
     splits = {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
@@ -176,7 +176,8 @@ def find_images(folder: Path, splits: dict[str, list[Entry]], *, layout: str) ->
     """The file of every `Entry.file`.
 
     Raises:
-        UserError: an image is not there (it says how many, and how to get them), or two entries mean the same one.
+        UserError: if images are missing (the message says how many, and how to obtain them), or two entries name the
+            same image.
     """
     images = folder / "imgs"
     every = [entry for entries in splits.values() for entry in entries]
@@ -195,7 +196,7 @@ def read_annotation(path: Path) -> list[Entry]:
     """The entries of an annotation, checked.
 
     Raises:
-        UserError: naming the file, the place of the entry in it, and what is wrong there.
+        UserError: for a malformed entry; the message gives the file, the position of the entry and what is wrong.
     """
     listed = _listed(path)
     of_file = path.name.removesuffix("_reid.json") if path.name in CONVERTED else None
@@ -224,18 +225,18 @@ def _listed(path: Path) -> list:
         elif len(lists) == 1:
             listed = lists[0]
     if not isinstance(listed, list) or not listed:
-        raise UserError(f"annotation {path} is no list of images: restore the file")
+        raise UserError(f"annotation {path} is not a list of images: restore the file")
     return listed
 
 
 def clean_caption(caption: str) -> str:
-    """Lower case, without punctuation that carries no meaning, one blank between words."""
-    caption = caption.encode(errors="ignore").decode()  # half a character, as JSON can write it
+    """The caption in lower case, without punctuation that carries no meaning, with single spaces between words."""
+    caption = caption.encode(errors="ignore").decode()  # drops lone surrogates, which JSON can contain
     return " ".join(re.sub(r'[.!"()*#:;~]', " ", caption.lower()).split())
 
 
 def _entry(raw: object, *, split: str | None, where: str) -> Entry:
-    """Check one entry; `split` is that of the whole file where the annotation has a file for each split."""
+    """Check one entry; `split` is that of the file if the annotation has one file per split."""
 
     def field(name: str, kind: type):
         if name not in raw:
@@ -247,7 +248,7 @@ def _entry(raw: object, *, split: str | None, where: str) -> Entry:
         return raw[name]
 
     if not isinstance(raw, dict):
-        raise UserError(f"{where} is {reprlib.repr(raw)}, no object with fields: restore the annotation")
+        raise UserError(f"{where} is {reprlib.repr(raw)}, not an object with fields: restore the annotation")
     split = split or field("split", str)
     split = OTHER_NAMES.get(split.lower(), split.lower())
     if split not in SPLITS:
@@ -256,7 +257,7 @@ def _entry(raw: object, *, split: str | None, where: str) -> Entry:
     file = inner_path(listed)
     file = file and file.removeprefix("imgs/")
     if not file:
-        raise UserError(f"{where}: the image path {listed!r} leaves the folder imgs; give a path inside it")
+        raise UserError(f"{where}: the image path {listed!r} is outside the folder imgs; give a path inside it")
     captions = _captions(raw, field, "captions", where)
     translated = ()
     if raw.get("captions_bt") is not None:
@@ -273,19 +274,17 @@ def _entry(raw: object, *, split: str | None, where: str) -> Entry:
 
 
 def _identity(raw: dict, field: Callable) -> int:
-    """A whole number, as such or as text."""
+    """The identity: a whole number, also if written as text."""
     if isinstance(raw.get("id"), str) and re.fullmatch(r"\s*\d{1,18}\s*", raw["id"], re.ASCII):
         return int(raw["id"])
     return field("id", int)
 
 
 def _captions(raw: dict, field: Callable, name: str, where: str) -> tuple[str, ...]:
-    """Cleaned captions, empty where there was no word."""
+    """Cleaned captions; those without a word become empty."""
     listed = [raw[name]] if isinstance(raw.get(name), str) else field(name, list)
     if not listed or not all(isinstance(caption, str) for caption in listed):
-        raise UserError(
-            f"{where}: {name} must be a list of sentences, at least one, and is {reprlib.repr(listed)}"
-        )
+        raise UserError(f"{where}: {name} must be a list of sentences, not {reprlib.repr(listed)}; restore the file")
     return tuple(map(clean_caption, listed))
 
 
@@ -293,11 +292,11 @@ def _check_splits(splits: dict[str, list[Entry]], annotations: list[Path]) -> No
     names = " and ".join(path.name for path in annotations)
     every = [entry for entries in splits.values() for entry in entries]
     if not splits["train"]:
-        raise UserError(f"{names} in {annotations[0].parent}: no image is in train; restore the annotation")
+        raise UserError(f"{names} in {annotations[0].parent}: no image is in the split train; restore the annotation")
     if not splits["test"]:
-        log.warning("%s in %s: no image is in test, so there will be no test", names, annotations[0].parent)
+        log.warning("%s in %s: no image is in the split test, so no test metrics", names, annotations[0].parent)
     if not splits["val"]:
-        log.info("%s: no image is in val, so the last epoch counts", names)
+        log.info("%s: no image is in the split val, so the last epoch is used", names)
     _refuse_twice([entry.file for entry in every], every, names)
     of_identity: dict[int, str] = {}
     for split, entries in splits.items():
@@ -305,7 +304,7 @@ def _check_splits(splits: dict[str, list[Entry]], annotations: list[Path]) -> No
             if of_identity.setdefault(entry.identity, split) != split:
                 raise UserError(
                     f"{names}: identity {entry.identity} is in {of_identity[entry.identity]} and in {split} "
-                    f"({entry.file}); a person may be in one split only"
+                    f"({entry.file}); a person may be in only one split"
                 )
 
 

@@ -1,7 +1,7 @@
-"""Batches for category discovery: two views of every training image, and the labels that training may see.
+"""Batches for category discovery: two views of every training image, and the labels that training may use.
 
-A training sample is a pure function of (seed, epoch, index, how often the image came before in the epoch), and the
-order of the samples is one of (seed, epoch), and of the neighbours where batches are made of them.
+A training sample is a pure function of (seed, epoch, index, earlier occurrences of the image in the epoch). The order
+of the samples is a pure function of (seed, epoch), and of the neighbours if batches are made of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNLABELLED = -1
 
 
 class TrainingViews(ImageDataset):
-    """Two views of a training image; the key is `(epoch, index)`, or `(epoch, index, number)` of an image seen before.
+    """Two views of a training image; the key is `(epoch, index)`, or `(epoch, index, number)` for a repeated image.
 
     Args:
         split: Training images.
@@ -47,12 +47,12 @@ class TrainingViews(ImageDataset):
 
 
 class CachedViews(Dataset):
-    """Two of the cached views of an image, drawn by its key; the rest as in `TrainingViews`.
+    """Two of the cached views of an image, chosen at random by its key; otherwise as `TrainingViews`.
 
     Args:
         split: Training images.
         views: Output of the tower's frozen part for V ≥ 2 views of every image, `(n, V, …)`.
-        seed: Seed of the draw.
+        seed: Seed of the choice.
     """
 
     def __init__(self, split: DiscoverySplit, *, views: Tensor, seed: int):
@@ -71,7 +71,7 @@ class CachedViews(Dataset):
 
 
 def _known_in_training(split: DiscoverySplit) -> dict[str, Tensor]:
-    """The labels that losses may see, and which they are."""
+    """`label`, −1 where losses may not see it, and `labelled`."""
     return {"label": torch.where(split.labelled, split.labels, UNLABELLED), "labelled": split.labelled}
 
 
@@ -97,15 +97,15 @@ def discovery_training_loader(
 
     Args:
         split, transform, seed, reading: As for `TrainingViews`.
-        sampler: `weighted`, see `WeightedBatches`; `uniform`, every image once an epoch; `neighbours`, see
+        sampler: `weighted`, see `WeightedBatches`; `uniform`, every image once per epoch; `neighbours`, see
             `NeighbourBatches`.
         batch_size, rank, world_size, start_step, total_steps: As for `RunBatches`.
-        neighbours, independent: For `neighbours`. The first is asked at the start of every epoch, with the model as the
-            epoch finds it, and once more where a run resumes within one.
-        kept_views: As `views` of `CachedViews`, to train on instead of the images, which are then not read.
+        neighbours, independent: For the sampler `neighbours`. `neighbours` is called at the start of every epoch, with
+            the model at that point, and once more when a run resumes within an epoch.
+        kept_views: `views` of `CachedViews`, to train on these instead of the images, which are then not read.
 
     Returns:
-        Batches: `image` uint8 `(B, 2, 3, S, S)`, two views; `label` int64 `(B,)`, −1 of images that are not labelled;
+        Batches: `image` uint8 `(B, 2, 3, S, S)`, two views; `label` int64 `(B,)`, −1 for unlabelled images;
         `labelled` bool `(B,)`; `image_index` int64 `(B,)`, the place in the split; `skipped` int64 `()`.
         With `kept_views` they have `frozen_output` `(B, 2, …)` instead of `image`.
 
@@ -114,11 +114,11 @@ def discovery_training_loader(
         ValueError: without `neighbours` for the sampler of that name.
     """
     if sampler == "neighbours" and neighbours is None:
-        raise ValueError("the sampler of neighbours needs a way to find them")
+        raise ValueError("the sampler 'neighbours' needs the argument neighbours")
     if kept_views is None:
         data = TrainingViews(split, transform=transform, seed=seed, **reading)
     else:
-        data, workers = CachedViews(split, views=kept_views, seed=seed), 0  # copies to workers would be all the work
+        data, workers = CachedViews(split, views=kept_views, seed=seed), 0  # sending them to workers would be slower
     order = partial(
         _sampler(sampler, split, neighbours, independent),
         batch_size=batch_size,
@@ -140,7 +140,7 @@ def discovery_training_loader(
 def _sampler(
     name: str, split: DiscoverySplit, neighbours: Callable[[int], Tensor] | None, independent: bool
 ) -> Callable[..., RunBatches]:
-    """A constructor of the images' order that takes the other arguments of `RunBatches`."""
+    """The sampler of that name, as a function of the other arguments of `RunBatches`."""
     if name == "uniform":
         return partial(RunBatches, length=len(split))
     if name == "weighted":
@@ -151,7 +151,7 @@ def _sampler(
 
 
 def every_view_loader(split: DiscoverySplit, *, epoch: int, **options) -> DataLoader:
-    """Every image once and in order, with the two views that training with `uniform` order has in that epoch.
+    """Every image once and in order, with the two views that the sampler `uniform` gives in that epoch.
 
     Args:
         split: Training images.
@@ -159,17 +159,17 @@ def every_view_loader(split: DiscoverySplit, *, epoch: int, **options) -> DataLo
         options: `transform`, `batch_size`, `seed`, `workers`, `timeout` and those of reading, as above.
 
     Returns:
-        Batches as of `discovery_training_loader`, the last one smaller.
+        Batches as those of `discovery_training_loader`; the last one may be smaller.
     """
     return _view_loader(split, [(epoch, index) for index in range(len(split))], **options)
 
 
 def weighted_view_loader(split: DiscoverySplit, *, epoch: int, seed: int, **options) -> DataLoader:
-    """One pass over the images as `weighted` draws them in that epoch, with replacement, in that order.
+    """One epoch of images as the sampler `weighted` draws them, with replacement and in its order.
 
     Arguments and batches are those of `every_view_loader`.
     """
-    length = len(split)  # one batch is an epoch
+    length = len(split)  # one batch covers the epoch
     (keys,) = WeightedBatches(
         labelled=split.labelled, batch_size=length, seed=seed, start_step=epoch, total_steps=epoch + 1
     )
@@ -198,6 +198,6 @@ def discovery_evaluation_loader(split: DiscoverySplit, **options) -> DataLoader:
 
     Returns:
         Batches: `image` uint8 `(B, 3, S, S)`; `label` int64, `labelled` bool and `image_index` int64, all `(B,)`;
-        `skipped` int64 `()`. Images that were skipped are not among them.
+        `skipped` int64 `()`. Skipped images are not included.
     """
     return ordered_loader(split.images, {"label": split.labels, "labelled": split.labelled}, **options)

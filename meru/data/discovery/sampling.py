@@ -1,4 +1,4 @@
-"""The images of a training step of category discovery: SimGCD's weighted draws, HypGCD's neighbours."""
+"""Samplers for category discovery: SimGCD's weighted draws and HypGCD's neighbours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meru.errors import UserError
 
 
 class WeightedBatches(RunBatches):
-    """As many draws with replacement as there are images, half of them labelled on average: SimGCD's.
+    """SimGCD's sampler: as many draws with replacement as there are images, half of them labelled on average.
 
     Args:
         labelled: bool `(n,)`.
@@ -22,7 +22,7 @@ class WeightedBatches(RunBatches):
     def __init__(self, *, labelled: Tensor, **options):
         super().__init__(length=len(labelled), **options)
         count = int(labelled.sum())
-        # float64: over a million images the sums of float32 weights would no longer be exact.
+        # float64: with a million images, sums of float32 weights would no longer be exact.
         others = count / max(1, len(labelled) - count)
         self.weights = torch.where(labelled, torch.tensor(1.0, dtype=torch.float64), others)
 
@@ -31,16 +31,16 @@ class WeightedBatches(RunBatches):
 
 
 class NeighbourBatches(RunBatches):
-    """Batches of randomly drawn images, each with its nearest neighbours: HypGCD's; for one epoch at a time.
+    """HypGCD's sampler: randomly drawn images, each with its nearest neighbours; for one epoch at a time.
 
-    A batch of B images in all processes has B // k queries, so a size that k does not divide is rounded down; the
-    number of batches in an epoch is that of full ones all the same. Processes share out images, not queries: the
-    neighbours of one may be in two processes, and at most `world_size` − 1 images of a batch are left over.
+    A batch of B images over all processes has B // k queries, so a size that k does not divide is rounded down; the
+    number of batches per epoch stays that of full batches. The images, not the queries, are divided between processes:
+    the neighbours of one query may be in two processes, and at most `world_size` − 1 images of a batch are left over.
 
     Args:
-        neighbours: Gives, for an epoch, the k nearest images of every one, int64 `(n, k)`, the same in every process.
-        independent: Whether every batch draws its queries anew from all images, as released; else no image is a query
-            again before all others were.
+        neighbours: Returns, for an epoch, the k nearest images of each, int64 `(n, k)`, the same in every process.
+        independent: Whether every batch draws its queries from all images, as in the released code; otherwise every
+            image is a query once before any is a query again.
         options: As for `RunBatches`.
     """
 
@@ -52,7 +52,7 @@ class NeighbourBatches(RunBatches):
     def _order(self, epoch: int, generator: torch.Generator) -> Tensor:
         nearest = self.neighbours(epoch).cpu()
         if nearest.ndim != 2 or len(nearest) != self.length:
-            raise ValueError(f"neighbours of {self.length} images, but of shape {tuple(nearest.shape)}")
+            raise ValueError(f"neighbours of {self.length} images must not have shape {tuple(nearest.shape)}")
         if (nearest < 0).any() or (nearest >= self.length).any():
             raise ValueError(f"a neighbour is out of range 0 … {self.length - 1}")
         k = nearest.shape[1]
@@ -82,9 +82,9 @@ class NeighbourBatches(RunBatches):
 
 
 def _numbered(order: Tensor) -> Tensor:
-    """Every index of the order with the number of times it came before: int64 `(n,)` → `(n, 2)`.
+    """Every index with the number of its earlier occurrences in the order: int64 `(n,)` → `(n, 2)`.
 
-    With that number two samples of one image in one epoch are augmented differently.
+    Because of that number, two samples of one image in one epoch are augmented differently.
     """
     together, places = order.sort(stable=True)
     before = torch.empty_like(order)

@@ -1,7 +1,8 @@
-"""Data of category discovery: images of old and new classes, and the labels of some of the old ones.
+"""Data for category discovery: images of old and new classes, some of the old ones labelled.
 
-The splits are those of the public SimGCD release (Wen et al., ICCV 2023), index for index: labelled is a share of the
-pooled images of all old classes, chosen by NumPy's legacy generator over them in the data set's own order.
+The splits are those of the public SimGCD release (Wen et al., ICCV 2023), index for index: the labelled
+images are a share of the pooled images of all old classes, in the data set's own order, chosen by NumPy's legacy
+generator.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class DiscoverySplit:
 
     Attributes:
         images: Files, or the decoded images: uint8 `(n, 3, H, W)`.
-        labels: Position of each image's class in `DiscoveryData.class_names`, old classes first, int64 `(n,)`. Also of
-            images that are not labelled: to be looked at by evaluation only.
-        labelled: Whose labels training may see, bool `(n,)`.
+        labels: Position of each image's class in `DiscoveryData.class_names`, old classes first, int64 `(n,)`. Those of
+            unlabelled images are for evaluation only.
+        labelled: Images whose labels training may use, bool `(n,)`.
     """
 
     images: Images
@@ -46,7 +47,7 @@ class DiscoverySplit:
     def __post_init__(self):
         if not len(self.images) == len(self.labels) == len(self.labelled):
             raise ValueError(
-                f"{len(self.images)} images, {len(self.labels)} labels, {len(self.labelled)} marks of labelled ones"
+                f"{len(self.images)} images, {len(self.labels)} labels, but {len(self.labelled)} entries in labelled"
             )
 
     def __len__(self) -> int:
@@ -67,10 +68,10 @@ class DiscoveryData:
 
     Attributes:
         class_names: Old classes first, in the order of the class list.
-        num_old: How many are old.
-        train: Labelled and unlabelled training images; figures are computed over the unlabelled ones.
+        num_old: Number of old classes.
+        train: Labelled and unlabelled training images; metrics are computed over the unlabelled ones.
         test: Images of all classes that training does not see, none of them labelled; may be empty.
-        families: What groups the classes, one for each of `class_names`; None where nothing does.
+        families: The group of each of `class_names`; None if classes are not grouped.
     """
 
     class_names: tuple[str, ...]
@@ -93,7 +94,7 @@ class DiscoveryData:
                 raise UserError(f"a labelled {name} image is of a new class: only images of old ones may be labelled")
 
     def grouped(self, rule: str | None) -> DiscoveryData:
-        """The same with the families that a rule makes, the configuration's `data.families`.
+        """The same data with families made by a rule, the configuration's `data.families`.
 
         Args:
             rule: `last_word` of a class's name, so that "Laysan Albatross" is an "Albatross"; a name without a word is
@@ -110,14 +111,14 @@ class DiscoveryData:
         return replace(self, families=families)
 
     def paths(self) -> dict[str, Sequence[Path]]:
-        """The image files of each split; none for images in memory."""
+        """The image files of each split; empty for images in memory."""
         splits = {"training": self.train.images, "test": self.test.images}
         return {name: () if isinstance(images, Tensor) else images for name, images in splits.items()}
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """Which classes are old and which are new, by number or by name, in the order that labels are to have."""
+    """Old and new classes, by number or by name, in the order of the labels."""
 
     old: tuple
     new: tuple
@@ -150,13 +151,13 @@ def discovery_data(
     Classes of the list without a single image are left out, so a copy with some of the classes can be used.
 
     Args:
-        source: What to name in messages, the data set's folder.
-        names: Every class, by its number in the data set.
-        classes: Numbers of the old and the new ones.
-        train, test: Images in the data set's own order, with the number of each one's class.
-        families: What groups the classes, by the same numbers as `names`; None where the data set's files do not say.
+        source: The data set's folder, for messages.
+        names: Names of all classes, by their numbers in the data set.
+        classes: Numbers of the old and the new classes.
+        train, test: Images in the data set's own order, with the class number of each.
+        families: The group of each class, by the same numbers as `names`; None if the data set's files give none.
         labelled_fraction: Share of the training images of old classes that are labelled, in (0, 1).
-        split_seed: Chooses them; the release's is 0.
+        split_seed: Seed of that choice; the release uses 0.
 
     Raises:
         UserError: for a fraction or seed out of range, a class list that contradicts itself or the data, or images
@@ -174,7 +175,7 @@ def discovery_data(
     for kind, count in (("old", (labels[0] < num_old).sum()), ("new", (labels[0] >= num_old).sum())):
         if not count:
             raise UserError(
-                f"{source}: no training image is of one of the {kind} classes, and discovery needs old and new ones; "
+                f"{source}: no training image is of one of the {kind} classes, but discovery needs old and new ones; "
                 "complete the folder, or choose another data set"
             )
     labelled = draw_labelled(labels[0] < num_old, fraction=labelled_fraction, seed=split_seed)
@@ -195,7 +196,7 @@ def discovery_data(
 
 
 def draw_labelled(of_old_class: Tensor, *, fraction: float, seed: int) -> Tensor:
-    """Which images are labelled: a share of those of old classes, pooled, not class by class.
+    """Which images are labelled: a share of the images of all old classes together, not of each class.
 
     Args:
         of_old_class: bool `(n,)`, in the data set's own order.
@@ -206,7 +207,7 @@ def draw_labelled(of_old_class: Tensor, *, fraction: float, seed: int) -> Tensor
         bool `(n,)`.
     """
     pooled = of_old_class.nonzero().flatten()
-    # RandomState gives the numbers of np.random.seed and np.random.choice and leaves the global generator alone.
+    # RandomState gives the same numbers as np.random.seed with np.random.choice, without the global generator.
     drawn = np.random.RandomState(seed).choice(len(pooled), size=int(fraction * len(pooled)), replace=False)
     labelled = torch.zeros(len(of_old_class), dtype=torch.bool)
     labelled[pooled[torch.from_numpy(drawn)]] = True
@@ -218,7 +219,7 @@ def existing_images(folder: Path, files: Sequence[str]) -> tuple[Path, ...]:
     inner = [inner_path(file) for file in files]
     if None in inner:
         outside = files[inner.index(None)]
-        raise UserError(f"{folder}: image {outside!r} is listed, which leaves the folder; restore the list")
+        raise UserError(f"{folder}: image {outside!r} is listed but outside the folder; restore the list")
     found, absent = FileFinder(folder).find_all(inner)
     if absent:
         raise UserError(
@@ -238,7 +239,7 @@ def check_no_leak(train: Sequence[Path], test: Sequence[Path]) -> None:
 
 
 def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
-    """Check the number of classes: with others, the numbers in a class list would mean other classes."""
+    """Check the number of classes: with a different one, the numbers in a class list would mean other classes."""
     if found != wanted:
         raise UserError(
             f"{folder} has {found} {what} and should have {wanted}: old and new classes are given by number, "
@@ -247,14 +248,14 @@ def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
 
 
 def from_torchvision(data_set: type, root: str | Path, *, what: str, download: bool, **options):
-    """One of torchvision's data sets, made with its own `options`; its errors become those of the user."""
+    """One of torchvision's data sets, created with its own `options`; its errors become a `UserError`."""
     try:
         return data_set(str(user_path(root)), download=download, **options)
     except (RuntimeError, OSError) as error:
         if download:
-            raise UserError(f"{what} could not be fetched into {root} ({error}); try again", exit_code=1) from None
+            raise UserError(f"{what} could not be downloaded into {root} ({error}); try again", exit_code=1) from None
         raise UserError(
-            f"no {what}: {root} does not hold it, whole ({error}); set data.download=true to fetch it, or "
+            f"no {what}: {root} does not hold a complete copy ({error}); set data.download=true to download it, or "
             "data.root=<folder> to a copy of it"
         ) from None
 

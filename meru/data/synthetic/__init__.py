@@ -1,1 +1,1 @@
-"""Synthetic data sets, which are drawn at their first use."""
+"""Synthetic data sets, generated at first use."""

@@ -1,4 +1,4 @@
-"""Draws a synthetic data set into its folder: once, completely, and never into a folder that holds something else."""
+"""Draws a synthetic data set into its folder: once, completely, and never over other content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from meru.files import user_path
 
 try:
     import fcntl
-except ImportError:  # Windows, where nothing is cleaned up
+except ImportError:  # Windows, where leftover folders are not deleted
     fcntl = None
 
 _LOCK = "being_made"
@@ -31,14 +31,14 @@ log = logging.getLogger("meru")
 
 @dataclass(frozen=True)
 class Drawing:
-    """A synthetic data set: what it depends on, and what draws it.
+    """A synthetic data set: its version, its arguments, and the function that draws it.
 
     Attributes:
         kind: Its name, such as `birds`; version and arguments are kept in `<kind>.json`.
-        version: To be raised whenever the same arguments no longer give the same folder.
-        least: The arguments, whole numbers, and the least that each may be.
-        count: How many images there will be, from the arguments.
-        write: Fills the folder that it is given, which exists, from the arguments.
+        version: Raise it whenever the same arguments no longer give the same folder.
+        least: The arguments, all whole numbers, with the smallest value allowed for each.
+        count: The number of images for given arguments.
+        write: Fills an existing folder according to the arguments.
     """
 
     kind: str
@@ -48,20 +48,20 @@ class Drawing:
     write: Callable[..., None]
 
     def draw(self, root: str | Path, **arguments: int) -> Path:
-        """Draw the data set into `root`, or find it there.
+        """Draw the data set into `root`, if it is not there yet.
 
-        Everything is drawn into a temporary folder beside `root`, which is renamed at the end: under its own name the
-        data set is complete, also when several processes draw at once or one of them is killed.
+        Files are written to a temporary folder beside `root`, which is renamed at the end. A data set under its own
+        name is therefore complete, even if several processes draw at once or one of them is killed.
 
         Args:
-            root: The folder to make. One that was drawn with the same arguments is left as it is.
-            arguments: Those named in `least`.
+            root: The folder to create. If it was drawn with the same arguments, it is left unchanged.
+            arguments: The arguments named in `least`.
 
         Returns:
             `root`.
 
         Raises:
-            UserError: an argument is out of range; `root` holds other drawings or something else, or cannot be written.
+            UserError: if an argument is out of range, or `root` holds other content or cannot be written.
         """
         root, kind = user_path(root), self.kind
         for name, value in arguments.items():
@@ -88,9 +88,9 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(root: Path) -> Iterator[Path]:
-    """A temporary folder beside `root`, deleted afterwards, to make it in.
+    """A temporary folder beside `root` for building it, deleted afterwards.
 
-    Folders that killed processes of this machine left there are deleted first.
+    Folders left there by killed processes of this machine are deleted first.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     start = f".{root.name[:40]}-{re.sub(r'[^A-Za-z0-9]', '_', socket.gethostname())[:40]}-"
@@ -112,13 +112,13 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # somebody else's
+    except (OSError, OverflowError):  # another user's process
         return True
     return True
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a process holds the lock: one in another container may have the host's name, and numbers of its own."""
+    """Whether a process holds the lock. Processes of other containers may share the host name but not process ids."""
     try:
         with open(path) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,14 +139,14 @@ def _draw(root: Path, kind: str, made_with: dict[str, int], write: Callable[[Pat
         try:
             folder.rename(root)
         except OSError:
-            # Another process may have finished the same drawings first; its folder is as good.
+            # Another process may have finished the same data set first, and its folder is used.
             if not _is_drawn(root, kind, made_with):
                 raise
     log.info("drawn in %.1f s", time.monotonic() - started)
 
 
 def _is_drawn(root: Path, kind: str, made_with: dict[str, int]) -> bool:
-    """Whether `root` holds exactly these drawings; anything else in it is a `UserError`."""
+    """Whether `root` holds exactly this data set; raises `UserError` if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:

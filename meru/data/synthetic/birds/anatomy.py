@@ -1,6 +1,6 @@
 """The body of a synthetic bird: a posed silhouette in the colours of its species, as layers from far to near.
 
-Everything is in the bird's own frame, x forward and y up, one unit about the length of a body. Body and neck
+All coordinates are in the bird's own frame, x forward and y up, one unit about the length of a body. Body and neck
 are stretched over the family's spine; head, wings and tail have frames of their own.
 """
 
@@ -18,13 +18,13 @@ SHADOW, GLEAM = (20, 16, 36), (255, 255, 250)
 
 @dataclass
 class Layer:
-    """Something of one piece.
+    """One piece of the drawing.
 
     Args:
-        outlines: Polygons (N, 2) whose union it is.
-        colour: Where no patch lies.
-        patches: Polygon, colour and opacity (0 to 255); seen inside the outlines only.
-        points: Where the parts are that this layer shows: CUB's names, "near" and "far" for left and right.
+        outlines: Polygons (N, 2); the layer is their union.
+        colour: Its colour outside the patches.
+        patches: Polygon, colour and opacity (0 to 255); clipped to the outlines.
+        points: Positions of the parts in this layer: CUB's names, with "near" and "far" for left and right.
     """
 
     outlines: list[np.ndarray]
@@ -34,7 +34,7 @@ class Layer:
 
 
 class Bird:
-    """One individual: its shades, its posture, and the layers that follow from them."""
+    """One individual: its shades, its posture, and the resulting layers."""
 
     def __init__(self, *, species: Species, wings_raised: bool, flying: bool, rng: np.random.Generator):
         self.species, self.rng = species, rng
@@ -113,7 +113,7 @@ class Bird:
         if frontal:
             disc = rgb(0.6 * np.array(shade("head")) + 0.4 * np.array((244, 236, 220)))
             patches += [(self.on_head(ellipse((x, 0.02), (0.46, 0.52))), disc, 255) for x in (-0.2, 0.58)]
-        # Round in the light: brighter along the back, darker underneath.
+        # Shading: brighter along the back, darker underneath.
         patches += [(self.band(0, 5, -1.2, edge), SHADOW, 22) for edge in (-0.55, -0.75)]
         patches += [(self.band(0, 4.6, edge, 1.2), GLEAM, 20) for edge in (0.5, 0.72)]
         points = {
@@ -143,7 +143,7 @@ class Bird:
         return self.at(2.25, 0.3)[0] if self.wings_raised else self.at(2.4, 0.1)[0]
 
     def wing_angles(self) -> tuple[float, float]:
-        """Directions of the near and the far wing in degrees; raised ones lean back where the bird sits upright."""
+        """Directions of the near and the far wing in degrees; raised ones lean back if the bird sits upright."""
         x, y = self.shoulder() - self.at(0.1, 0.15)[0]
         torso = np.degrees(np.arctan2(y, x))
         if self.wings_raised:
@@ -190,12 +190,12 @@ class Bird:
         if self.species.pattern("tail") == "barred":
             bars = (place([(x, -1), (x, 1), (x + 0.12, 1), (x + 0.12, -1)]) for x in (0.3, 0.56, 0.82))
             patches += [(bar, self.markings("tail"), 255) for bar in bars]
-        # The middle of a fork is air.
+        # The middle of a forked tail is empty.
         point = place((0.38, 0.12) if shape == "forked_tail" else (0.6, 0))[0]
         return Layer([place(smooth(_TAILS[shape], rounds=2))], colour, patches, {"tail": point})
 
     def leg(self, name: str, shift: float) -> tuple[Layer, np.ndarray]:
-        """A leg, and where its foot stands."""
+        """A leg, and the position of its foot."""
         length, _ = self.family.leg
         width = 0.034 if length < 0.5 else 0.028
         x, y = self.at(1.45, -0.7)[0]
@@ -237,7 +237,7 @@ class Bird:
         if ring:
             rim, rim_radius = COLOURS[ring], 1.75 * radius
         elif iris == "black":
-            # Or it would not be seen on a black head.
+            # Otherwise it would be invisible on a black head.
             rim, rim_radius = (206, 200, 190), 1.3 * radius
         else:
             rim, rim_radius = darker(self.shade("head"), 0.7), 1.3 * radius

@@ -1,8 +1,8 @@
 """Ten sentences about one synthetic bird, true to its picture.
 
 The order is the same in every file: first a detailed description without the name of the species (evaluations
-often use only that one), two more in the manner of CUB's captions, two that name the species, one on the view,
-then less and less detail down to "a bird". A part that the picture hides is not spoken of, not even in a name.
+often use only that one), two more in the style of CUB's captions, two that name the species, one on the view,
+then less and less detail down to "a bird". Parts that are hidden in the picture are not mentioned, not even in a name.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ def describe(
     wings_raised: bool,
     rng: np.random.Generator,
 ) -> list[str]:
-    """Ten captions of one picture; the arguments but `rng` are those of `Picture`.
+    """Ten captions of one picture; the arguments except `rng` are those of `Picture`.
 
     Args:
         species: The bird.
         parts: CUB's names of the visible parts.
         scene: Such as "on a branch".
         facing: "left" or "right".
-        wings_raised: Or folded.
-        rng: Draws templates and parts.
+        wings_raised: Whether the wings are raised or folded.
+        rng: Random generator for templates and parts.
     """
     phrases = _part_phrases(species, {part.split()[-1] for part in parts}, rng)
     size = FAMILIES[species.family].size.replace("very_", "").split("_")[0]
     family, back = species.family, species.colours["back"]
 
     def some(count: int) -> str:
-        """`count` parts: telling ones first, that is the mark and what differs from the back; in any order."""
+        """`count` parts in random order, preferring the mark and those that differ from the back."""
         interest = {part: rng.random() + 0.4 * _differs(species, part) for part in phrases}
         if species.mark_part in interest:
             interest[species.mark_part] += 0.4

@@ -1,7 +1,7 @@
 """Synthetic birds in the folder layout of CUB_200_2011, for people without CUB.
 
 Eight families (silhouettes) of six species (colours and patterns) each; every picture has ten captions, a box and
-CUB's fifteen parts. `meru.data.datasets.cub` reads the folder as it reads CUB's.
+CUB's fifteen parts. `meru.data.datasets.cub` reads the folder in the same way as CUB's.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def load_birds(
     image_size: int = 96,
     validation_fraction: float = 0.1,
 ) -> ImageTextData:
-    """The synthetic birds in `root`, drawn first if they are not there.
+    """The synthetic birds in `root`, drawn first if they are missing.
 
     Args:
         root, seed, images_per_species, image_size: As for `draw_birds`.
-        validation_fraction: As for `load_cub`, which cuts the validation split with the same seed.
+        validation_fraction: As for `load_cub`, which chooses the validation split with the same seed.
 
     Raises:
         UserError: as `draw_birds` and `load_cub`.
@@ -45,13 +45,13 @@ def load_birds(
 def draw_birds(
     root: str | Path, *, seed: int = 0, images_per_species: int = 40, image_size: int = 96
 ) -> Path:
-    """Draw the data set into `root`, or find it there: see `Drawing.draw`.
+    """Draw the data set into `root`, if it is not there yet: see `Drawing.draw`.
 
     Args:
-        root: The folder to make. One with the same birds is left as it is.
+        root: The folder to create. A folder with the same birds is left unchanged.
         seed: ≥ 0. The same seed gives the same bytes with the same versions of NumPy and Pillow.
-        images_per_species: ≥ 2; of each species 60 %, chosen at random, are for training, the others for the test.
-        image_size: Pixels a side, ≥ 32.
+        images_per_species: ≥ 2; of each species, 60 % chosen at random are for training, the others for the test.
+        image_size: Side in pixels, ≥ 32.
     """
     return BIRDS.draw(root, seed=seed, images_per_species=images_per_species, image_size=image_size)
 
@@ -104,7 +104,7 @@ def _part_rows(image_id: int, picture: Picture) -> Iterable[str]:
 
 
 def _write_attributes(folder: Path) -> None:
-    """Per class the percentage of annotators who would see each attribute: all or none."""
+    """Write, per class, the percentage of annotators for each attribute: 100 if it is true of the species, else 0."""
     folder.mkdir()
     of_species = [species.attributes() for species in SPECIES]
     names = sorted(set().union(*of_species))

@@ -1,7 +1,7 @@
-"""One picture: a bird of `meru.data.synthetic.birds.anatomy` in a scene, with its box and its visible parts.
+"""Draws one picture: a bird of `meru.data.synthetic.birds.anatomy` in a scene, with its box and its visible parts.
 
-While the layers are painted, a second image keeps the number of the layer seen at each pixel. It gives the box and
-tells which parts are hidden. Background, perch, things in front and light are drawn without knowing the species.
+While the layers are painted, a second image keeps the number of the layer visible at each pixel, from which the box and
+the hidden parts follow. Background, perch, occluders and light do not depend on the species.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from meru.data.synthetic.birds.species import COLOURS, CUB_PARTS, Species
 _SUPERSAMPLING = 2
 _IN_FRONT = 255  # in the image of layer numbers
 
-# The kinds of scene, with the words for them.
+# The kinds of scene, with words for them.
 _SCENES = {
     "branch": ("on a branch", "on a twig", "in a tree"),
     "grass": ("on the grass", "in a meadow", "on a green lawn"),
@@ -38,13 +38,13 @@ _GROUNDS = {
 
 
 class Picture(NamedTuple):
-    """An image and all that is known of it.
+    """An image and its annotations.
 
     Args:
         box: x, y, width, height of the bird, in pixels.
         parts: Visible ones only, CUB's name → (x, y) in pixels.
         scene: In words, such as "on a branch".
-        facing: "left" or "right" for who looks at the picture.
+        facing: "left" or "right" as seen by the viewer.
     """
 
     image: Image.Image
@@ -89,14 +89,14 @@ def draw_picture(species: Species, *, rng: np.random.Generator, image_size: int)
 
 
 def _sided(name: str, facing: str) -> str:
-    """ "near" and "far" as the bird's own left and right: one that faces right shows us its right side."""
+    """ "near" and "far" as the bird's own left and right: if it faces right, its right side is near."""
     return name.replace("near", facing).replace("far", "left" if facing == "right" else "right")
 
 
 def _placement(
     layers: list[Layer], feet: np.ndarray, perch: np.ndarray | None, facing: str, size: int, rng: np.random.Generator
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The map from the bird's frame to pixels: of random size as far as it fits, its feet on the perch if any."""
+    """The map from the bird's frame to pixels: at a random size that fits, with the feet on a perch if there is one."""
     tilt = turned(np.diag((1 if facing == "right" else -1, -1)), rng.uniform(-0.16, 0.16))
     corners = np.concatenate([outline for layer in layers for outline in layer.outlines]) @ tilt
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -158,7 +158,7 @@ def _background(kind: str, size: int, rng: np.random.Generator) -> Image.Image:
 
 
 def _draw_perch(canvas: Image.Image, kind: str, perch: np.ndarray | None, rng: np.random.Generator) -> None:
-    """What the feet stand on, and loose leaves in any colour."""
+    """Draw the perch under the feet, and loose leaves in any colour."""
     size, draw = canvas.width, ImageDraw.Draw(canvas)
     for _ in range(rng.integers(0, 3)):
         draw.polygon(_leaf(rng.uniform(0, size, 2), rng.uniform(0.06, 0.14) * size, rng), fill=_any_colour(rng))
@@ -196,7 +196,7 @@ def _draw_perch(canvas: Image.Image, kind: str, perch: np.ndarray | None, rng: n
 
 
 def _draw_in_front(canvas: Image.Image, numbers: Image.Image, rng: np.random.Generator) -> None:
-    """A leaf or a twig in front of the bird."""
+    """Draw a leaf or a twig in front of the bird."""
     size = canvas.width
     if rng.random() < 0.5:
         leaf = _leaf(rng.uniform(0.25, 0.75, 2) * size, rng.uniform(0.12, 0.2) * size, rng)
@@ -210,7 +210,7 @@ def _draw_in_front(canvas: Image.Image, numbers: Image.Image, rng: np.random.Gen
 
 
 def _lit(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Contrast, exposure, tint, the noise of a sensor and at times a soft lens."""
+    """The image with random contrast, exposure, tint, sensor noise and, at times, blur."""
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7) * image.width / 96))
     contrast, light = rng.uniform(0.85, 1.12), rng.uniform(0.86, 1.12) * rng.normal(1, 0.025, 3)
@@ -233,7 +233,7 @@ def _corners(polygon: np.ndarray) -> list[float]:
 
 
 def _any(palette, rng: np.random.Generator) -> np.ndarray:
-    """One of the palette, in a shade of its own."""
+    """A random colour of the palette, in a random shade."""
     return np.array(palette[rng.integers(len(palette))]) + rng.normal(0, 10) + rng.normal(0, 6, 3)
 
 

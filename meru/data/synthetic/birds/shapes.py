@@ -1,4 +1,4 @@
-"""Shapes and shades that the birds are drawn with: polygons `(N, 2)` and colours from 0 to 255."""
+"""Shapes and shades for drawing birds: polygons `(N, 2)` and colours from 0 to 255."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 """The synthetic birds: eight silhouettes, six colourings of each, and the words for both.
 
 A family is a silhouette (body, beak, tail, legs, wings); a species of it is a colouring with patterns. Every
-name is made of words for what is seen ("Black-winged Red Finch"), so a model that knows the words can know the
-name. Within most families a pair of species differs in one detail only.
+name describes the appearance ("Black-winged Red Finch"), so a model that knows the words can recognise the species by
+its name. In most families, one pair of species differs in a single detail.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# The fifteen parts of CUB-200-2011 in its own order; left and right are the bird's own.
+# The fifteen parts of CUB-200-2011 in CUB's order; left and right are the bird's own.
 CUB_PARTS = (
     "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape",
     "right eye", "right leg", "right wing", "tail", "throat",
@@ -43,7 +43,7 @@ class Family:
         wing: Length, depth, and how pointed it is (0 round, 1 pointed).
         leg: Length, and the word for it ("" if there is nothing to say).
         size, shape: CUB's attribute values.
-        frontal: Whether the face is turned to us, with both eyes in view.
+        frontal: Whether the face is turned to the viewer, with both eyes visible.
     """
 
     spine: tuple[tuple[float, float, float], ...]
@@ -116,7 +116,7 @@ FAMILIES = {
     ),
 }
 
-# Where a species says nothing about a part, the part has the colour of its neighbour.
+# A part without a colour in the species takes that of its neighbour.
 _NEIGHBOUR = {
     "belly": "back", "breast": "belly", "wing": "back", "tail": "wing", "head": "back", "throat": "head",
     "nape": "head", "crown": "head", "forehead": "crown",
@@ -130,10 +130,10 @@ class Species:
 
     Args:
         family: Key of `FAMILIES`.
-        mark: What tells it from its relatives, as in bird names: "black-winged", "crested".
-        colours: Colour by part, `back` always among them.
-        patterns: "barred" or "spotted" for `wing`, `tail` or `breast`; absent where plain.
-        crest: Whether feathers stand on the crown.
+        mark: Its distinguishing feature, as in bird names: "black-winged", "crested".
+        colours: Colour by part, always including `back`.
+        patterns: "barred" or "spotted" for `wing`, `tail` or `breast`; absent if plain.
+        crest: Whether it has a crest.
         eye_ring: Its colour, or None.
     """
 
@@ -167,7 +167,7 @@ class Species:
         return _MARK_PARTS[self.mark.split("-")[-1]]
 
     def attributes(self) -> set[str]:
-        """What is true of the species, in CUB's attribute names ("has_bill_shape::cone")."""
+        """The attributes of the species, by CUB's names ("has_bill_shape::cone")."""
         shape = FAMILIES[self.family]
         true = {
             f"has_{part}_color::{self.colour(part)}"
@@ -199,7 +199,7 @@ _MARK_PARTS = {
 }
 
 
-# Every species by name, with what differs from its back: a part, its pattern if it has one, its colour.
+# Every species by name, with the parts that differ from its back: part, pattern if any, colour.
 _LOOKS = {
     "Green-headed Grey Duck": "head green, wing brown, belly white, beak yellow, leg orange",
     "Purple-headed Grey Duck": "head purple, wing brown, belly white, beak yellow, leg orange",

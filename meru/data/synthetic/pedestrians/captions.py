@@ -1,7 +1,7 @@
 """Sentences about one synthetic person, true to the picture, in the style of CUHK-PEDES.
 
-A caption tells a random majority of what the picture shows. What it hides is not spoken of, nor are the sides of the
-picture: it may be mirrored.
+A caption mentions a random majority of the visible attributes. Hidden ones are not mentioned, nor are left and right,
+because the picture may be mirrored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from meru.data.synthetic.pedestrians.looks import Look, second_colour
 
-# The words that a caption may take for a value of an attribute, or for a thing.
+# The words that captions may use for the value of an attribute or for a thing.
 COLOUR_WORDS = {"grey": ("grey", "gray"), "purple": ("purple", "violet"), "beige": ("beige", "tan", "khaki")}
 HAIR_WORDS = {"blonde": ("blonde", "blond"), "grey": ("grey", "gray"), "red": ("red", "ginger")}
 LENGTH_WORDS = {"shoulder-length": ("shoulder-length", "medium-length")}
@@ -51,8 +51,8 @@ def describe(
 
     Args:
         look: The person.
-        visible, view, walking: As in `pedestrian_pictures.Picture`.
-        rng: Draws what is told, words and sentences.
+        visible, view, walking: As in `meru.data.synthetic.pedestrians.pictures.Picture`.
+        rng: Random generator for contents, words and sentences.
     """
     captions: list[str] = []
     while len(captions) < count:
@@ -121,7 +121,7 @@ class _Teller:
         return self.one_of(*COLOUR_WORDS.get(name, (name,)))
 
     def _opening(self, has: list[str], worn: list[str]) -> list[str]:
-        """One or two sentences on the person, what they are doing and the first clothes."""
+        """One or two sentences about the person, their activity and some of the clothes."""
         a, he = f"a {self.person}", self.he
         with_hair = f" with {_listed(has)}" if has else ""
         wears = self.one_of("wears", "is wearing", "is dressed in", "has on")

@@ -1,7 +1,7 @@
 """The figure of a person: layers of outlines, from behind to in front, in a frame of its own.
 
 The frame: x to the side, y downwards, the crown at 0, the soles at 1. In a side view the person looks towards
-positive x; whoever sets the figure into a picture may mirror it.
+positive x; a picture may show the figure mirrored.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Figure:
     """One person in one pose.
 
     Args:
-        look: What the person looks like.
+        look: Appearance of the person.
         view: One of `VIEWS`.
-        walking: Or standing.
-        rng: Draws the pose.
+        walking: Whether the person is walking or standing.
+        rng: Random generator for the pose.
     """
 
     def __init__(self, look: Look, *, view: str, walking: bool, rng: np.random.Generator):
@@ -165,7 +165,7 @@ class Figure:
             self._add("upper", *strings, colour=COLOURS["white"])
 
     def _zip(self) -> None:
-        """A jacket, open over something white."""
+        """Draw a jacket, open over white clothes."""
         if self.view == "front":
             hem = _HEM["jacket"]
             inside = [(-0.032, 0.155), (0.032, 0.155), (0.026, hem), (-0.026, hem)]
@@ -176,7 +176,7 @@ class Figure:
             self._add("upper", box(0, 0.162, 0.044, 0.016), colour=self.dark)
 
     def _belt(self) -> None:
-        """The rest of a coat."""
+        """Draw the belt, lapels, buttons and seams of a coat."""
         half, hem = 0.068 * self.bulk if self.side else self.waist * self.bulk + 0.01, _HEM["coat"]
         self._add("upper", box(0, 0.415, half, 0.012), colour=self.dark)
         if self.view == "front":
@@ -189,7 +189,7 @@ class Figure:
             self._add("upper", limb((0, 0.55), (0, hem), 0.005, 0.005), colour=self.dark)
 
     def _collar(self) -> None:
-        """The collar and the buttons of a shirt."""
+        """Draw the collar and the buttons of a shirt."""
         if self.view == "front":
             collar = [[(0, 0.2), (s * 0.05, 0.2), (s * 0.042, 0.148), (s * 0.03, 0.15)] for s in (-1, 1)]
             self._add("body", [(-0.03, 0.15), (0.03, 0.15), (0, 0.2)], colour=self.skin)

@@ -7,7 +7,7 @@ import numpy as np
 from meru.data.synthetic.pedestrians.looks import COLOURS, HAIR_COLOURS, SKINS, Look
 from meru.data.synthetic.pedestrians.shapes import Layer, arc, box, ellipse, limb
 
-# Larger than life: hair, glasses and hat have to be recognisable in small pictures.
+# Larger than in reality: hair, glasses and hat have to be recognisable in small pictures.
 _HEAD_SIZE = 1.2
 _CHIN = np.array((0.0, 0.15))
 _HAIR_END = {"short": 0.105, "shoulder-length": 0.19, "long": 0.32}

@@ -1,8 +1,8 @@
-"""Synthetic people in a street, in the folder layout of CUHK-PEDES, for text-based person search without it.
+"""Synthetic pedestrians in the folder layout of CUHK-PEDES, for text-based person search without CUHK-PEDES.
 
-An identity is a look (`meru.data.synthetic.pedestrians.looks`), seen in several pictures that differ in pose, view,
-place, light and what stands in front; every picture has two captions. `meru.data.datasets.person_search` reads the
-folder as it reads CUHK-PEDES.
+An identity is a look (`meru.data.synthetic.pedestrians.looks`), shown in several pictures that differ in pose, view,
+place, light and occluders; every picture has two captions. `meru.data.datasets.person_search` reads the folder in the
+same way as CUHK-PEDES.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VALIDATION_SHARE, TEST_SHARE = 0.1, 0.25
 def load_pedestrians(
     *, root: str | Path, seed: int = 0, identities: int = 400, images_per_identity: int = 4
 ) -> ImageTextData:
-    """The synthetic persons in `root`, drawn first if they are not there.
+    """The synthetic persons in `root`, drawn first if they are missing.
 
     Args:
         root, seed, identities, images_per_identity: As for `draw_pedestrians`.
@@ -40,10 +40,10 @@ def load_pedestrians(
 def draw_pedestrians(
     root: str | Path, *, seed: int = 0, identities: int = 400, images_per_identity: int = 4
 ) -> Path:
-    """Draw the data set into `root`, or find it there: see `Drawing.draw`.
+    """Draw the data set into `root`, if it is not there yet: see `Drawing.draw`.
 
     Args:
-        root: The folder to make. One with the same persons is left as it is.
+        root: The folder to create. A folder with the same persons is left unchanged.
         seed: ≥ 0. The same seed gives the same bytes with the same versions of NumPy and Pillow.
         identities: ≥ 6; 10 % are for validation and 25 % for the test, at least two each, the others for training.
         images_per_identity: ≥ 1.
@@ -52,7 +52,7 @@ def draw_pedestrians(
 
 
 def split_sizes(identities: int) -> dict[str, int]:
-    """How many of the identities are in each split."""
+    """The number of identities in each split."""
     validation, test = (max(2, round(share * identities)) for share in (VALIDATION_SHARE, TEST_SHARE))
     return {"train": identities - validation - test, "val": validation, "test": test}
 

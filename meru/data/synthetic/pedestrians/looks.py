@@ -1,7 +1,7 @@
-"""Looks of synthetic persons, and how they are dealt to identities.
+"""Looks of synthetic persons, and their assignment to identities.
 
-A third or so of the identities of every split come in pairs of near-twins, alike in all attributes but one: to find
-the right person, a model has to read the whole caption.
+About a third of the identities of every split come in pairs of near-twins, which are alike in all attributes but one.
+To retrieve the right person, a model has to use the whole caption.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ class Bag(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """All that is the same in every picture of an identity. Colours are names in `COLOURS`.
+    """The attributes that all pictures of an identity share. Colours are names in `COLOURS`.
 
     Attributes:
         gender: man or woman.
-        skin: A name in `SKINS`; it is drawn and never spoken of.
+        skin: A name in `SKINS`; visible in pictures, never mentioned in captions.
         hair_length: short, shoulder-length or long.
         hair_colour: A name in `HAIR_COLOURS`.
-        glasses: Worn or not.
+        glasses: Whether glasses are worn.
         hat: The colour of a cap, or None.
         upper: shirt, jacket, coat, hoodie, sweater or T-shirt.
         pattern: plain, striped, checked or dotted, of the upper clothes.
         lower: trousers, jeans, shorts or skirt.
-        shoes: Their colour.
-        bag: Or None.
+        shoes: Colour of the shoes.
+        bag: The bag, or None.
     """
 
     gender: str
@@ -81,7 +81,7 @@ class Look:
 
 
 ATTRIBUTES = tuple(field.name for field in fields(Look))
-# What near-twins may differ in: all that a caption can tell and that most pictures show.
+# Attributes in which near-twins may differ: captions can mention them, and most pictures show them.
 TWIN_ATTRIBUTES = tuple(name for name in ATTRIBUTES if name not in ("gender", "skin"))
 
 
@@ -103,8 +103,8 @@ def deal_looks(sizes: dict[str, int], *, seed: int) -> dict[str, tuple[Look, ...
         seed: ≥ 0.
 
     Returns:
-        Split → looks in random order; no two of all differ in less than two attributes, but for the near-twins, which
-        are in one split and differ in one.
+        Split → looks in random order. Any two differ in at least two attributes, except near-twins, which are in the
+        same split and differ in one.
     """
     rng = np.random.default_rng((seed, 0))
     everyone: list[Look] = []
@@ -145,7 +145,7 @@ def _near_twin(look: Look, rng: np.random.Generator) -> Look:
 
 
 def _any_value(name: str, gender: str, rng: np.random.Generator):
-    """A value for one attribute of a man or a woman, in shares like those of a street."""
+    """A random value for one attribute of a man or a woman, with plausible frequencies."""
     if name == "gender":
         return gender
     if name == "skin":
@@ -177,7 +177,7 @@ def _any_value(name: str, gender: str, rng: np.random.Generator):
 
 
 def _is_possible(look: Look) -> bool:
-    """Whether such clothes exist, are worn together, and could be told apart from each other in a picture."""
+    """Whether such clothes exist, are worn together, and can be told apart in a picture."""
     if look.lower == "skirt" and look.gender == "man":
         return False
     if look.skin in ("brown", "dark") and look.hair_colour in ("brown", "red"):
@@ -192,10 +192,10 @@ def _is_possible(look: Look) -> bool:
 
 
 def _is_seen(name: str, look: Look, twin: Look) -> bool:
-    """Whether the one attribute that tells two people apart is visible in their pictures."""
+    """Whether the one attribute in which two looks differ is visible in their pictures."""
     if name in ("hair_colour", "hair_length") and look.hat is not None:
         return "short" not in (look.hair_length, twin.hair_length)
-    # Of one colour these look alike from afar.
+    # In the same colour these look alike at a distance.
     return name != "lower" or {look.lower, twin.lower} != {"trousers", "jeans"}
 
 

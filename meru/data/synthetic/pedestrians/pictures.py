@@ -1,7 +1,7 @@
-"""One picture: a person of `meru.data.synthetic.pedestrians.figure` in a street, and the visible regions.
+"""Draws one picture: a person of `meru.data.synthetic.pedestrians.figure` in a street, and the visible regions.
 
-While the layers are painted, a second image keeps the region seen at each pixel: it tells what a caption may speak
-of. Street, things in front and light are drawn without knowing the look.
+While the layers are painted, a second image keeps the region visible at each pixel, which decides what captions may
+mention. Street, occluders and light do not depend on the look.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from meru.data.synthetic.pedestrians.shapes import REGIONS, Layer
 
 WIDTH, HEIGHT = 64, 128
 _SUPERSAMPLING = 2
-_MARGIN = 32  # around the picture, for what stands out of it
+_MARGIN = 32  # around the picture, for shapes that extend beyond it
 _IN_FRONT = 255  # in the image of regions
-# The least area of a region that can be recognised, in pixels of the file at the usual size of a person.
+# The smallest area of a region that can be recognised, in pixels of the file at the usual size of a person.
 _LEAST_AREA = {"hair": 12, "glasses": 12, "hat": 16, "upper": 120, "lower": 90, "shoes": 14, "bag": 24}
-_LEAST_SHARE = 0.45  # of what would be seen if nothing stood in front
+_LEAST_SHARE = 0.45  # of the area that would be visible without occlusion
 
 _WALLS = ((168, 156, 140), (120, 112, 108), (196, 188, 176), (148, 104, 84), (98, 104, 112), (176, 180, 186))
 _GROUNDS = ((136, 134, 132), (106, 108, 112), (172, 166, 156), (150, 140, 130))
@@ -30,12 +30,12 @@ _LEAVES = ((62, 96, 52), (88, 122, 60), (112, 128, 76), (48, 76, 50))
 
 
 class Picture(NamedTuple):
-    """An image and what it shows.
+    """An image and its contents.
 
     Args:
-        visible: Of `REGIONS` those that can be recognised.
+        visible: Those of `REGIONS` that can be recognised.
         view: front, back or side.
-        walking: Or standing.
+        walking: Whether the person is walking or standing.
     """
 
     image: Image.Image
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
 
 
 def draw_picture(look: Look, *, view: str | None = None, rng: np.random.Generator) -> Picture:
-    """Draws one picture of a person, in `view` or in any; the same state of `rng` gives the same picture."""
+    """Draw one picture of a person, in `view` or a random one; the same state of `rng` gives the same picture."""
     view = view or str(rng.choice(VIEWS))
     walking = bool(rng.random() < 0.65)
     figure = Figure(look, view=view, walking=walking, rng=rng)
@@ -76,7 +76,7 @@ def draw_picture(look: Look, *, view: str | None = None, rng: np.random.Generato
 
 
 def _placement(look: Look, size: np.ndarray, rng: np.random.Generator) -> tuple[Callable, float]:
-    """The map from the figure's frame to pixels of the canvas, and pixels a unit."""
+    """The map from the figure's frame to pixels of the canvas, and pixels per unit."""
     width, height = size
     scale = height * rng.uniform(0.76, 0.9) * (1.0 if look.gender == "man" else 0.97)
     top = rng.uniform(0.02, 0.06) * scale + rng.uniform(0, 1) * (0.96 * height - scale)
@@ -87,7 +87,7 @@ def _placement(look: Look, size: np.ndarray, rng: np.random.Generator) -> tuple[
 
 
 def _cloth(look: Look, size: tuple[int, int], origin: np.ndarray, scale: float) -> Image.Image:
-    """The cloth of the upper clothes, as large as the canvas; the pattern goes with the person."""
+    """The texture of the upper clothes, as large as the canvas; the pattern moves with the person."""
     first, second = (np.array(COLOURS[colour]) for colour in (look.upper_colour, second_colour(look.upper_colour)))
     x, y = np.meshgrid(*((np.arange(length) - start) / scale for length, start in zip(size, origin, strict=True)))
     if look.pattern == "striped":
@@ -107,7 +107,7 @@ def _cloth(look: Look, size: tuple[int, int], origin: np.ndarray, scale: float) 
 def _paint(canvas, regions, layer: Layer, place: Callable, cloth: Image.Image, light: int) -> None:
     outlines = [place(outline) for outline in layer.outlines]
     points = np.concatenate(outlines)
-    # Room around the shape, so that what is shifted out at one side does not come in at the other.
+    # Room around the shape, so that shifted content does not wrap around to the other side.
     corner = np.maximum(np.floor(points.min(axis=0)).astype(int) - 4, 0)
     width, height = (np.minimum(np.ceil(points.max(axis=0)).astype(int) + 5, canvas.size) - corner).tolist()
     if width <= 0 or height <= 0:
@@ -119,7 +119,7 @@ def _paint(canvas, regions, layer: Layer, place: Callable, cloth: Image.Image, l
     box = (*corner.tolist(), *np.add(corner, (width, height)).tolist())
     sheet = cloth.crop(box) if layer.patterned else Image.new("RGB", mask.size, _rgb(layer.colour))
     sheet = sheet.point(lambda value: round(value * layer.shade))
-    # The side away from the light is darker: it sets limbs off against clothes of the same colour.
+    # The side away from the light is darker: limbs stand out against clothes of the same colour.
     canvas.paste(sheet.point(lambda value: round(0.74 * value)), box, mask)
     canvas.paste(sheet, box, ImageChops.darker(mask, ImageChops.offset(mask, light, -1)))
     regions.paste(REGIONS.index(layer.region) + 1, box, mask)
@@ -178,7 +178,7 @@ def _street(size: np.ndarray, rng: np.random.Generator) -> Image.Image:
 
 
 def _draw_in_front(canvas: Image.Image, regions: Image.Image, rng: np.random.Generator) -> None:
-    """A pole, a car or a bush in front of the person."""
+    """Draw a pole, a car or a bush in front of the person."""
     width, height = canvas.size
     draw, mark, kind = ImageDraw.Draw(canvas), ImageDraw.Draw(regions), rng.integers(3)
     if kind == 0:
@@ -207,7 +207,7 @@ def _draw_in_front(canvas: Image.Image, regions: Image.Image, rng: np.random.Gen
 
 
 def _lit(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Contrast, exposure, a cast of colour, light from one side, noise, and at times a soft lens."""
+    """The image with random contrast, exposure, colour cast, light from one side, noise and, at times, blur."""
     if rng.random() < 0.4:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.65)))
     pixels = np.asarray(image, dtype=np.float32)
@@ -220,7 +220,7 @@ def _lit(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _any(palette, rng: np.random.Generator) -> tuple[int, int, int]:
-    """One of the palette, in a shade of its own."""
+    """A random colour of the palette, in a random shade."""
     return _rgb(np.array(palette[rng.integers(len(palette))]) + rng.normal(0, 12) + rng.normal(0, 5, 3))
 
 

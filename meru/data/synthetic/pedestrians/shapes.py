@@ -1,4 +1,4 @@
-"""The layers and outlines that a synthetic person is made of; outlines are (N, 2), y downwards."""
+"""The layers and outlines of a synthetic person; outlines are (N, 2), y downwards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# What a layer shows: a part that captions can speak of, or the body.
+# The content of a layer: something that captions can mention, or the body.
 REGIONS = ("body", "hair", "glasses", "hat", "upper", "lower", "shoes", "bag")
 
 
@@ -16,9 +16,9 @@ class Layer(NamedTuple):
     Args:
         region: One of `REGIONS`.
         outlines: (N, 2) each; together they make one shape.
-        colour: Or that of the plain cloth, where `patterned`.
+        colour: Its colour; if `patterned`, that of the plain cloth.
         shade: Factor on the colour.
-        patterned: Drawn in the cloth of the upper clothes.
+        patterned: Whether it is painted with the texture of the upper clothes.
     """
 
     region: str
@@ -29,7 +29,7 @@ class Layer(NamedTuple):
 
 
 def down(angle: float) -> np.ndarray:
-    """The direction `angle` radians from straight down, towards positive x."""
+    """The direction at `angle` radians from straight down, towards positive x."""
     return np.array((np.sin(angle), np.cos(angle)))
 
 
@@ -40,12 +40,12 @@ def arc(x: float, y: float, width: float, height: float, start: float, end: floa
 
 
 def ellipse(x: float, y: float, width: float, height: float) -> np.ndarray:
-    """`width` and `height` from the middle, as everywhere here."""
+    """An ellipse; `width` and `height` are measured from the centre, as in all shapes here."""
     return np.array(arc(x, y, width, height, 0, 2))
 
 
 def box(x: float, y: float, width: float, height: float) -> np.ndarray:
-    """A rectangle with its corners cut."""
+    """A rectangle with cut corners."""
     cut = 0.35 * min(width, height)
     corner = np.array([(width, height - cut), (width - cut, height)])
     corners = [corner, corner[::-1] * (-1, 1), -corner, corner[::-1] * (1, -1)]
