@@ -88,6 +88,29 @@ def test_losses_and_metrics_know_no_data():
             assert "data" not in {other for other, _ in imported(path)}, path
 
 
+PARTS_OF_MODELS = {"__init__", "dual_encoder", "terms", "word_patch_interaction"}
+
+
+def test_every_model_has_one_file_and_one_configuration():
+    files = {path.stem for path in (PROJECT / "meru" / "models").glob("*.py")} - PARTS_OF_MODELS
+    configurations = {path.stem for path in (PROJECT / "configs" / "model").glob("*.yaml")}
+    assert files == {name.removesuffix("_from_scratch") for name in configurations}
+
+
+def test_models_inherit_from_models_at_most_twice_in_a_row():
+    bases = {}
+    for path in (PROJECT / "meru" / "models").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = [ast.unparse(base) for base in node.bases]
+
+    def depth(name):
+        return max((1 + depth(base) for base in bases[name] if base in bases), default=0)
+
+    assert depth("MERU") == 1 and depth("HyCoCLIP") == 2
+    assert max(map(depth, bases)) == 2
+
+
 @pytest.mark.parametrize("path", [*FILES, *SCRIPTS], ids=lambda path: str(path.relative_to(PROJECT)))
 def test_no_file_and_no_function_is_too_long_to_read(path):
     text = path.read_text(encoding="utf-8")
