@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Trains MERU or CLIP on CUB-200-2011, or on the drawn birds; `bash train_cub.sh --help` says more.
+# Trains MERU or CLIP on CUB-200-2011, or on synthetic birds; `bash train_cub.sh --help` says more.
 set -euo pipefail
 
 usage() {
     cat <<'EOF'
 Usage: bash train_cub.sh meru|clip [OVERRIDE...]
-Trains the model, evaluates it and says where everything lies. The first run installs what is needed.
+Trains and evaluates the model, and prints the path of the results. The first run installs the required packages.
 
-  bash train_cub.sh meru data=birds                    birds drawn by code: nothing to download
+  bash train_cub.sh meru data=birds                    synthetic birds: nothing to download
   bash train_cub.sh clip data.root=/data/CUB_200_2011  CUB in its official folder layout
   bash train_cub.sh meru data=birds seed=1             any Hydra overrides, see configs/
-  bash train_cub.sh meru resume=RUN_FOLDER             continue a run that was interrupted
+  bash train_cub.sh meru resume=RUN_FOLDER             resume an interrupted run
   NGPU=2 bash train_cub.sh meru                        two processes; 0: the CPU (default: every visible GPU)
 
 用法：bash train_cub.sh meru|clip [Hydra 覆盖参数……]

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def load(run: str | Path) -> Pretrained:
-    """The finished model of a run folder with its tokenizer and image transforms: see `meru.assemble.load`."""
-    from meru.assemble import load  # `import meru` alone stays quick
+    """Load the finished model of a run folder with its tokenizer and image transforms; see `meru.assemble.load`."""
+    from meru.assemble import load  # imported here to keep `import meru` fast
 
     return load(run)

@@ -24,13 +24,13 @@ from meru.run_layout import CONFIG, MODEL
 
 
 class Pretrained(NamedTuple):
-    """A model and what turns photographs and sentences into its input.
+    """A model with the tokenizer and the image transforms that prepare its inputs.
 
     Attributes:
-        model: Offers `embed_image`, `embed_text` and `similarity`; one that discovers classes, `predict`.
-        tokenizer: `tokenizer.batch(captions)` gives the token ids `(B, L)` that `embed_text` takes; None where classes
-            are discovered.
-        transforms: From uint8 RGB `(3, H, W)` to the uint8 `(3, S, S)` that is stacked for `embed_image`.
+        model: Has `embed_image`, `embed_text` and `similarity`; a category discovery model has `predict` instead.
+        tokenizer: `tokenizer.batch(captions)` returns the token ids `(B, L)` for `embed_text`; None for category
+            discovery.
+        transforms: Map uint8 RGB `(3, H, W)` to uint8 `(3, S, S)`; stack the results for `embed_image`.
     """
 
     model: nn.Module
@@ -39,25 +39,25 @@ class Pretrained(NamedTuple):
 
 
 def build(config: DictConfig) -> Pretrained:
-    """The model that a configuration describes, with its towers' pretrained weights or `encoder.init` loaded.
+    """Build the model that a configuration describes; load its towers' pretrained weights or `encoder.init`.
 
     Args:
-        config: With the sections `encoder`, `model`, `loss` and `data`; of discovery, with the number of classes in
+        config: With the sections `encoder`, `model`, `loss` and `data`; for category discovery also with a number in
             `discovery.num_classes`.
 
     Raises:
-        UserError: if weights cannot be had or do not fit, or there are none for a tower that is not trained throughout.
+        UserError: if weights are missing or do not fit, or if a partly frozen tower has no pretrained weights.
     """
     _require_weights_of_frozen_tower(config)
     image = instantiate(config.encoder.image, _convert_="all")
     if is_discovery(config):
         return _build_discovery(config, image)
     text = instantiate(config.encoder.text, _convert_="all")
-    # Partly, because Hydra would take the encoders, which are dataclasses, for configurations.
+    # `_partial_`, because Hydra would treat the encoders, which are dataclasses, as configurations.
     model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, text=text)
     if config.encoder.init:
         load_weights(model, config.encoder.init, what="encoder.init")
-    if augmentation := config.data.get("image_augmentation"):  # not in configurations of older runs
+    if augmentation := config.data.get("image_augmentation"):  # missing in configurations of older runs
         training = RandomPicks(image.image_size, **augmentation)
     else:
         training = training_transform(image.image_size, scale=config.data.crop_scale, flip=config.data.flip)
@@ -69,7 +69,7 @@ def build(config: DictConfig) -> Pretrained:
 
 
 def _require_weights_of_frozen_tower(config: DictConfig) -> None:
-    """Frozen random weights are never wanted; `random_weights` says that a checkpoint follows, or that it is a test."""
+    """Refuse to freeze random weights, unless `random_weights` is set because a checkpoint follows or for a test."""
     tower = config.encoder.image
     trained_whole = {"train_last_blocks": "null", "freeze_batch_norm": "false"}
     freezing = [key for key in trained_whole if tower.get(key) is not None and tower.get(key) is not False]
@@ -84,7 +84,7 @@ def _require_weights_of_frozen_tower(config: DictConfig) -> None:
 
 
 def is_discovery(config: DictConfig) -> bool:
-    """Whether a configuration is of category discovery, without captions."""
+    """Whether a configuration describes category discovery, which uses no captions."""
     return config.get("task") == "discovery"
 
 
@@ -97,7 +97,7 @@ def _build_discovery(config: DictConfig, image: ImageEncoder) -> Pretrained:
 
 
 def load(run: str | Path) -> Pretrained:
-    """The finished model of a run folder, in evaluation mode.
+    """Load the finished model of a run folder, in evaluation mode.
 
     Args:
         run: The folder, with `config.yaml` and `model.safetensors`.
@@ -112,13 +112,13 @@ def load(run: str | Path) -> Pretrained:
     config = read_config(run)
     try:
         pretrained = build(without_pretrained_weights(config))
-    except Exception as error:  # classes raise anything for arguments that they are not meant for
+    except Exception as error:  # classes raise anything for unsuitable arguments
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, UserError):
             raise cause from None
         reason = " ".join(str(cause).split())[:160]
         raise UserError(
-            f"{run / CONFIG} describes a model that cannot be made ({reason}): restore the file"
+            f"{run / CONFIG} describes a model that cannot be built ({reason}): restore the file"
         ) from error
     load_weights(pretrained.model, run / MODEL, what="run")
     pretrained.model.eval()
@@ -126,7 +126,7 @@ def load(run: str | Path) -> Pretrained:
 
 
 def without_pretrained_weights(config: DictConfig) -> DictConfig:
-    """A copy whose towers start empty: their weights come with the run, the files they came from may be gone."""
+    """A copy that loads no pretrained weights: the run has its own, and the original files may be gone."""
     config = copy.deepcopy(config)
     config.encoder.init = None
     for tower in (config.encoder.image, config.encoder.text):

@@ -1,4 +1,4 @@
-"""How scripts talk to people: plain lines for progress, one line and an exit code for a mistake."""
+"""Output of the scripts: plain lines for progress, one line and an exit code for a user's mistake."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from meru.configuration.overrides import overrides_of, readable, typed_keys
 from meru.errors import UserError
 from meru.files import CONFIGS, os_error_message
 
-# What a terminal gets for characters that its encoding lacks.
+# Replacements for characters that the terminal's encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
 
-# Seconds that the interpreter's own end may take after a failure; less where other processes wait for it.
+# Seconds that the interpreter may take to exit after a failure; less where other processes wait for it.
 LEAVING, LEAVING_OF_ONE = 60.0, 10.0
 
 
@@ -39,11 +39,11 @@ def report_progress() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)  # distributed.start() lowers it in other processes than the main one
     logger.propagate = False
-    logger.disabled = False  # which Hydra makes it before every job but the first
+    logger.disabled = False  # Hydra disables it before every job but the first
 
 
 class _Lines(logging.StreamHandler):
-    """Raises what the stream raises, in place of logging's own tracebacks."""
+    """Handler that raises the stream's errors instead of printing logging's own tracebacks."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -57,9 +57,9 @@ class _Lines(logging.StreamHandler):
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a user's mistake, a file system that refuses, or a signal into one line on standard error and an exit code.
+    """Turn a user's mistake, a file system error or a signal into one line on standard error and an exit code.
 
-    In one of several processes any other exception, too: its traceback, then that line. See `meru.failures`.
+    With several processes, any other exception also ends in such a line, after its traceback. See `meru.failures`.
     """
     print_everywhere()
     try:
@@ -69,11 +69,11 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         _leave(*stopping.reason(error))
     except BrokenPipeError:
-        # Whoever reads the output has enough, as `head` has. Python would complain once more when it closes it.
+        # The reader of the output, such as `head`, has closed it. Python would complain again when it closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # else raised by a library in its own words
+        if isinstance(error, OSError) and error.errno is not None:  # libraries raise OSErrors without a number
             _leave(os_error_message(error), 1)
         if failures.lost_partner(error):
             _leave(f"the connection to another process broke: {_last_words(error)}", 1, lost=True)
@@ -83,12 +83,12 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _last_words(error: Exception) -> str:
-    """What a library says, without the place in its source that it begins with."""
+    """A library's message without the source location at its beginning."""
     return str(error).strip().split("\n")[0].rpartition("] ")[2] or type(error).__name__
 
 
 def print_everywhere() -> None:
-    """Let standard output and error take any text, also where the terminal's encoding lacks a character of it."""
+    """Let standard output and error accept any text, even if the terminal's encoding lacks some characters."""
     open_closed_streams()
     codecs.register_error("spelt out", _spelt_out)
     for stream in (sys.stdout, sys.stderr):
@@ -97,9 +97,9 @@ def print_everywhere() -> None:
 
 
 def open_closed_streams() -> None:
-    """Give standard streams that were closed (`2>&-`) to the null device.
+    """Open standard streams that were closed (`2>&-`) on the null device.
 
-    Else Python has None in their place, and the next file that is opened gets what is printed.
+    Otherwise Python sets them to None, and printed text goes into the next file that is opened.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -111,10 +111,10 @@ def open_closed_streams() -> None:
 
 
 class LastingOutput:
-    """Standard output that fails once, in a line on standard error, and is silent then: training is not to end for it.
+    """Standard output that reports its first failure on standard error and is silent afterwards, so training goes on.
 
     Args:
-        stream: What is written to.
+        stream: The stream to write to.
     """
 
     def __init__(self, stream: TextIO):
@@ -152,9 +152,9 @@ def _spelt_out(error: UnicodeError) -> tuple[str, int]:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors instead of handing it back to the kernel after every use.
+    """Let glibc keep the memory of freed tensors instead of returning it to the kernel after every use.
 
-    The page faults of taking it again cost a CPU run more than half of its time. Elsewhere than on glibc: nothing.
+    The page faults of allocating it again cost a CPU run more than half of its time. Does nothing without glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         allocator = ctypes.CDLL("libc.so.6")
@@ -163,7 +163,7 @@ def keep_freed_memory() -> None:
 
 
 def argument(kind: Kind, make: Callable[[Any], Any] = lambda value: value) -> Callable[[str], Any]:
-    """What argparse calls `type`: refuses what is not of the kind, and says what is; `make` gets the others."""
+    """A `type` function for argparse: `make` gets valid values; for others the error says what is allowed."""
 
     def read(text: str) -> Any:
         value = int(text) if isinstance(kind, Whole) and re.fullmatch(r"[+-]?[0-9]+", text) else text
@@ -175,7 +175,7 @@ def argument(kind: Kind, make: Callable[[Any], Any] = lambda value: value) -> Ca
 
 
 def words_or_usage(usage: str | None) -> list[str]:
-    """The words of the command line; without any, or where help is wanted, show the usage and leave."""
+    """The words of the command line; without any, or if one asks for help, print the usage and exit."""
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words):
         print(usage)
@@ -184,12 +184,12 @@ def words_or_usage(usage: str | None) -> list[str]:
 
 
 def own_arguments(words: Sequence[str], meanings: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The words `key=value` whose key is among those with a meaning, as a dict, and all other words.
+    """Split the command line into the words `key=value` whose key is in `meanings`, as a dict, and all others.
 
-    A value may hold anything, commas and equals signs too.
+    A value may contain any character, including commas and equals signs.
 
     Raises:
-        UserError: for an empty value; it says what to give.
+        UserError: for an empty value; the message says what to give.
     """
     own, others = {}, []
     for word in words:
@@ -204,10 +204,10 @@ def own_arguments(words: Sequence[str], meanings: Mapping[str, str]) -> tuple[di
 
 
 def hydra_main(task: Callable, *, config_name: str) -> None:
-    """Run `task(config)` under Hydra, configuration errors as one line; SIGTERM and Ctrl-C end it wherever it waits.
+    """Run `task(config)` under Hydra, with one-line configuration errors; SIGTERM and Ctrl-C end it even in a wait.
 
-    Hydra makes no folders and configures no logging: a run folder is the run's own business. Every key is checked
-    before the task begins.
+    Hydra makes no folders and configures no logging: each run makes its own folder. Every key is checked before the
+    task begins.
     """
     with one_line_errors(), stopping.listening():
         _run_under_hydra(task, config_name)
@@ -222,9 +222,9 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
     register_resolvers()
     keep_freed_memory()
     words = [override for word in sys.argv[1:] for override in overrides_of(word)]
-    # A flag among the overrides would end them.
+    # Hydra would stop reading overrides at a flag among them.
     sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed by Hydra
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise errors instead of printing them
     warnings.filterwarnings("ignore", module="hydra")
 
     @functools.wraps(task)
@@ -239,7 +239,7 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
                     logging.getLogger("meru").info("note: %s", note)
                 task(config)
             except InstantiationException as error:
-                # It wraps what the constructor raised; a TypeError is a key that the constructor does not take.
+                # Hydra wraps the constructor's exception; a TypeError means a key that the constructor lacks.
                 if error.__cause__ is None or isinstance(error.__cause__, (TypeError, ImportError)):
                     raise UserError(configuration_message(error)) from error
                 raise error.__cause__ from None

@@ -1,4 +1,4 @@
-"""Several processes as one: start, gather with gradient, agree. Everything here also works in a single process."""
+"""Distributed training: start, gather with gradient, agree. Everything here also works in a single process."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Result = TypeVar("Result")
 def start() -> torch.device:
     """Join the process group that `torchrun` describes, if it does; returns this process's device.
 
-    From then on only the main process reports progress, and failures name the process.
+    From then on only the main process reports progress, and error messages name the process.
 
     Raises:
-        UserError: if the variables describe no group, the other processes do not come, or there is no GPU for this one.
+        UserError: if the variables describe no group, other processes do not join, or this one has no GPU.
     """
     group = _described_group()
     cuda = torch.cuda.is_available()
-    local = _number("LOCAL_RANK", 0) if group else 0  # else left over: CUDA_VISIBLE_DEVICES chooses the GPU
+    local = _number("LOCAL_RANK", 0) if group else 0  # a leftover without a group: CUDA_VISIBLE_DEVICES decides
     if cuda and local >= torch.cuda.device_count():
         raise UserError(
-            f"LOCAL_RANK={local}: {torch.cuda.device_count()} GPUs can be used here, and each process needs its own: "
-            "start no more processes than GPUs, or hide the GPUs by CUDA_VISIBLE_DEVICES= to train on the CPU"
+            f"LOCAL_RANK={local}: {torch.cuda.device_count()} GPUs are available, and each process needs its own: "
+            "start no more processes than GPUs, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
@@ -59,18 +59,18 @@ def _described_group() -> tuple[int, int] | None:
     """
     size = _number("WORLD_SIZE", 1)
     if size < 1:
-        raise UserError(f"WORLD_SIZE={size} is no number of processes: {_ALONE}")
+        raise UserError(f"WORLD_SIZE={size} is not a number of processes: {_ALONE}")
     if size == 1 and not os.environ.get("MASTER_ADDR"):
         return None
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing and size > 1:
         raise UserError(
             f"WORLD_SIZE={size} asks for {size} processes, but {' and '.join(missing)} {_are(missing)} not set: start "
-            f"them by torchrun or `NGPU={size} bash train_cub.sh`; {_ALONE}"
+            f"them with torchrun or `NGPU={size} bash train_cub.sh`; {_ALONE}"
         )
     number = _number("RANK", 0) if size > 1 else 0
     if not 0 <= number < size:
-        raise UserError(f"RANK={number}: with WORLD_SIZE={size} it must be 0 to {size - 1}; {_ALONE}")
+        raise UserError(f"RANK={number}: with WORLD_SIZE={size} it must be from 0 to {size - 1}; {_ALONE}")
     if size > 1:
         _number("MASTER_PORT", 0)
     return number, size
@@ -84,15 +84,15 @@ def _are(names: list[str]) -> str:
 
 
 def _number(name: str, default: int) -> int:
-    """A whole number from the environment."""
+    """An integer from the environment."""
     text = os.environ.get(name, "").strip() or str(default)
     if not text.isascii() or not text.isdigit():
-        raise UserError(f"{name}={text} is no whole number; {_ALONE}")
+        raise UserError(f"{name}={text} is not an integer; {_ALONE}")
     return int(text)
 
 
 def _join(number: int, size: int, *, backend: str) -> None:
-    """Meet the other processes within `RENDEZVOUS`, and form the group."""
+    """Wait for the other processes, at most `RENDEZVOUS`, and form the group."""
     if size == 1:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=COLLECTIVE)
         return
@@ -105,13 +105,13 @@ def _join(number: int, size: int, *, backend: str) -> None:
     except (RuntimeError, ValueError) as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
             raise UserError(
-                f"MASTER_PORT={os.environ['MASTER_PORT']} is in use on this machine, by another run perhaps: choose "
-                "another one (torchrun --master-port=29501)",
+                f"MASTER_PORT={os.environ['MASTER_PORT']} is in use on this machine, perhaps by another run: choose "
+                "another port (torchrun --master-port=29501)",
                 exit_code=1,
             ) from error
         raise UserError(
             f"not all of the {size} processes met at {where} (MASTER_ADDR, MASTER_PORT) within "
-            f"{RENDEZVOUS.total_seconds() / 60:g} minutes: see whether each was started and can reach that address; "
+            f"{RENDEZVOUS.total_seconds() / 60:g} minutes: check that each was started and can reach that address; "
             f"{_ALONE}",
             exit_code=1,
         ) from error
@@ -148,7 +148,7 @@ def barrier() -> None:
 
 
 def broadcast(value: object) -> object:
-    """The main process's value, in every process; any picklable object."""
+    """Return the main process's value in every process; it may be any picklable object."""
     if world_size() == 1:
         return value
     box = [value]
@@ -157,7 +157,7 @@ def broadcast(value: object) -> object:
 
 
 def decided_by_main(decide: Callable[[], Result]) -> Result:
-    """What `decide` gives in the main process, in every process; its `UserError` is raised in all of them alike."""
+    """Call `decide` in the main process and return its result, or raise its `UserError`, in every process."""
     outcome: tuple[object, UserError | None] = (None, None)
     if is_main():
         try:
@@ -171,7 +171,7 @@ def decided_by_main(decide: Callable[[], Result]) -> Result:
 
 
 def collect(value: object) -> list:
-    """Every process's value, by rank, in every process; any picklable object."""
+    """Return the values of all processes, by rank, in every process; they may be any picklable objects."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -189,17 +189,17 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous().clone()  # autograd may hand the same one to others
+        gradient = gradient.contiguous().clone()  # autograd may pass the same tensor to other functions
         dist.all_reduce(gradient)
         return gradient.chunk(world_size())[rank()]
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all processes in rank order, `(B, …)` → `(B · world, …)`, gradients included.
+    """Gather the rows of all processes in rank order, `(B, …)` → `(B · world, …)`, with gradients.
 
-    The backward pass sums over processes what each one's loss says about the rows. With a loss that averages over
-    this process's own rows and DDP's averaging of parameter gradients, W processes give the gradient of one process
-    with the whole batch.
+    The backward pass sums the rows' gradients from the losses of all processes. If each loss averages over its
+    process's own rows, and DDP averages the parameter gradients, then W processes compute the same gradient as one
+    process with the whole batch.
 
     Args:
         x: Same shape in every process.
@@ -211,7 +211,7 @@ def gather_sequences(x: Tensor) -> Tensor:
     """`gather` of sequences, `(B, M, …)` → `(B · world, longest M, …)`, padded at the end with 0.
 
     Args:
-        x: Same shape in every process but for M.
+        x: Same shape in every process except M.
     """
     if world_size() == 1:
         return x
@@ -231,24 +231,24 @@ def total(x: Tensor) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean along the last dimension where `mask` is True, over all processes.
 
-    Each process gives its own sum over the count that falls to one process on average. So, with DDP's averaging of
-    gradients, every value counts the same, however unevenly they are spread, and one process has the same gradient.
+    Each process divides its own sum by the average count per process. With DDP's averaging of gradients, every value
+    then has the same weight, however unevenly the values are spread, as in a single process.
 
     Args:
-        values: Shape `(…, n)`; may be anything where the mask is False.
+        values: Shape `(…, n)`; arbitrary where the mask is False.
         mask: bool, same shape; n may differ between processes.
 
     Returns:
-        Shape `(…)`; 0 where no process has a True.
+        Shape `(…)`; 0 where the mask is False in all processes.
     """
     count = total(mask.sum(dim=-1)).to(values.dtype) / world_size()
     return torch.where(mask, values, 0).sum(dim=-1) / torch.where(count == 0, 1, count)
 
 
 class _WithSpare(nn.Module):
-    """A model beside a parameter that it never uses.
+    """A model with an additional parameter that it never uses.
 
-    DDP warns about having looked for unused parameters where it finds none, which a model may have in one step only.
+    DDP warns if it searches for unused parameters and finds none, but some models have them only in certain steps.
     """
 
     def __init__(self, model: nn.Module, device: torch.device):
@@ -261,9 +261,9 @@ class _WithSpare(nn.Module):
 
 
 def parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The model with its gradients averaged over the processes, also where a step leaves parameters untouched.
+    """Wrap the model in DDP, which averages gradients over processes; a step may leave parameters unused.
 
-    What no process has touched keeps the gradient None, as in a single process.
+    Parameters that no process used keep the gradient None, as in a single process.
     """
     devices = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(_WithSpare(model, device), device_ids=devices, find_unused_parameters=True)
@@ -272,8 +272,8 @@ def parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
 def seed_training(model: nn.Module, seed: int) -> None:
     """Seed torch's generators before training.
 
-    All processes draw the same, so that what a loss draws, say triplets, is one choice for the whole batch. Only with
-    dropout, whose masks must differ between the samples, each draws for itself.
+    All processes draw the same random numbers, so that a loss that samples, such as one with triplets, makes one choice
+    for the whole batch. With dropout, whose masks must differ between samples, each process has its own seed.
     """
     torch.manual_seed(seed if draw_alike(model) else seed + rank())
 
@@ -284,6 +284,6 @@ def draw_alike(model: nn.Module) -> bool:
 
 
 def _drops(module: nn.Module) -> bool:
-    """Whether a layer leaves something out at random in training: `Dropout`, timm's `DropPath`, attention, …"""
+    """Whether a layer drops values at random in training: `Dropout`, timm's `DropPath`, attention, …"""
     rates = [value for name, value in vars(module).items() if name in ("p", "prob") or "drop" in name]
     return any(isinstance(rate, float) and rate > 0 for rate in rates)

@@ -1,4 +1,4 @@
-"""The one exception that carries a user's mistake: scripts print it as a single line and exit with its code."""
+"""The exception for users' mistakes: scripts print it as a single line and exit with its code."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something the user can put right: it says what is wrong, where, and what to do.
+    """An error that the user can fix: the message says what is wrong, where, and what to do.
 
     Args:
         message: One line, complete in itself; shown without a traceback.
-        exit_code: 2 for wrong usage or configuration (the default), 1 for trouble met while running.
+        exit_code: 2 for wrong usage or configuration (the default), 1 for failures at run time.
     """
 
     def __init__(self, message: str, *, exit_code: int = 2):

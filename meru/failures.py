@@ -1,9 +1,9 @@
-"""The first failure of a run's processes is what the user reads, once and last.
+"""Report only the first failure among a run's processes, as the last line of the output.
 
-When one process of a group fails, the others fail after it because their partner is gone. So the processes of a machine
-share a folder, and the first that fails leaves its line there; the rest stay silent. `scripts/torchrun.py` makes that
-folder and prints the line when all processes have ended. Under plain `torchrun` the folder is that of its own error
-files, and the process prints its line itself.
+When one process of a group fails, the others fail because it is gone. The processes of a machine therefore share a
+folder: the first that fails writes its line there, and the rest stay silent. `scripts/torchrun.py` makes that folder
+and prints the line when all processes have ended. Under plain `torchrun` the folder is that of torchrun's error files,
+and the process prints its line itself.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-FOLDER = "MERU_FAILURES"  # environment variable: the folder of scripts/torchrun.py
-PATIENCE = 2.0  # seconds in which a process that lost its partner waits for the partner's own reason
+FOLDER = "MERU_FAILURES"  # environment variable with the folder that scripts/torchrun.py made
+PATIENCE = 2.0  # seconds that a process waits for another's reason after losing the connection to it
 _FIRST, _LOST = "first.json", "lost.json"
 _CONNECTION_LOST = (
     "Connection closed by peer",
@@ -31,7 +31,7 @@ _place = {"rank": 0, "processes": 1, "said": False}
 
 
 def joined(rank: int, processes: int) -> None:
-    """Note which process this is; said of every failure from now on."""
+    """Note which process this is; later error messages name it."""
     _place.update(rank=rank, processes=processes)
 
 
@@ -41,18 +41,18 @@ def several() -> bool:
 
 
 def is_main() -> bool:
-    """Whether this is the process that saves."""
+    """Whether this is the main process, which saves."""
     return _place["rank"] == 0
 
 
 def report(message: str, exit_code: int, *, details: str = "", lost: bool = False) -> None:
-    """Say why this process ends, on one line of standard error, unless another of its group has said why it did.
+    """Report in one line on standard error why this process ends, unless another process of the group has done so.
 
     Args:
-        message: In one or more lines.
-        exit_code: With which this process will end.
-        details: Printed before it, say a traceback.
-        lost: Whether it fails only because another process is gone.
+        message: The reason; line breaks become spaces.
+        exit_code: The code with which this process will exit.
+        details: Printed before the message, for instance a traceback.
+        lost: Whether this process fails only because another one is gone.
     """
     _place["said"] = True
     rank = f"rank {_place['rank']}: " if _place["processes"] > 1 else ""
@@ -80,7 +80,7 @@ def reported() -> bool:
 
 
 def first_of(folder: Path) -> tuple[str, int] | None:
-    """The line and the exit code of the first process that failed and could say why; None if none did."""
+    """The line and the exit code of the first process that reported a failure; None if none did."""
     for name in (_FIRST, _LOST):
         with suppress(OSError, ValueError):
             word = json.loads((folder / name).read_text("utf-8"))
@@ -89,12 +89,12 @@ def first_of(folder: Path) -> tuple[str, int] | None:
 
 
 def named_reason(folder: Path) -> bool:
-    """Whether that process failed by itself, not for want of another."""
+    """Whether that process failed for a reason of its own, not because another one was gone."""
     return (folder / _FIRST).exists()
 
 
 def lost_partner(error: BaseException) -> bool:
-    """Whether an exception says no more than that another process of the group is gone."""
+    """Whether an exception only says that another process of the group is gone."""
     if _place["processes"] == 1 or not isinstance(error, RuntimeError):
         return False
     return any(sign in str(error) for sign in _CONNECTION_LOST)
@@ -109,7 +109,7 @@ def _folder() -> Path | None:
 
 
 def _leave_word(path: Path, line: str, exit_code: int) -> bool:
-    """Write the file if there is none; True if this process was the first."""
+    """Write the file unless it exists; True if this process was the first."""
     try:
         with path.open("x", encoding="utf-8") as file:
             json.dump({"line": line, "exit_code": exit_code}, file)

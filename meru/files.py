@@ -1,4 +1,4 @@
-"""Paths that a user names, and files that are written whole or not at all."""
+"""Paths given by the user, and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import BinaryIO
 from meru.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
-# The repository; None of an installed wheel, which has its own copy of configs/ inside the package.
+# The repository; None in an installed wheel, which has its own copy of configs/ inside the package.
 CHECKOUT = None if (PACKAGE / "configs").is_dir() else PACKAGE.parent
 CONFIGS = (CHECKOUT or PACKAGE) / "configs"
-# Where paths in configs/ start, say of data: the repository, else the working directory.
+# Base of relative paths in configs/, such as those of data: the repository, or else the working directory.
 PROJECT = CHECKOUT or Path.cwd()
 
 _LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")
@@ -26,43 +26,43 @@ _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and start again",
     errno.EDQUOT: "the disk quota is used up: delete something, or write elsewhere",
     errno.EROFS: "the file system is read-only: choose another place",
-    errno.EACCES: "no permission: choose another place, or change its rights",
-    errno.EPERM: "no permission: choose another place, or change its rights",
+    errno.EACCES: "no permission: choose another place, or change its permissions",
+    errno.EPERM: "no permission: choose another place, or change its permissions",
     errno.EMFILE: "too many open files: raise the limit (`ulimit -n 4096`), or lower data.workers",
     errno.ENFILE: "too many open files on this machine: lower data.workers",
     errno.EFBIG: "the file would be larger than `ulimit -f` or the file system allows",
     errno.ENOMEM: "not enough memory: lower data.workers or data.batch_size",
     errno.EAGAIN: "no more processes or memory: lower data.workers, or raise `ulimit -u`",
     errno.EIO: "the disk or network drive failed: check it, then start again",
-    errno.ESTALE: "the network drive was taken away: mount it again, then start again",
-    errno.ENOTCONN: "the network drive was taken away: mount it again, then start again",
+    errno.ESTALE: "the network drive is no longer mounted: mount it again, then start again",
+    errno.ENOTCONN: "the network drive is no longer mounted: mount it again, then start again",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
-    errno.ELOOP: "symbolic links point at each other: mend them",
+    errno.ELOOP: "symbolic links point at each other: repair them",
     errno.ENOTDIR: "a part of the path is a file: choose another place",
     errno.EISDIR: "it is a folder: name a file",
-    errno.ENOENT: "it is not there: check the path",
-    errno.EEXIST: "something else of that name is in the way: choose another place",
+    errno.ENOENT: "it does not exist: check the path",
+    errno.EEXIST: "something else has that name: choose another place",
 }
 
 
 def user_path(path: str | Path) -> Path:
-    """The absolute path that a user means: `~` is the home folder, and relative ones start where the user stands.
+    """Make a user's path absolute: `~` is the home folder, relative paths start at the working directory.
 
-    Symbolic links stay as they are named.
+    Symbolic links are not resolved.
 
     Raises:
-        UserError: for a home folder that is not known, or a path that no file system takes.
+        UserError: for an unknown home folder, or a path that no file system accepts.
     """
     if "\0" in str(path):
         raise UserError(f"{str(path)!r}: a path cannot hold a NUL character")
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError:
-        raise UserError(f"{path}: the home folder behind ~ is not known here: write the whole path") from None
+        raise UserError(f"{path}: the home folder behind ~ is unknown: write the whole path") from None
 
 
 def os_error_message(error: OSError) -> str:
-    """What went wrong, where, and what to do, on one line."""
+    """Describe on one line what went wrong, where, and what to do."""
     number = errno.ENOSPC if "No space left" in str(error) else error.errno
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     places = [str(name) for name in (error.filename, error.filename2) if name is not None]
@@ -75,15 +75,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, advice:
     """Call `write` with a temporary file beside `path`, force the bytes to disk, then rename.
 
     A process that is killed meanwhile leaves the temporary file behind: see `remove_leftovers`. The file's mode follows
-    the umask. What is no file, as /dev/null or a pipe, is written into and stays what it is.
+    the umask. Devices and pipes, such as /dev/null, are written to directly and not replaced.
 
     Args:
         path: The file, in a folder that exists.
-        write: Takes a binary file, open for writing.
-        advice: What to do where it fails, after the reason.
+        write: Called with a binary file, open for writing.
+        advice: What to do if writing fails; appended to the error message.
 
     Raises:
-        UserError: if the file cannot be written; what stood at `path` before is untouched.
+        UserError: if the file cannot be written; a previous file at `path` is kept.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -97,11 +97,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, advice:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns what the disk says into a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns disk errors into a RuntimeError
         reason = error if isinstance(error, OSError) else error.__context__
         if not isinstance(reason, OSError):
             reason = OSError(str(error).splitlines()[0])
-        kept = f"; {path.name} as it was is kept" if path.is_file() else ""
+        kept = f"; the previous {path.name} is kept" if path.is_file() else ""
         raise UserError(
             f"cannot write {path}: {os_error_message(_without_place(reason))}{kept}{f': {advice}' if advice else ''}",
             exit_code=1,
@@ -112,12 +112,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, advice:
 
 
 def _is_no_file(path: Path) -> bool:
-    """Whether a path is a device or a pipe, or /dev/stdout and its like, which may lead to a file."""
+    """Whether a path is a device, a pipe, or a name like /dev/stdout, which may refer to a file."""
     return path.parent in _DEVICES or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def make_folder_of(path: Path) -> None:
-    """Make the folders on the way to a file that a user named.
+    """Make the parent folders of a file that the user named.
 
     Raises:
         UserError: if one cannot be made.
@@ -129,7 +129,7 @@ def make_folder_of(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, advice: str | None = None) -> None:
-    """`write_atomically` of a text in UTF-8, lines ending in LF everywhere."""
+    """Write a text atomically in UTF-8, with LF line endings on every system."""
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")), advice=advice)
 
 
@@ -139,17 +139,17 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete them. Call it only in a folder that no other process writes into."""
+    """Delete those files. Call this only for a folder that no other process writes into."""
     for path in leftovers(folder):
         with suppress(OSError):
             path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, on file systems that can: SMB, FUSE, and WSL's mounts refuse."""
+    """Make a rename durable where the file system supports it; SMB, FUSE and WSL's mounts do not."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
+    except OSError:  # Windows cannot open folders
         return
     try:
         os.fsync(descriptor)
@@ -161,5 +161,5 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _without_place(error: OSError) -> OSError:
-    """The same error without the temporary file's name, which says nothing to a user."""
+    """The same error without the temporary file's name, which would mean nothing to a user."""
     return OSError(error.errno, error.strerror) if error.errno else error

@@ -1,4 +1,4 @@
-"""What a run can do without: where it fails, one line says so, and the rest goes on."""
+"""Optional parts of a run: a failure is reported in one line, and the run goes on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ log = logging.getLogger("meru")
 
 @contextlib.contextmanager
 def optional(what: str) -> Iterator[None]:
-    """Run a block whose failure is a warning: "`what` left out: the reason"."""
+    """Run a block and turn its failure into a warning: "`what` left out: the reason"."""
     try:
         yield
-    except Exception as error:  # the training is worth more than any picture of it
+    except Exception as error:  # a failed plot must not end the training
         log.warning("%s left out: %s", what, reason_of(error))
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, on one line; of an error that is not the user's, with its kind."""
+    """The reason for an error on one line; errors other than the user's begin with their type."""
     if isinstance(error, OSError):
         return os_error_message(error)
     message = " ".join(str(error).split())

@@ -1,8 +1,8 @@
-"""SIGTERM, Ctrl-C, and the death of the process that started this one end a run, wherever it waits.
+"""End a run on SIGTERM, on Ctrl-C, or when its parent process dies, even while the run waits.
 
-The first signal ends a run where it stands, or, in training, at its next step. A second one ends it at once. Python's
-own handlers run between two instructions of the main thread, so never while it waits in a collective or for a disk.
-Therefore a second thread hears the signals as well: it ends the process when the main thread does not.
+The first signal ends a run where it is or, in training, after the current step. A second signal ends it at once.
+Python's handlers run between two instructions of the main thread, so never while it waits in a collective or for a
+disk. Therefore a second thread also receives the signals and ends the process if the main thread does not.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # batch systems signal torchrun, which hands the signal on, and its processes.
 ONE_REQUEST = 0.5
 UNHEARD = 5.0  # seconds that the main thread may take to notice
-UNMOVED = 30.0  # seconds without a batch after which a run that was asked to stop does not get to its next step
-UNMOVED_BESIDE = 600.0  # the same in the processes that wait for the main one, which may be evaluating
+UNMOVED = 30.0  # seconds without a batch after which a stopping run is taken to be stuck before its next step
+UNMOVED_BESIDE = 600.0  # the same for the processes that wait for the main one, which may be evaluating
 LEAVING = 120.0  # seconds that closing files, loggers and workers may take
 
 
@@ -39,7 +39,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _State:
-    """What is known of the signals of this process."""
+    """The signals that this process has received, and its progress."""
 
     def __init__(self):
         self.listening = False
@@ -50,7 +50,7 @@ class _State:
         self.since = 0.0
         self.heard = False
         self.at_next_step: Callable[[], object] | None = None
-        self.go_on: str | None = None  # what to type to go on with the run
+        self.go_on: str | None = None  # the command that resumes the run
         self.moved, self.longest = time.monotonic(), 0.0
 
 
@@ -61,8 +61,8 @@ _state = _State()
 def listening() -> Iterator[None]:
     """Raise `Stopped` in the main thread at the first SIGTERM or Ctrl-C; end the process at the second.
 
-    Also where a signal was ignored, as Ctrl-C is in what a script starts in the background. In other threads than the
-    main one: nothing.
+    This includes signals that were ignored, such as Ctrl-C in a script's background processes. Does nothing outside the
+    main thread.
     """
     if _state.listening or threading.current_thread() is not threading.main_thread():
         yield
@@ -86,13 +86,13 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_next_step(request: Callable[[], object], *, run: Path) -> Iterator[None]:
-    """Within it the first signal only calls `request`.
+    """Make the first signal only call `request` while this context is active.
 
     Args:
-        request: Called in the main thread; the run is expected to end by itself soon.
-        run: Its folder, named in the last line where it does not.
+        request: Called in the main thread; the run should then end by itself soon.
+        run: The run folder, named in the last line if the run does not end.
     """
-    from meru.configuration.overrides import pasteable  # scripts/torchrun.py is to hear signals before this is read
+    from meru.configuration.overrides import pasteable  # here, so that scripts/torchrun.py handles signals early
 
     with listening():
         _state.go_on = pasteable("resume", run)
@@ -104,7 +104,7 @@ def at_next_step(request: Callable[[], object], *, run: Path) -> Iterator[None]:
             yield
         finally:
             _state.at_next_step = None
-            if _state.number is not None:  # heard, and what is left is to leave
+            if _state.number is not None:  # training has stopped, the process has only to exit
                 _state.heard, _state.since = True, time.monotonic()
 
 
@@ -114,26 +114,26 @@ def requested() -> float | None:
 
 
 def stop_here() -> None:
-    """Raise `Stopped`, also in training: what the main thread waits for does not come."""
+    """Raise `Stopped`, even in training, because the next batch does not arrive."""
     raise Stopped(_state.number or signal.SIGTERM)
 
 
 def progress() -> None:
-    """Note that the run moves on: another batch has come."""
+    """Record that another batch has arrived."""
     now = time.monotonic()
     _state.longest = max(_state.longest, now - _state.moved)
     _state.moved = now
 
 
 def reason(error: KeyboardInterrupt) -> tuple[str, int]:
-    """One line about what interrupted the run, and the exit code."""
+    """Describe in one line what interrupted the run, and give the exit code."""
     number = error.number if isinstance(error, Stopped) else signal.SIGINT
     what = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
     return what + _how_to_go_on(), 128 + number
 
 
 def follow_parent() -> None:
-    """Stop, as by SIGTERM, when the process that started this one is gone: its ranks would train on unseen."""
+    """Stop as on SIGTERM when the parent process is gone; otherwise its ranks would train on in the background."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -145,7 +145,7 @@ def follow_parent() -> None:
 
 
 def leave_within(seconds: float, exit_code: int) -> None:
-    """End the process should the interpreter's own end wait for ever, say for a child that the kernel holds on to."""
+    """End the process if the interpreter's exit takes too long, for instance because of a child that cannot end."""
     leaving = threading.Event()
 
     def end() -> None:
@@ -173,7 +173,7 @@ def _note(number: int) -> None:
 
 
 def _watch(reader: socket.socket) -> None:
-    """Hear signals as they come, and end the process where the main thread does not."""
+    """Receive signals as they arrive, and end the process if the main thread does not."""
     with reader:
         while True:
             waiting = None if _state.number is None else 0.2
@@ -204,7 +204,7 @@ def _check() -> None:
 
 
 def _end(number: int, how: str) -> None:
-    # Standard error may be a pipe that no one empties.
+    # Standard error may be a pipe whose reader has stopped.
     patience = threading.Timer(2, os._exit, (128 + number,))
     patience.daemon = True
     patience.start()

@@ -1,7 +1,7 @@
-"""Measure, and print Markdown: `python scripts/benchmark.py geometry|step|retrieval [--output FILE]`.
+"""Run a benchmark and print Markdown: `python scripts/benchmark.py geometry|step|retrieval [--output FILE]`.
 
-geometry    accuracy and speed of hyperbolic distances beside the published form and geoopt's
-step        a training step of every model on the same towers, as a multiple of MERU's; what follows are overrides:
+geometry    accuracy and speed of hyperbolic distances, compared with the published form and geoopt
+step        a training step of every model on the same towers, relative to MERU's; other words are overrides:
             `python scripts/benchmark.py step encoder=mobilenetv2 encoder.image.patch_level=3`
 retrieval   time and memory of the ranking figures at the size of the test split of ICFG-PEDES
 """
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
-    common.add_argument("--output", type=Path, help="write the Markdown here, too")
+    common.add_argument("--output", type=Path, help="also write the Markdown to this file")
 
     geometry = commands.add_parser("geometry", parents=[common], help="distances: accuracy and speed")
     geometry.add_argument("--batch", type=positive, default=4096, help="points on each side (default 4096)")
@@ -43,8 +43,8 @@ def parse_arguments() -> argparse.Namespace:
     step.add_argument("--batch", type=positive, default=16, help="images (default 16)")
     step.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the towers (default fp32)")
     step.add_argument("--task", choices=("image-text", "discovery"), default="image-text")
-    step.add_argument("--model", action="append", help="only this one; may be given several times (default all)")
-    step.add_argument("--open-clip", metavar="NAME", help="beside the step of this open_clip model, say ViT-B-16")
+    step.add_argument("--model", action="append", help="only this model; may be repeated (default all)")
+    step.add_argument("--open-clip", metavar="NAME", help="also measure this open_clip model")
     step.add_argument("encoder", nargs="*", default=["encoder=vit_small"], help="overrides (default encoder=vit_small)")
 
     retrieval = commands.add_parser("retrieval", parents=[common], help="ranking figures of a large test split")
@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     retrieval.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
     retrieval.add_argument("--identities", type=positive, default=1000, help="different labels (default 1000)")
     for command, repeats in ((geometry, 7), (step, 7), (retrieval, 1)):
-        explanation = f"rounds; their median counts (default {repeats})"
+        explanation = f"rounds, of which the median is reported (default {repeats})"
         command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
     arguments = parser.parse_args()
     if arguments.output and not arguments.output.absolute().parent.is_dir():
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
+    """Parse a whole number of at least 1."""
     number = int(text)
     if number < 1:
         raise ValueError
@@ -69,9 +69,9 @@ def positive(text: str) -> int:
 
 
 def report_of(arguments: argparse.Namespace) -> str:
-    """The report of a command, under a line that says where it was measured."""
+    """The report of a command, with a description of the machine."""
     keep_freed_memory()
-    from meru.benchmarks.machine import machine_line  # torch, mpmath and geoopt: not for --help
+    from meru.benchmarks.machine import machine_line  # slow to import, so not for --help
 
     given = {key: value for key, value in vars(arguments).items() if key != "output"}
     command, threads = given.pop("command"), given.pop("threads")

@@ -1,9 +1,9 @@
-"""Exit 0 if this Python can run meru from this checkout, else print what it lacks and exit 1.
+"""Exit with 0 if this Python can run meru from this checkout; otherwise print what is missing and exit with 1.
 
     python scripts/check_environment.py          what training needs
     python scripts/check_environment.py test     what the tests need as well
 
-Only looks at what is installed: importing torch would cost every launch some seconds.
+Reads only package metadata, because importing torch would delay every launch by seconds.
 """
 
 import re
@@ -22,7 +22,7 @@ def requirements(name):
 
 
 def lacking(requirement):
-    from packaging.requirements import Requirement  # not part of Python itself
+    from packaging.requirements import Requirement  # not in the standard library
 
     requirement = Requirement(requirement)
     try:

@@ -1,8 +1,8 @@
-"""Mean and spread over seeds, as Markdown: `python scripts/compare.py runs/cub_clip/* runs/cub_meru/*`.
+"""Print mean and spread over seeds as Markdown: `python scripts/compare.py runs/cub_clip/* runs/cub_meru/*`.
 
-Runs that differ in nothing but the seed stand in one row, as mean ± standard deviation (of the sample); percent.
-Image–text runs, runs on persons and runs of category discovery have a table each, with the figures that at least one
-of its runs has; so have the figures of `--figures robustness.json`. What is no run folder is left out.
+Runs that differ only in the seed share a row, with mean ± sample standard deviation in percent. There are separate
+tables for image–text runs, runs on persons and category discovery, each with the figures that at least one of its runs
+has, and for `--figures robustness.json`. Paths that are not run folders are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
         "--figures",
         default=FIGURES,
         type=argument(Text("the name of a file in a run folder")),
-        help=f"which figures of each run (default {FIGURES})",
+        help=f"the file with the figures in each run folder (default {FIGURES})",
     )
     arguments = parser.parse_args()
     with one_line_errors():

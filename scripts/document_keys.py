@@ -11,7 +11,7 @@ from meru.files import PROJECT, write_text
 
 
 def main() -> None:
-    """Write the pages, or compare them with what would be written."""
+    """Write the pages, or check that they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a page is out of date")
     arguments = parser.parse_args()

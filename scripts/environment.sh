@@ -1,11 +1,11 @@
-# Sourced by the commands. `prepare_python` sets PYTHON to an interpreter that can run meru,
-# `prepare_python test` to one that can run its tests too. That is the active one if it has everything
-# already (nothing is ever installed into it), else the one in .venv, which the first run makes.
+# Sourced by the other scripts. `prepare_python` sets PYTHON to an interpreter that can run meru,
+# `prepare_python test` to one that can also run its tests: the active one if it has all packages
+# (nothing is ever installed into it), else the one in .venv, which the first run creates.
 
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 check=$project/scripts/check_environment.py
 venv=$project/.venv
-# What was installed last; "unfinished" until the last step, so that an interrupted install starts over.
+# Fingerprint of the last install; "unfinished" until the last step, so that an interrupted install starts over.
 stamp=$venv/meru-installed
 
 say() { echo "$1" >&2; }
@@ -38,7 +38,7 @@ fingerprint() { cat "$project/pyproject.toml" "$project/constraints.txt" | cksum
 venv_is_ready() {
     local installed
     installed=$(cat "$stamp" 2>/dev/null || true)
-    # No stamp: made by hand, and welcome if complete. The check also notices a checkout that was moved.
+    # Without a stamp, the user made it, and it is used if complete. The check also detects a moved checkout.
     if [ -n "$installed" ] && [ "$installed" != "$(fingerprint)" ]; then return 1; fi
     "$PYTHON" "$check" test >/dev/null 2>&1
 }
@@ -46,7 +46,7 @@ venv_is_ready() {
 base_python() {
     local candidate wanted='import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))'
     for candidate in python3.13 python3.12 python3.11 python3.10 python3; do
-        # Started, not only found: version managers put names on PATH behind which there is nothing.
+        # Run the candidate, because version managers put names on PATH without an interpreter behind them.
         if "$candidate" -c "$wanted" >/dev/null 2>&1; then
             command -v "$candidate"
             return
@@ -59,7 +59,7 @@ base_python() {
 install_venv() {
     local base
     base=$(base_python) || exit
-    # One install at a time. The lock belongs to the open file 9, so it goes when this shell goes, in any way.
+    # One install at a time. The lock belongs to the open file 9, so it is released when this shell ends.
     exec 9>>"$project/constraints.txt"
     "$base" - <<'EOF' || say "No locks on this file system: start nothing else until this has installed."
 import fcntl, sys
@@ -88,7 +88,7 @@ fill_venv() { # BASE_PYTHON
     if [ -x "$PYTHON" ]; then
         say "Bringing $venv up to date ..."
     else
-        say "Setting up $venv, once: downloading PyTorch and all else, some 3 GB; this takes minutes ..."
+        say "Setting up $venv (only once): downloading PyTorch and other packages, about 3 GB; this takes minutes ..."
         logged "$1" -m venv "$venv"
     fi
     logged "$PYTHON" -m pip install --no-input -c "$project/constraints.txt" -e "$project[test]"

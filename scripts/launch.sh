@@ -1,5 +1,5 @@
 # Sourced by the train_*.sh commands, each of which defines `usage`.
-# Checks the overrides, chooses the recipe, counts the GPUs, starts the training.
+# Checks the overrides, chooses the recipe, counts the GPUs and starts the training.
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -18,11 +18,11 @@ check_overrides() { # OVERRIDE...
                 exit 0
                 ;;
             *=* | '~'?* | -m | --multirun | --cfg | job | --resolve | --info) ;; # `--cfg job` prints all keys
-            *) wrong_usage "'$override' is no Hydra override (key=value)." ;;
+            *) wrong_usage "'$override' is not a Hydra override (key=value)." ;;
         esac
     done
     case ${NGPU:-} in
-        *[!0-9]*) wrong_usage "NGPU=$NGPU is no number of processes: 0 (CPU), 1, 2, ... or leave it out." ;;
+        *[!0-9]*) wrong_usage "NGPU=$NGPU is not a number of processes: give 0 (CPU), 1, 2, ... or leave it out." ;;
     esac
 }
 
@@ -48,18 +48,18 @@ launch() { # SCRIPT ARGUMENT...
     local gpus=0 processes=${NGPU:-}
     if [ -n "$processes" ] && [ "$processes" -eq 0 ]; then
         export CUDA_VISIBLE_DEVICES=""
-    elif command -v nvidia-smi >/dev/null; then # torch takes seconds to ask: only where it may find one
+    elif command -v nvidia-smi >/dev/null; then # importing torch is slow: only if there may be a GPU
         gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
     fi
     processes=${processes:-$gpus}
     if [ "$gpus" -eq 0 ]; then
         say "No GPU${NGPU:+ (NGPU=$NGPU)}: training on the CPU."
     elif [ "$processes" -gt "$gpus" ]; then
-        fail "NGPU=$NGPU, but only $gpus GPU(s) can be used here: give at most $gpus, or 0 for the CPU." 2
+        fail "NGPU=$NGPU, but only $gpus GPU(s) are available: give at most $gpus, or 0 for the CPU." 2
     fi
 
-    # exec: signals reach Python, and its exit code is ours. The directory stays the user's: relative paths
-    # in overrides start there.
+    # exec passes signals to Python and its exit code to the caller. The working directory does not change, because
+    # relative paths in overrides start there.
     if [ "$processes" -gt 1 ]; then
         local cores
         cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)

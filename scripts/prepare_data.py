@@ -1,12 +1,12 @@
-"""Fetch, draw and check the data sets.
+"""Download, generate and check the data sets.
 
     python scripts/prepare_data.py cub                 check data/CUB_200_2011: files, counts, every image
-    python scripts/prepare_data.py cub --download      fetch it first (1.1 GB)
-    python scripts/prepare_data.py birds               draw the synthetic birds of data=birds into data/birds
-    python scripts/prepare_data.py pedestrians         draw the synthetic persons of data=pedestrians
+    python scripts/prepare_data.py cub --download      download it first (1.1 GB)
+    python scripts/prepare_data.py birds               generate the synthetic birds of data=birds in data/birds
+    python scripts/prepare_data.py pedestrians         generate the synthetic persons of data=pedestrians
     python scripts/prepare_data.py cuhk_pedes          check data/CUHK-PEDES; likewise icfg_pedes, rstpreid
 
-Exit code 0: ready to train; 1: something is missing or broken, as said; 2: wrong usage.
+Exit code: 0 if the data are ready for training, 1 if something is missing or broken, 2 for wrong usage.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("--root", type=ROOT, default=PROJECT / "data" / folder, help="default: %(default)s")
         return added
 
-    cub = add("cub", "CUB_200_2011", "CUB-200-2011 with captions: check, and fetch with --download")
-    cub.add_argument("--download", action="store_true", help="fetch and unpack the images if root has none")
-    drawn = {"birds": "other pictures", "pedestrians": "other people"}
+    cub = add("cub", "CUB_200_2011", "CUB-200-2011 with captions: check, and download with --download")
+    cub.add_argument("--download", action="store_true", help="download and unpack the images if root has none")
+    drawn = {"birds": "other images", "pedestrians": "other persons"}
     for name, changes in drawn.items():
-        synthetic = add(name, name, f"synthetic {name}: draw")
-        text = f"another seed, {changes} (default: %(default)s)"
+        synthetic = add(name, name, f"synthetic {name}: generate")
+        text = f"another seed gives {changes} (default: %(default)s)"
         synthetic.add_argument("--seed", type=SEED_ARGUMENT, default=0, help=text)
-    persons = [add(layout, folder, f"{folder}: check, and how to get it") for layout, folder in PERSONS.items()]
+    persons = [add(layout, folder, f"{folder}: check, and how to obtain it") for layout, folder in PERSONS.items()]
     for checked in (cub, *persons):
         checked.add_argument("--maximum-pixels", type=PIXELS, help="as data.maximum_pixels, for larger images")
     return whole

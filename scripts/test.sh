@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests, from any directory, one process a core; arguments go to pytest: `bash scripts/test.sh -k lorentz -n 0`.
+# Runs the tests, from any directory, with one process per core; arguments are passed to pytest: `bash scripts/test.sh -k lorentz -n 0`.
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 prepare_python test

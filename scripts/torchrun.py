@@ -1,6 +1,6 @@
-"""torchrun for this project: one line says why a run failed; the exit code is that of the process that failed first.
+"""torchrun for this project: reports a failure in one line, with the exit code of the process that failed first.
 
-Signals are handed on, so that the processes save a checkpoint and end as a single one would; torchrun waits for them.
+Signals are passed on, so that the processes save a checkpoint and end like a single process; torchrun waits for them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from meru import failures, stopping
 
-PATIENCE = 10.0  # seconds after a second signal until processes that do not end are killed
+PATIENCE = 10.0  # seconds after a second signal before remaining processes are killed
 MEMORY = "probably because memory ran out: lower data.workers or data.batch_size, or give the job more memory"
 
 
 def launch() -> int:
     """Run torchrun with this process's arguments; returns the exit code."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the processes inherit it
-    logging.disable(logging.CRITICAL)  # what torchrun reports of signals and failures is said below, on one line
+    logging.disable(logging.CRITICAL)  # signals and failures are reported below, in one line
     with tempfile.TemporaryDirectory(prefix="meru_", ignore_cleanup_errors=True) as folder:
         os.environ[failures.FOLDER] = folder
-        signal.signal(signal.SIGTERM, stop)  # until there are processes to hand it to: torch alone takes seconds
+        signal.signal(signal.SIGTERM, stop)  # until the processes exist: importing torch takes seconds
         try:
             line, exit_code = run_torch(Path(folder))
         except KeyboardInterrupt as error:
@@ -41,12 +41,12 @@ def launch() -> int:
 
 
 def stop(number: int, frame: object) -> None:
-    """A signal handler."""
+    """Exit on a signal."""
     raise stopping.Stopped(number)
 
 
 def run_torch(folder: Path) -> tuple[str, int]:
-    """What to say at the end, and the exit code."""
+    """Run the processes; returns the final message and the exit code."""
     from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
@@ -54,7 +54,7 @@ def run_torch(folder: Path) -> tuple[str, int]:
     start, came = PContext.start, []
 
     def start_and_listen(context: PContext) -> None:
-        start(context)  # takes SIGTERM for itself: it would kill the processes after 30 seconds, checkpoint or not
+        start(context)  # installs a SIGTERM handler that would kill the processes after 30 seconds
         hand_signals_on(lambda: list(context.pids().values()), came)
 
     PContext.start = start_and_listen
@@ -67,16 +67,16 @@ def run_torch(folder: Path) -> tuple[str, int]:
         return f"error: stopped by {signal.Signals(error.sigval).name}", 128 + error.sigval
     except (RuntimeError, OSError, ValueError) as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
-            return "error: the port for the processes is in use: choose another one by --master-port=29501", 1
+            return "error: the port for the processes is in use: choose another one with --master-port=29501", 1
         return f"error: torchrun: {' '.join(str(error).split())[:300]}", 1
 
 
 def hand_signals_on(processes: Callable[[], list[int]], came: list[int]) -> None:
-    """Send SIGTERM and Ctrl-C to the processes, which are in sessions of their own, out of reach of the terminal.
+    """Pass SIGTERM and Ctrl-C on to the processes, whose own sessions keep the terminal's signals from them.
 
     Args:
-        processes: Their ids.
-        came: Takes the signals that came.
+        processes: Returns the processes' ids.
+        came: Received signals are appended here.
     """
     first = [0.0]
 
@@ -106,9 +106,9 @@ def first_failure(folder: Path, exit_codes: dict[int, int], came: list[int]) -> 
     """The line and the exit code of the process that failed first.
 
     Args:
-        folder: Where processes left word, see `meru.failures`.
-        exit_codes: Of those that failed by rank, in the order in which it was noticed; negative: ended by that signal.
-        came: Signals that this process handed on.
+        folder: Folder of the processes' messages, see `meru.failures`.
+        exit_codes: Rank → exit code of failed processes, in the order of detection; negative for signals.
+        came: Signals that this process has passed on.
     """
     word = failures.first_of(folder)
     if word and failures.named_reason(folder):

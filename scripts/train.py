@@ -1,4 +1,4 @@
-"""Train an image–text model, or one that discovers classes: `python scripts/train.py experiment=birds_meru`.
+"""Train an image–text or category discovery model: `python scripts/train.py experiment=birds_meru`.
 
 All keys: `python scripts/train.py --cfg job`; recipes: configs/experiment/.
 """

@@ -1,11 +1,11 @@
-"""Draw what a trained model does.
+"""Draw attention maps or the class tree of a finished run.
 
     python scripts/visualize.py attention run=RUN_FOLDER image=FILE text="a red bird with a long bill" [output=FILE.png]
     python scripts/visualize.py tree run=RUN_FOLDER [root=FOLDER] [output=FOLDER]
 
-attention    where each word of a sentence looks in a photograph, saved as PNG
-tree         the tree of the classes that a discovery run predicts: dendrogram and Poincaré disk, in the run's folder
-             `tree` or in another; `root` says where the data are, if not where they were at training time
+attention    attention maps of each word of a sentence in an image, saved as PNG
+tree         the tree of the classes that a discovery run predicts, as dendrogram and Poincaré disk, in the run's folder
+             `tree` or in `output`; `root` is the folder of the data if it has moved since training
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from meru.errors import UserError
 
 MEANINGS = {
     "run": "the folder of a finished run",
-    "image": "the path of a photograph",
+    "image": "the path of an image",
     "text": "a sentence",
     "root": "the folder of the data",
-    "output": "the path of a PNG file, of tree that of a folder",
+    "output": "the path of a PNG file (attention) or a folder (tree)",
 }
 
 
 def main() -> None:
-    """Read the command line, a picture's name, then `key=value`; draw, and say where the picture is."""
+    """Read the command line, the name of a plot and `key=value` words; draw the plot and print its path."""
     name, *words = words_or_usage(__doc__)
     report_progress()
     with one_line_errors():
@@ -31,7 +31,7 @@ def main() -> None:
         if others:
             raise UserError(f"'{others[0]}': expected key=value with one of {', '.join(MEANINGS)}")
 
-        from meru.runs.visualize import visualize  # PyTorch: not for a mistake that is seen without it
+        from meru.runs.visualize import visualize  # imports PyTorch: only after other mistakes are ruled out
 
         print(visualize(name, given))
 

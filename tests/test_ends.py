@@ -280,7 +280,7 @@ def test_a_group_is_joined_where_one_is_described(variables, expected, monkeypat
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc is no whole number"),
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc is not an integer"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0"),
         ({"WORLD_SIZE": "-2"}, "WORLD_SIZE=-2"),
         ({"WORLD_SIZE": "4", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT are not set"),

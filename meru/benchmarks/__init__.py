@@ -1,1 +1,1 @@
-"""Measures speed, memory and accuracy; tables for people."""
+"""Benchmarks of speed, memory and accuracy, with Markdown tables."""

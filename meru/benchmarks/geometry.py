@@ -18,23 +18,23 @@ from meru.benchmarks.measuring import peak_bytes, synchronize
 from meru.geometry import lorentz, poincare
 from meru.reports.tables import markdown_table
 
-RADII = (0.0, 1.0, 4.0, 8.0)  # of the first point, √c·d(0, x)
-DECADES = range(-6, 2)  # of the distance
+RADII = (0.0, 1.0, 4.0, 8.0)  # radii √c·d(0, x) of the first point
+DECADES = range(-6, 2)  # decades of the distance
 CURVATURES = (0.1, 1.0, 10.0)
-GEOOPT_BATCH = 256  # geoopt's all pairs take B·B·D numbers: compared at this size only
+GEOOPT_BATCH = 256  # geoopt's pairwise form holds B·B·D numbers, so it is compared only at this size
 
 
 def report(batch: int, dimension: int, repeats: int, device: str) -> str:
-    """Both tables; `batch` and `dimension` are of the speed's."""
+    """Both tables; `batch` and `dimension` apply to the speed table."""
     speed = speed_table(batch, dimension, repeats, device)
     return "\n\n".join(["### Accuracy", accuracy_table(), "### Speed of all-pairs distances", speed])
 
 
-# ---------------------------------------------------------------- the others
+# ---------------------------------------------------------------- other implementations
 
 
 def published_inner_to_distance(inner: Tensor, c: Tensor) -> Tensor:
-    """The distance as papers print it and their code computes it: arcosh(−c⟨x, y⟩_L)/√c."""
+    """The published form of the distance, arcosh(−c⟨x, y⟩_L)/√c."""
     return torch.acosh(torch.clamp(-c * inner, min=1 + 1e-8)) / c.sqrt()
 
 
@@ -62,7 +62,7 @@ def geoopt_pairwise(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 
 
 def ball(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """Of the points halfway to the edge of the Poincaré ball, in which the given ones lie about at it."""
+    """Distances in the Poincaré ball of the given points scaled to half of their norm, away from its edge."""
     return poincare.pairwise_distance(x / 2, y / 2, c)
 
 
@@ -78,7 +78,7 @@ def cosine(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 
 
 def accuracy_table(*, dimension: int = 64, pairs: int = 8) -> str:
-    """Largest relative errors by radius of one point and distance of the other, both in float32."""
+    """Largest relative errors of float32 distances, by the radius of one point and the distance of the other."""
     errors = defaultdict(lambda: defaultdict(list))
     flawed = defaultdict(lambda: defaultdict(list))
     generator = torch.Generator().manual_seed(0)
@@ -86,7 +86,7 @@ def accuracy_table(*, dimension: int = 64, pairs: int = 8) -> str:
         for c in CURVATURES:
             x, y = sample_pairs(radius, c, dimension, pairs, generator)
             exact = [exact_distance(*pair, c) for pair in zip(x, y, strict=True)]
-            # The rounded points lie where they lie: a pair counts for the decade of its exact distance.
+            # Rounding moves the points, so a pair belongs to the decade of its exact distance.
             cells = [(radius, round(math.log10(d)) if d else None) for d in exact]
             for method, (distances, gradients) in measure(x, y, torch.tensor(c)).items():
                 for i, cell in enumerate(cells):
@@ -110,10 +110,9 @@ def accuracy_table(*, dimension: int = 64, pairs: int = 8) -> str:
 
 
 def sample_pairs(radius: float, c: float, dimension: int, pairs: int, generator) -> tuple[Tensor, Tensor]:
-    """Float32 points at a radius (units of 1/√c) and, for every decade, points at about that distance from
-    them.
+    """Float32 points at a radius (units of 1/√c) and, for every decade, points at about that distance from them.
 
-    Half of the first points lie on the axes: there even steps tiny beside the point survive rounding.
+    Half of the first points lie on the axes, where even very small steps survive rounding.
     """
     distances = 10.0 ** torch.tensor(DECADES, dtype=torch.float64).repeat_interleave(2 * pairs)
     scaled = math.sqrt(c) * distances[:, None]
@@ -129,7 +128,7 @@ def sample_pairs(radius: float, c: float, dimension: int, pairs: int, generator)
 
 
 def exact_distance(x: Tensor, y: Tensor, c: float) -> float:
-    """The textbook formula with 60 digits."""
+    """The distance by the textbook formula with 60 digits."""
     with mpmath.workdps(60):
         c, x, y = mpmath.mpf(c), [mpmath.mpf(a) for a in x.tolist()], [mpmath.mpf(a) for a in y.tolist()]
         times = (1 / c + mpmath.fdot(x, x)) * (1 / c + mpmath.fdot(y, y))
@@ -138,7 +137,7 @@ def exact_distance(x: Tensor, y: Tensor, c: float) -> float:
 
 
 def measure(x: Tensor, y: Tensor, c: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Distances of pairs, and their gradients by x, by every method."""
+    """Distances of pairs and their gradients with respect to x, by every method."""
     methods = {
         "meru": lorentz.distance,
         "meru, all pairs": lambda x, y, c: lorentz.pairwise_distance(x, y, c).diagonal(),
@@ -166,9 +165,9 @@ def speed_table(batch: int, dimension: int, repeats: int, device: str) -> str:
     header = ["B", "form", "forward", "forward + backward", "peak forward", "peak forward + backward"]
     note = (
         f"All pairs of B and B points, D = {dimension}, float32. Times: median of {repeats} rounds, in "
-        "random order, as a multiple of the cosine matmul in the same round. Peaks: tensors made, the "
-        "gradient fed in included, as a multiple of B² numbers. geoopt has no all-pairs form; broadcast, it "
-        f"holds B·B·D numbers: only at B = {GEOOPT_BATCH}."
+        "random order, as a multiple of the cosine matmul in the same round. Peaks: memory of new tensors, "
+        "including the given gradient, as a multiple of B² numbers. geoopt has no all-pairs form; broadcast, it "
+        f"holds B·B·D numbers, so it runs only at B = {GEOOPT_BATCH}."
     )
     return note + "\n\n" + markdown_table(header, rows)
 
@@ -176,7 +175,7 @@ def speed_table(batch: int, dimension: int, repeats: int, device: str) -> str:
 def speed_rows(
     methods: dict[str, Callable], batch: int, dimension: int, repeats: int, device: str
 ) -> list[list[str]]:
-    """One row a method; the methods take turns."""
+    """One row per method; the methods take turns."""
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(batch, dimension, generator=generator) / math.sqrt(dimension) for _ in range(2))
     inputs = [tensor.to(device).requires_grad_() for tensor in (x, y, torch.tensor(1.0))]
@@ -198,7 +197,7 @@ def speed_rows(
 
 
 def seconds(method: Callable, inputs: list[Tensor], gradient: Tensor | None = None) -> float:
-    """Wall time of the forward pass, or with a gradient of forward and backward."""
+    """Wall time of the forward pass; with a gradient, of the forward and backward pass."""
     synchronize(inputs[0].device.type)
     start = time.perf_counter()
     if gradient is None:

@@ -1,4 +1,4 @@
-"""The losses of CLIP and MERU alone, on random features, beside their published form."""
+"""The losses of CLIP and MERU without towers, on random features, compared with their published form."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LOSS = {
 
 
 def measure_losses(batch_size: int, dimension: int, repeats: int, device: str) -> list[dict]:
-    """Forward and backward through the contrastive loss, and MERU's entailment, from features `(B, D)`.
+    """Measure forward and backward of the contrastive loss and MERU's entailment, from features `(B, D)`.
 
     Returns:
-        For every form `model`, `loss`, `seconds`, and on a GPU `peak_bytes` beside the features.
+        For every form `model`, `loss`, `seconds`, and on a GPU `peak_bytes` in addition to the features.
     """
     features = [torch.randn(batch_size, dimension, device=device, requires_grad=True) for _ in range(2)]
     rows = []
@@ -69,7 +69,7 @@ def loss_forms(dimension: int, batch_size: int, device: str) -> dict[str, Callab
 
 
 def towers() -> dict[str, object]:
-    """Towers that are never run: the features are given."""
+    """Placeholder towers, which never run because the features are given."""
     numbers = (0.5, 0.5, 0.5)
     network = nn.Module()
     network.output_tokens = True
@@ -79,7 +79,7 @@ def towers() -> dict[str, object]:
 
 
 def published_clip(image: Tensor, text: Tensor) -> Tensor:
-    """Cross-entropy of both directions of a matrix of cosines."""
+    """Cross-entropy in both directions over a matrix of cosines."""
     logits = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T / 0.07
     return both_directions(logits)
 

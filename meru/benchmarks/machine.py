@@ -1,4 +1,4 @@
-"""Where a benchmark was measured: versions, device, threads and commit."""
+"""Description of the machine of a benchmark: versions, device, threads and commit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from meru.runs.folder import commit
 
 
 def machine_line(device: str, threads: int) -> str:
-    """Versions, device, threads and commit; sets the threads.
+    """Describe versions, device, threads and commit in one line; also sets the number of threads.
 
     Raises:
-        UserError: if there is no such device.
+        UserError: if the device does not exist.
     """
     torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
@@ -25,7 +25,7 @@ def machine_line(device: str, threads: int) -> str:
 
 
 def cpu_name() -> str:
-    """The processor's name, as Linux or Python tells it."""
+    """The processor's name, from Linux or Python."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Times and memory of the benchmarks."""
+"""Functions that measure time and memory for the benchmarks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def synchronize(device: str) -> None:
 
 
 def peak_bytes(method: Callable, inputs: list[Tensor], backward: bool, device: str) -> int:
-    """Most memory held at a time by tensors that the method makes."""
+    """Peak memory of the tensors that the method allocates."""
 
     def run() -> None:
         with torch.set_grad_enabled(backward):
@@ -38,7 +38,7 @@ def peak_bytes(method: Callable, inputs: list[Tensor], backward: bool, device: s
 
 
 class CountMemory(TorchDispatchMode):
-    """Adds up the storages alive after every operation: what a CPU does not tell."""
+    """Sums the live storages after every operation, because a CPU has no such statistic."""
 
     def __init__(self, outside: list[Tensor]):
         super().__init__()
@@ -75,14 +75,14 @@ def matmul_teraflops(size: int, dtype: torch.dtype, device: str, *, tf32: bool =
 
 
 def copy_gigabytes(size: int, device: str, *, repeats: int = 10) -> float:
-    """Median rate of a copy of `size` random bytes on the device, read and written counted, in 10⁹ bytes a second."""
+    """Median rate of a copy of `size` random bytes on the device, reads plus writes, in 10⁹ bytes a second."""
     source = torch.randint(0, 256, (size,), device=device, dtype=torch.uint8)
     target = torch.empty_like(source)
     return 2 * size / median_seconds(lambda: target.copy_(source), device, repeats=repeats) / 1e9
 
 
 def median_seconds(work: Callable[[], object], device: str, *, warmup: int = 3, repeats: int = 10) -> float:
-    """Median time of one call, by CUDA events on a GPU, by the clock elsewhere."""
+    """Median time of one call, measured with CUDA events on a GPU and with the clock elsewhere."""
     times = []
     for _ in range(warmup + repeats):
         if device == "cuda":

@@ -22,7 +22,7 @@ SIMILARITIES = {
 
 
 def report(size: int, dimension: int, identities: int, repeats: int, device: str) -> str:
-    """Seconds and most memory of `retrieval_metrics`, `size` queries in a gallery of `size`."""
+    """Time and peak memory of `retrieval_metrics` with `size` queries and a gallery of the same size."""
     generator = torch.Generator().manual_seed(0)
     queries, gallery = (
         (torch.randn(size, dimension, generator=generator) / math.sqrt(dimension)).to(device) for _ in range(2)
@@ -38,8 +38,8 @@ def report(size: int, dimension: int, identities: int, repeats: int, device: str
         rows.append([name, f"{statistics.median(seconds):.1f} s", f"{max(peaks) / 2**20:.0f} MiB"])
     note = (
         f"{size:,} queries × {size:,} in the gallery, D = {dimension}, {identities:,} identities, random points; "
-        f"recall, mAP and mINP with their chance levels; median of {repeats}. Memory: the most that tensors made on "
-        "the way held at a time, embeddings not counted."
+        f"recall, mAP and mINP with their chance levels; median of {repeats}. Memory: peak of the intermediate "
+        "tensors, without the embeddings."
     )
     return note + "\n\n" + markdown_table(["similarity", "time", "memory"], rows)
 

@@ -28,7 +28,7 @@ MODELS = {
     "meru_grid": ["model=meru_grid"],
     "meru_patches": ["model=meru_patches"],
     "gahr": ["model=gahr"],
-    "towers alone": ["model=clip"],  # no more than the features of images and captions: the rest is the loss
+    "towers alone": ["model=clip"],  # only the features of images and captions, without a loss
 }
 # The same for category discovery, as a multiple of SimGCD's.
 DISCOVERY = {
@@ -50,18 +50,18 @@ def report(
     model: list[str] | None,
     open_clip: str | None,
 ) -> str:
-    """Time of a step (forward, backward, optimizer) and its ratio to the first's, the models taking turns.
+    """Table of step times (forward, backward, optimizer) and their ratios to a reference; the models take turns.
 
-    The first is MERU, or SimGCD where `task` is `discovery` and not `image-text`. On a GPU also images/s, peak memory
-    and the share of the rate that bf16 matrix products reach there.
+    The reference is MERU, or SimGCD if `task` is `discovery` instead of `image-text`. On a GPU, the table also has
+    images/s, peak memory and the share of the measured rate of bf16 matrix products.
 
     Args:
         encoder: Overrides.
-        model: Names of models; None for all that the task has.
-        open_clip: Also the step of this model of open_clip.
+        model: Names of models; None for all models of the task.
+        open_clip: Name of a model of open_clip to measure, too.
 
     Raises:
-        UserError: for a model that the task does not have.
+        UserError: for a model that does not belong to the task.
     """
     known = DISCOVERY if task == "discovery" else MODELS
     if unknown := [name for name in model or () if name not in known]:
@@ -72,8 +72,8 @@ def report(
     first = reference(rows)
     kind = {
         "discovery": "two views of every image, half of them labelled",
-        "image-text": "captions of 8 to 24 words; crops and grid pass one and four more pictures of every image "
-        "through the image tower",
+        "image-text": "captions of 8 to 24 words; crops and grid encode one and four more crops of every image "
+        "with the image tower",
     }
     note = (
         f"{' '.join(encoder)}, batch {batch}, {precision} towers, {kind[task]}; median of {repeats} rounds in "
@@ -93,7 +93,7 @@ def report(
 
 
 def reference(rows: list[dict]) -> dict:
-    """The row whose step is the unit of the ratios: MERU's or SimGCD's, else the first."""
+    """The reference row of the ratios: MERU's or SimGCD's, else the first."""
     return next((row for row in rows if row["model"] in ("meru", "simgcd")), rows[0])
 
 
@@ -110,14 +110,14 @@ def measure_steps(
     details: bool | None = None,
     compiled: str | None = None,
 ) -> list[dict]:
-    """Figures of a step of every model, the models taking turns.
+    """Measure a step of every model; the models take turns.
 
     Args:
         encoder: Overrides.
         models: Names among `MODELS` or `DISCOVERY`; all by default.
-        open_clip: Also the training step of this model of open_clip.
-        details: Count the floating-point operations of a step; by default on a GPU only.
-        compiled: Backend of torch.compile for every model of ours; None: eager.
+        open_clip: Name of a model of open_clip to measure, too.
+        details: Whether to count the floating-point operations of a step; by default on a GPU only.
+        compiled: Backend of torch.compile for the models of this package; None: eager.
 
     Returns:
         For every model `model`, `seconds`, `ratio` to the reference, `images_per_second`, `loss` of the last step,
@@ -138,7 +138,7 @@ def measure_steps(
             with FlopCounterMode(display=False) as counter:
                 steps[name]()
             teraflop[name] = counter.get_total_flops() / 1e12
-        steps[name]()  # the optimizer's state is there from now on
+        steps[name]()  # allocates the optimizer's state
         static[name] = allocated(device) - before
         peaks[name] = static[name] + most_allocated(steps[name], device)
     times, losses = taking_turns(steps, repeats, device)
@@ -160,7 +160,7 @@ def measure_steps(
 def taking_turns(
     steps: dict[str, Callable[[], Tensor]], repeats: int, device: str
 ) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Seconds of every round after a warm-up, the steps in random order, and each one's last loss."""
+    """Seconds of every round after a warm-up, with the steps in random order, and the last loss of each model."""
     warmup = 3 if device == "cuda" else 1
     times, losses = defaultdict(list), {}
     for _ in range(repeats + warmup):
@@ -174,12 +174,12 @@ def taking_turns(
 
 
 def allocated(device: str) -> int:
-    """Bytes of the tensors on a GPU; 0 on a CPU, which does not tell."""
+    """Allocated bytes on a GPU; 0 on a CPU, which has no such statistic."""
     return torch.cuda.memory_allocated() if device == "cuda" else 0
 
 
 def most_allocated(step: Callable[[], Tensor], device: str) -> int:
-    """Most bytes that a step holds on a GPU beside those that it found."""
+    """Peak bytes that a step allocates on a GPU, beyond those allocated before."""
     if device != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats()
@@ -198,12 +198,12 @@ def training_step(
     compiled: str | None = None,
     clip_gradient_norm: float | None = None,
 ) -> Callable[[], Tensor]:
-    """A function that takes one step and returns its loss, on a batch that every model gets alike."""
+    """Make a function that takes one training step and returns its loss; the batch is the same for every model."""
     config, _ = compose(["name=benchmark", *overrides])
     if is_discovery(config):
-        config.discovery.num_classes = 200  # as many as CUB has
+        config.discovery.num_classes = 200  # as in CUB
     torch.manual_seed(0)
-    model, tokenizer, _ = build(without_pretrained_weights(config))  # weights change no time
+    model, tokenizer, _ = build(without_pretrained_weights(config))  # weights do not affect the time
     model = model.to(device).train()
     forward = torch.compile(model, backend=compiled) if compiled else model
     optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
@@ -247,7 +247,7 @@ OPEN_CLIP_STEP = (
 
 
 def open_clip_step(name: str, batch_size: int, device: str, precision: str) -> Callable[[], Tensor]:
-    """open_clip's own training step on as many random images and captions like ours, padded as its tokenizer pads."""
+    """open_clip's own training step on random images and the same captions, padded by its tokenizer."""
     import open_clip
 
     torch.manual_seed(0)
@@ -281,7 +281,7 @@ def captions_like_ours(count: int, seed: int = 0) -> list[str]:
 
 
 def pairs(pictures: torch.Tensor, tokenizer) -> dict[str, torch.Tensor]:
-    """A batch of images, captions and parts, whatever an image–text model may ask for."""
+    """A batch of images, captions and parts, with all inputs of image–text models."""
     batch_size = pictures.shape[1]
     return {
         "image": pictures[0],

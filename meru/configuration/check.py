@@ -1,4 +1,4 @@
-"""Checks a whole configuration before anything is made: kinds, ranges, unknown keys, keys that nothing would read."""
+"""Validates a whole configuration before a run begins: kinds, ranges, unknown keys, unused keys."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from meru.errors import UserError
 from meru.files import CONFIGS, user_path
 
 GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
-# Sections whose keys are the arguments of what their `_target_` names.
+# Sections whose keys are the arguments of their `_target_`.
 CALLS = ("data.load", "data.load_discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
 OF_MODEL = ("loss", "parts", "discovery", "task", "evaluation.attention_pictures")
-# What other programs call them.
+# Names of keys in other programs.
 SHORT = {"lr": "optim.learning_rate", "wd": "optim.weight_decay", "num_workers": "data.workers"}
-# Of those groups whose files have little in common.
+# Groups whose files have few keys in common.
 NEEDED = (
     "encoder.image._target_", "encoder.image.name", "encoder.embedding_dimension", "encoder.initial_radius",
     "encoder.init", "optim.optimizer._target_", "optim.optimizer._partial_", "optim.learning_rate",
     "optim.weight_decay", "logger._target_",
 )  # fmt: skip
-OPTIMIZERS = {  # those of configs/optim, so that they need no PyTorch here
+OPTIMIZERS = {  # those of configs/optim, listed here to avoid importing PyTorch
     "torch.optim.AdamW": {"betas", "eps", "amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused"},
     "torch.optim.SGD": {"momentum", "dampening", "nesterov", "maximize", "foreach", "differentiable", "fused"},
 }
 
 
 def declaration(key: str, *, command: str = "train") -> Key | None:
-    """What is declared about a key, by its own name or by an open section (`optim.multipliers.*`)."""
+    """The declaration of a key, by its own name or by an open section (`optim.multipliers.*`)."""
     declared = DECLARED[command]
     if key.startswith("model.loss."):  # a copy of `loss`
         key = key.removeprefix("model.")
@@ -58,24 +58,24 @@ def fixed_on_resume(key: str) -> bool:
 
 
 def check(config: DictConfig, *, command: str, partial: bool = False, typed: Collection[str] | None = None) -> None:
-    """Complain of the first key that is wrong.
+    """Raise an error for the first invalid key.
 
     Args:
-        config: Composed, without the section `hydra`; interpolations resolve.
-        command: `train` or `evaluate`: whose keys.
-        partial: For configurations of older versions: unknown keys may be there and known ones may be absent.
-        typed: Keys on the command line. Only of these it is a fault that this model or data set has no use for them: a
-            recipe sets keys of its own model, which `model=clip` may have replaced. None: of all keys.
+        config: The composed configuration without the section `hydra`; interpolations must resolve.
+        command: `train` or `evaluate`, which have different keys.
+        partial: For configurations of older versions, which may have unknown keys and lack known ones.
+        typed: Keys on the command line. Only these must be keys of this model or data set, because a recipe sets keys
+            of its own model, which `model=clip` may have replaced. None: all keys must.
 
     Raises:
-        UserError: one line that names key, value and what is allowed.
+        UserError: with one line that names the key, its value and the allowed values.
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True)
         nodes = list(_nodes(config, plain, command=command))
     except OmegaConfBaseException as error:
         raise UserError(f"configuration: {' '.join(str(error).split())}") from error
-    for literal in (True, False):  # a fault is said of the key that was set, not of one that follows it
+    for literal in (True, False):  # report the key that was set, not one interpolated from it
         for key, value, is_literal in nodes:
             if is_literal == literal:
                 own = typed is None or _is_typed(key, typed)
@@ -87,9 +87,9 @@ def check(config: DictConfig, *, command: str, partial: bool = False, typed: Col
 
 
 def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
-    """Make every path absolute as `meru.files.user_path` reads it, in place.
+    """Make every path absolute with `meru.files.user_path`, in place.
 
-    Interpolations stay as they are: they follow the key that they name.
+    Interpolations are kept, because they follow the key that they name.
     """
     plain = OmegaConf.to_container(config, resolve=False)
     for key, value, literal in _nodes(config, plain, command=command):
@@ -99,7 +99,7 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
 
 
 def unknown_key(key: str, *, command: str) -> UserError:
-    """The complaint about a key that is declared nowhere, with the one that was probably meant."""
+    """An error for an undeclared key that suggests the key that was probably meant."""
     if (command == "train" or key.startswith("data.")) and (now := replacement(key)):
         return UserError(f"{key}: this key is now {now}")
     names = [name for name in DECLARED[command] if not name.endswith("*")]
@@ -115,7 +115,7 @@ def unknown_key(key: str, *, command: str) -> UserError:
 
 
 def absent_key(key: str) -> UserError:
-    """The complaint about a key that the chosen files of configs/ do not have, misspelt or not."""
+    """An error for a key, misspelt or not, that the chosen files of configs/ lack."""
     names = [name for name in DECLARED["train"] if not name.endswith("*")]
     if declaration(key) is None or (key not in names and nearest_keys(key, command="train")):
         return unknown_key(key, command="train")
@@ -127,7 +127,7 @@ def absent_key(key: str) -> UserError:
 
 
 def nearest_keys(key: str, *, command: str) -> list[str]:
-    """At most three keys of which `key` may be a misspelling: in its section, then in another, then a part of one."""
+    """At most three keys that `key` may misspell: in its section, then in another, then by a part of the name."""
     names = [name for name in DECLARED[command] if not name.endswith("*")]
     place, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == place}
@@ -149,7 +149,7 @@ def nearest_keys(key: str, *, command: str) -> list[str]:
 
 
 def _nodes(config: DictConfig, plain: dict, *, command: str, prefix: str = "") -> Iterator[tuple[str, Any, bool]]:
-    """Every leaf: its key, its value, and whether that stands there or is interpolated."""
+    """Every leaf: its key, its value, and whether the value is literal rather than interpolated."""
     for name in config:
         key, value = f"{prefix}{name}", plain[name]
         node = config._get_node(name)
@@ -157,7 +157,7 @@ def _nodes(config: DictConfig, plain: dict, *, command: str, prefix: str = "") -
         known = declaration(key, command=command)
         is_leaf = known is not None and not isinstance(known.kind, Section) and key not in _sections(command)
         if isinstance(value, dict) and value and not is_leaf:
-            if literal:  # else it is checked where it stands
+            if literal:  # interpolated sections are checked at their origin
                 yield from _nodes(node, value, command=command, prefix=f"{key}.")
         else:
             literal = literal and not (isinstance(node, ListConfig) and _has_interpolation(node))
@@ -189,7 +189,7 @@ def _check_key(key: str, value: object, plain: dict, *, command: str, partial: b
     if known is None and key in _sections(command):
         if isinstance(value, dict):
             return
-        raise UserError(f"{key}={shown(value)}: it is a section, so give its keys: {key}.<key>=<value>")
+        raise UserError(f"{key}={shown(value)}: this is a section; give its keys: {key}.<key>=<value>")
     if known is None:
         if partial:
             return
@@ -200,14 +200,14 @@ def _check_key(key: str, value: object, plain: dict, *, command: str, partial: b
         raise UserError(f"{key}= is missing: give {known.allowed}")
     if not known.takes(value):
         dotted = isinstance(value, dict) and key.startswith("optim.multipliers.")
-        hint = "; a name with dots goes into braces: '+optim.multipliers={local.predictor: 1.0}'" if dotted else ""
+        hint = "; put a name with dots in braces: '+optim.multipliers={local.predictor: 1.0}'" if dotted else ""
         raise UserError(f"{key}={shown(value)}: give {known.allowed}{hint}")
     if command == "train" and not partial:
         _check_room(key, plain, own=own)
 
 
 def shown(value: object) -> str:
-    """A value as on the command line, shortened."""
+    """Format a value as on the command line, shortened."""
     if isinstance(value, dict):
         text = "{" + ",".join(f"{name}: {shown(each)}" for name, each in value.items()) + "}"
     elif isinstance(value, (list, tuple)):
@@ -220,11 +220,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
-# ---------------------------------------------------------------- keys that nothing would read
+# ---------------------------------------------------------------- unused keys
 
 
 def _is_argument(key: str, plain: dict) -> bool:
-    """Whether an undeclared key is an argument of a function that somebody added."""
+    """Whether an undeclared key is an argument of a user's own function."""
     section = next((each for each in CALLS if key.startswith(f"{each}.")), None)
     if section is None or "." in key.removeprefix(f"{section}."):
         return False
@@ -236,9 +236,9 @@ def _is_argument(key: str, plain: dict) -> bool:
 
 
 def _check_room(key: str, plain: dict, *, own: bool) -> None:
-    """Refuse a key that is declared, but not for this model, data set, tower or optimizer.
+    """Refuse a declared key that this model, data set, tower or optimizer does not have.
 
-    `own` says whether the user named it. What a recipe sets is refused only where a constructor would not take it.
+    `own` says whether the user set it. A key from a recipe is refused only if a constructor would not accept it.
     """
     section = next((each for each in CALLS if key.startswith(f"{each}.")), None)
     if section:
@@ -248,8 +248,8 @@ def _check_room(key: str, plain: dict, *, own: bool) -> None:
             return
         names, others = _taken(section, target)
         if names is not None and name not in names and not others:
-            known = f"{section} may have {', '.join(sorted(names))}" if names else "it takes nothing"
-            advice = known if own else f"the recipe sets it, so leave it out by ~{key}"
+            known = f"{section} may have {', '.join(sorted(names))}" if names else "it has no arguments"
+            advice = known if own else f"the recipe sets it, so remove it with ~{key}"
             raise UserError(f"{key}: {target.rpartition('.')[2]} does not take it; {advice}")
         return
     if not own:
@@ -262,7 +262,7 @@ def _check_room(key: str, plain: dict, *, own: bool) -> None:
 
 
 def _taken(section: str, target: str) -> tuple[set[str] | frozenset[str] | None, bool]:
-    """Arguments of a target but those that the program gives; None where they are not known."""
+    """Arguments of a target except those that the program sets; None if they are unknown."""
     if section == "optim.optimizer":
         return _optimizer_arguments(target), False
     taken = arguments_of(target)
@@ -311,7 +311,7 @@ def _value(plain: dict, key: str) -> object:
 
 
 def _check_needed(plain: dict) -> None:
-    """Refuse a configuration that lacks what the program reads: `~key` on the command line."""
+    """Refuse a configuration from which `~key` on the command line removed a required key."""
     needed = [*_own_keys(), *NEEDED]
     targets = {
         "data": {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")},
@@ -328,7 +328,7 @@ def _check_needed(plain: dict) -> None:
 
 
 def _is_present(plain: dict, key: str) -> bool:
-    """Whether there is such a key, or a section of it is null."""
+    """Whether the configuration has the key, or one of its sections is null."""
     for name in key.split("."):
         if plain is None:
             return True

@@ -1,4 +1,4 @@
-"""Composes configs/ and overrides to a configuration, and says in one line why that fails."""
+"""Composes a configuration from configs/ and overrides; failures become one-line messages."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from meru.files import CONFIGS, PROJECT
 
 
 def register_resolvers() -> None:
-    """Make `${project:…}` known: paths in configs/ start at the checkout, wherever the user stands."""
+    """Register `${project:…}`, which makes paths in configs/ independent of the working directory."""
     OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
 
 
 def compose(overrides: Sequence[str], *, command: str = "train") -> tuple[DictConfig, dict[str, str]]:
-    """The configuration that a script would get, interpolations unresolved, and the file chosen of each group.
+    """Compose a script's configuration, interpolations unresolved; also return the chosen file of each group.
 
     Args:
-        overrides: As on the command line, readable to Hydra.
-        command: `train` or `evaluate`: the first file to read.
+        overrides: Overrides as on the command line, in Hydra's syntax.
+        command: `train` or `evaluate`, the primary file.
 
     Raises:
-        UserError: if an override fits no key or file.
+        UserError: if an override matches no key or file.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -37,7 +37,7 @@ def compose(overrides: Sequence[str], *, command: str = "train") -> tuple[DictCo
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = hydra.compose(command, list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(config)  # else ${hydra:…} does not resolve
+        HydraConfig.instance().set_config(config)  # needed to resolve ${hydra:…}
         choices = OmegaConf.to_container(config.hydra.runtime.choices)
         return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), choices
     except (HydraException, OmegaConfBaseException) as error:
@@ -45,7 +45,7 @@ def compose(overrides: Sequence[str], *, command: str = "train") -> tuple[DictCo
 
 
 def configuration_message(error: Exception) -> str:
-    """Hydra's message on one line, with the file or key that was probably meant."""
+    """Hydra's message on one line, with a suggestion of the file or key that was probably meant."""
     if overridden := re.match(r"Could not override '([\w.]+)'", str(error)):
         if "." in overridden[1]:
             return str(absent_key(overridden[1]))

@@ -1,6 +1,6 @@
-"""Every key of configs/train.yaml, its groups and configs/evaluate.yaml: kind, range, unit, and whether it is fixed.
+"""Declares every key of configs/train.yaml, its groups and configs/evaluate.yaml: kind, range, unit, fixed or not.
 
-A new key in configs/ needs a line here. What a key means is said by the comment beside it in configs/, else here.
+A new key in configs/ needs a line here. The comment beside a key in configs/ explains it; without one, `meaning` does.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from meru.configuration.targets import names_in
 
 @dataclass(frozen=True)
 class Key:
-    """What is known about a key.
+    """The declaration of a key.
 
     Attributes:
-        kind: Its values, null aside.
-        unit: What a number counts or measures.
-        meaning: Where no comment in configs/ says it.
-        null: Whether it may be null.
+        kind: The allowed values other than null.
+        unit: The unit of a number.
+        meaning: Explanation, if no comment in configs/ gives one.
+        null: Whether null is allowed.
         fixed: Whether a resumed run refuses another value.
-        loss_weight: Whether 0 switches a term of the loss off.
+        loss_weight: Whether the key is the weight of a loss term, which 0 switches off.
     """
 
     kind: Kind
@@ -47,12 +47,12 @@ class Key:
 
     @property
     def allowed(self) -> str:
-        """What a person may give."""
+        """The allowed values, as text for the user."""
         unit = f" ({self.unit})" if self.unit else ""
         return f"{self.kind.allowed}{unit}{', or null' if self.null else ''}"
 
     def takes(self, value: object) -> bool:
-        """Whether a value, as YAML gives it, is right."""
+        """Whether a value from YAML is allowed."""
         return self.null if value is None else self.kind.takes(value)
 
 
@@ -88,14 +88,14 @@ _GENERAL = {
 _TRAINER = {
     "epochs": Key(Whole(1, 100_000), "epochs", "passes over the training images"),
     "accumulate": _fixed(Whole(1, 10_000), "batches"),
-    "warmup_epochs": Key(Number(0, 100_000), "epochs", "over which the learning rate grows from 0; fractions are fine"),
+    "warmup_epochs": Key(Number(0, 100_000), "epochs", "linear growth of the learning rate from 0; may be fractional"),
     "final_learning_rate": Key(SHARE, "share of the highest", "learning rate at the end"),
     "rate_changes": Key(Choice(("step", "epoch"))),
     "clip_gradient_norm": Key(AT_LEAST_0, meaning="upper bound on the gradient's norm; null: none", null=True),
     "precision": Key(Choice(("auto", "bf16", "fp32"))),
     "tf32": Key(Flag()),
     "ema_decay": Key(Number(0, 1, below=True)),
-    "compile": Key(Flag(), meaning="compile the model by torch.compile"),
+    "compile": Key(Flag(), meaning="compile the model with torch.compile"),
     "evaluate_every": Key(Whole(1, 100_000), "epochs", "epochs between validations"),
     "monitor": Key(Text("a figure of the validation split")),
     "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),
@@ -104,25 +104,25 @@ _TRAINER = {
 _EVALUATION = {
     "captions_per_image": Key(Whole(1, 10_000), "captions", null=True),
     "templates": Key(TEMPLATES, null=True),
-    "batch_size": Key(Whole(1, 65_536), "images", "images that are embedded at a time"),
+    "batch_size": Key(Whole(1, 65_536), "images", "images per batch in evaluation"),
     "pointing": Key(Flag()),
     "attention_pictures": Key(Whole(0, 10_000), "captions"),
 }
-# Arguments of the loaders in meru/data, which data.load and data.load_discovery pass on.
+# Arguments of the loaders in meru/data, passed on from data.load and data.load_discovery.
 _SOURCE = {
     "_target_": _fixed(TARGET, meaning="the function that reads the data"),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, meaning="folder of the captions", null=True),
-    "validation_fraction": _fixed(Number(0, 1, below=True), "share", "of the training images"),
-    "seed": _fixed(SEED, meaning="which images are for validation; of synthetic data also what is drawn"),
-    "layout": _fixed(Choice(("cuhk_pedes", "icfg_pedes", "rstpreid")), meaning="which data set's annotation it is"),
+    "validation_fraction": _fixed(Number(0, 1, below=True), "share", "training images for validation"),
+    "seed": _fixed(SEED, meaning="choice of validation images, and of synthetic ones"),
+    "layout": _fixed(Choice(("cuhk_pedes", "icfg_pedes", "rstpreid")), meaning="the data set's annotation format"),
     "images_per_species": _fixed(Whole(2, 10_000), "images", "synthetic birds of each species"),
     "image_size": _fixed(Whole(32, 4096), "pixels", "side of the synthetic images"),
     "identities": _fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),
     "images_per_identity": _fixed(Whole(1, 10_000), "images", "synthetic images of each person"),
-    "download": Key(Flag(), meaning="fetch the data into root if they are not there"),
+    "download": Key(Flag(), meaning="download the data to root if they are missing"),
     "old_classes": _fixed(TEXTS, meaning="class folders that are old", null=True),
-    "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share", "of the training images of old classes"),
+    "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share", "labelled images of old classes"),
     "split_seed": _fixed(SEED, meaning="which images are labelled"),
 }
 _DATA = {
@@ -142,7 +142,7 @@ _DATA = {
     "image_augmentation.picks": Key(Whole(0, 1000), "operations"),
     "image_augmentation.pool": Key(
         ListOf(Choice(("colour", "rotation", "crop", "grey", "flip", "erasing")), "[colour,crop,flip]"),
-        meaning="what is picked from",
+        meaning="the operations to pick from",
     ),
     "text_augmentation": Key(Section(), null=True),
     "text_augmentation.word_deletion": Key(SHARE, "probability"),
@@ -164,7 +164,7 @@ _DATA = {
 _ENCODER = {
     "image._target_": _fixed(TARGET, meaning="the function that makes the image tower"),
     "image.name": _fixed(Text(), meaning="timm's or open_clip's name of the network"),
-    "image.image_size": _fixed(Whole(8, 4096), "pixels", "side of the square that the tower sees"),
+    "image.image_size": _fixed(Whole(8, 4096), "pixels", "side of the tower's square input"),
     "image.pretrained": _fixed(Either((Flag(), Text("a tag of open_clip"))), null=True),
     "image.weights": _fixed(FILE, null=True),
     "image.arguments": _fixed(Section(), meaning="arguments of timm.create_model", null=True),
@@ -184,7 +184,7 @@ _ENCODER = {
     "text.pretrained": _fixed(Either((Flag(), Text("a tag of open_clip"))), "", "that of encoder.image", null=True),
     "text.weights": _fixed(FILE, meaning="that of encoder.image.weights", null=True),
     "text.architecture": _fixed(Architecture(), meaning="layers, width and attention heads"),
-    "text.context_length": _fixed(Whole(3, 8192), "tokens", "longest caption, both special tokens included"),
+    "text.context_length": _fixed(Whole(3, 8192), "tokens", "longest caption, including both special tokens"),
     "text.dropout": Key(Number(0, 1, below=True), "share"),
     "text.gradient_checkpointing": Key(Flag(), meaning="trade a second forward pass for memory"),
     "text.random_weights": _fixed(Flag(), meaning="load no weights, whatever the other keys say"),
@@ -204,7 +204,7 @@ _MODEL = {
     "initial_radius": _fixed(POSITIVE, null=True),
     "space": _fixed(Choice(names_in("meru.geometry.spaces.SPACES"))),
     "projection_width": _fixed(Whole(1, 1_000_000), "units", "hidden layers of the projection head"),
-    "projection_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the features that are contrasted"),
+    "projection_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the features for the contrastive terms"),
     "temperature": _fixed(TEMPERATURE),
     "clip": _fixed(POSITIVE),
     "merge": _fixed(Whole(1, 1000), "patches"),
@@ -225,22 +225,22 @@ _LOSS = {
     "contrastive.positives": Key(Choice(("pair", "image", "class"))),
     "semantic_margin.weight": _weight("weight of SMS"),
     "semantic_margin.margin": Key(Number(0, 100), meaning="λ"),
-    "semantic_margin.margin_source": Key(Choice(("intra", "cross")), meaning="intra: the paper | cross: its code"),
-    "semantic_margin.soft_label": Key(SHARE, "share", "of the model's own belief in the targets"),
-    "semantic_margin.soft_label_epochs": Key(Number(0, 100_000, above=True), "epochs", "over which soft_label grows"),
+    "semantic_margin.margin_source": Key(Choice(("intra", "cross")), meaning="intra: paper | cross: released code"),
+    "semantic_margin.soft_label": Key(SHARE, "share", "weight of the model's own predictions in the targets"),
+    "semantic_margin.soft_label_epochs": Key(Number(0, 100_000, above=True), "epochs", "growth of soft_label from 0"),
     "category.weight": _weight("weight of HCL"),
     "category.temperature": Key(TEMPERATURE, meaning="of the classes' probabilities"),
     "category.smoothing": Key(Number(0, 1, below=True), "share", "of the targets that goes to the other classes"),
     "category.riemannian": Key(Flag()),
     "hierarchy.weight": _weight("weight of LHL"),
-    "hierarchy.neighbours": Key(Whole(1, 65_536), "views", "of a point among the batch's views, itself included"),
-    "hierarchy.triplets": Key(Whole(1, 100_000), "triplets", "drawn for each point"),
+    "hierarchy.neighbours": Key(Whole(1, 65_536), "views", "nearest neighbours of a point, including itself"),
+    "hierarchy.triplets": Key(Whole(1, 100_000), "triplets", "sampled per point"),
     "hierarchy.margin": Key(AT_LEAST_0, meaning="δ"),
     "hierarchy.ancestors": _fixed(Choice(("batch", "midpoint", "proxies"))),
     "hierarchy.proxies": _fixed(Whole(2, 1_000_000), "points", "learned points, for ancestors=proxies"),
     "hierarchy.temperature": Key(TEMPERATURE),
     "hierarchy.exclude_members": Key(Flag()),
-    "entailment.weight": _weight("weight of images inside the cones of their captions"),
+    "entailment.weight": _weight("weight of cones of captions around images"),
     "entailment.minimum_radius": Key(Number(0, 100, above=True)),
     "entailment.apex_floor": Key(Either((Number(0, 0), Number(1, 1000, above=True)))),
     "entailment.across_aperture": Key(Number(0, 100, above=True)),
@@ -250,15 +250,15 @@ _LOSS = {
     "cyclic.weight": _weight("weight of C-ITC"),
     "cyclic.within": Key(Number(0, 1e9)),
     "cyclic.across": Key(Number(0, 1e9)),
-    "word_grounding.weight": _weight("weight of words that look at their own image"),
+    "word_grounding.weight": _weight("weight of the attention of words to their own image"),
     "word_grounding.exclude_class": Key(Flag()),
-    "word_contrast.weight": _weight("weight of BAI's words"),
+    "word_contrast.weight": _weight("weight of BAI's term on words"),
     "word_contrast.scope": Key(Choice(("caption", "batch"))),
     "word_contrast.exclude_class": Key(Flag()),
-    "patch_agreement.weight": _weight("weight of BAI's patches"),
-    "part_entailment.weight": _weight("weight of images inside the cones of their parts"),
+    "patch_agreement.weight": _weight("weight of BAI's term on patches"),
+    "part_entailment.weight": _weight("weight of cones of parts around images"),
     "part_entailment.apex_floor": Key(Either((Number(0, 0), Number(1, 1000, above=True)))),
-    "late_interaction.weight": _weight("weight of words and their nearest patches"),
+    "late_interaction.weight": _weight("weight of the contrast by words and their nearest patches"),
     "supervised_contrastive.weight": _weight("weight of the contrast of labelled images"),
     "supervised_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
     "supervised_classification.weight": _weight("weight of the labelled images' cross-entropy"),
@@ -275,7 +275,7 @@ _DISCOVERY = {
     "asked_num_classes": _fixed(
         Either((Whole(2, 1_000_000), Choice(("estimate",)))),
         "classes",
-        "in run folders: what num_classes was",
+        "in run folders: the requested num_classes",
         null=True,
     ),
     "sampler": _fixed(Choice(("weighted", "uniform", "neighbours"))),
@@ -285,7 +285,7 @@ _DISCOVERY = {
 }
 _OPTIM = {
     "optimizer._target_": _fixed(TARGET, meaning="a class of torch.optim"),
-    "optimizer._partial_": _fixed(Flag(), meaning="true: the parameters come later"),
+    "optimizer._partial_": _fixed(Flag(), meaning="true: the program adds the parameters later"),
     "optimizer.betas": Key(
         ListOf(Number(0, 1, below=True), "[0.9,0.98]", least=2, most=2), meaning="decay of Adam's averages"
     ),
@@ -307,7 +307,7 @@ _OPTIM = {
     "multipliers.*": Key(AT_LEAST_0, meaning="factor on the learning rate of that module or parameter"),
 }
 _LOGGER = {
-    "_target_": Key(TARGET, meaning="where figures go besides metrics.jsonl"),
+    "_target_": Key(TARGET, meaning="the logger used besides metrics.jsonl"),
     "project": Key(Text(), meaning="the project in Weights & Biases", null=True),
     "entity": Key(Text(), meaning="the user or team in Weights & Biases", null=True),
     "mode": Key(Choice(("auto", "online", "offline", "disabled"))),

@@ -1,4 +1,4 @@
-"""What two keys must be together, as far as it is known before the data are read."""
+"""Checks of keys that depend on each other, as far as possible before the data are read."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from meru.errors import UserError
 
 RANKING = ("recall@1", "recall@5", "recall@10", "mean_average_precision", "mean_inverse_negative_penalty")
 DIRECTIONS = ("text_to_image", "image_to_text")
-LEAST_RATE_FROM_SCRATCH = 1e-4  # less is hardly meant for towers without weights
+LEAST_RATE_FROM_SCRATCH = 1e-4  # lower rates are too low to train towers from scratch
 PERSONS = ("meru.data.datasets.person_search.", "meru.data.synthetic.pedestrians.load.")
 
 
 def validation_figures(*, kind: str, pointing: bool = True) -> tuple[str, ...]:
-    """Names of the validation figures that can choose a model, higher being better: see `meru.reports.tables`.
+    """Names of validation figures that can select a model, higher being better; see `meru.reports.tables`.
 
     Args:
-        kind: `class`, or `identity` of data sets of persons.
-        pointing: Whether the words of parts are followed, too.
+        kind: `class`, or `identity` for data sets of persons.
+        pointing: Whether to include figures of the pointing game.
     """
     rows = ("class", "image") if kind == "class" else ("identity", "identity_cosine")
     names = [f"{direction}/{row}/{metric}" for direction in DIRECTIONS for row in rows for metric in RANKING]
@@ -32,14 +32,14 @@ def validation_figures(*, kind: str, pointing: bool = True) -> tuple[str, ...]:
 
 
 def check_facts(plain: dict) -> None:
-    """Complain of keys that contradict each other.
+    """Raise an error for keys that contradict each other.
 
     Args:
-        plain: The configuration, resolved; of older versions, too, which lack some keys.
+        plain: The resolved configuration; those of older versions may lack some keys.
     """
     data, discovering = plain.get("data") or {}, plain.get("task") == "discovery"
     if discovering and "load_discovery" not in data:
-        raise UserError("this data set has no split for discovery: choose another, say data=cub or data=birds")
+        raise UserError("this data set has no split for discovery: choose another, such as data=cub or data=birds")
     if not discovering and "load" not in data:
         raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
     if not discovering:
@@ -50,13 +50,13 @@ def check_facts(plain: dict) -> None:
 
 
 def notes(config: Mapping) -> list[str]:
-    """What a checked configuration may be, but is hardly meant to be: one line each."""
+    """Notes, one line each, on settings that are valid but probably not intended."""
     trainer, optim, encoder = (config.get(section) or {} for section in ("trainer", "optim", "encoder"))
     found = []
     epochs, warmup = trainer.get("epochs"), trainer.get("warmup_epochs", 0)
     if epochs and warmup > epochs:
         found.append(
-            f"trainer.warmup_epochs={warmup} with trainer.epochs={epochs}: the learning rate never gets to "
+            f"trainer.warmup_epochs={warmup} with trainer.epochs={epochs}: the learning rate never reaches "
             "optim.learning_rate"
         )
     image, rate = encoder.get("image") or {}, optim.get("learning_rate")
@@ -64,7 +64,7 @@ def notes(config: Mapping) -> list[str]:
     if rate and rate < LEAST_RATE_FROM_SCRATCH and not loaded:
         found.append(
             f"optim.learning_rate={rate:g} is meant for fine-tuning, but {image.get('name')} starts from scratch: "
-            "give, say, optim.learning_rate=5e-4, or weights by encoder.image.weights or encoder.init"
+            "set, for instance, optim.learning_rate=5e-4, or load weights with encoder.image.weights or encoder.init"
         )
     return found
 
@@ -103,7 +103,7 @@ def _check_weights(plain: dict) -> None:
         term["weight"] for term in (plain.get("loss") or {}).values() if isinstance(term, dict) and "weight" in term
     ]
     if weights and not any(weights):
-        raise UserError("every loss.….weight is 0, so there is nothing to learn: give one of them a weight")
+        raise UserError("every loss.….weight is 0, so there is nothing to learn: set one of them above 0")
 
 
 def _check_neighbours(plain: dict) -> None:
@@ -114,5 +114,5 @@ def _check_neighbours(plain: dict) -> None:
     if neighbours and batch and neighbours > batch:
         raise UserError(
             f"discovery.neighbours={neighbours}: give at most data.batch_size={batch}, because an image and its "
-            "neighbours are in one batch"
+            "neighbours share a batch"
         )

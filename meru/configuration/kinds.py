@@ -1,4 +1,4 @@
-"""Kinds of values that a configuration key may have: what they take, and how they say it."""
+"""Kinds of values of configuration keys: which values they allow, and their descriptions for the user."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 
 class Kind:
-    """A set of values of the configuration, as YAML gives them: None, bool, int, float, str, list, dict."""
+    """A set of allowed values, in YAML's types: None, bool, int, float, str, list, dict."""
 
     allowed: str
-    """What a person should give, as the end of a sentence that begins with "give"."""
+    """The allowed values, as the end of a sentence that begins with "give"."""
 
     def takes(self, value: object) -> bool:
-        """Whether the value is one of the set."""
+        """Whether the value is allowed."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Whole(Kind):
-    """Whole numbers from `least` to `most`, every `step`-th. `4.0` and `true` are no whole numbers."""
+    """Whole numbers from `least` to `most` in steps of `step`. `4.0` and `true` are not whole numbers."""
 
     least: int
     most: int
@@ -38,11 +38,11 @@ class Whole(Kind):
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """Numbers from `least` to `most`, neither NaN nor infinite; whole ones are numbers, `true` is none.
+    """Finite numbers from `least` to `most`, including integers, but not `true`.
 
     Args:
-        least, most: Both belong to the set,
-        above, below: unless it is open at that end.
+        least, most: Bounds, both included by default.
+        above, below: Whether to exclude `least` or `most`.
     """
 
     least: float
@@ -73,7 +73,7 @@ def _plainly(number: float) -> str:
 
 @dataclass(frozen=True)
 class Choice(Kind):
-    """One of some words."""
+    """One of several words."""
 
     words: tuple[str, ...]
 
@@ -96,7 +96,7 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Any text but an empty one, or one with a NUL character or a line break."""
+    """Any text that is not empty and has no NUL character or line break."""
 
     what: str = "a text"
 
@@ -109,11 +109,11 @@ class Text(Kind):
 
 
 class FilePath(Text):
-    """The path of a file or folder. `~` is the home folder, and relative paths start where the user stands."""
+    """The path of a file or folder. `~` is the home folder; relative paths start at the working directory."""
 
 
 class Template(Kind):
-    """A sentence with `{}` where the name of a class goes."""
+    """A sentence with `{}` in place of the class name."""
 
     allowed = "a sentence with {} in place of the class name"
 
@@ -122,7 +122,7 @@ class Template(Kind):
 
 
 class Architecture(Kind):
-    """Layers, width and heads of a text tower as `L12_W512_A8`; without `A…` a head is 64 wide."""
+    """Layers, width and heads of a text tower as `L12_W512_A8`; without `A…`, the width of a head is 64."""
 
     allowed = "layers, width and heads as L12_W512_A8, the width a multiple of the heads, at most L200_W16384"
 
@@ -140,11 +140,11 @@ class ListOf(Kind):
     """A list of values of one kind.
 
     Args:
-        item: Kind of each.
-        example: As on the command line.
-        least, most: Number of values.
-        ascending: Whether none may be less than the one before.
-        different: Whether no value may come twice.
+        item: Kind of the items.
+        example: Example, as on the command line.
+        least, most: Bounds of the number of items.
+        ascending: Whether the items must be in ascending order.
+        different: Whether all items must be different.
     """
 
     item: Kind
@@ -176,7 +176,7 @@ class ListOf(Kind):
 
 @dataclass(frozen=True)
 class Either(Kind):
-    """A value of any of some kinds."""
+    """A value of any of several kinds."""
 
     kinds: tuple[Kind, ...]
 
@@ -189,7 +189,7 @@ class Either(Kind):
 
 
 class Plain(Kind):
-    """Anything that YAML can say, handed on to a library; no number in it may be NaN or infinite."""
+    """Any YAML value, passed on to a library; its numbers must be finite."""
 
     allowed = "a number, a text, true, false, or a list or section of such"
 
@@ -202,7 +202,7 @@ class Plain(Kind):
 
 
 class Section(Kind):
-    """Keys of its own, which are declared one by one."""
+    """A section, whose keys are declared one by one."""
 
     allowed = "a section of keys"
 

@@ -1,6 +1,6 @@
-"""Names that keys and targets had in older versions, and what held before a key existed.
+"""Old names of keys and targets, and values for configurations that predate a key.
 
-Run folders of those versions are read under the new names; whoever types an old name is told the new one.
+Run folders of older versions are read under the new names; for an old name on the command line, the error says the new.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from meru.configuration.targets import arguments_of
 from meru.files import CONFIGS
 
-Names: TypeAlias = tuple  # of a key: a name may hold a dot itself: multipliers of `local.predictor`
+Names: TypeAlias = tuple  # path of a key; a name may itself contain a dot, such as the multiplier of `local.predictor`
 
-# Modules that a `_target_` may name → where they are now.
+# Old module of a `_target_` → its present name.
 MOVED_MODULES = {
     "meru.data.birds": "meru.data.synthetic.birds.load",
     "meru.data.cub": "meru.data.datasets.cub",
@@ -27,7 +27,7 @@ MOVED_MODULES = {
     "meru.data.pedestrians": "meru.data.synthetic.pedestrians.load",
     "meru.data.person_search": "meru.data.datasets.person_search",
 }
-# Keys, or sections with all that is in them → their name now.
+# Old key, or section with all its keys → its present name.
 RENAMED_KEYS: dict[str, str] = {
     "data.discovery": "data.load_discovery",
     "space": "model.space",
@@ -39,7 +39,7 @@ RENAMED_KEYS: dict[str, str] = {
     "patches.window": "parts.window",
     "patches": "model",
 }
-# Keys that no single key has replaced → what to write instead.
+# Old keys without a single replacement → what to write instead.
 REPLACED_KEYS = {
     "space": "model.space (hyperboloid for lorentz, sphere for cosine)",
     "bai.weight": "loss.word_contrast.weight and loss.patch_agreement.weight",
@@ -49,27 +49,27 @@ REPLACED_KEYS = {
     "loss.part_entailment.weight_of_mode": "loss.part_entailment.weight",
 }
 SPACES = {"lorentz": "hyperboloid", "cosine": "sphere"}
-# Class with a mode or a switch → what it has become: class, and file in configs/model.
+# Class with a mode or a switch → the class and the file in configs/model that replaced it.
 NEW_MODELS = {
     ("meru.models.meru_patches.MERUPatches", "crops"): ("meru.models.hycoclip.HyCoCLIP", "hycoclip"),
     ("meru.models.meru_patches.MERUPatches", "grid"): ("meru.models.meru_grid.MERUGrid", "meru_grid"),
     ("meru.models.hypgcd.HypGCD", True): ("meru.models.hypgcd_released.HypGCDReleased", "hypgcd_released"),
 }
-# Arguments that models of the section `patches` had, whether their mode had a use for them or not.
+# Arguments of all models with the section `patches`, whether or not their mode used them.
 OF_PATCHES = ("merge", "top", "grid", "activation", "word_window", "class_token", "local_logit_scale")
-# Before data sets had prompts, words for parts and families of their own, these held for all of them.
+# Values for all data sets from before each had its own prompts, words for parts and families.
 ONCE_FOR_ALL = CONFIGS / "data" / "_birds.yaml"
 FAMILIES_BY_NAME = ("load_cub_discovery", "load_birds_discovery")
 
 
 def new_target(target: object) -> object:
-    """The present name of what a `_target_` names; the same where nothing was renamed."""
+    """The present name of a `_target_`; unchanged if it was not renamed."""
     module, _, name = str(target).rpartition(".")
     return f"{MOVED_MODULES[module]}.{name}" if module in MOVED_MODULES else target
 
 
 def new_key(key: str) -> str | None:
-    """The present name of a key of an older version; None if it is not one."""
+    """The present name of a renamed key; None for other keys."""
     section, rest = key, ""
     while section:
         if section in RENAMED_KEYS:
@@ -80,7 +80,7 @@ def new_key(key: str) -> str | None:
 
 
 def replacement(key: str) -> str | None:
-    """What a key of an older version is now, for a person; None if it is not one."""
+    """What replaced a key of an older version, as text for the user; None for other keys."""
     section = key
     while section and section not in REPLACED_KEYS:
         section = section.rpartition(".")[0]
@@ -88,10 +88,10 @@ def replacement(key: str) -> str | None:
 
 
 def modernised(config: DictConfig) -> DictConfig:
-    """The configuration of a run of any version, under the present names; interpolations stay what they are.
+    """Translate the configuration of a run of any version to the present names; interpolations are kept.
 
     Args:
-        config: As read from a file of a run folder.
+        config: The configuration as read from a file of a run folder.
     """
     values = _with_new_models(dict(_leaves(OmegaConf.to_container(config, resolve=False))))
     values = {key: _with_new_names(value) for key, value in values.items()}
@@ -99,7 +99,7 @@ def modernised(config: DictConfig) -> DictConfig:
 
 
 def _with_later_keys(values: dict[Names, object]) -> dict[Names, object]:
-    """The leaves, and what held when the run began instead of keys of `data` that came later."""
+    """Add to the leaves the values that applied before later keys of `data` existed."""
     if not any(path[0] == "data" and len(path) > 1 for path in values) or ("data", "prompts") in values:
         return values
     loader = str(values.get(("data", "load_discovery", "_target_"))).rpartition(".")[2]
@@ -114,7 +114,7 @@ def _held_for_all() -> dict[str, object]:
 
 
 def _with_new_models(values: Mapping[Names, object]) -> dict[Names, object]:
-    """Leaves with the model that a mode or a switch has become, without what it does not take."""
+    """Replace a mode or a switch in the leaves by the new model, without the arguments that it lacks."""
     values, target = dict(values), values.get(("model", "_target_"))
     of_model, of_patches = (values.pop((section, "mode"), None) for section in ("model", "patches"))
     mode = of_patches if of_model in (None, "${patches.mode}") else of_model
@@ -143,7 +143,7 @@ def _not_taken(target: object) -> set[str]:
 
 
 def _with_new_keys(values: Mapping[Names, object]) -> dict[Names, object]:
-    """Leaves under their present keys; an old key's value counts where the new one was interpolated from it."""
+    """Move leaves to their present keys; an old key's value applies if the new one was interpolated from it."""
     renamed = {path: tuple(new.split(".")) for path in values if (new := new_key(".".join(path)))}
     kept = {path: value for path, value in values.items() if path not in renamed}
     for old, new in renamed.items():
@@ -154,7 +154,7 @@ def _with_new_keys(values: Mapping[Names, object]) -> dict[Names, object]:
 
 
 def _with_new_names(value: object) -> object:
-    """A value with the present names in what it interpolates, or as a target."""
+    """Translate interpolations in a value, or a target, to the present names."""
     if not isinstance(value, str):
         return value
     value = re.sub(r"\$\{([\w.]+)\}", lambda form: f"${{{new_key(form[1]) or form[1]}}}", value)

@@ -1,6 +1,6 @@
-"""Words `key=value` of a command line: read as a person means them, and written so that they can be pasted.
+"""Read `key=value` words of a command line as the user means them, and write words that can be pasted.
 
-Hydra has a grammar of its own for values: Chinese, brackets, `=`, `~` and commas mean something in it, or are refused.
+Hydra has its own grammar for values: Chinese, brackets, `=`, `~` and commas have a meaning in it, or are refused.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ _HYDRA_LETTERS = {"h", "c", "p", "r", "m", "sc", "cp", "cn", "cd", "i"}
 
 
 def readable(words: Sequence[str], *, command: str) -> list[str]:
-    """The words with values quoted for Hydra where it would misread or refuse what can mean one thing only.
+    """Quote values for Hydra that it would misread or refuse although their meaning is unambiguous.
 
-    A path or text is taken as it was typed: `folder=鸟类`, `folder=a,b`, `name=1e3`. With --multirun, commas separate.
+    Paths and texts are used as typed: `folder=鸟类`, `folder=a,b`, `name=1e3`. With --multirun, commas separate
+    values.
 
     Args:
         words: The command line without the program.
         command: Name of the configuration, `train` or `evaluate`.
 
     Raises:
-        UserError: for a key that there is not, and a value that needs quotes, with the way to write them.
+        UserError: for an unknown key, or a value that needs quotes; the message shows how to write them.
     """
     multirun = any(word in _MULTIRUN for word in words)
     read = []
@@ -56,14 +57,14 @@ def readable(words: Sequence[str], *, command: str) -> list[str]:
 
 
 def _is_foreign_flag(word: str) -> bool:
-    """Whether a word looks like a flag and is none of Hydra's."""
+    """Whether a word looks like a flag, but is not one of Hydra's."""
     name = word.lstrip("-")
     known = _HYDRA_FLAGS if word.startswith("--") else _HYDRA_LETTERS
     return word.startswith("-") and name[:1].isalpha() and "=" not in word and name not in known
 
 
 def _as_override(flag: str, following: Sequence[str], *, command: str) -> str:
-    """What to write in place of `--epochs 3`."""
+    """An error message that says what to write in place of `--epochs 3`."""
     name = flag.lstrip("-").replace("-", "_")
     key = name if declaration(name, command=command) else next(iter(nearest_keys(name, command=command)), "<key>")
     value = next((word for word in following if "=" not in word and not word.startswith("-")), "<value>")
@@ -74,14 +75,14 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
     form = _WORD.fullmatch(word)
     if not form:
         if not word.startswith("~") and "=" not in word and "@" not in word and not word.startswith("-"):
-            raise UserError(f"'{word}' is no override: write <key>=<value>, say seed=3 (all keys: docs/keys.md)")
+            raise UserError(f"'{word}' is not an override: write <key>=<value>, as in seed=3 (all keys: docs/keys.md)")
         return word
     plus, key, value = form.groups()
-    if command == "evaluate" and key.startswith("data.") and not plus:  # of the run, not of configs/evaluate.yaml
+    if command == "evaluate" and key.startswith("data.") and not plus:  # a key of the run, not of configs/evaluate.yaml
         plus, word = "++", f"++{word}"
-    if key.startswith("optim.multipliers.") and key.count(".") > 2:  # Hydra would take the dots for sections
+    if key.startswith("optim.multipliers.") and key.count(".") > 2:  # Hydra would treat the dots as sections
         braces = f"{{{key.removeprefix('optim.multipliers.')}: {value}}}"
-        raise UserError(f"{word}: a name with dots goes into braces: '+optim.multipliers={braces}'")
+        raise UserError(f"{word}: put a name with dots in braces: '+optim.multipliers={braces}'")
     known = declaration(key, command=command)
     if key.partition(".")[0] == "hydra":
         return word
@@ -111,22 +112,22 @@ def _readable(word: str, *, command: str, multirun: bool) -> str:
         if is_text:
             return quoted
         if known is not None and not isinstance(known.kind, Either):
-            raise UserError(f"{word}: give {known.allowed}; several values, a run each, need --multirun")
+            raise UserError(f"{word}: give {known.allowed}; several values, one per run, need --multirun")
         return word
     return quoted if is_text and isinstance(parsed.value(), (bool, int, float, list, dict)) else word
 
 
 def _refuse_bases(group: str, chosen: object) -> None:
-    """Complain of a file that others build on: `experiment=_small`."""
+    """Refuse a file that is only a base of others: `experiment=_small`."""
     for name in chosen if isinstance(chosen, list) else [chosen]:
         if str(name).startswith("_"):
             known = ", ".join(built_on(group, name)[:6])
             advice = f"choose a file that builds on it, such as {known}" if known else f"see configs/{group}"
-            raise UserError(f"{group}={name}: names with _ are for parts of other files; {advice}")
+            raise UserError(f"{group}={name}: files with _ are only bases of other files; {advice}")
 
 
 def _checked_sweep(word: str, key: str, known: Key | None, parsed: Override) -> str:
-    """The word, or a complaint about the first of its values that is wrong: none of the runs has begun then."""
+    """Check all values of a sweep before the first run begins, and return the word."""
     if known is None:
         return word
     start, _, values = word.partition("=")
@@ -142,18 +143,18 @@ def _checked_sweep(word: str, key: str, known: Key | None, parsed: Override) -> 
 
 
 def typed_keys(words: Sequence[str]) -> set[str]:
-    """The keys that a command line names, choices of groups aside."""
+    """The keys on a command line, without choices of groups."""
     parsed = [_parsed(word) for word in words]
     return {each.key_or_group for each in parsed if each is not None} - set(GROUPS)
 
 
 def pasteable(key: str, value: str | Path) -> str:
-    """`key=value` for a person to paste into a shell: quoted for the shell, and for Hydra, where that is needed."""
+    """Format `key=value` for pasting into a shell, quoted for the shell and for Hydra as needed."""
     return shlex.quote(override(key, value))
 
 
 def override(key: str, value: str | Path) -> str:
-    """`key=value` for Hydra, which then takes the value as it is."""
+    """Format `key=value` so that Hydra uses the value literally."""
     text = str(value).replace("${", "\\${")
     word = f"{key}={text}"
     parsed = _parsed(word)
@@ -163,13 +164,13 @@ def override(key: str, value: str | Path) -> str:
 
 
 def read_override(word: str) -> tuple[str, Any]:
-    """Key and value of an override that Hydra has accepted, `+` and `~` left out."""
+    """Key and value of an override that Hydra has accepted, without `+` and `~`."""
     parsed = _parsed(word)
     return parsed.key_or_group, parsed.value()
 
 
 def _parsed(word: str) -> Override | None:
-    """Hydra's reading of a word; None where it refuses."""
+    """Parse a word with Hydra; None if Hydra refuses it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -186,16 +187,16 @@ def _quoted(text: str) -> str:
 
 
 def _example(key: str, known: Key | None) -> str:
-    """How to quote for the shell and for Hydra."""
+    """An example of quoting for the shell and for Hydra."""
     example = known.kind.example if known and isinstance(known.kind, ListOf) else '"a,b"'
     return shlex.quote(f"{key}={example}")
 
 
 def overrides_of(word: str) -> list[str]:
-    """Hydra's overrides in a word of the command line: the word, unless it is `--key=value`.
+    """Hydra's overrides for a word of the command line: the word itself, unless it is `--key=value`.
 
-    So agents of wandb's sweeps write parameters. Their values are Python's: None is null, and a dictionary, of nested
-    parameters, is an override for each key in it.
+    Agents of wandb's sweeps use that form, with Python values: None is null, and a dictionary of nested parameters
+    gives one override per key.
     """
     form = _KEY_IN_DASHES.fullmatch(word)
     if form is None or form[1] in _HYDRA_FLAGS:
@@ -211,7 +212,7 @@ def overrides_of(word: str) -> list[str]:
 
 
 def _in_hydra(value: object) -> str:
-    """A Python value in the words of Hydra's overrides."""
+    """Format a Python value for Hydra's overrides."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,7 @@
-"""The pages that list all keys: docs/keys.md and docs/keys.zh-CN.md.
+"""Writes the pages that list all keys: docs/keys.md and docs/keys.zh-CN.md.
 
-Kinds and ranges are those of declarations.py, defaults those of configs/. What a key means is said by declarations.py
-or the comment beside it in configs/, in Chinese by chinese.py.
+Kinds and ranges come from declarations.py, defaults from configs/. Explanations come from declarations.py or the
+comment beside the key in configs/, and in Chinese from chinese.py.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ Written by `python scripts/document_keys.py` from meru/configuration and configs
 In Chinese: [keys.zh-CN.md](keys.zh-CN.md).
 
 On the command line: `key=value`; `+key=value` for a key that the chosen files lack; `~key` removes one. Every value is
-checked before anything is made. A whole number is written without a point: `4.0` is none. A number is never NaN or
-infinite. Paths start where you stand, and `~` is the home folder; a path or text is taken as it is typed, Chinese,
-spaces (quoted for the shell), brackets and commas included. Lists: `'data.crop_scale=[0.5,1.0]'`. With `--multirun`,
-commas separate values, so a value with a comma needs quotes of its own: `'folder="a,b"'`.
+checked before a run begins. Write whole numbers without a decimal point: `4.0` is not one. Numbers must be finite.
+Relative paths start at the working directory, and `~` is the home folder. Paths and texts are used as typed, including
+Chinese, spaces (quoted for the shell), brackets and commas. Lists: `'data.crop_scale=[0.5,1.0]'`. With `--multirun`,
+commas separate values, so a value with a comma needs its own quotes: `'folder="a,b"'`.
 
-*Default*: without a recipe; those of `experiment=…` set values of their own, and `--cfg job` shows what a command comes
-to. Where files of configs/ differ, the value depends on the chosen file, and a few are shown. *Resume*: "fixed" if a
-resumed run refuses another value, "acts" if another value counts from then on.
+*Default*: the value without a recipe; recipes (`experiment=…`) set their own values, and `--cfg job` shows the
+resulting configuration. If files of configs/ differ, the value depends on the chosen file, and a few values are shown.
+*Resume*: "fixed" if a resumed run refuses another value, "acts" if another value applies from then on.
 
 A new key in configs/ needs a line in meru/configuration/declarations.py and one in chinese.py.
 """
 HEADINGS = {
     "": "Keys without a section",
-    "trainer": "trainer: how long and how training goes",
+    "trainer": "trainer: length and course of training",
     "evaluation": "evaluation: figures",
     "data": "data: images, captions, batches",
     "encoder": "encoder: the two towers",
     "model": "model",
     "loss": "loss: weights and settings of the terms",
-    "parts": "parts: what a batch brings beside images and captions, in model=hycoclip",
+    "parts": "parts: crops in addition to images and captions, in model=hycoclip",
     "discovery": "discovery: category discovery, in model=simgcd and hypgcd",
     "optim": "optim: optimizer and learning rate",
     "logger": "logger",
@@ -61,15 +61,15 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Language:
-    """What a page says in its own words.
+    """The texts of a page in one language.
 
     Attributes:
         head: The text above the tables.
         headings: Section of the configuration → heading.
-        words: Heads and entries of columns, and what stands above the lists of figures.
-        allowed: Kind, unit → what a key may be.
-        or_null: What follows where it may be null, too.
-        meaning: Key, command and the English text → what the key means.
+        words: Headings and entries of columns, and the texts above the lists of figures.
+        allowed: Kind, unit → description of the allowed values.
+        or_null: Addition to that description if null is allowed.
+        meaning: Key, command and English explanation → explanation.
     """
 
     head: str
@@ -105,7 +105,7 @@ PAGES = {
 
 
 def page(name: str) -> str:
-    """The whole page of that name in docs/."""
+    """The complete page of that name in docs/."""
     language = PAGES[name]
     lines, found = [language.head], defaults_and_comments(CONFIGS)
     for section, heading in language.headings.items():
@@ -122,14 +122,14 @@ def page(name: str) -> str:
 
 
 def section_of(key: str) -> str:
-    """`trainer` of `trainer.epochs`, "" of `seed`."""
+    """Section of a key: `trainer` for `trainer.epochs`, "" for `seed`."""
     return key.partition(".")[0] if "." in key else ""
 
 
 def table(
     keys: dict[str, Key], found: dict[str, tuple[list[str], str]], language: Language, *, command: str
 ) -> list[str]:
-    """A row a key: name, default, what is allowed, resumed runs (of training), meaning."""
+    """A table with a row per key: name, default, allowed values, behaviour on resumption (of training), meaning."""
     resumes, words = command == "train", language.words
     head = [words[name] for name in ("key", "default", "allowed", *["resume"] * resumes, "meaning")]
     lines = [row(head), "|---" * len(head) + "|"]
@@ -151,7 +151,7 @@ def row(cells: list[str]) -> str:
 
 
 def defaults_and_comments(place: Path) -> dict[str, tuple[list[str], str]]:
-    """Key → its different values in the files of configs/ but the recipes, and the first comment beside it."""
+    """Key → its different values in the files of configs/ except the recipes, and the first comment beside it."""
     groups = [place / group for group in ("data", "encoder", "model", "optim", "logger")]
     in_groups = [file for group in groups for file in sorted(group.glob("*.yaml"))]
     files = [place] if place.is_file() else [place / "train.yaml", *in_groups]
@@ -167,7 +167,7 @@ def defaults_and_comments(place: Path) -> dict[str, tuple[list[str], str]]:
 
 
 def entries(text: str, prefix: str) -> Iterator[tuple[str, object, str]]:
-    """Every key of a YAML file in block style, its value where it is no section, and the comment beside it."""
+    """Every key of a YAML file in block style, with its value unless it is a section, and the comment beside it."""
     whole = yaml.safe_load(text) or {}
     path: list[tuple[int, str]] = []
     for line in text.splitlines():

@@ -1,9 +1,9 @@
-"""The configuration of a run: kept in its folder, read from there, changed on the command line.
+"""Saves, reads and changes the configuration of a run.
 
-    asked.yaml    what was asked for, with its interpolations: a changed key acts wherever it was interpolated
-    config.yaml   what it became: everything resolved, to be read without this checkout
+    asked.yaml    as requested, with interpolations, so that a changed key also changes keys interpolated from it
+    config.yaml   fully resolved, readable without this checkout
 
-A run folder may come from anyone: what its configuration would have instantiated is checked first.
+A run folder may come from anyone, so the targets in its configuration are checked before they are instantiated.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from meru.run_layout import ASKED, CONFIG
 register_resolvers()
 
 SECTIONS = ("data", "encoder", "model", "optim", "trainer", "evaluation")
-LARGEST = 2**20  # bytes of a configuration
-# Which section may instantiate what: a module, or the modules below it, and the kind of thing.
+LARGEST = 2**20  # maximum size of a configuration in bytes
+# Section → what it may instantiate: the module, including those below it, and the kind of object.
 TARGETS = {
     "data.load": ("meru.data", "ImageTextData"),
     "data.load_discovery": ("meru.data", "DiscoveryData"),
@@ -46,37 +46,37 @@ TARGETS = {
 
 
 def save_config(folder: Path, config: DictConfig, *, asked: DictConfig | None = None) -> None:
-    """Write `asked.yaml` and `config.yaml`; the latter makes the folder that of a run.
+    """Write `asked.yaml` and `config.yaml`; with the latter, the folder is a run folder.
 
     Args:
         folder: The run folder.
-        config: As training uses it.
-        asked: As it was composed, where that differs.
+        config: The configuration for training.
+        asked: The configuration as composed, if different.
     """
     asked = (config if asked is None else asked).copy()
     for key, raw in leaves(OmegaConf.to_container(asked, resolve=False)):
-        if "${hydra:" in str(raw):  # Hydra is not there any more when the run is taken up again
+        if "${hydra:" in str(raw):  # cannot be resolved when the run is resumed
             OmegaConf.update(asked, key, OmegaConf.select(asked, key))
     choices = choices_of(folder) or _choices()
     text = OmegaConf.to_yaml(asked)
-    if choices:  # `choices` is no key: what each group of configs/ was chosen to be
+    if choices:  # the chosen file of each group of configs/; not a key of the configuration
         text += OmegaConf.to_yaml({"choices": choices})
     write_text(folder / ASKED, text)
     write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
 
 
 def read_config(run: str | Path) -> DictConfig:
-    """The configuration of a run folder; interpolated where the run was, so that `change` acts everywhere.
+    """Read the configuration of a run folder with its interpolations, so that `change` affects all keys concerned.
 
-    What was edited in `config.yaml` by hand since the run began counts.
+    Manual edits of `config.yaml` since the start of the run are respected.
 
     Raises:
-        UserError: if there is none, it does not read, or it would instantiate what it must not.
+        UserError: if it is missing or unreadable, or has a target that is not permitted.
     """
     folder = user_path(run)
     path = folder / CONFIG
     if not path.is_file():
-        raise UserError(f"{run} is no run folder: {path} is missing")
+        raise UserError(f"{run} is not a run folder: {path} is missing")
     became = read_yaml(path)
     for section in SECTIONS:
         if not isinstance(became.get(section), DictConfig):
@@ -91,7 +91,7 @@ def read_config(run: str | Path) -> DictConfig:
 
 
 def choices_of(folder: Path) -> dict[str, str]:
-    """What the groups of configs/ were chosen to be when the run of a folder began; empty where that is not kept."""
+    """The chosen file of each group of configs/ when the run of a folder began; empty if it was not saved."""
     path = folder / ASKED
     return dict(read_yaml(path).get("choices") or {}) if path.is_file() else {}
 
@@ -104,34 +104,34 @@ def _choices() -> dict[str, str]:
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """A YAML file of a run folder, of whatever version, under the present names of keys; its interpolations resolve.
+    """Read a YAML file of a run folder of any version, with present names of keys and resolvable interpolations.
 
     Raises:
-        UserError: for anything else; it names the file.
+        UserError: for any other file; the message names it.
     """
     try:
         if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} has {path.stat().st_size:,} bytes and is no configuration: restore the file")
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes and is not a configuration: restore the file")
         text = path.read_text(encoding="utf-8")
         if _values(yaml.compose(text, Loader=yaml.SafeLoader), {}) > len(text) + 1:
-            raise UserError(f"{path} has aliases for far more values than are written in it: restore the file")
+            raise UserError(f"{path} has YAML aliases that expand to far too many values: restore the file")
         config = OmegaConf.load(path)
         if not isinstance(config, DictConfig):
             raise UserError(f"{path} holds no keys and values: restore the file")
         config = modernised(config)
         OmegaConf.to_container(config, resolve=True)
     except OSError as error:
-        if error.errno is None:  # OmegaConf's word for a file that is a single value
+        if error.errno is None:  # OmegaConf raises this for a file with a single value
             raise UserError(f"{path} holds no keys and values: restore the file") from None
         raise UserError(f"{os_error_message(error)}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, RecursionError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path} is damaged or no configuration ({reason}): restore the file") from None
+        raise UserError(f"{path} is damaged or not a configuration ({reason}): restore the file") from None
     return config
 
 
 def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """How many values a YAML document has once its aliases stand for what they name; `known` are nodes counted."""
+    """Number of values of a YAML document after expansion of its aliases; `known` caches counts of nodes."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) not in known:
@@ -141,8 +141,8 @@ def _values(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 
 def _take_up_edits(asked: DictConfig, became: DictConfig) -> None:
-    """Values of `config.yaml` that are not what `asked.yaml` says by itself."""
-    # A checkout that was moved has its data elsewhere now: what follows from its place is no edit.
+    """Apply values of `config.yaml` that differ from those of `asked.yaml`."""
+    # A moved checkout has its data elsewhere; values that depend on its location are not edits.
     moved = asked.copy()
     for key, raw in leaves(OmegaConf.to_container(asked, resolve=False)):
         if "${project:" in str(raw):
@@ -157,10 +157,10 @@ _ABSENT = object()
 
 
 def change(config: DictConfig, key: str, value: object) -> None:
-    """Set a key, and all that was interpolated from it.
+    """Set a key and all keys interpolated from it.
 
-    Runs of older versions have kept no interpolations: there those of this version's configs/ hold, as long as the
-    other key has the same value.
+    Runs of older versions did not save interpolations. For these, the interpolations of this version's configs/ apply
+    if both keys have the same value.
     """
     before = OmegaConf.select(config, key)
     _set(config, key, value)
@@ -187,20 +187,20 @@ def _followers() -> dict[str, list[str]]:
     return followers
 
 
-# ---------------------------------------------------------------- what a configuration may instantiate
+# ---------------------------------------------------------------- permitted targets
 
 
 def check_targets(config: DictConfig, *, source: str | Path) -> None:
-    """See that every `_target_` is one that its section is for: Hydra would call anything that Python can import.
+    """Check that every `_target_` is permitted in its section, because Hydra would call anything that can be imported.
 
-    `MERU_TRUST=my_project,other` in the environment permits what is defined below these modules, anywhere.
+    `MERU_TRUST=my_project,other` in the environment permits targets below these modules in all sections.
 
     Args:
-        config: A whole configuration.
-        source: Where it is from, for the message.
+        config: A complete configuration.
+        source: Its origin, for the message.
 
     Raises:
-        UserError: naming the first target that is not permitted.
+        UserError: for the first target that is not permitted; the message names it.
     """
     for place, target in _targets(OmegaConf.to_container(config, resolve=True)):
         trusted = [name for name in os.environ.get("MERU_TRUST", "").split(",") if name]
@@ -210,11 +210,11 @@ def check_targets(config: DictConfig, *, source: str | Path) -> None:
         if module is None or not _is_of(target, module, kind):
             if (now := new_target(target)) != target:
                 raise UserError(f"{source}: {place}._target_={target}: it is now {now}")
-            wanted = f"there it must be one of {module}" if module else "there is nothing to make there"
+            wanted = f"there it must be one of {module}" if module else "this section has no targets"
             if module and str(target).startswith(f"{module}."):
                 raise UserError(f"{source}: {place}._target_={target} is not permitted: {module} has no such {kind}")
             raise UserError(
-                f"{source}: {place}._target_={target} is not permitted: {wanted}; to use code of your own, name its "
+                f"{source}: {place}._target_={target} is not permitted: {wanted}; to use your own code, name its "
                 "package in the environment, MERU_TRUST=<package>"
             )
 
@@ -232,7 +232,7 @@ def _targets(section: object, place: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _is_of(target: object, package: str, kind: str) -> bool:
-    """Whether `target` names a public class of that kind, or a public function that returns one, below `package`."""
+    """Whether `target` is a public class of that kind below `package`, or a public function that returns one."""
     module, _, name = str(target).rpartition(".")
     if not isinstance(target, str) or name.startswith("_") or not f"{module}.".startswith(f"{package}."):
         return False

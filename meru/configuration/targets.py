@@ -1,6 +1,6 @@
-"""What the functions and classes behind `_target_` take, and what the files of configs/ bring: read, not imported.
+"""Reads the arguments of `_target_` functions and classes, and the keys of configs/, without imports.
 
-Importing them would import PyTorch, which takes seconds; a mistyped key is said at once.
+Importing the targets would import PyTorch, which takes seconds; this way a mistyped key is reported at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from meru.files import CONFIGS, PACKAGE
 
 
 class Arguments(NamedTuple):
-    """Names of keyword arguments, and whether there may be others (`**…`)."""
+    """Names of keyword arguments, and whether others are allowed (`**…`)."""
 
     names: frozenset[str]
     others: bool
@@ -27,7 +27,7 @@ class Arguments(NamedTuple):
 
 @functools.cache
 def arguments_of(target: str) -> Arguments | None:
-    """What a function or class of this project takes; None for what is elsewhere or not found."""
+    """Arguments of a function or class of this project; None for targets elsewhere or not found."""
     module, _, name = target.rpartition(".")
     tree = _module(module)
     if tree is None:
@@ -68,7 +68,7 @@ def _of_function(node: ast.FunctionDef) -> Arguments:
 
 
 def _of_class(node: ast.ClassDef, module: str, tree: ast.Module) -> Arguments | None:
-    """Its constructor's arguments, and its ancestors' as far as it hands on `**…`."""
+    """Arguments of a constructor, and of its base classes as far as it passes `**…` on."""
     own = next((_of_function(each) for each in node.body if getattr(each, "name", "") == "__init__"), None)
     if own and not own.others:
         return own
@@ -87,7 +87,7 @@ def _of_class(node: ast.ClassDef, module: str, tree: ast.Module) -> Arguments | 
 
 @functools.cache
 def timm_models() -> frozenset[str]:
-    """Names of the networks of the installed timm, old names included; empty where it is not found."""
+    """Names of the networks of the installed timm, including old names; empty if timm is not found."""
     spec = importlib.util.find_spec("timm")
     places = [Path(place) / "models" for place in (spec.submodule_search_locations or [])] if spec else []
     text = "\n".join(path.read_text(encoding="utf-8") for place in places for path in sorted(place.glob("*.py")))
@@ -97,12 +97,12 @@ def timm_models() -> frozenset[str]:
 
 
 class File(NamedTuple):
-    """What a file of a group of configs/ brings, with the files that it names as defaults.
+    """The contents of a file in a group of configs/, including its defaults.
 
     Attributes:
-        name: `meru` of configs/model/meru.yaml.
-        keys: The leaves, with the place that they have in the configuration: `loss.entailment.weight`.
-        targets: Values of the keys `_target_`.
+        name: `meru` for configs/model/meru.yaml.
+        keys: The leaves by their place in the configuration, such as `loss.entailment.weight`.
+        targets: Values of `_target_` keys.
     """
 
     name: str
@@ -112,13 +112,13 @@ class File(NamedTuple):
 
 @functools.cache
 def files_of(group: str) -> tuple[File, ...]:
-    """Every file of `configs/<group>/`, but the ones that others build on (`_…`)."""
+    """All files of `configs/<group>/` except bases (`_…`)."""
     folder = CONFIGS / group
     return tuple(_file(path, group) for path in sorted(folder.glob("*.yaml")) if not path.stem.startswith("_"))
 
 
 def built_on(group: str, base: str) -> list[str]:
-    """The files of `configs/<group>/` that build on a base `_…`, by way of other bases, too."""
+    """The files of `configs/<group>/` that build directly or indirectly on a base `_…`."""
     names: list[str] = []
     for path in sorted((CONFIGS / group).glob("*.yaml")):
         if base in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", []):
@@ -134,13 +134,13 @@ def _file(path: Path, group: str) -> File:
         section = yaml.safe_load(text) or {}
         waiting += [path.with_name(f"{name}.yaml") for name in section.pop("defaults", []) if isinstance(name, str)]
         place = "" if "# @package _global_" in text else f"{group}."
-        read = {place + name: value for name, value in leaves(section)} | read  # what builds on another file wins
+        read = {place + name: value for name, value in leaves(section)} | read  # a file overrides its bases
     targets = {value for name, value in read.items() if name.endswith("._target_")}
     return File(path.stem, frozenset(read), frozenset(targets))
 
 
 def leaves(section: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """`{"a": {"b": 1}}` → `("a.b", 1)`; an empty section is a leaf."""
+    """Flatten a section: `{"a": {"b": 1}}` → `("a.b", 1)`; an empty section is a leaf."""
     for name, value in section.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{name}.")

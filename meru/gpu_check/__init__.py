@@ -1,1 +1,1 @@
-"""One run of everything that needs a GPU: its tests, benchmarks and a short training, each in a time box."""
+"""Run everything that needs a GPU: tests, benchmarks and a short training, each with a time limit."""

@@ -1,7 +1,7 @@
-"""The GPU check: one part after the other, each in a process of its own and in a time box: `scripts/gpu_check.py`.
+"""The GPU check: one part after another, each in its own process with a time limit: `scripts/gpu_check.py`.
 
-Nothing is installed into the environment and nothing is fetched: packages that it lacks come from wheels, unpacked into
-a temporary folder. Only Python itself is needed until then.
+Nothing is downloaded or installed into the environment: missing packages come from wheels, unpacked into a temporary
+folder. Until then, only Python itself is needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from meru.files import PROJECT, write_text
 from meru.gpu_check.parts import PARTS
 from meru.gpu_check.report import report
 
-# Seconds at most of each part, and of all.
+# Time limits in seconds, of each part and of all.
 BUDGET = {
     "environment": 40,
     "tests": 110,
@@ -33,20 +33,20 @@ BUDGET = {
     "discovery": 60,
     "loss": 40,
     "training": 120,
-    "compiled": 120,  # of what the others have left
+    "compiled": 120,  # if the others leave enough time
 }
 TOTAL = 520
-SMOKE = 1200  # of all: a minute or two on a free core, but a busy machine may take its time
+SMOKE = 1200  # total of a smoke run: one or two minutes on a free core, more on a busy machine
 IMPORTED = ["torch", "torchvision", "timm", "numpy", "PIL", "hydra", "omegaconf", "open_clip", "safetensors"]
 IMPORTED += ["matplotlib", "sklearn", "scipy", "tqdm", "pytest"]
 
 
 def run_check(out: Path, *, smoke: bool, wheels: Path) -> bool:
-    """Run every part and write the results; returns whether all of them passed.
+    """Run every part and write the results; returns whether all parts passed.
 
     Args:
-        out: Folder of the results, made if it is missing.
-        smoke: The same parts on the CPU, at tiny sizes.
+        out: Folder for the results, made if it is missing.
+        smoke: Whether to run the same parts on the CPU, at tiny sizes.
         wheels: Folder with wheels of packages that the environment lacks.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def run_check(out: Path, *, smoke: bool, wheels: Path) -> bool:
 
 
 def leave(message: str) -> None:
-    """End with one line and exit code 2."""
+    """Exit with one line and code 2."""
     print(f"gpu_check: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -80,12 +80,12 @@ def environment_of_parts(wheels: Path, folder: Path, needed: list[str] = IMPORTE
         if "torch" in missing or not files:
             leave(
                 f"{sys.executable} lacks {', '.join(missing)}: `bash scripts/test.sh --version` sets up .venv once; "
-                "without network carry wheels here (scripts/carry_wheels.sh) and name them with --wheels"
+                "without a network, bring wheels (scripts/carry_wheels.sh) and name their folder with --wheels"
             )
         install(files, target := folder / "packages")
         sys.path.insert(0, str(target))
         if missing := [name for name in needed if find_spec(name) is None]:
-            leave(f"{sys.executable} lacks {', '.join(missing)}, and {wheels} has no wheel that brings it")
+            leave(f"{sys.executable} lacks {', '.join(missing)}, and {wheels} has no wheel for it")
         paths.append(str(target))
     if before := os.environ.get("PYTHONPATH"):
         paths.append(before)
@@ -93,7 +93,7 @@ def environment_of_parts(wheels: Path, folder: Path, needed: list[str] = IMPORTE
 
 
 def is_installed(wheel: Path) -> bool:
-    """Whether the environment has the wheel's package already, in any version: it is then left alone."""
+    """Whether the environment already has the wheel's package, in any version; it is then not replaced."""
     name = re.sub(r"[-_.]+", "-", wheel.name.split("-")[0])
     try:
         return bool(version(name))
@@ -118,7 +118,7 @@ def sees_gpu(variables: dict[str, str]) -> bool:
 
 
 def run_parts(names: list[str], out: Path, folder: Path, variables: dict[str, str], *, smoke: bool = False) -> dict:
-    """Run one part after the other, and write the results after each."""
+    """Run one part after another, and write the results after each."""
     began = time.perf_counter()
     results = {"smoke": smoke, "parts": {}}
     with (out / "log.txt").open("w", encoding="utf-8") as log:
@@ -140,7 +140,7 @@ def run_parts(names: list[str], out: Path, folder: Path, variables: dict[str, st
 
 
 def run_part(command: list[str], seconds: float, variables: dict[str, str], log) -> dict:
-    """Status and seconds of a part; what it starts ends with it."""
+    """Run a part and return its status and seconds; its child processes end with it."""
     if seconds < 5:
         return {"status": "no time left", "seconds": 0.0}
     began = time.perf_counter()

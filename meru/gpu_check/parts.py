@@ -1,8 +1,8 @@
-"""The parts of the GPU check, each run in a process of its own:
+"""The parts of the GPU check, each run in its own process:
 
     python -m meru.gpu_check.parts PART --device cuda|cpu --output FILE --folder FOLDER [--smoke]
 
-A part writes its figures to FILE as they come, so that what was measured before a crash or a time-out is kept.
+A part writes its figures to FILE as it measures them, so that they survive a crash or a time-out.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ DINO_VIT_B16 = ["encoder=dino_vitb16", "encoder.image.pretrained=false"]
 
 @dataclass(kw_only=True)
 class Part:
-    """What a part is given.
+    """Arguments of a part.
 
     Attributes:
         device: `cuda`, or `cpu` in a smoke run.
-        smoke: Sizes for a CPU.
-        folder: For temporary files.
-        output: Where `keep` writes.
+        smoke: Whether to use tiny sizes, for a CPU.
+        folder: Folder for temporary files.
+        output: File that `keep` writes.
     """
 
     device: str
@@ -47,12 +47,12 @@ class Part:
     output: Path
 
     def keep(self, figures: dict) -> None:
-        """Replace what has been written so far."""
+        """Write the figures, replacing earlier ones."""
         write_text(self.output, json.dumps(figures))
 
 
 def environment(part: Part) -> None:
-    """Versions, and the rates that the machine reaches."""
+    """Versions, and measured rates of the machine."""
     import torch
 
     from meru.benchmarks.machine import cpu_name
@@ -99,7 +99,7 @@ def driver_version() -> str | None:
 
 
 def tests(part: Part) -> None:
-    """The tests that need a GPU; without one all of them are skipped."""
+    """The tests that need a GPU; without one, all are skipped."""
     files = sorted(path for path in (PROJECT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text("utf-8"))
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-q", *map(str, files)]
     if importlib.util.find_spec("xdist"):
@@ -109,12 +109,12 @@ def tests(part: Part) -> None:
     print(done.stdout, flush=True)
     counts = re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", (done.stdout.splitlines() or [""])[-1])
     part.keep({"exit_code": done.returncode, **{kind: int(number) for number, kind in counts}})
-    if done.returncode not in ((0, 5) if part.smoke else (0,)):  # 5: nothing to run
+    if done.returncode not in ((0, 5) if part.smoke else (0,)):  # 5: no tests
         sys.exit(f"pytest ended with exit code {done.returncode}")
 
 
 def steps(part: Part) -> None:
-    """A training step of MERU and CLIP beside open_clip's, bf16."""
+    """Training steps of MERU and CLIP compared with open_clip's, in bf16."""
     from meru.benchmarks.step import measure_steps
 
     clip = tiny_open_clip(part.folder) if part.smoke else "ViT-B-16"
@@ -127,7 +127,7 @@ def steps(part: Part) -> None:
 
 
 def tiny_open_clip(folder: Path) -> str:
-    """Name of a model that open_clip knows from now on: its own are too large for a smoke run."""
+    """Register a tiny model with open_clip, whose own are too large for a smoke run; returns its name."""
     import open_clip
 
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
@@ -139,7 +139,7 @@ def tiny_open_clip(folder: Path) -> str:
 
 
 def compiled(part: Part) -> None:
-    """The same step of MERU by torch.compile; not compiled in a smoke run, where that takes minutes."""
+    """MERU's step with torch.compile; a smoke run does not compile, because that takes minutes."""
     from meru.benchmarks.step import measure_steps
 
     towers, batch, backend = (TINY, 2, None) if part.smoke else (VIT_BASE, 256, "inductor")
@@ -151,7 +151,7 @@ def compiled(part: Part) -> None:
 
 
 def gahr(part: Part) -> None:
-    """GAHR's recipe on towers of CLIP's shape, batch 80: speed, memory, and whether either grows or breaks."""
+    """GAHR's recipe on towers of CLIP's shape, batch 80: speed, memory, memory growth and finite losses."""
     import time
 
     import torch
@@ -161,7 +161,7 @@ def gahr(part: Part) -> None:
 
     number, batch = (6, 2) if part.smoke else (200, 80)
     recipe = SMALL_GAHR if part.smoke else GAHR
-    # The rate at the start of its warm-up, at which towers with random weights stay finite.
+    # The learning rate at the start of the warm-up, at which towers with random weights stay finite.
     step = training_step([*recipe, "optim.learning_rate=8e-6"], batch, part.device, "bf16", clip_gradient_norm=1.0)
     losses, warmup = [], max(1, number // 10)
     figures = {"batch": batch, "recipe": recipe, "precision": "bf16"}
@@ -169,7 +169,7 @@ def gahr(part: Part) -> None:
         if index == warmup:
             synchronize(part.device)
             settled, start = allocated(part.device), time.perf_counter()
-        captions = captions_like_ours(batch, seed=index)  # lengths differ from step to step
+        captions = captions_like_ours(batch, seed=index)  # lengths vary between steps
         losses.append(step(tokens=step.tokenizer.batch(captions).to(part.device)))
         if index == warmup or index == number - 1:
             synchronize(part.device)
@@ -208,7 +208,7 @@ def discovery(part: Part) -> None:
 
 
 def loss(part: Part) -> None:
-    """Both losses alone at a large batch, beside their published form."""
+    """Both losses without towers at a large batch size, compared with their published form."""
     from meru.benchmarks.loss import measure_losses
 
     batch, dimension = (64, 16) if part.smoke else (16_384, 512)
@@ -220,7 +220,7 @@ FIGURES = ("zero_shot/accuracy@1", "text_to_image/class/recall@1", "image_to_tex
 
 
 def training(part: Part) -> None:
-    """MERU and CLIP on drawn birds, from the drawing to the figures on the test split."""
+    """MERU and CLIP on synthetic birds, from the generation of the data to the figures on the test split."""
     few = [
         *("trainer.epochs=1", "data.batch_size=16", "data.workers=0", "+data.load.images_per_species=4"),
         *("encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2", "evaluation.pointing=false"),

@@ -8,9 +8,9 @@ from meru.reports.tables import markdown_table
 
 
 def report(results: dict) -> str:
-    """Tables of all parts that gave figures, under one of how they ended."""
+    """A table of the status of all parts, then the tables of those with figures."""
     parts = results["parts"]
-    title = "# GPU check" + (" (smoke run on the CPU: the figures mean nothing)" if results["smoke"] else "")
+    title = "# GPU check" + (" (smoke run on the CPU: the figures have no meaning)" if results["smoke"] else "")
     rows = [[name, part["status"], f"{part['seconds']:.0f} s"] for name, part in parts.items()]
     sections = [title, markdown_table(["part", "status", "time"], rows)]
     machine = parts.get("environment", {}).get("figures", {})
@@ -28,7 +28,7 @@ def environment(figures: dict, machine: dict) -> list[str]:
         "matrix product, bf16": ("bf16_teraflops", "TFLOP/s"),
         "matrix product, TF32": ("tf32_teraflops", "TFLOP/s"),
         "matrix product, float32": ("fp32_teraflops", "TFLOP/s"),
-        "copy, read and written": ("copy_gigabytes", "GB/s"),
+        "copy, reads plus writes": ("copy_gigabytes", "GB/s"),
     }
     rows = [[what, f"{figures[key]:.0f} {unit}"] for what, (key, unit) in rates.items() if key in figures]
     return ["## Machine", ", ".join(facts), markdown_table(["measured", "rate"], rows)]
@@ -93,7 +93,7 @@ def loss(figures: dict, machine: dict) -> list[str]:
         for row in figures["rows"]
     ]
     note = f"Forward and backward from features, B = {figures['batch']}, D = {figures['dimension']}"
-    return ["## Losses alone", note, markdown_table(["loss", "value", "time", "peak memory"], rows)]
+    return ["## Losses", note, markdown_table(["loss", "value", "time", "peak memory"], rows)]
 
 
 def training(figures: dict, machine: dict) -> list[str]:
@@ -106,7 +106,7 @@ def training(figures: dict, machine: dict) -> list[str]:
         ]
         for row in figures["rows"]
     ]
-    note = f"Drawn birds, {' '.join(figures['overrides'])}; test split, chance in brackets"
+    note = f"Synthetic birds, {' '.join(figures['overrides'])}; test split, chance in brackets"
     return ["## Training", note, markdown_table(["model", *names, "images/s"], rows)]
 
 

@@ -1,13 +1,14 @@
-"""One system a file: the paper is named on its first line.
+"""The models, one per file; the first line of each file names the paper.
 
-A model is made of parts: towers, a space, and a table of terms. Nothing outside this folder asks which model it is.
+A model consists of towers, a space, and a table of loss terms. Code outside this folder does not depend on the class of
+a model.
 
-- An image–text model offers what `dual_encoder.DualEncoder` does: `forward(batch) -> Output`, `embed_image`,
+- An image–text model has the interface of `dual_encoder.DualEncoder`: `forward(batch) -> Output`, `embed_image`,
   `embed_text`, `embed_patches`, `embed_words`, `word_attention`, `similarity`, `average`, `radius`, `constrain_`.
-- A model that discovers classes offers what `simgcd.SimGCD` does: `forward`, `features`, `projection`, `class_logits`,
+- A category discovery model has the interface of `simgcd.SimGCD`: `forward`, `features`, `projection`, `class_logits`,
   `predict`, `embed_image`, `frozen_output`, `constrain_`.
-- A term of the loss is a function `(model, step) -> Tensor`, unweighted, and an entry in a table under its name in the
-  configuration, `loss.<name>.weight`.
+- A loss term is a function `(model, step) -> Tensor` without its weight. A table lists it under its name in the
+  configuration: `loss.<name>.weight`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ Term = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a training step gives.
+    """The result of a training step.
 
     Attributes:
-        loss: Scalar to be minimised, with gradient.
-        logs: Detached figures by name: scalars to be averaged, one-dimensional tensors to be drawn as histograms.
+        loss: Scalar to minimise, with gradient.
+        logs: Detached figures by name: scalars are averaged, one-dimensional tensors become histograms.
             Names under `loss/` are the unweighted terms.
     """
 
@@ -38,22 +39,22 @@ class Output:
 
 
 def weight_of(loss: Mapping[str, Mapping], term: str) -> float:
-    """The configured weight of a term; 0, also where the configuration does not name it: it is not computed."""
+    """The configured weight of a term; 0, so that it is not computed, if the configuration lacks it."""
     return loss[term]["weight"] if term in loss else 0.0
 
 
 def values_of(terms: Mapping[str, Term], model: nn.Module, step: object) -> dict[str, Tensor]:
-    """The unweighted values of those of the terms whose weight in `model.loss` is not 0."""
+    """The unweighted values of the terms whose weight in `model.loss` is not 0."""
     return {name: term(model, step) for name, term in terms.items() if weight_of(model.loss, name)}
 
 
 def combined(loss: Mapping[str, Mapping], values: Mapping[str, Tensor], logs: Mapping[str, Tensor]) -> Output:
-    """The weighted sum of the terms, and everything worth logging.
+    """The weighted sum of the terms, with the figures for the logs.
 
     Raises:
         UserError: if there is no term.
     """
     if not values:
-        raise UserError("every loss.….weight is 0, so there is nothing to learn: give one of them a weight")
+        raise UserError("every loss.….weight is 0, so there is nothing to learn: set one of them above 0")
     total = sum(weight_of(loss, name) * value for name, value in values.items())
     return Output(loss=total, logs={**{f"loss/{name}": value.detach() for name, value in values.items()}, **logs})

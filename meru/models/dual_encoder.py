@@ -1,4 +1,4 @@
-"""Two towers, a space, and a table of terms: what every image–text model is made of."""
+"""The base of all image–text models: two towers, a space, and a table of loss terms."""
 
 from __future__ import annotations
 
@@ -23,33 +23,32 @@ if TYPE_CHECKING:
 
 
 class DualEncoder(nn.Module):
-    """Images and captions as points of one space.
+    """Embeds images and captions as points of one space.
 
-    A model gives `space`, may override how features are placed in it (`lift_image`, `lift_text`), what a step has
-    beyond images and captions (`encode`), and which terms it has besides those of all models (`own_terms`).
+    A subclass defines `space`. It may override how features are mapped into the space (`lift_image`, `lift_text`), what
+    a step contains besides images and captions (`encode`), and the terms beyond those of all models (`own_terms`).
 
     Args:
         image: Image tower.
         text: Text tower.
-        loss: Term → its settings: `weight`, and what the term takes; see `meru.models.terms`.
+        loss: Term → its settings: `weight`, and the term's own; see `meru.models.terms`.
         embedding_dimension: Dimension D of the shared space.
-        logit_scale: Initial inverse temperature; None: that of the towers' weights where both bring the same, as CLIP's
-            do, and 1/0.07 otherwise.
+        logit_scale: Initial inverse temperature; None: that of the towers' pretrained weights if both have the same, as
+            with CLIP, and 1/0.07 otherwise.
         maximum_logit_scale: Its upper bound.
 
     Raises:
-        UserError: if the dimension differs from that of pretrained projections, and for settings of terms that cannot
-            be.
+        UserError: if the dimension differs from that of pretrained projections, and for invalid settings of terms.
     """
 
     space: Space
-    # Name in the configuration → term, beside `PAIR_TERMS` or instead of one of them.
+    # Name in the configuration → term; added to `PAIR_TERMS`, or replacing one of them.
     own_terms: ClassVar[Mapping[str, Term]] = {}
-    # Parameters that are logarithms → the name of what they are the logarithm of, in logs and tables.
+    # Parameters stored as logarithms → the name of the quantity itself, in logs and tables.
     log_scalars: ClassVar[Mapping[str, str]] = {"logit_scale": "logit_scale"}
-    # Distance from the origin at which points of a pretrained model start; None: nothing to choose, or not chosen.
+    # Initial distance from the origin of the points of a pretrained model; None: not set.
     initial_radius: float | None = None
-    patch_level: int | None = None  # which feature map the patches are from, see `encode_image`
+    patch_level: int | None = None  # the feature map that patches come from, see `encode_image`
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class DualEncoder(nn.Module):
         super().__init__()
         check_settings(loss)
         self.loss = loss
-        self.local: WordPatchInteraction | None = None  # between words and patches: a model may hold one
+        self.local: WordPatchInteraction | None = None  # optional interaction of words and patches
         self.visual = image.network
         self.textual = text.network
         self.visual_proj = _projection(image.width, embedding_dimension, image.projection)
@@ -87,28 +86,28 @@ class DualEncoder(nn.Module):
         return self.lift_text(self.text_features(tokens))
 
     def embed_patches(self, images: Tensor) -> Tensor:
-        """Every patch of the images as a point, `(B, N, D)`, row by row from the top left."""
+        """Points `(B, N, D)` of every patch of the images, row by row from the top left."""
         return self.lift_image(self.image_and_patch_features(images)[1])
 
     def embed_words(self, tokens: Tensor) -> Tensor:
-        """Every token of the captions as a point, `(B, L, D)`; arbitrary at padding."""
+        """Points `(B, L, D)` of every token of the captions; arbitrary at padding."""
         return self.lift_text(self.text_and_word_features(tokens)[1])
 
     @property
     def has_word_attention(self) -> bool:
-        """Whether the loss trains an attention of words to patches."""
+        """Whether the loss trains attention from words to patches."""
         return self.local is not None and self.local.attends
 
     def word_attention(self, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
-        """How much each word of a caption has to do with each patch of its image; only the order is meant.
+        """Relevance of each patch of an image to each word of its caption; only the order of the values has a meaning.
 
         Args:
             images: As for `embed_image`, `(B, 3, S, S)`.
             tokens: Captions as for `embed_text`, `(C, L)`.
-            image_of: Place of each caption's image in `images`, shape `(C,)`.
+            image_of: Index of each caption's image in `images`, shape `(C,)`.
 
         Returns:
-            Shape `(C, L, N)`: the attention, before its activation, of a model that trains one, else similarities.
+            Shape `(C, L, N)`: attention before its activation if the model trains attention, similarities otherwise.
         """
         if self.has_word_attention:
             return self.local.word_attention(self, images, tokens, image_of)
@@ -117,84 +116,84 @@ class DualEncoder(nn.Module):
         return torch.stack([self.similarity(of_caption, patches[image]) for of_caption, image in pairs])
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        """How alike every query and every gallery item are, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
+        """Similarity of every query to every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
         return self.space.similarity(queries, gallery)
 
     def average(self, embeddings: Tensor) -> Tensor:
-        """One embedding for several of the same thing, say of one class: `(…, P, D)` → `(…, D)`."""
+        """Average several embeddings, for instance of one class: `(…, P, D)` → `(…, D)`."""
         return self.space.average(embeddings)
 
     def radius(self, embeddings: Tensor) -> Tensor:
-        """How far embeddings `(…, D)` lie from the origin, `(…)`: what is more general lies nearer."""
+        """Distance of embeddings `(…, D)` from the origin, `(…)`; more general concepts lie nearer to it."""
         return self.space.radius(embeddings)
 
     def lift_image(self, features: Tensor) -> Tensor:
-        """Features of images or patches `(…, D)` as points of the space."""
+        """Map features of images or patches `(…, D)` to points of the space."""
         return self.space.lift(features)
 
     def lift_text(self, features: Tensor) -> Tensor:
-        """Features of captions or words `(…, D)` as points of the space."""
+        """Map features of captions or words `(…, D)` to points of the space."""
         return self.space.lift(features)
 
     # ---------------------------------------------------------------------------------------------- features
     def image_features(self, images: Tensor) -> Tensor:
-        """Projected features `(B, D)`, float32, before they are placed in the space."""
+        """Projected features `(B, D)`, float32, before they are mapped into the space."""
         pooled, _ = encode_image(self.visual, self.normalise(images))
         return self.visual_proj(pooled).float()
 
     def text_features(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
-        """Projected features `(B, D)`, float32, before they are placed in the space.
+        """Projected features `(B, D)`, float32, before they are mapped into the space.
 
-        `embeddings`, here and in `text_and_word_features`, is the text tower's `token_embed(tokens)` if at hand.
+        `embeddings`, here and in `text_and_word_features`, is the text tower's `token_embed(tokens)` if available.
         """
         return self.textual_proj(self.textual(tokens, embeddings)).float()
 
     def image_and_patch_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`image_features` `(B, D)`, and the same of every patch `(B, N, D)`, class tokens left out."""
+        """`image_features` `(B, D)`, and the features of every patch `(B, N, D)`, without class tokens."""
         pooled, patches = encode_image(self.visual, self.normalise(images), patch_level=self.patch_level)
         patches = self.project_patches(patches)
         return self.visual_proj(pooled).float(), patches.float()
 
     def project_patches(self, patches: Tensor) -> Tensor:
-        """Patches as the image tower gives them, `(B, N, W)`, as features `(B, N, D)`."""
+        """Project patches from the image tower `(B, N, W)` to features `(B, N, D)`."""
         return self.visual_proj(patches) if self.local is None else self.local.project(patches, self.visual_proj)
 
     def text_and_word_features(self, tokens: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`text_features` `(B, D)`, and the same of every token `(B, L, D)`, 0 at padding."""
+        """`text_features` `(B, D)`, and the features of every token `(B, L, D)`, 0 at padding."""
         pooled, words = self.textual.forward_tokens(tokens, embeddings)
         return self.textual_proj(pooled).float(), self.textual_proj(words).float()
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 or [0, 1] RGB → what the image tower expects."""
+        """Convert uint8 or [0, 1] RGB to the image tower's input range."""
         if images.dtype == torch.uint8:
             images = images.float() / 255
         return (images - self.pixel_mean) / self.pixel_std
 
     # ---------------------------------------------------------------------------------------------- training
     def train(self, mode: bool = True) -> DualEncoder:
-        """As in `nn.Module`; frozen batch norms stay in evaluation mode."""
+        """Set the mode as in `nn.Module`; frozen batch norms stay in evaluation mode."""
         super().train(mode)
         fix_frozen_statistics(self.visual)
         return self
 
     def forward(self, batch: Mapping[str, Tensor]) -> Output:
-        """The loss of a batch with `image`, `tokens`, `image_index` and `class_index`, and what `encode` reads.
+        """Compute the loss of a batch with `image`, `tokens`, `image_index`, `class_index` and the inputs of `encode`.
 
-        `epoch`, a scalar, says how far training is, in epochs; without it, no weight is still growing.
+        `epoch` is a scalar, the training progress in epochs; without it, growing weights have their final values.
         """
         step = self.encode(batch)
         values = values_of(self.terms, self, step)
         return combined(self.loss, values, {**self.logs(step), **step.figures})
 
     def encode(self, batch: Mapping[str, Tensor]) -> Step:
-        """A batch through the towers into the space."""
+        """Embed a batch by the towers and map it into the space."""
         if self.local is not None:
             return self.local.encode(self, batch)
         return Step(batch=batch, image=self.embed_image(batch["image"]), text=self.embed_text(batch["tokens"]))
 
     @property
     def terms(self) -> dict[str, Term]:
-        """Every term that the model may have: name in the configuration → function of the model and a step."""
+        """All terms that the model supports: name in the configuration → function of the model and a step."""
         return {**PAIR_TERMS, **self.own_terms}
 
     def weight(self, term: str) -> float:
@@ -202,19 +201,19 @@ class DualEncoder(nn.Module):
         return weight_of(self.loss, term)
 
     def cross_similarities(self, step: Step) -> tuple[Tensor, Tensor]:
-        """This process's images against all processes' texts, and texts against images, `(B, B · world)` each."""
+        """Similarities of this process's images to all processes' texts, and vice versa, `(B, B · world)` each."""
         image_scores = self.similarity(step.image, distributed.gather(step.text))
         if distributed.world_size() == 1:
             return image_scores, image_scores.t()
         return image_scores, self.similarity(step.text, distributed.gather(step.image))
 
     def positive_targets(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Which texts of all processes are right for each image, `(B, B · world)`: see `contrastive_targets`."""
+        """Positive texts of all processes for each image, `(B, B · world)`; see `contrastive_targets`."""
         labels = self.positive_labels(batch)
         return contrastive_targets(labels, distributed.gather(labels))
 
     def positive_labels(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Labels `(B,)`: equal for an image and the captions that count as right for it."""
+        """Labels `(B,)`, equal for an image and its positive captions."""
         positives = self.loss["contrastive"]["positives"]
         if positives == "pair":
             size = len(batch["image"])
@@ -223,7 +222,7 @@ class DualEncoder(nn.Module):
 
     @torch.no_grad()
     def logs(self, step: Step) -> dict[str, Tensor]:
-        """Figures beside the loss: see `Output.logs`."""
+        """Figures besides the loss; see `Output.logs`."""
         return {
             **{name: scale.exp() for name, scale in self.logit_scales().items()},
             "clamped/logit_scale": (self.logit_scale >= self._maximum).float(),
@@ -231,7 +230,7 @@ class DualEncoder(nn.Module):
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """Bring learnable scalars back into their bounds; called after every optimizer step."""
+        """Clamp learnable scalars to their bounds; called after every optimizer step."""
         for scale in self.logit_scales().values():
             scale.clamp_(max=self._maximum)
 

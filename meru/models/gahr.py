@@ -13,16 +13,16 @@ from meru.models.word_patch_interaction import WORD_TERMS, hold_interaction
 
 
 class GAHR(MERU):
-    """Persons and sentences on the hyperboloid: semantic margins between them, attention between words and patches.
+    """GAHR: images of persons and sentences on the hyperboloid, with semantic margins and word–patch attention.
 
-    - HRL, hyperbolic representation: both are lifted as in MERU and compared by minus their distance; with
-      `space=sphere` by cosine, the baseline without HRL.
-    - SMS, semantic margin softmax, the term `semantic_margin`: contrast by identity, where what looks different is
-      pushed further than look-alikes.
-    - BAI, bidirectional attention interaction, the part `local` with `word_contrast` and `patch_agreement`: in training
-      only; a search costs what CLIP's does.
-    - R-ITC and C-ITC of TBPS-CLIP, `reverse_contrastive` and `cyclic`, which the released code has and the paper does
-      not name.
+    - HRL, hyperbolic representation: both are lifted as in MERU, and the similarity is the negative distance.
+      `space=sphere` uses the cosine instead; this is the baseline without HRL.
+    - SMS, semantic margin softmax, is the term `semantic_margin`: contrast by identity, with larger margins for
+      negatives that look less alike.
+    - BAI, bidirectional attention interaction, is the module `local` with the terms `word_contrast` and
+      `patch_agreement`. It is used in training only, so a search costs as much as with CLIP.
+    - R-ITC and C-ITC of TBPS-CLIP are `reverse_contrastive` and `cyclic`; they are in the released code, but not in the
+      paper.
 
     Args:
         image, text, merge, top, activation, word_window, class_token: See `WordPatchInteraction`.

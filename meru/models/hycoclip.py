@@ -19,11 +19,11 @@ from meru.models.terms import Step
 
 @dataclass(kw_only=True)
 class PartStep(Step):
-    """A step with a part of each image and its words.
+    """A step with a part of each image and its text.
 
     Attributes:
         part_image, part_text: Points `(B, D)`.
-        has_part, has_text: Which rows have a part, and words of it, bool `(B,)`.
+        has_part, has_text: Rows with a part, and with a text for it, bool `(B,)`.
     """
 
     part_image: Tensor
@@ -33,11 +33,11 @@ class PartStep(Step):
 
 
 def part_contrastive(model: HyCoCLIP, step: PartStep) -> Tensor:
-    """Images and their parts find the caption, captions and their parts' texts the image; never part with part.
+    """Contrast of images and their parts with captions, and of captions and part texts with images.
 
         ¼ [CE(image → text) + CE(text → image) + CE(part image → text) + CE(part text → image)]
 
-    Terms that no sample of the batch has are left out, and the average is over those that remain.
+    Parts are not contrasted with parts. Terms without a sample in the batch are left out of the average.
     """
     scale, size = model.logit_scale.exp(), len(step.image)
     towards_text = scale * model.similarity(torch.cat([step.image, step.part_image]), distributed.gather(step.text))
@@ -51,7 +51,7 @@ def part_contrastive(model: HyCoCLIP, step: PartStep) -> Tensor:
 
 
 def part_entailment(model: HyCoCLIP, step: PartStep) -> Tensor:
-    """Texts hold images, parts hold wholes: twice the average of the terms that remain, ½ of the sum of all four."""
+    """Images lie in cones of texts, wholes in cones of parts: twice the mean of the terms that have samples."""
     across, within = model.apertures
     floor = model.apex_floor("entailment")
     excesses = [
@@ -65,11 +65,10 @@ def part_entailment(model: HyCoCLIP, step: PartStep) -> Tensor:
 
 
 class HyCoCLIP(MERU):
-    """MERU on images, captions, and a part of each: parts are more general than their wholes.
+    """MERU on images, captions and a part of each; parts are more general than their wholes.
 
-    The parameters are MERU's, under the same names. A batch also has `part_image` `(B, 3, S, S)`, `part_tokens`
-    `(B, L)`, and `has_part` and `has_part_text`, bool `(B,)`: where they are False nothing is learned from the part,
-    or from its text.
+    The parameters and their names are MERU's. A batch also has `part_image` `(B, 3, S, S)`, `part_tokens` `(B, L)`, and
+    `has_part` and `has_part_text`, bool `(B,)`: rows with False do not train with the part, or with its text.
 
     Args:
         loss: Besides MERU's: `entailment.across_aperture`, η of a text's cone around an image, and
@@ -83,9 +82,9 @@ class HyCoCLIP(MERU):
     }
 
     def encode(self, batch: Mapping[str, Tensor]) -> PartStep:
-        """A batch with MERU's keys and those of the parts."""
+        """Embed a batch with MERU's keys and those of the parts."""
         size = len(batch["image"])
-        # Wholes and parts in one pass: the same batch norm statistics for both, and fuller matrices.
+        # Wholes and parts in one pass, so that they share batch norm statistics and the matrices are larger.
         image, part_image = self.embed_image(torch.cat([batch["image"], batch["part_image"]])).split(size)
         tokens, part_tokens = batch["tokens"], batch["part_tokens"]
         length = max(tokens.shape[1], part_tokens.shape[1])
@@ -103,7 +102,7 @@ class HyCoCLIP(MERU):
 
     @torch.no_grad()
     def logs(self, step: PartStep) -> dict[str, Tensor]:
-        """MERU's figures, and those of the parts; `share_in_cone` is by the aperture across modalities."""
+        """MERU's figures and those of the parts; `share_in_cone` uses the aperture across modalities."""
         figures = {
             "norm/part_image": step.part_image[step.has_part].norm(dim=-1),
             "norm/part_text": step.part_text[step.has_text].norm(dim=-1),
@@ -114,7 +113,7 @@ class HyCoCLIP(MERU):
         return {**super().logs(step), **cones, **figures}
 
     def part_cone_shares(self, step: PartStep) -> dict[str, Tensor]:
-        """Figures of the four relations of `part_entailment`: see `MERU.cone_shares`."""
+        """Figures of the four relations of `part_entailment`; see `MERU.cone_shares`."""
         across, within = self.apertures
         has_part, has_text = step.has_part, step.has_text
         worded_text, worded_image = step.part_text[has_text], step.part_image[has_text]
@@ -133,17 +132,17 @@ class HyCoCLIP(MERU):
 
     @property
     def apertures(self) -> tuple[float, float]:
-        """η across modalities, and of a part's cone around its whole."""
+        """The aperture factors η across modalities and of a part's cone around its whole."""
         settings = self.loss["entailment"]
         return settings["across_aperture"], settings["within_aperture"]
 
 
 def average_of_terms(values: Tensor, masks: Tensor) -> Tensor:
-    """Mean over K terms of their means over the rows that count; a term without any, in all processes, is left out.
+    """Average K terms, each over its masked rows; a term without any row in all processes is left out.
 
     Args:
         values: Shape `(K, B)`.
-        masks: Which rows count, bool `(K, B)`.
+        masks: Rows that enter the mean, bool `(K, B)`.
     """
     present = distributed.total(masks.sum(dim=1)) > 0
     return distributed.masked_mean(values, masks).sum() / present.sum().clamp(min=1)

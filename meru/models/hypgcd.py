@@ -16,7 +16,7 @@ from meru.models.simgcd import SimGCD, ViewStep
 
 
 def category(model: HypGCD, step: ViewStep) -> Tensor:
-    """HCL of both views, on given labels and, where there is none, predicted classes."""
+    """HCL of both views, on labels and, for unlabelled images, predicted classes."""
     settings = model.loss["category"]
     return category_loss(
         model.lift(step.projected),
@@ -24,12 +24,12 @@ def category(model: HypGCD, step: ViewStep) -> Tensor:
         model.curvature,
         temperature=settings["temperature"],
         smoothing=settings["smoothing"],
-        riemannian=settings.get("riemannian", False),  # not in configurations of older runs
+        riemannian=settings.get("riemannian", False),  # missing in configurations of older runs
     )
 
 
 def hierarchy(model: HypGCD, step: ViewStep) -> Tensor:
-    """LHL of both views, classes as in `category`; with proxies that of the proxies among themselves, as in HIER."""
+    """LHL of both views, with classes as in `category`; with proxies also LHL among the proxies, as in HIER."""
     proxies = None if model.proxies is None else model.lift(model.proxies)
     loss = local_hierarchy_loss(
         model.lift(step.projected),
@@ -44,25 +44,25 @@ def hierarchy(model: HypGCD, step: ViewStep) -> Tensor:
 
 
 def hierarchy_of_proxies(model: HypGCD, proxies: Tensor) -> Tensor:
-    """LHL of the proxies, points `(P, D)`, each a class of its own."""
+    """LHL among the proxies, points `(P, D)`, each of which is its own class."""
     each_its_own = torch.arange(len(proxies), device=proxies.device)
     return local_hierarchy_loss(proxies, each_its_own, model.curvature, **model.hierarchy_settings)
 
 
 def classes_of(step: ViewStep) -> Tensor:
-    """Given labels and, where there is none, predicted classes, `(2B,)`."""
+    """Labels and, for unlabelled images, predicted classes, `(2B,)`."""
     return torch.where(step.labelled, step.labels, step.logits.argmax(dim=1))
 
 
 class HypGCD(SimGCD):
-    """SimGCD whose projected features, in the ball, also gather around classes (HCL) and join into a tree (LHL).
+    """SimGCD with projected features in the ball that also form class clusters (HCL) and a tree (LHL).
 
     Args:
         curvature: c > 0 of the ball, fixed.
-        clip: Length to which features are shortened before they are mapped into the ball.
+        clip: Maximum norm of features before they are mapped into the ball; longer ones are clipped to it.
         loss: Besides SimGCD's: `category` (`weight` α, `temperature`, `smoothing`, `riemannian`) and `hierarchy`
-            (`weight` β, `neighbours`, `triplets`, `margin`, `ancestors`, `temperature`, `exclude_members`, `proxies`,
-            their number).
+            (`weight` β, `neighbours`, `triplets`, `margin`, `ancestors`, `temperature`, `exclude_members`,
+            `proxies`, the number of proxies).
         **simgcd: Arguments of `SimGCD`.
 
     Raises:
@@ -70,7 +70,7 @@ class HypGCD(SimGCD):
     """
 
     terms: ClassVar[Mapping[str, Term]] = SimGCD.terms | {"category": category, "hierarchy": hierarchy}
-    expected_clamps: ClassVar[frozenset[str]] = frozenset({"clip"})  # a shortened feature turns as before
+    expected_clamps: ClassVar[frozenset[str]] = frozenset({"clip"})  # only the length loses its gradient
 
     def __init__(self, *, curvature: float = 0.1, clip: float = 2.3, **simgcd):
         super().__init__(**simgcd)
@@ -83,25 +83,25 @@ class HypGCD(SimGCD):
         if ancestors == "proxies" and self.weight("hierarchy"):
             dimension = simgcd.get("projection_dimension", 256)
             scattered = torch.randn(self.loss["hierarchy"]["proxies"], dimension) * 0.9 * clip / dimension**0.5
-            self.proxies = nn.Parameter(scattered)  # tangent vectors, so that any optimizer may move them
+            self.proxies = nn.Parameter(scattered)  # tangent vectors, so that any optimizer can update them
 
     def lift(self, features: Tensor) -> Tensor:
-        """Projected features `(…, D)` as points of the ball, `(…, D)`, float32."""
+        """Map projected features `(…, D)` to points of the ball, `(…, D)`, float32."""
         clipped = poincare.clip_features(features, self.clip)
         return poincare.project(poincare.exp_map0(clipped, self.curvature), self.curvature)
 
     def embed_ball(self, images: Tensor) -> Tensor:
-        """Points of the ball `(B, D)` of images as for `features`."""
+        """Points of the ball `(B, D)` for images as in `features`."""
         return self.lift(self.projection(self.features(images)).float())
 
     @property
     def hierarchy_settings(self) -> dict[str, float]:
-        """What LHL takes in any of its forms."""
+        """Arguments common to all forms of LHL."""
         return {name: self.loss["hierarchy"][name] for name in ("neighbours", "triplets", "margin", "temperature")}
 
     @torch.no_grad()
     def logs(self, step: ViewStep) -> dict[str, Tensor]:
-        """SimGCD's figures, how far out the points lie and how many features were shortened."""
+        """SimGCD's figures, the points' radius and the share of clipped features."""
         return {
             **super().logs(step),
             "radius": poincare.distance_to_origin(self.lift(step.projected), self.curvature),

@@ -1,4 +1,4 @@
-"""HypGCD (IEEE TNNLS 2025, doi 10.1109/TNNLS.2025.3597074) as its authors released it, with what we take for errors."""
+"""HypGCD (IEEE TNNLS 2025, doi 10.1109/TNNLS.2025.3597074) as its authors released it, apparent errors included."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meru.models.simgcd import ViewStep
 
 
 def category(model: HypGCDReleased, step: ViewStep) -> Tensor:
-    """HCL over each view by itself, on predicted classes only, with the centres of absent classes at the origin."""
+    """HCL of each view separately, on predicted classes only, with centres of absent classes at the origin."""
     settings, classes = model.loss["category"], step.logits.argmax(dim=1)
     losses = [
         released_category_loss(
@@ -47,13 +47,13 @@ def hierarchy(model: HypGCDReleased, step: ViewStep) -> Tensor:
 
 
 class HypGCDReleased(HypGCD):
-    """HypGCD with the released code's two losses and, with `discovery.sampler=neighbours`, its batches.
+    """HypGCD with the two losses of the released code and, with `discovery.sampler=neighbours`, its batches.
 
     Args:
         **hypgcd: Arguments of `HypGCD`.
 
     Raises:
-        UserError: for plain gradients, which the released code does not have.
+        UserError: for plain gradients, which the released code does not support.
     """
 
     terms: ClassVar[Mapping[str, Term]] = HypGCD.terms | {"category": category, "hierarchy": hierarchy}
@@ -63,5 +63,5 @@ class HypGCDReleased(HypGCD):
         super().__init__(**hypgcd)
         if not self.loss["category"].get("riemannian", True):
             raise UserError(
-                "loss.category.riemannian=false: the released code has the factor; leave it, or model=hypgcd"
+                "loss.category.riemannian=false: the released code always scales gradients; use true, or model=hypgcd"
             )

@@ -19,30 +19,30 @@ from meru.models.terms import CONE_TERMS, Step
 
 
 def entailment(model: MERU, step: Step) -> Tensor:
-    """How far images lie outside the cones of their own captions."""
+    """Angles by which images lie outside the cones of their own captions."""
     return model.excess(step.text, step.image, apex_floor=model.apex_floor("entailment")).mean()
 
 
 class MERU(DualEncoder):
-    """CLIP on the hyperboloid: lifted features, distance for cosine, and texts whose cones hold their images.
+    """CLIP on the hyperboloid: lifted features, distances in place of cosines, and images in the cones of their texts.
 
     Args:
         loss: Besides the terms of all models: `entailment.weight`, `entailment.minimum_radius`, K of the cones, and
             `entailment.apex_floor`, see `entailment_excess`.
-        space: `hyperboloid`, the paper; or the same in another of `meru.geometry.spaces.SPACES`: `euclidean` (EuCLIP)
-            without curvature, `sphere` without cones and scales of features. Parameters that a space does not use are
-            there, but not trained: weights of one space are starting weights for another.
-        curvature: Initial c; the space has curvature −c. c stays within a factor of 10 of it.
+        space: `hyperboloid` as in the paper, or another of `meru.geometry.spaces.SPACES`: `euclidean` (EuCLIP) without
+            curvature, `sphere` without cones and feature scales. Parameters that a space does not use exist untrained,
+            so that weights of one space can initialise another.
+        curvature: Initial c; the space has curvature −c. c stays within a factor of 10 of this value.
         learn_curvature: Whether c is trained.
-        norm_exponent: p in [0, 1]. Features of norm n·√D enter the tangent space with norm n^p·√D: 1 is MERU, 0 puts
-            all at one distance from the origin. A distance sees differences of norm that a cosine does not; in towers
-            from scratch they drown at first what tells images apart.
-        initial_radius: Distance from the origin at which `start_at_radius` puts typical points; None: the alphas start
-            at 1/√D, as in the paper.
+        norm_exponent: p in [0, 1]. Features of norm n·√D enter the tangent space with norm n^p·√D: 1 is MERU, 0 places
+            all points at the same distance from the origin. Unlike cosines, distances depend on the norms; with towers
+            trained from scratch, these differences at first dominate the ones that distinguish images.
+        initial_radius: Average distance from the origin that `start_at_radius` sets; None: the alphas start at 1/√D, as
+            in the paper.
         **dual_encoder: Arguments of `DualEncoder`.
 
     Raises:
-        UserError: for an unknown space, a term that the space cannot have, and an exponent or a radius out of range.
+        UserError: for an unknown space, a term that the space does not support, or an exponent or radius out of range.
     """
 
     own_terms: ClassVar[Mapping[str, Term]] = {"entailment": entailment}
@@ -68,7 +68,7 @@ class MERU(DualEncoder):
         if curvature <= 0:
             raise ValueError(f"curvature must be positive, got {curvature}")
         if not 0 <= norm_exponent <= 1:
-            raise UserError(f"model.norm_exponent={norm_exponent}: it must be from 0, all norms alike, to 1")
+            raise UserError(f"model.norm_exponent={norm_exponent}: it must be between 0 (equal norms) and 1 (MERU)")
         if initial_radius is not None and initial_radius <= 0:
             raise UserError(f"model.initial_radius={initial_radius}: it must be positive, or null")
         self._check_cones(space)
@@ -76,7 +76,7 @@ class MERU(DualEncoder):
         self.initial_radius = initial_radius if self.kind_of_space.has_cones else None
         self.curv = nn.Parameter(torch.tensor(math.log(curvature)))
         self.curvature_bounds = (math.log(curvature / 10), math.log(curvature * 10))
-        # Features of D independent unit-variance channels start with norm 1 in the tangent space.
+        # Features of D independent channels of unit variance then have norm 1 in the tangent space.
         alpha = -0.5 * math.log(self.visual_proj.out_features)
         self.visual_alpha = nn.Parameter(torch.tensor(alpha))
         self.textual_alpha = nn.Parameter(torch.tensor(alpha))
@@ -91,12 +91,12 @@ class MERU(DualEncoder):
                     f"model.space={space} has no cones: set loss.{term}.weight=0, or model.space=hyperboloid"
                 )
             if 0 != (floor := self.apex_floor(term)) <= 1:
-                raise UserError(f"loss.{term}.apex_floor={floor}: it must be above 1, in units of 2K, or 0 for none")
+                raise UserError(f"loss.{term}.apex_floor={floor}: it must be above 1 (units of 2K), or 0 for no floor")
 
     # ---------------------------------------------------------------------------------------------- the space
     @property
     def space(self) -> Space:
-        """The space, of the present curvature."""
+        """The space with the current curvature."""
         return self.kind_of_space(self.curvature) if self.kind_of_space.curved else self.kind_of_space()
 
     @property
@@ -105,20 +105,20 @@ class MERU(DualEncoder):
         return self.curv.exp()
 
     def lift_image(self, features: Tensor) -> Tensor:
-        """Features of images or patches `(…, D)` as points of the space, float32."""
+        """Map features of images or patches `(…, D)` to points of the space, float32."""
         return self.lift(features, self.visual_alpha)
 
     def lift_text(self, features: Tensor) -> Tensor:
-        """Features of captions or words `(…, D)` as points of the space, float32."""
+        """Map features of captions or words `(…, D)` to points of the space, float32."""
         return self.lift(features, self.textual_alpha)
 
     def lift(self, features: Tensor, alpha: Tensor) -> Tensor:
-        """Scale features and place them in the space, on the hyperboloid from its tangent space at the origin."""
+        """Scale features and map them into the space; on the hyperboloid by the exponential map at the origin."""
         with torch.autocast(features.device.type, enabled=False):
             return self.space.lift(self._bend_norms(features.float()) * alpha.exp())
 
     def _bend_norms(self, features: Tensor) -> Tensor:
-        """Features `(…, D)` with their norms as the `norm_exponent` wants them."""
+        """Features `(…, D)` with their norms changed by `norm_exponent`."""
         if self.norm_exponent == 1:
             return features
         norm = features.norm(dim=-1, keepdim=True) / features.shape[-1] ** 0.5
@@ -128,16 +128,16 @@ class MERU(DualEncoder):
     def start_at_radius(self, images: Iterable[Tensor], tokens: Iterable[Tensor]) -> tuple[float, float]:
         """Set the alphas so that these images and captions lie at `initial_radius` on average.
 
-        Towers that were trained on cosines, such as CLIP's, have features of any length: at the paper's alphas their
-        points may lie where the space is all but flat. An alpha is at most 0, so features that are shorter than the
-        radius are not lengthened.
+        Towers trained with cosines, such as CLIP's, have features of arbitrary norm. With the paper's alphas, their
+        points may lie near the origin, where the space is almost flat. An alpha is a logarithm of at most 0, so
+        features shorter than the radius are not lengthened.
 
         Args:
             images: Batches as for `embed_image`.
             tokens: Batches as for `embed_text`.
 
         Returns:
-            The mean norms of projected images and captions, the main process's in every process.
+            The mean norms of projected images and captions; every process gets the main process's values.
         """
         was_training = self.training
         self.eval()
@@ -151,7 +151,7 @@ class MERU(DualEncoder):
 
     # ---------------------------------------------------------------------------------------------- cones
     def excess(self, general: Tensor, specific: Tensor, aperture_scale: float = 1.0, apex_floor: float = 0.0) -> Tensor:
-        """Angles by which points lie outside the cones of more general ones, row by row, radians."""
+        """Angles in radians by which points lie outside the cones of more general ones, row by row."""
         return entailment_excess(
             general,
             specific,
@@ -162,14 +162,14 @@ class MERU(DualEncoder):
         )
 
     def apex_floor(self, term: str) -> float:
-        """Configured floor of the apexes' radius in a term, in units of 2K; 0, none, in runs that do not name it."""
+        """Configured floor of the apexes' radius in a term, in units of 2K; 0 (no floor) if the run lacks the key."""
         return self.loss[term].get("apex_floor", 0.0)
 
     @torch.no_grad()
     def cone_shares(self, general: Tensor, specific: Tensor, aperture_scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Share of points inside the cones of more general ones, and of apexes within the dead radius.
+        """Shares of points inside the cones of more general ones and of apexes within the dead radius.
 
-        Both are of the published cones, whatever the floor, and 0 where there is no pair: see `inside_dead_radius`.
+        Both refer to the published cones without a floor, and are 0 without pairs; see `inside_dead_radius`.
         """
         inside = self.excess(general, specific, aperture_scale) == 0
         dead = inside_dead_radius(general, self.space, self.loss["entailment"]["minimum_radius"])
@@ -178,7 +178,7 @@ class MERU(DualEncoder):
     # ---------------------------------------------------------------------------------------------- training
     @torch.no_grad()
     def logs(self, step: Step) -> dict[str, Tensor]:
-        """The figures of all models, and how the space is used: users of MERU ask for them first."""
+        """The figures of all models, and statistics of how the points use the space."""
         figures, space = super().logs(step), self.space
         if space.has_cones:
             in_cone, dead = self.cone_shares(step.text, step.image)
@@ -202,7 +202,7 @@ class MERU(DualEncoder):
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """The bounds of all models; curvature within a factor of 10 of its start; scales at most 1."""
+        """Clamp as in all models, curvature to within a factor of 10 of its initial value, and scales to at most 1."""
         super().constrain_()
         self.curv.clamp_(*self.curvature_bounds)
         self.visual_alpha.clamp_(max=0.0)

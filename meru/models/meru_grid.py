@@ -1,4 +1,4 @@
-"""MERU with the cells of a grid as parts: MERU (Desai et al., ICML 2023), each cell's cone holding its image."""
+"""MERU (Desai et al., ICML 2023) with the cells of a grid as parts: each image lies in the cones of its cells."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from meru.models.terms import Step, images_in_cones_of_parts
 
 @dataclass(kw_only=True)
 class GridStep(Step):
-    """A step with `parts`, the cells of each image as points `(B, grid², D)`; None where no term needs them."""
+    """A step with `parts`, the cells of each image as points `(B, grid², D)`; None if no term needs them."""
 
     parts: Tensor | None = None
 
 
 def part_entailment(model: MERU, step: GridStep) -> Tensor:
-    """How far images lie outside the cones of their cells."""
+    """Angles by which images lie outside the cones of their cells."""
     return images_in_cones_of_parts(model, step, step.parts, kind="part_image")
 
 
 class MERUGrid(MERU):
-    """MERU whose images lie in the cones of the enlarged cells of a grid over them; the cells have no words.
+    """MERU with images in the cones of their enlarged grid cells; the cells have no words.
 
-    The parameters are MERU's, under the same names.
+    The parameters and their names are MERU's.
 
     Args:
-        grid: Cells in a row and in a column.
+        grid: Number of cells per row and per column.
         loss: Besides MERU's: `part_entailment`, with `weight` and `apex_floor`, and `entailment.within_aperture`, η of
             a cell's cone around its image.
         **meru: Arguments of `MERU`.
@@ -46,7 +46,7 @@ class MERUGrid(MERU):
         self.grid = grid
 
     def encode(self, batch: Mapping[str, Tensor]) -> GridStep:
-        """A batch with MERU's keys."""
+        """Embed a batch with MERU's keys."""
         images = batch["image"]
         if not self.weight("part_entailment"):
             return GridStep(batch=batch, image=self.embed_image(images), text=self.embed_text(batch["tokens"]))
@@ -56,7 +56,7 @@ class MERUGrid(MERU):
         enlarged = F.interpolate(cells.float(), size=images.shape[-2:], mode="bilinear", antialias=True)
         if images.dtype == torch.uint8:
             enlarged = enlarged.round().clamp(0, 255).to(torch.uint8)
-        # Wholes and parts in one pass: the same batch norm statistics for both.
+        # Wholes and parts in one pass, so that they share batch norm statistics.
         image, parts = self.embed_image(torch.cat([images, enlarged])).split([size, len(cells)])
         step = GridStep(batch=batch, image=image, text=self.embed_text(batch["tokens"]))
         step.parts = parts.unflatten(0, (size, -1))

@@ -1,4 +1,4 @@
-"""MERU with patches: words meet the patches of their image, and parts lie inside wholes.
+"""MERU with patches: attention between words and patches, and images in the cones of their parts.
 
 MERU (Desai et al., ICML 2023) with the bidirectional attention of GAHR (IEEE TIFS 2025), the parts of HyCoCLIP (Pal et
 al., ICLR 2025) and the late interaction of FILIP (Yao et al., ICLR 2022).
@@ -17,10 +17,10 @@ from meru.models.word_patch_interaction import WORD_TERMS, hold_interaction
 
 
 class MERUPatches(MERU):
-    """MERU that also looks at patches of its images; whole images and captions are embedded as by MERU.
+    """MERU that also trains on patches; whole images and captions are embedded as in MERU.
 
-    Words and patches attend to each other. With `part_entailment`, the patches that words look at most are more general
-    than their image: their cones hold it.
+    Words and patches attend to each other. With `part_entailment`, the patches that words attend to most are more
+    general than their image, which lies in their cones.
 
     Args:
         image, text, merge, top, activation, word_window, class_token: See `WordPatchInteraction`.

@@ -26,14 +26,14 @@ from meru.models import Output, Term, combined, values_of, weight_of
 
 
 class ViewStep(NamedTuple):
-    """Two views of every image of all processes, for the terms: all first, then all second ones.
+    """Two views of every image of all processes, for the terms: all first views, then all second views.
 
     Attributes:
-        projected: Features that are contrasted, `(2B, D)`, float32.
-        logits: Of the classes, `(2B, K)`.
-        labels: `(2B,)`; they count where `labelled`.
+        projected: Features for the contrastive terms, `(2B, D)`, float32.
+        logits: Class logits, `(2B, K)`.
+        labels: `(2B,)`; valid where `labelled`.
         labelled: bool `(2B,)`.
-        epoch: How far training is, a scalar.
+        epoch: Training progress in epochs, a scalar.
     """
 
     projected: Tensor
@@ -44,24 +44,24 @@ class ViewStep(NamedTuple):
 
 
 def supervised_contrastive(model: SimGCD, step: ViewStep) -> Tensor:
-    """Contrast of the labelled views, by their labels."""
+    """Contrastive loss of the labelled views, by their labels."""
     temperature = model.loss["supervised_contrastive"]["temperature"]
     return supervised_contrastive_loss(step.projected[step.labelled], step.labels[step.labelled], temperature)
 
 
 def supervised_classification(model: SimGCD, step: ViewStep) -> Tensor:
-    """Cross-entropy of the labelled views; 0 where there is none."""
+    """Cross-entropy of the labelled views; 0 without any."""
     known = step.logits[step.labelled] / model.temperature
     return F.cross_entropy(known, step.labels[step.labelled]) if len(known) else step.logits.sum() * 0.0
 
 
 def view_contrastive(model: SimGCD, step: ViewStep) -> Tensor:
-    """Contrast of the two views of each image."""
+    """Contrastive loss of the two views of each image."""
     return view_contrastive_loss(*step.projected.chunk(2), model.loss["view_contrastive"]["temperature"])
 
 
 def self_distillation(model: SimGCD, step: ViewStep) -> Tensor:
-    """Each view predicts what the other says, less the entropy of the mean prediction."""
+    """Cross-entropy of each view's prediction with the other's, minus the entropy of the mean prediction."""
     settings = model.loss["self_distillation"]
     schedule = {name: settings[name] for name in ("start", "end", "epochs")}
     teacher = teacher_temperature(step.epoch, **schedule)
@@ -70,16 +70,16 @@ def self_distillation(model: SimGCD, step: ViewStep) -> Tensor:
 
 
 class SimGCD(nn.Module):
-    """A classifier of known and unknown classes, trained on two views of every image and the labels of some.
+    """A classifier of known and unknown classes, trained on two views of every image and labels of some images.
 
     Args:
         image: Image tower; the recipe trains only its last block.
         num_classes: K, known and unknown classes together.
-        loss: Weights, and what else its terms take: `supervised_contrastive` (`temperature`),
+        loss: Weights and other settings of the terms: `supervised_contrastive` (`temperature`),
             `supervised_classification`, `view_contrastive` (`temperature`), `self_distillation` (`entropy`, ε of the
             mean prediction's entropy, and the teacher's `start`, `end` and `epochs`).
         projection_width: Hidden width of the projection head.
-        projection_dimension: D of the features that are contrasted.
+        projection_dimension: D of the features for the contrastive terms.
         temperature: Of the classifier.
 
     Raises:
@@ -93,7 +93,7 @@ class SimGCD(nn.Module):
         "view_contrastive": view_contrastive,
         "self_distillation": self_distillation,
     }
-    # Whether batches are made of neighbours in the way of HypGCD's released code.
+    # Whether batches of neighbours are made as in HypGCD's released code.
     released_batches: ClassVar[bool] = False
 
     def __init__(
@@ -113,61 +113,61 @@ class SimGCD(nn.Module):
         self.visual = image.network
         widths = (image.width, projection_width, projection_width, projection_dimension)
         self.projection = _projection_head(widths)
-        # nn.Linear's initialisation, as released: only directions count, but shorter rows turn faster.
+        # nn.Linear's initialisation, as released: only directions matter, but shorter rows turn faster.
         self.classifier = nn.Linear(image.width, num_classes, bias=False)
         self.register_buffer("pixel_mean", torch.tensor(image.pixel_mean).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(image.pixel_std).view(3, 1, 1))
 
     # ---------------------------------------------------------------------------------------------- inference
     def features(self, images: Tensor) -> Tensor:
-        """What the tower sees in RGB images `(B, 3, S, S)`, uint8 or in [0, 1]: `(B, W)`, float32."""
+        """The tower's features `(B, W)`, float32, of RGB images `(B, 3, S, S)`, uint8 or in [0, 1]."""
         pooled, _ = encode_image(self.visual, self.normalised(images))
         return pooled.float()
 
     def frozen_output(self, images: Tensor) -> Tensor:
-        """What the frozen part of the tower says of images as for `features`: see `meru.encoders.frozen`."""
+        """Output of the frozen part of the tower for images as in `features`; see `meru.encoders.frozen`."""
         return FrozenPart(self.visual)(self.normalised(images))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images as for `features`, as the tower takes them."""
+        """Normalise images as in `features` for the tower."""
         if images.dtype == torch.uint8:
             images = images.float() / 255
         return (images - self.pixel_mean) / self.pixel_std
 
     def class_logits(self, features: Tensor) -> Tensor:
-        """Cosines of features `(B, W)` with the classes' weights, `(B, K)`."""
-        # bfloat16's cosines, divided by the teacher's 0.04, would be off by a tenth.
+        """Cosines of features `(B, W)` with the class weights, `(B, K)`."""
+        # In bfloat16, cosines divided by the teacher's temperature of 0.04 would be off by a tenth.
         with torch.autocast(features.device.type, enabled=False):
             classes = F.normalize(self.classifier.weight, dim=-1)
             return exact_product(F.normalize(features.float(), dim=-1), classes)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Class logits `(B, K)` of images as for `features`; known classes come first."""
+        """Class logits `(B, K)` of images as in `features`; known classes come first."""
         return self.class_logits(self.features(images))
 
     def embed_image(self, images: Tensor) -> Tensor:
-        """Unit vectors `(B, D)` of the space in which images are contrasted."""
+        """Normalised projections `(B, D)` of the images, as in the contrastive terms."""
         return F.normalize(self.projection(self.features(images)), dim=-1)
 
     # ---------------------------------------------------------------------------------------------- training
     def train(self, mode: bool = True) -> SimGCD:
-        """As in `nn.Module`; frozen batch norms stay in evaluation mode."""
+        """Set the mode as in `nn.Module`; frozen batch norms stay in evaluation mode."""
         super().train(mode)
         fix_frozen_statistics(self.visual)
         return self
 
     def forward(self, batch: Mapping[str, Tensor]) -> Output:
-        """The loss of a batch; with several processes that of all their samples together, the same in each.
+        """Compute the loss of a batch; with several processes, of all their samples together, the same in each.
 
         Args:
-            batch: `image`, two views `(B, 2, 3, S, S)`, or `frozen_output`, that function's results for them; `label`
-                int64 `(B,)`, which counts where `labelled`, bool `(B,)`; `epoch`, a scalar, how far training is.
+            batch: `image`, two views `(B, 2, 3, S, S)`, or `frozen_output`, that method's results for them; `label`,
+                int64 `(B,)`, valid where `labelled`, bool `(B,)`; `epoch`, a scalar, the training progress in epochs.
         """
         kept = "frozen_output" in batch
         views = batch["frozen_output" if kept else "image"]
         views = views.transpose(0, 1).flatten(0, 1)  # all first views, then all second ones
         features = FrozenPart(self.visual).rest(views.float()).float() if kept else self.features(views)
-        # The losses compare samples with each other, so every process computes them on those of all.
+        # The losses compare samples with each other, so every process computes them on the samples of all.
         projected, logits = (
             gather_views(each) for each in (self.projection(features).float(), self.class_logits(features))
         )
@@ -181,7 +181,7 @@ class SimGCD(nn.Module):
 
     @torch.no_grad()
     def logs(self, step: ViewStep) -> dict[str, Tensor]:
-        """Figures beside the loss: see `Output.logs`."""
+        """Figures besides the loss; see `Output.logs`."""
         right = (step.logits.argmax(dim=1) == step.labels) & step.labelled
         return {
             "labelled/accuracy": right.sum() / step.labelled.sum().clamp(min=1),
@@ -190,11 +190,11 @@ class SimGCD(nn.Module):
         }
 
     def constrain_(self) -> None:
-        """Nothing to bring back into bounds."""
+        """Do nothing: no parameter has bounds."""
 
 
 def gather_views(views: Tensor) -> Tensor:
-    """Rows of all first, then all second views, `(2B, …)`, of all processes in the same order, with gradient."""
+    """Gather views `(2B, …)` from all processes in the same order, first views before second ones, with gradient."""
     return distributed.gather(views.unflatten(0, (2, -1)).transpose(0, 1)).transpose(0, 1).flatten(0, 1)
 
 

@@ -1,7 +1,6 @@
-"""Terms of the loss that every image–text model has, if its configuration gives them a weight.
+"""Loss terms available to every image–text model; those with a weight above 0 are computed.
 
-A new one is a function here and an entry in `PAIR_TERMS`; a model adds entries of its own, or replaces some, by
-`own_terms`.
+To add a term, write a function here and an entry in `PAIR_TERMS`. A model adds or replaces entries through `own_terms`.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ if TYPE_CHECKING:
     from meru.models.dual_encoder import DualEncoder
     from meru.models.meru import MERU
 
-CONE_TERMS = ("entailment", "part_entailment")  # those that a space without cones cannot have
+CONE_TERMS = ("entailment", "part_entailment")  # terms that need a space with cones
 
 
 @dataclass(kw_only=True)
 class Step:
-    """A batch and what the towers make of it, for the terms.
+    """A batch and its embeddings, for the terms.
 
     Attributes:
-        batch: What the data bring: `image`, `tokens`, `image_index`, `class_index`, and `epoch`, if it is known.
+        batch: The batch from the loader: `image`, `tokens`, `image_index`, `class_index`, and `epoch` if known.
         image, text: Points `(B, D)`.
-        figures: Detached figures that `encode` or a term leaves for the logs.
+        figures: Detached figures for the logs, from `encode` or a term.
     """
 
     batch: Mapping[str, Tensor]
@@ -53,10 +52,10 @@ class Step:
 
 
 def check_settings(loss: Mapping[str, Mapping]) -> None:
-    """Complain of settings of terms that cannot be.
+    """Check the settings of the terms.
 
     Raises:
-        UserError: naming the key.
+        UserError: for an invalid setting; the message names the key.
     """
     require(loss["contrastive"]["positives"], POSITIVES, key="loss.contrastive.positives")
     if weight_of(loss, "semantic_margin"):
@@ -75,12 +74,12 @@ def contrastive(model: DualEncoder, step: Step) -> Tensor:
 
 
 def semantic_margin(model: DualEncoder, step: Step) -> Tensor:
-    """SMS of GAHR: contrast with soft targets and a margin for each negative; see `meru.losses.semantic_margin`."""
+    """SMS of GAHR: contrast with soft targets and a margin per negative; see `meru.losses.semantic_margin`."""
     settings = model.loss["semantic_margin"]
     scale, first = model.logit_scale.exp(), distributed.rank() * len(step.image)
     targets = model.positive_targets(step.batch)
     share = settings["soft_label"]
-    if "epoch" in step.batch:  # as in TBPS-CLIP, the model's own belief counts for little at first
+    if "epoch" in step.batch:  # as in TBPS-CLIP, the model's own predictions get a growing weight
         share = share * (step.batch["epoch"] / settings.get("soft_label_epochs", 1.0)).clamp(max=1)
     losses = []
     for points, scores in zip((step.image, step.text), model.cross_similarities(step), strict=True):
@@ -104,8 +103,8 @@ def reverse_contrastive(model: DualEncoder, step: Step) -> Tensor:
 def cyclic(model: DualEncoder, step: Step) -> Tensor:
     """C-ITC of TBPS-CLIP on the inner products of points with those of all processes.
 
-    As in GAHR's released code, the space's inner product within a modality, but x·y of the components across them:
-    v_i·t_j − t_i·v_j. The released factor of the logit scale cancels, in the gradient, too.
+    As in GAHR's released code, the space's inner product is used within a modality, and x·y of the components across
+    modalities: v_i·t_j − t_i·v_j. The released code's factor, the logit scale, cancels in the loss and its gradient.
     """
     settings, space = model.loss["cyclic"], model.space
     images, texts = distributed.gather(step.image), distributed.gather(step.text)
@@ -149,11 +148,11 @@ PAIR_TERMS: dict[str, Term] = {
 
 
 def images_in_cones_of_parts(model: MERU, step: Step, parts: Tensor, *, kind: str) -> Tensor:
-    """How far images lie outside the cones of their parts: for models whose parts have no words.
+    """Angles by which images lie outside the cones of their parts, for models whose parts have no words.
 
     Args:
-        model: With `loss.part_entailment`, and `loss.entailment.within_aperture`, η of a part's cone around its whole.
-        step: Gets the figures.
+        model: Has `loss.part_entailment`, and `loss.entailment.within_aperture`, η of a part's cone around its whole.
+        step: Its `figures` are extended.
         parts: Points `(B, P, D)`.
         kind: `patch` or `part_image`: the parts' name in the figures.
     """

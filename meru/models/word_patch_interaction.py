@@ -1,7 +1,7 @@
-"""Words of captions and patches of images meet: a part that models hold as `local`, and the terms that train it.
+"""Interaction of caption words with image patches: the module `local` of a model, and the terms that train it.
 
-The bidirectional attention of GAHR (IEEE TIFS 2025, doi 10.1109/TIFS.2025.3574970), the late interaction of FILIP (Yao
-et al., ICLR 2022), and most attended patches as parts in the sense of HyCoCLIP (Pal et al., ICLR 2025).
+Contains the bidirectional attention of GAHR (IEEE TIFS 2025, doi 10.1109/TIFS.2025.3574970), the late interaction of
+FILIP (Yao et al., ICLR 2022), and the most attended patches as parts in the sense of HyCoCLIP (Pal et al., ICLR 2025).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from meru.models.meru import MERU
 
 ATTENDING = ("word_contrast", "word_grounding", "patch_agreement")  # the terms that train the attention
-LIFTING = ("part_entailment", "late_interaction")  # those with patches in the space
+LIFTING = ("part_entailment", "late_interaction")  # the terms that need patches as points of the space
 
 
 @dataclass(kw_only=True)
 class PatchStep(Step):
-    """A step of a model with a part `local`.
+    """A step of a model with the module `local`.
 
     Attributes:
         patches: Features `(B, N, D)`.
         real: False at padding, bool `(B, M)`.
-        words: Features from the text tower `(B, M, D)`; None where no term needs them.
-        attending: The words as they enter the attention, `(B, M, D)`; None without attention.
-        looking: The patches that do, `(B, N, D)`, the class token before them where it takes part.
-        seen: What patches and words have seen of each other; None where no term needs it.
-        points: Patches in the space, `(B, N, D)`; None where no term needs them.
+        words: Features from the text tower `(B, M, D)`; None if no term needs them.
+        attending: The attention's input for words, `(B, M, D)`; None without attention.
+        looking: The attention's input for patches, `(B, N, D)`; the class token comes first if it is used.
+        seen: The attention's output for patches and words; None if no term needs it.
+        points: Patches in the space, `(B, N, D)`; None if no term needs them.
     """
 
     patches: Tensor
@@ -56,22 +56,22 @@ class PatchStep(Step):
 
 
 class WordPatchInteraction(nn.Module):
-    """What two towers have not: projections of patches, attention between them and words, a predictor.
+    """Additions to the two towers: projections of patches, attention between patches and words, a predictor.
 
-    It has only what the loss trains: DDP waits for the gradient of every parameter that may have one.
+    Contains only modules that the loss trains, because DDP waits for the gradients of all trainable parameters.
 
     Args:
-        image: Image tower; its `patch_level` says which feature map the patches are from.
+        image: Image tower; its `patch_level` selects the feature map that patches come from.
         text: Text tower.
-        dimension: D, of the features.
-        weight: The configured weight of a term, by its name in `WORD_TERMS`.
-        merge: So many patches of the feature map in a row and in a column are averaged to one.
-        top: Most attended patches of an image that enter `part_entailment`.
-        activation: Of the attention, see `BidirectionalAttention`.
-        word_window: Tokens that a word's features in the attention have read, see `WordWindow`; None: the text tower's
-            features, as in GAHR, which have read the whole caption so far.
+        dimension: D of the features.
+        weight: Returns the configured weight of a term by its name in `WORD_TERMS`.
+        merge: `merge` × `merge` patches of the feature map are averaged to one.
+        top: Number of most attended patches of an image that enter `part_entailment`.
+        activation: Activation of the attention, see `BidirectionalAttention`.
+        word_window: Number of tokens that a word's features depend on in the attention, see `WordWindow`; None: use the
+            text tower's features, as in GAHR, which depend on the whole caption up to the word.
         class_token: Whether the image tower's class token takes part in the attention, and so in `word_contrast` and
-            `patch_agreement`, beside the patches. No other term and no picture of attention sees it.
+            `patch_agreement`, beside the patches. Other terms and attention maps do not use it.
 
     Raises:
         UserError: for an unknown activation, or a class token that the image tower lacks.
@@ -117,7 +117,7 @@ class WordPatchInteraction(nn.Module):
             layer.requires_grad_(False)
 
     def project(self, patches: Tensor, of_images: nn.Linear) -> Tensor:
-        """Merged and projected patches, `(B, N, W)` → `(B, N / merge², D)`; those of the last map as images are."""
+        """Merge and project patches, `(B, N, W)` → `(B, N / merge², D)`; those of the last map by `of_images`."""
         if self.merge > 1:
             side = round(patches.shape[1] ** 0.5)
             grid = patches.mT.unflatten(2, (side, side))
@@ -125,39 +125,39 @@ class WordPatchInteraction(nn.Module):
         return (of_images if self.patch_proj is None else self.patch_proj)(patches)
 
     def attention(self, words: Tensor, patches: Tensor) -> Tensor:
-        """How much words `(B, M, D)` attend to the patches `(B, N, D)` of their own image, `(B, M, N)`.
+        """Attention of words `(B, M, D)` to the patches `(B, N, D)` of their own image, `(B, M, N)`.
 
-        The cosines that `word_grounding` trains, if it does, else what the attention sums up by, before its activation.
+        Returns the cosines that `word_grounding` trains if it has a weight, else the logits before the activation.
         """
         scale = 1.0 if self.grounds else None
         return self.interaction.word_logits(words, self.interaction.patch_key(patches), scale)
 
     # ---------------------------------------------------------------------------------------------- of a model
     def attending_words(self, model: DualEncoder, tokens: Tensor) -> Tensor:
-        """The words of token ids `(B, L)` as they enter the attention, `(B, L, D)`."""
+        """The attention's input `(B, L, D)` for the words of token ids `(B, L)`."""
         if self.word_window is not None:
             return self.word_window(model.textual.token_embed(tokens)).float()
         return model.text_and_word_features(tokens)[1]
 
     def word_attention(self, model: DualEncoder, images: Tensor, tokens: Tensor, image_of: Tensor) -> Tensor:
-        """As `DualEncoder.word_attention`."""
+        """Implement `DualEncoder.word_attention`."""
         _, patches = model.image_and_patch_features(images)
         return self.attention(self.attending_words(model, tokens), patches[image_of])
 
     def encode(self, model: DualEncoder, batch: Mapping[str, Tensor]) -> PatchStep:
-        """A batch through the towers of a model and this part."""
+        """Embed a batch by the towers of a model and this module."""
         tokens, real = batch["tokens"], real_tokens(batch["tokens"])
         features, patches = model.image_and_patch_features(batch["image"])
         embeddings = model.textual.token_embed(tokens)
         if self.reads_text_tower:
             text, words = model.text_and_word_features(tokens, embeddings)
-        else:  # the text tower's last block then works for the end-of-text tokens alone
+        else:  # then the text tower's last block only computes the end-of-text tokens
             text, words = model.text_features(tokens, embeddings), None
         image, text = model.lift_image(features), model.lift_text(text)
         step = PatchStep(batch=batch, image=image, text=text, patches=patches, real=real, words=words)
         if self.attends:
             step.attending = words if self.word_window is None else self.word_window(embeddings).float()
-            # Where a tower has a class token, its features are those of the whole image.
+            # If a tower has a class token, the token's features are those of the whole image.
             step.looking = torch.cat([features[:, None], patches], dim=1) if self.class_token else patches
             if model.weight("word_contrast") or model.weight("patch_agreement"):
                 step.seen = self.interaction(step.looking, step.attending, real)
@@ -182,7 +182,7 @@ def _untrained(attention: BidirectionalAttention, trained: set[str]) -> list[nn.
 def hold_interaction(
     model: DualEncoder, image: ImageEncoder, text: TextEncoder, local_logit_scale: float, **settings
 ) -> None:
-    """Give a model its part `local`, and `local_logit_scale`, a learned inverse temperature, where a term needs one.
+    """Give a model its module `local`, and `local_logit_scale`, a learned inverse temperature, if a term needs one.
 
     `settings` are the other arguments of `WordPatchInteraction`.
     """
@@ -197,7 +197,7 @@ def hold_interaction(
 
 
 def word_contrast(model: DualEncoder, step: PatchStep) -> Tensor:
-    """BAI: each word recognises what it gathers from the patches, among other words of its caption or of the batch."""
+    """BAI: contrast of each word with the context it gathers from patches, against words of its caption or batch."""
     settings = model.loss["word_contrast"]
     words, contexts, counted, labels = step.attending, step.seen.word_context, step.real, step.batch["class_index"]
     if settings["scope"] == "batch":
@@ -216,7 +216,7 @@ def word_contrast(model: DualEncoder, step: PatchStep) -> Tensor:
 
 
 def word_grounding(model: DualEncoder, step: PatchStep) -> Tensor:
-    """Each word, free to look at the images of all processes, looks at its own."""
+    """Cross-entropy that rewards each word for attending to its own image among the images of all processes."""
     attention, real, batch_size = model.local.interaction, step.real, len(step.patches)
     keys = distributed.gather(attention.patch_key(step.patches).float())
     logits = attention.word_logits(step.attending[real], keys.flatten(0, 1), model.local_logit_scale.exp())
@@ -232,7 +232,7 @@ def word_grounding(model: DualEncoder, step: PatchStep) -> Tensor:
 
 
 def patch_agreement(model: DualEncoder, step: PatchStep) -> Tensor:
-    """BAI: patches and what they gather from the words predict each other."""
+    """BAI: patches and the contexts they gather from words predict each other."""
     patches, contexts, predictor = step.looking, step.seen.patch_context, model.local.predictor
     return interaction.patch_agreement(patches, contexts, predictor(patches), predictor(contexts)).mean()
 
@@ -253,7 +253,7 @@ def late_interaction(model: DualEncoder, step: PatchStep) -> Tensor:
 
 
 def part_entailment(model: MERU, step: PatchStep) -> Tensor:
-    """How far images lie outside the cones of the patches that their words look at most."""
+    """Angles by which images lie outside the cones of the patches that their words attend to most."""
     if model.local.attends:
         attention = model.local.attention(step.attending.detach(), step.patches.detach()).detach()
     else:
@@ -265,13 +265,13 @@ def part_entailment(model: MERU, step: PatchStep) -> Tensor:
 
 
 def most_attended(points: Tensor, attention: Tensor, real: Tensor, *, top: int) -> Tensor:
-    """The `top` patches of each image that their words look at most, `(B, top, D)`.
+    """The `top` patches of each image that its words attend to most, `(B, top, D)`.
 
     Args:
         points: Patches, `(B, N, D)`.
-        attention: Of the words to the patches, `(B, M, N)`, in any unit.
-        real: bool `(B, M)`.
-        top: How many; all of them where there are fewer.
+        attention: Attention logits of words to patches, `(B, M, N)`.
+        real: False at padding, bool `(B, M)`.
+        top: Number of patches; all of them if an image has fewer.
     """
     spread = attention.softmax(dim=-1).masked_fill(~real[..., None], 0).sum(dim=1)
     chosen = spread.topk(min(top, spread.shape[1]), dim=1).indices

@@ -1,1 +1,1 @@
-"""Whole runs: their folder, training, evaluation."""
+"""Complete runs: run folder, training, evaluation."""

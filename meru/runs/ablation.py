@@ -1,4 +1,4 @@
-"""Every variant of an ablation trained with every seed, and their table: `scripts/ablate.py`."""
+"""Train every variant of an ablation with every seed, and write a table: `scripts/ablate.py`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OF_EACH_RUN = ("seed", "folder", "resume")
 
 @dataclass(frozen=True)
 class Ablation:
-    """What a file of configs/ablation/ says.
+    """The contents of a file in configs/ablation/.
 
     Attributes:
         columns: Title → name of a figure in `test.json`.
@@ -48,19 +48,19 @@ class Ablation:
 
 
 def ablate(own: Mapping[str, str], others: list[str]) -> None:
-    """Train what is not finished, then write the tables and print one.
+    """Train the unfinished runs, then write the tables and print one.
 
     Args:
-        own: The user's choices among `MEANINGS`.
+        own: The user's values for keys of `MEANINGS`.
         others: Overrides for `scripts/train.py`, the same for all runs.
 
     Raises:
-        UserError: for a mistake, before anything is trained; at the end, if runs failed or figures are missing.
+        UserError: for a user's mistake, before anything is trained; at the end, if runs failed or figures are missing.
     """
     experiment = checked_overrides(own, others)
     slots = slots_of(own.get("jobs", ""))
     seeds = seeds_of(own.get("seeds", "0,1,2"))
-    _, model = configuration_of(experiment)  # also finds out about a mistyped experiment
+    _, model = configuration_of(experiment)  # also checks the name of the experiment
     ablation = read_ablation(own.get("ablation") or default_ablation(model))
     output = user_path(own.get("output") or f"runs/ablation_{own['experiment'].replace('/', '_')}")
     runs = planned_runs(ablation, experiment, seeds, output)
@@ -76,11 +76,11 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
         raise UserError("; ".join(missing), exit_code=1)
 
 
-# ---------------------------------------------------------------- what is asked for
+# ---------------------------------------------------------------- command line
 
 
 def checked_overrides(own: Mapping[str, str], words: list[str]) -> list[str]:
-    """The overrides of all runs, the recipe first, readable to Hydra."""
+    """The overrides of all runs, with the recipe first, in Hydra's syntax."""
     for word in words:
         key, equals, _ = word.partition("=")
         if word.startswith("-") or not (equals or word.startswith("~")):
@@ -100,12 +100,12 @@ def seeds_of(text: str) -> list[int]:
 
 
 def default_ablation(model: str) -> str:
-    """Name of the ablation of a model, which is the same for towers from scratch."""
+    """Name of a model's ablation; variants of a model for towers from scratch share it."""
     return model.removesuffix("_from_scratch")
 
 
 def read_ablation(name: str) -> Ablation:
-    """The file `configs/ablation/<name>.yaml`."""
+    """Read the file `configs/ablation/<name>.yaml`."""
     path = ABLATIONS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in ABLATIONS.glob("*.yaml")))
@@ -113,17 +113,17 @@ def read_ablation(name: str) -> Ablation:
     try:
         read = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     sections = [read.get(section) if isinstance(read, dict) else None for section in ("columns", "variants")]
     if not all(isinstance(section, dict) and section for section in sections):
         raise UserError(f"{path} needs `columns:` (title: figure) and `variants:` (name: list of overrides)")
     columns, variants = sections
     for variant, overrides in variants.items():
         if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
-            raise UserError(f"{path}: variant '{variant}' needs a list of key=value, [] for none")
+            raise UserError(f"{path}: variant '{variant}' needs a list of key=value, or [] for none")
     slugs = [slug(str(variant)) for variant in variants]
     if len(set(slugs)) < len(slugs):
-        raise UserError(f"{path}: the variants' folders would have the same name: {', '.join(sorted(slugs))}")
+        raise UserError(f"{path}: two variants would have the same folder name: {', '.join(sorted(slugs))}")
     return Ablation(
         columns={str(title): str(figure) for title, figure in columns.items()},
         variants={str(variant): overrides for variant, overrides in variants.items()},
@@ -131,12 +131,12 @@ def read_ablation(name: str) -> Ablation:
 
 
 def slug(variant: str) -> str:
-    """`without entailment, c = 1` → `without_entailment_c_1`: the name as part of a folder's."""
+    """A variant's name as part of a folder name: `without entailment, c = 1` → `without_entailment_c_1`."""
     return re.sub(r"\W+", "_", variant.lower()).strip("_") or "variant"
 
 
 def planned_runs(ablation: Ablation, experiment: list[str], seeds: list[int], output: Path) -> list[Run]:
-    """Seed by seed, so that a first comparison is there early; a variant's overrides come last and win."""
+    """List the runs seed by seed, for an early first comparison; a variant's overrides come last and win."""
     runs = []
     for seed in seeds:
         for variant, changes in ablation.variants.items():
@@ -151,29 +151,29 @@ def planned_runs(ablation: Ablation, experiment: list[str], seeds: list[int], ou
 
 
 def configuration_of(overrides: list[str]) -> tuple[dict, str]:
-    """The configuration with which `scripts/train.py` would run, checked, and the name of its model."""
+    """The checked configuration that `scripts/train.py` would use, and the name of its model."""
     config, choices = compose(overrides)
     check(config, command="train", typed=typed_keys(overrides))
-    absolute_paths(config)  # as a run folder keeps them
+    absolute_paths(config)  # as stored in a run folder
     return yaml.safe_load(OmegaConf.to_yaml(config, resolve=True)), choices["model"]
 
 
 def check_unchanged(run: Run) -> None:
-    """Refuse a folder that holds a run with another configuration: its figures would stand in the wrong row."""
+    """Refuse a folder with a run of another configuration, whose figures would be in the wrong row."""
     path = run.folder / CONFIG
     if not path.is_file():
         if run.folder.exists() and any(run.folder.iterdir()):
-            raise UserError(f"{run.folder} holds something that is no run: move it, or choose another output=")
+            raise UserError(f"{run.folder} exists and is not a run folder: move it, or choose another output=")
         return
     before = dict(leaves(OmegaConf.to_container(read_yaml(path), resolve=True)))
     now = dict(leaves(run.configuration))
-    if "discovery.asked_num_classes" in before:  # a run folder has the number that null or estimate came to
+    if "discovery.asked_num_classes" in before:  # a run folder has a number in place of null or estimate
         before["discovery.num_classes"] = before.pop("discovery.asked_num_classes")
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key, "missing"), now.get(key, "missing")
         if old != new and (key == "seed" or key.partition(".")[0] not in NOT_COMPARED):
             raise UserError(
-                f"{run.folder} holds a run with {key}={old}, now it would be {new}: choose another output=, "
+                f"{run.folder} holds a run with {key}={old}, which would now be {new}: choose another output=, "
                 "or remove that folder"
             )
 
@@ -182,7 +182,7 @@ def check_unchanged(run: Run) -> None:
 
 
 def write_tables(columns: dict[str, str], rows: dict[str, list[Run]], output: Path) -> tuple[str, list[str]]:
-    """`ablation.md` and `ablation.csv` in the output folder; returns the former, and what is missing in it."""
+    """Write `ablation.md` and `ablation.csv` to the output folder; returns the former, and a list of its gaps."""
     figures, missing = {}, []
     for variant, runs in rows.items():
         for run in runs:
@@ -203,7 +203,7 @@ def write_tables(columns: dict[str, str], rows: dict[str, list[Run]], output: Pa
 
 
 def markdown(columns: dict[str, str], figures: dict[str, list[dict]]) -> str:
-    """A row a variant, mean ± standard deviation of the sample over its seeds in percent, and the chance level."""
+    """A row per variant with mean ± sample standard deviation over its seeds in percent, and one of chance levels."""
     rows = [
         [variant, str(len(of_seeds)), *(cell([read.get(key) for read in of_seeds]) for key in columns.values())]
         for variant, of_seeds in figures.items()
@@ -213,7 +213,7 @@ def markdown(columns: dict[str, str], figures: dict[str, list[dict]]) -> str:
 
 
 def comma_separated(columns: dict[str, str], figures: dict[str, list[dict]]) -> str:
-    """The same for programs: mean and standard deviation in columns of their own, empty where there is no figure."""
+    """The same as CSV, with separate columns of means and standard deviations, empty where a figure is missing."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["variant", "seeds", *(f"{title}, {part}" for title in columns for part in ("mean", "deviation"))])
@@ -229,7 +229,7 @@ def comma_separated(columns: dict[str, str], figures: dict[str, list[dict]]) -> 
 
 
 def chance_row(columns: dict[str, str], figures: dict[str, list[dict]]) -> list[float | None]:
-    """The chance level of every column, which all runs have in common: they are evaluated on the same split."""
+    """The chance level of every column; it is the same for all runs, because they share the split."""
     every = [read for of_seeds in figures.values() for read in of_seeds]
     names = [chance_of(key) for key in columns.values()]
     return [next((read[name] for read in every if read.get(name) is not None), None) for name in names]

@@ -1,4 +1,4 @@
-"""The runs of an ablation: as many at a time as there are GPUs, taken up again where they stopped."""
+"""Train the runs of an ablation, one per GPU at a time, and resume unfinished ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meru.run_layout import CONFIG, FIGURES, LOCK
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks
+except ImportError:  # Windows
     fcntl = None
 
 TRAIN = PROJECT / "scripts" / "train.py"
@@ -30,8 +30,8 @@ class Run:
     """One variant with one seed.
 
     Attributes:
-        overrides: All but the folder.
-        configuration: What the run's `config.yaml` holds, or will hold.
+        overrides: All overrides except the folder.
+        configuration: The contents of the run's `config.yaml`, present or future.
     """
 
     variant: str
@@ -57,16 +57,16 @@ class Run:
         return (self.folder / CONFIG).is_file()
 
     def command(self) -> list[str]:
-        """Begins the run, or goes on with it."""
+        """The command that begins or resumes the run."""
         if not self.begun:
             return [sys.executable, str(TRAIN), *self.overrides, override("folder", self.folder)]
-        # Its own configuration says everything else; a key added by + cannot be given a second time.
+        # The rest is in its own configuration; a key added by + cannot be given a second time.
         choices = [word for word in self.overrides if (CONFIGS / word.partition("=")[0]).is_dir()]
         return [sys.executable, str(TRAIN), *choices, override("resume", self.folder)]
 
 
 def slots_of(jobs: str) -> list[dict[str, str]]:
-    """For every run at a time the environment variables that give it its GPU and its share of the cores."""
+    """Environment variables for each concurrent run, which assign it a GPU and its share of the cores."""
     if jobs and not (re.fullmatch(r"[1-9]\d{0,3}", jobs) and int(jobs) <= MOST_JOBS):
         raise UserError(f"jobs={jobs}: give a whole number from 1 to {MOST_JOBS} (runs at a time)")
     gpus = visible_gpus()
@@ -89,15 +89,15 @@ def visible_gpus() -> list[str]:
 
 
 def train_all(runs: list[Run], slots: list[dict[str, str]], output: Path) -> list[str]:
-    """Train what is not finished, as many runs at a time as there are slots; returns the titles of those that failed.
+    """Train the unfinished runs, one per slot at a time; returns the titles of runs that failed.
 
     Raises:
-        UserError: if another such command is at work in the folder, or Ctrl-C ended this one.
+        UserError: if another such command is using the folder, or Ctrl-C ended this one.
     """
     output.mkdir(parents=True, exist_ok=True)
     for run in runs:
         if run.finished:
-            print(f"{run.title}: has its figures already")
+            print(f"{run.title}: already finished")
     waiting = [run for run in runs if not run.finished]
     total, failed = len(waiting), []
     free, working = list(slots), []
@@ -106,7 +106,7 @@ def train_all(runs: list[Run], slots: list[dict[str, str]], output: Path) -> lis
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{output} is in use by runs of another such command: wait for them") from None
+            raise UserError(f"{output} is in use by another ablation: wait until it ends") from None
         try:
             while waiting or working:
                 while waiting and free:
@@ -123,14 +123,14 @@ def train_all(runs: list[Run], slots: list[dict[str, str]], output: Path) -> lis
                         failed.append(run.title)
         except KeyboardInterrupt:
             stop([process for _, process, _, _ in working])
-            raise UserError("interrupted: the same command goes on with what is not finished", exit_code=130) from None
+            raise UserError("interrupted: repeat the command to resume the unfinished runs", exit_code=130) from None
     return failed
 
 
 def start(run: Run, environment: dict[str, str], lock: int) -> subprocess.Popen:
-    """The training process, in a session of its own: Ctrl-C reaches this script alone, which asks for a checkpoint.
+    """Start a training process in its own session, so that Ctrl-C reaches only this script, which requests checkpoints.
 
-    It holds the lock as well. Should this script be killed, no second one starts beside the runs left behind.
+    The process also holds the lock. If this script is killed, no second one can start while the runs continue.
     """
     with run.log.open("a", encoding="utf-8") as log:
         return subprocess.Popen(
@@ -145,11 +145,11 @@ def start(run: Run, environment: dict[str, str], lock: int) -> subprocess.Popen:
 
 
 def report_end(run: Run, code: int, minutes: float) -> bool:
-    """Say how a run ended; True if well."""
+    """Print how a run ended; returns whether it succeeded."""
     if code == 0 and run.finished:
         print(f"{run.title}: finished after {minutes:.1f} minutes", flush=True)
         return True
-    # The progress bar writes over itself: of a line, what was seen last.
+    # The progress bar overwrites itself: keep the last version of a line.
     lines = [line.rstrip().rpartition("\r")[2] for line in run.log.read_text("utf-8", "replace").split("\n")]
     last = [line for line in lines if line.strip()][-LINES_OF_A_FAILURE:]
     how = "stopped before its end" if code == 0 else f"failed with exit code {code}"
@@ -159,7 +159,7 @@ def report_end(run: Run, code: int, minutes: float) -> bool:
 
 
 def stop(processes: list[subprocess.Popen]) -> None:
-    """Ask for checkpoints and wait for them; a second Ctrl-C does not wait."""
+    """Request checkpoints and wait for them; a second Ctrl-C ends the wait."""
     if processes:
         print(f"stopping {len(processes)} runs at their next step", file=sys.stderr, flush=True)
     try:

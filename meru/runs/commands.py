@@ -8,17 +8,17 @@ from meru.command_line import hydra_main
 
 
 def train() -> None:
-    """Train a model by the overrides on the command line."""
+    """Train a model with the overrides on the command line."""
     hydra_main(_train, config_name="train")
 
 
 def evaluate() -> None:
-    """Evaluate a finished run by the overrides on the command line."""
+    """Evaluate a finished run with the overrides on the command line."""
     hydra_main(_evaluate, config_name="evaluate")
 
 
 def _train(config: DictConfig) -> None:
-    """One run, new or resumed, from the data to the figures at its end."""
+    """Train and evaluate a new or resumed run."""
     # Imported here, so that --help and a mistyped key do not wait for PyTorch.
     from hydra.core.hydra_config import HydraConfig
 
@@ -28,7 +28,7 @@ def _train(config: DictConfig) -> None:
 
 
 def _evaluate(config: DictConfig) -> None:
-    """Load a run, evaluate it on a split, print the table and write the figures beside the model."""
+    """Load a run, evaluate it on a split, print the table and write the figures to the run folder."""
     from meru.runs.evaluate import evaluate_run
 
     evaluate_run(config)

@@ -1,4 +1,4 @@
-"""Mean and spread of the figures of several runs, as Markdown tables: `scripts/compare.py`."""
+"""Mean and standard deviation of the figures of several runs, as Markdown tables: `scripts/compare.py`."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ NOT_COMPARED = ("seed", "folder", "resume", "output", "logger")
 
 
 def comparison(paths: Sequence[Path], name: str) -> str:
-    """The tables of some run folders; what else a pattern like `runs/*` names is left out, with a line that says so.
+    """Tables of run folders; other matches of a pattern like `runs/*` are left out with a message.
 
     Args:
-        paths: Of run folders.
-        name: Of the file with figures in each.
+        paths: Paths of run folders.
+        name: Name of the file with figures in each.
 
     Raises:
-        UserError: if none of the paths is a run folder, one is not there, or a run has no such figures.
+        UserError: if none of the paths is a run folder, one does not exist, or a run has no such figures.
     """
     runs = [path for path in paths if (path / CONFIG).is_file()]
     others = [path for path in paths if path not in runs]
     if missing := [path for path in others if not path.exists()]:
-        raise UserError(f"{missing[0]} is no run folder: it is not there")
+        raise UserError(f"{missing[0]} is not a run folder: it does not exist")
     if not runs:
-        raise UserError(f"{others[0]} is no run folder: {others[0] / CONFIG} is missing")
+        raise UserError(f"{others[0]} is not a run folder: {others[0] / CONFIG} is missing")
     if others:
-        print(f"left out, no run folders: {', '.join(path.name for path in others)}", file=sys.stderr)
+        print(f"left out, not run folders: {', '.join(path.name for path in others)}", file=sys.stderr)
     return tables(runs, name)
 
 
 def tables(runs: Sequence[Path], name: str) -> str:
-    """The Markdown tables of some run folders: one for each kind of figures, with a row for each configuration."""
+    """Markdown tables of run folders: one per kind of figures, with a row per configuration."""
     by_kind: dict[str, dict[str, list[tuple[str, dict]]]] = {}
     for run in runs:
         title, configuration = read_configuration(run)
         figures = read_figures(run / name)
         kind = next((kind for kind, columns in COLUMNS.items() if figures.keys() & {*columns.values()}), None)
         if kind is None:
-            raise UserError(f"{run / name} has none of the figures that are compared: name another with --figures")
+            raise UserError(f"{run / name} has none of the figures to compare: name another file with --figures")
         by_kind.setdefault(kind, {}).setdefault(configuration, []).append((title, figures))
     return "\n\n".join(table(COLUMNS[kind], list(by_kind[kind].values())) for kind in COLUMNS if kind in by_kind)
 
 
 def table(columns: dict[str, str], rows: Sequence[list[tuple[str, dict]]]) -> str:
-    """The Markdown table of one kind of figures; each row has the name and the figures of the runs in it."""
+    """The Markdown table of one kind of figures; each row has the names and the figures of its runs."""
     every = [figures for members in rows for _, figures in members]
-    # Data without parts have nothing to point at.
+    # Without annotated parts there are no pointing figures.
     columns = {title: key for title, key in columns.items() if any(key in figures for figures in every)}
     lines = []
     for members in rows:
@@ -66,33 +66,33 @@ def table(columns: dict[str, str], rows: Sequence[list[tuple[str, dict]]]) -> st
 
 
 def read_configuration(run: Path) -> tuple[str, str]:
-    """A run's name, and its configuration without what tells two seeds apart, as text.
+    """A run's name, and its configuration as text without the keys that differ between seeds.
 
     Raises:
-        UserError: if it does not read.
+        UserError: if the configuration is unreadable.
     """
     path = run / CONFIG
     configuration = OmegaConf.to_container(read_yaml(path), resolve=True)
     if "name" not in configuration:
-        raise UserError(f"{path} is no configuration of a run: restore the file")
+        raise UserError(f"{path} is not the configuration of a run: restore the file")
     compared = {key: value for key, value in configuration.items() if key not in NOT_COMPARED}
     return str(configuration["name"]), json.dumps(compared, sort_keys=True, default=str)
 
 
 def read_figures(path: Path) -> dict[str, float | None]:
-    """The figures in a file of a run folder; null, and what is no finite number, as None.
+    """Read the figures in a file of a run folder; null and values that are not finite numbers become None.
 
     Raises:
-        UserError: if there is no such file, or no figure in it.
+        UserError: if the file does not exist, or has no figure.
     """
     if not path.is_file():
         if path.name == FIGURES:
             raise UserError(f"{path} is missing: the run is not finished")
-        raise UserError(f"{path} is missing: make it with scripts/evaluate.py, or name another with --figures")
-    again = f"make it anew with python scripts/evaluate.py run={path.parent} output={path}"
+        raise UserError(f"{path} is missing: write it with scripts/evaluate.py, or name another file with --figures")
+    again = f"write it again with python scripts/evaluate.py run={path.parent} output={path}"
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # also of bytes that are no text
+    except (ValueError, RecursionError) as error:  # ValueError also for bytes that are not text
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): {again}") from None
     if not isinstance(read, dict):
         raise UserError(f"{path} holds no figures by name: {again}")
@@ -106,15 +106,15 @@ def _is_number(figure: object) -> bool:
 
 
 def chance_of(key: str) -> str:
-    """`…/recall@1` → `…/chance_recall@1`."""
+    """Key of a figure's chance level: `…/recall@1` → `…/chance_recall@1`."""
     row, _, metric = key.rpartition("/")
     return f"{row}/chance_{metric}"
 
 
 def cell(shares: Sequence[float | None]) -> str:
-    """Mean, and from two runs on the standard deviation, in percent.
+    """Mean, and for at least two runs the standard deviation, in percent.
 
-    Where some runs lack the figure, those that have it count, and their number stands behind; a dash if none has.
+    If some runs lack the figure, the others are averaged and their number is appended; a dash if all runs lack it.
     """
     known = [share for share in shares if share is not None]
     if not known:
@@ -125,7 +125,7 @@ def cell(shares: Sequence[float | None]) -> str:
 
 
 def mean_and_deviation(shares: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and from two on the standard deviation of the sample."""
+    """The mean, and for at least two values the sample standard deviation."""
     mean = sum(shares) / len(shares)
     if len(shares) == 1:
         return mean, None

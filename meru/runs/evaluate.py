@@ -1,4 +1,4 @@
-"""A finished run of any kind evaluated again: `scripts/evaluate.py`."""
+"""Evaluate a finished run of any kind again: `scripts/evaluate.py`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ def evaluate_run(config: DictConfig) -> Figures:
     """Evaluate a finished run again, print its table, and write the figures.
 
     Args:
-        config: As `configs/evaluate.yaml` describes it, checked.
+        config: A checked configuration of `configs/evaluate.yaml`.
 
     Raises:
-        UserError: if the run is not finished, its data are not where they were, or what is asked for makes no sense
-            for it.
+        UserError: if the run is not finished, its data are missing, or an option does not apply to it.
     """
     check_output(config)
     run = user_path(config.run)
@@ -43,7 +42,7 @@ def evaluate_run(config: DictConfig) -> Figures:
     task = kind(trained, device=device)
     task.require_images(config.split)
     pretrained.model.to(device)
-    allow_tf32(trained.trainer.get("tf32", False), device=device)  # figures of the run come out the same
+    allow_tf32(trained.trainer.get("tf32", False), device=device)  # reproduces the figures of the run
     title = f"{task.name_of(config.split)} of {run.name}"
     if config.suite:
         return evaluate_suite(config, task, pretrained, title=title)
@@ -58,7 +57,7 @@ def evaluate_run(config: DictConfig) -> Figures:
 
 
 def evaluate_suite(config: DictConfig, task: Task, pretrained: Pretrained, *, title: str) -> Figures:
-    """Print the table of `suite`; write its figures and their plot beside the model, or where `output` says."""
+    """Print the table of `suite`; write its figures and their plot to the run folder, or to `output`."""
     suite = task.suites[config.suite]
     figures = task.evaluate_suite(suite, pretrained, split=config.split, captions_per_image=config.captions_per_image)
     log.info("%s", suite.table(figures, title))
@@ -70,10 +69,10 @@ def evaluate_suite(config: DictConfig, task: Task, pretrained: Pretrained, *, ti
 
 
 def evaluated_config(config: DictConfig, run: Path) -> DictConfig:
-    """The configuration of a run with the changes of this evaluation.
+    """The configuration of a run with the changes for this evaluation.
 
     Raises:
-        UserError: if the folder holds no run, or its data are not there.
+        UserError: if the folder is not a run folder, or its data are missing.
     """
     trained = read_config(run)
     if config.root:
@@ -92,11 +91,11 @@ def check_output(config: DictConfig) -> None:
     """Refuse an `output` that cannot be written, before anything is read.
 
     Raises:
-        UserError: naming the key.
+        UserError: if it cannot be written; the message names the key.
     """
     if config.output:
         output = user_path(config.output)
         if output.is_dir():
             raise UserError(f"output={config.output} is a folder: name a file in it, {output / 'figures.json'}")
         if config.suite and output.suffix == ".png":
-            raise UserError(f"output={config.output}: name a JSON file, the picture goes beside it")
+            raise UserError(f"output={config.output}: name a JSON file; the plot is written beside it")

@@ -1,4 +1,4 @@
-"""The end of a run: its weights first, then its figures, then pictures. What fails takes nothing along with it."""
+"""The end of a run: export weights, then figures, then plots; a failure does not affect the earlier results."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger("meru")
 def finish(
     task: Task, folder: Path, trainer: Trainer, pretrained: Pretrained, logger: NoLogger | WandbLogger
 ) -> Figures:
-    """Export the chosen weights, evaluate them, once, and draw the pictures.
+    """Export the selected weights, evaluate them once, and draw the plots.
 
     Raises:
-        UserError: if the figures cannot be had or written; the weights are exported before.
+        UserError: if the figures cannot be computed or written; the weights have been exported by then.
     """
     model = trainer.evaluated
     chosen = choose_weights(task, folder, trainer)
@@ -46,14 +46,14 @@ def finish(
 
 
 def choose_weights(task: Task, folder: Path, trainer: Trainer) -> str:
-    """Load the best weights of the validations, if there were any, and say which weights the model has now."""
+    """Load the best validated weights, if there are any; returns a description of the model's weights."""
     best = folder / BEST
     if best.exists():
         load_weights(trainer.evaluated, best, what=BEST)
         return f"the best of {trainer.settings.monitor} on validation, step {trainer.best['step']:.0f}"
     if trainer.best["step"] >= 0:
-        log.warning("%s is gone: the weights of the last step count instead", best)
-        return f"the last step ({BEST} is gone)"
+        log.warning("%s is missing: the weights of the last step are used instead", best)
+        return f"the last step ({BEST} is missing)"
     return "the last step (no validation split)" if task.validates else "the last step"
 
 
@@ -67,10 +67,10 @@ def report(
 ) -> Findings:
     """Compute the figures, write `test.json`, which marks the run as finished, and print the table.
 
-    Without any figure, as without test images, `test.json` holds an empty object and no table is printed.
+    Without any figure, for instance without test images, `test.json` has an empty object and no table is printed.
 
     Raises:
-        UserError: if that fails for a reason the user can put right; it says how to get the figures then.
+        UserError: if that fails for a reason that the user can fix; the message gives the command for the figures.
     """
     path = folder / FIGURES
     try:
@@ -78,10 +78,10 @@ def report(
         write_json(path, findings.figures)
     except Exception as error:
         command = shlex.join(["python", "scripts/evaluate.py", f"run={folder}", f"output={path}"])
-        kept = f"the trained model is kept in {folder / MODEL}; for its figures then: {command}"
+        kept = f"the trained model is in {folder / MODEL}; to compute its figures later: {command}"
         if isinstance(error, UserError | OSError):
             raise UserError(f"{reason_of(error)}; {kept}", exit_code=1) from error
-        log.error("%s", kept)  # a fault of the program: its traceback follows
+        log.error("%s", kept)  # a bug, whose traceback follows
         raise
     figures = findings.figures
     logger.log({f"test/{name}": figure for name, figure in figures.items() if figure is not None}, step=step)

@@ -1,4 +1,4 @@
-"""Run folders: made, held, described, taken up again. The names of their files: `meru.run_layout`."""
+"""Make, lock, describe and resume run folders. `meru.run_layout` defines the names of their files."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _held: dict[Path, IO[str]] = {}
 
 
 def make_run_folder(config: DictConfig, *, asked: DictConfig | None = None) -> Path:
-    """A new folder with the configuration in it, held by this run; the main process decides its name for all.
+    """Make a new folder with the configuration, locked by this run; the main process chooses its name for all.
 
     Args:
-        config: As training uses it.
-        asked: As it was composed, where that differs.
+        config: The configuration for training.
+        asked: The configuration as composed, if different.
 
     Raises:
-        UserError: if the folder named by `folder` holds something already, or cannot be made.
+        UserError: if the folder named by `folder` is not empty or cannot be made.
     """
     return distributed.decided_by_main(lambda: _make(config, asked))
 
@@ -59,16 +59,16 @@ def _make(config: DictConfig, asked: DictConfig | None) -> Path:
         if any(path.name not in (LOCK, ASKED) for path in set(folder.iterdir()) - set(leftovers(folder))):
             release(folder)
             go_on = pasteable("resume", folder)
-            raise UserError(f"folder={folder} is not empty: choose another, or go on with {go_on}")
+            raise UserError(f"folder={folder} is not empty: choose another, or resume with {go_on}")
         remove_leftovers(folder)
     except OSError as error:
-        raise UserError(f"no run folder can be made: {os_error_message(error)}", exit_code=1) from None
+        raise UserError(f"cannot make a run folder: {os_error_message(error)}", exit_code=1) from None
     save_config(folder, config, asked=asked)
     return folder
 
 
 def _first_free(folder: Path) -> Path:
-    """The name itself, then with -2, -3, …: two runs may start in the same second, and mkdir says who was first."""
+    """Make the folder, or the first free one with -2, -3, … appended, because runs may start in the same second."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         name = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
@@ -79,18 +79,18 @@ def _first_free(folder: Path) -> Path:
 
 
 def save_changes(folder: Path, config: DictConfig) -> None:
-    """Keep what a resumed run does differently, for those who evaluate it or go on with it later."""
+    """Save the changed configuration of a resumed run, for later evaluation or resumption."""
     if OmegaConf.to_container(config, resolve=True) != OmegaConf.to_container(read_config(folder), resolve=True):
         save_config(folder, config)
 
 
 def hold(folder: Path) -> None:
-    """Keep other runs out of a run folder until `release`, or until this process ends in whatever way.
+    """Lock a run folder against other runs until `release`, or until this process ends in any way.
 
-    The lock is one of the kernel's on the file `.lock`. File systems that have no locks are worked in without.
+    Uses a kernel lock on the file `.lock`; on file systems without locks, none.
 
     Raises:
-        UserError: if another process holds it; it names that process.
+        UserError: if another process holds the lock; the message names that process.
     """
     if fcntl is None or folder in _held:
         return
@@ -98,7 +98,7 @@ def hold(folder: Path) -> None:
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
-            # A record lock, not flock: it is not handed down to worker processes, which may live a little longer.
+            # A record lock, not flock, because worker processes do not inherit it; they may end a little later.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             with file:
@@ -112,7 +112,7 @@ def hold(folder: Path) -> None:
         with suppress(OSError):
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 break
-        file.close()  # its holder has deleted it meanwhile
+        file.close()  # the holder has deleted the file meanwhile
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
@@ -120,7 +120,7 @@ def hold(folder: Path) -> None:
 
 
 def release(folder: Path) -> None:
-    """Let others in again."""
+    """Unlock a run folder."""
     if file := _held.pop(folder, None):
         with suppress(OSError):
             (folder / LOCK).unlink()
@@ -134,28 +134,28 @@ def _release_all() -> None:
 
 
 def resumed_folder(config: DictConfig) -> Path | None:
-    """The folder of the run that goes on; None for a new run."""
+    """The folder of the run to resume; None for a new run."""
     return user_path(config.resume) if config.resume else None
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from."""
+    """Whether there is a checkpoint to resume from."""
     return (folder / CHECKPOINT).exists()
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of the run to be resumed, with the command line's overrides on top; holds the run folder.
+    """The configuration of the run to resume, with the command line's overrides applied; locks the run folder.
 
-    What `experiment` chooses belongs to the run's beginning, and counts for nothing now; only the model must be the
-    same, where the command line names one. Every other word acts, or is refused.
+    A recipe (`experiment`) on the command line has no effect now, but its model must be the run's. Every other override
+    is applied, or refused.
 
     Args:
-        config: As the command line composes it.
+        config: The configuration as composed from the command line.
         overrides: The command line.
 
     Raises:
-        UserError: if `resume` names no run folder or one in use, a run of another model, or a key is not in its
-            configuration or cannot change any more.
+        UserError: if `resume` names a folder that is in use or is not a run folder, or a run of another model, or if a
+            key is not in its configuration or can no longer change.
     """
     folder = user_path(config.resume)
     resumed, choices = read_config(folder), choices_of(folder)
@@ -179,14 +179,14 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 raise UserError(f"{word}: this run began with {key}={choices[key]}, and a resumed run keeps it")
             continue
         fixed = fixed_on_resume(key)
-        # Runs of older versions lack keys that act from now on, say data.on_error.
+        # Runs of older versions lack keys that may be set now, such as data.on_error.
         known = word.startswith("+") or OmegaConf.select(config, key, default=_ABSENT) is not _ABSENT
         if before is _ABSENT and (fixed or not known):
             raise UserError(f"{word}: the resumed run's configuration has no key {key}: leave it out")
         if not fixed:
             change(resumed, key, value)
         elif not _is_repeated(key, OmegaConf.select(config, key), resumed, folder):
-            raise UserError(f"{word}: this run has {key}={before}, and a resumed run keeps it; else begin a new one")
+            raise UserError(f"{word}: this run has {key}={before}; to change it, begin a new run")
     absolute_paths(resumed)
     check(resumed, command="train", partial=True)
     resumed.resume = str(folder)
@@ -195,21 +195,21 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def require_data(config: DictConfig, *, key: str) -> None:
-    """See that the data of a run are where its configuration says: drawn ones would be drawn anew, anywhere.
+    """Check that the data of a run are in their place; a loader would generate synthetic data again elsewhere.
 
     Raises:
-        UserError: if the folder is not there; `key` says where they are instead.
+        UserError: if the folder does not exist; the message tells the user to set `key`.
     """
     root = config.data.get("root")
     if root and not user_path(root).is_dir():
-        raise UserError(f"the data of this run are not at {root}: say where they are by {key}=<folder>")
+        raise UserError(f"the data of this run are not at {root}: set their place with {key}=<folder>")
 
 
 def _is_repeated(key: str, value: object, resumed: DictConfig, folder: Path) -> bool:
-    """Whether the command line says again what a key that is kept was when the run began, or has become since."""
+    """Whether the command line repeats a fixed key's value, either the original or the current one."""
     said = [OmegaConf.select(resumed, key)]
     if key == "folder":
-        said.append(str(folder))  # it may have been moved
+        said.append(str(folder))  # the folder may have been moved
     if key == "discovery.num_classes" and "asked_num_classes" in resumed.discovery:
         said.append(resumed.discovery.asked_num_classes)
     if isinstance(declaration(key).kind, FilePath):
@@ -223,7 +223,7 @@ def _hold_for_resuming(folder: Path) -> None:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Where and by which code a run was made: what makes its figures repeatable."""
+    """The device, versions and commit of a run, for reproducing its figures."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return {
         "commit": commit(),
@@ -234,7 +234,7 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit; "unknown" without git or checkout, or where git does not answer."""
+    """The checkout's commit; "unknown" without git or a checkout, or if git fails."""
     if CHECKOUT is None:
         return "unknown"
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"]

@@ -1,4 +1,4 @@
-"""A whole run of any kind: data, model, run folder, training, and the figures at its end."""
+"""Complete runs of any kind: data, model, run folder, training, and figures at the end."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ log = logging.getLogger("meru")
 
 
 def start_or_resume(config: DictConfig, words: Sequence[str]) -> None:
-    """Train as a command line asks, a new run or the one that `resume` names.
+    """Train according to a command line, a new run or the one that `resume` names.
 
     Args:
-        config: As the command line composes it, checked.
+        config: The checked configuration as composed from the command line.
         words: The command line.
     """
     device = distributed.start()
@@ -54,21 +54,21 @@ def start_or_resume(config: DictConfig, words: Sequence[str]) -> None:
         config = resumed_config(config, words)
         require_data(config, key="data.root")
     train(config, device=device)
-    distributed.stop()  # not after a failure: others would fail for want of this process before it has said why
+    distributed.stop()  # not after a failure: other processes would report errors before this one
 
 
 def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     """Train to the end, then evaluate once.
 
     Args:
-        config: As `configs/train.yaml` describes it; with `resume`, of the run to go on with.
-        device: This process's.
+        config: A configuration of `configs/train.yaml`; with `resume`, of the run to resume.
+        device: Device of this process.
 
     Returns:
-        The figures in the main process; None in others, and after a signal stopped the run.
+        The figures in the main process; None in other processes, and if a signal stopped the run.
 
     Raises:
-        UserError: for whatever the user can put right.
+        UserError: for failures that the user can fix.
     """
     settings = TrainerSettings.of(config.trainer)
     task = task_of(config)(config, device=device)
@@ -120,7 +120,7 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
 
 @contextlib.contextmanager
 def closing(logger: NoLogger | WandbLogger, folder: Path) -> Iterator[None]:
-    """Close the logger of a run after the block, as failed after an error, and give the run folder free."""
+    """Close a run's logger after the block, as failed after an error, and unlock the run folder."""
     try:
         yield
     except BaseException:
@@ -131,7 +131,7 @@ def closing(logger: NoLogger | WandbLogger, folder: Path) -> Iterator[None]:
 
 
 def make_logger(config: DictConfig, folder: Path, device: torch.device) -> NoLogger | WandbLogger:
-    """The logger that `config.logger` names."""
+    """Make the logger that `config.logger` names."""
     facts = {**OmegaConf.to_container(config, resolve=True), "environment": environment(device)}
     start = instantiate(config.logger, _partial_=True, _convert_="all")
     return start(folder=folder, config=facts, name=f"{config.name}/{folder.name}", identity=folder.name)

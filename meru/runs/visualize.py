@@ -1,4 +1,4 @@
-"""Pictures of what a finished run learned: where words look, and how classes form a tree: `scripts/visualize.py`."""
+"""Plots of a finished run: attention maps of words, and the tree of classes: `scripts/visualize.py`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from meru.tasks.discovery import Discovery
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that a user can ask for.
+    """A plot that a user can request.
 
     Attributes:
-        draw: Saves it; takes the user's arguments by name, gives a line that says where it lies.
+        draw: Saves the plot; takes the user's arguments by name, and returns a line with the path.
         required, optional: Names of the arguments.
     """
 
@@ -37,14 +37,14 @@ class Picture:
 
 
 def visualize(name: str, given: Mapping[str, str]) -> str:
-    """Draw a picture; returns a line that says where it lies.
+    """Draw a plot; returns a line with its path.
 
     Args:
-        name: Of the picture.
+        name: Name of the plot.
         given: The user's arguments.
 
     Raises:
-        UserError: for another name, arguments that the picture does not take or lacks, and whatever prevents it.
+        UserError: for an unknown name, unknown or missing arguments, and other failures that the user can fix.
     """
     if name not in PICTURES:
         raise UserError(f"{name}: choose one of {', '.join(PICTURES)}; see --help")
@@ -58,31 +58,31 @@ def visualize(name: str, given: Mapping[str, str]) -> str:
 
 
 def attention(*, run: str, image: str, text: str, output: str = "attention.png") -> str:
-    """Save where each word of `text` looks in `image`."""
+    """Save attention maps of each word of `text` in `image`."""
     path = user_path(output)
     if path.is_dir():
         raise UserError(f"output={output} is a folder: name a file in it, {path / 'attention.png'}")
     pretrained = load(run)
     if pretrained.tokenizer is None:
         raise UserError(
-            f"run={run} is a run of {type(pretrained.model).__name__}, which discovers classes and reads no sentences: "
-            "draw the tree of its classes by `visualize.py tree`"
+            f"run={run} is a run of {type(pretrained.model).__name__}, which discovers classes and has no text tower: "
+            "draw the tree of its classes with `visualize.py tree`"
         )
     figure = draw_attention(pretrained, _photograph(image), text)
     save_figure(figure, path)
-    return f"where the words look: {path}"
+    return f"attention maps: {path}"
 
 
 def tree(*, run: str, root: str | None = None, output: str | None = None) -> str:
     """Save the tree of the classes that a discovery run predicts: Newick, JSON, dendrogram and Poincaré disk."""
     folder = user_path(output) if output else user_path(run) / TREES
     if folder.is_file():
-        raise UserError(f"output={output} is a file: name a folder, there are several pictures")
+        raise UserError(f"output={output} is a file: name a folder for several plots")
     config = read_config(run)
     if not is_discovery(config):
         raise UserError(
-            f"run={run} is a run of {_model_of(config)}, which discovers no classes: draw where the words of a "
-            "sentence look by `visualize.py attention`"
+            f"run={run} is a run of {_model_of(config)}, which does not discover classes: draw the attention of "
+            "words with `visualize.py attention`"
         )
     if root:
         change(config, "data.root", str(user_path(root)))

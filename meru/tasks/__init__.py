@@ -1,1 +1,1 @@
-"""Kinds of training: what an image–text run and a discovery run do differently."""
+"""The kinds of training: image–text runs and discovery runs."""

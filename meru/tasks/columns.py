@@ -1,6 +1,6 @@
-"""Which figures a comparison of runs shows: for each kind of figures the columns, by title.
+"""The columns of a comparison of runs, by title, for each kind of figures.
 
-A run is of the first kind of which it has a figure. No PyTorch is needed to read this.
+A run belongs to the first kind of which it has a figure. Importing this file does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DISCOVERY = {
     "tree purity": "tree/dendrogram_purity",
     "feature tree purity": "feature_tree/dendrogram_purity",
 }
-# R@1 of captions among degraded images, and of shortened captions.
+# R@1 of text-to-image retrieval with degraded images and with shortened captions.
 DEGREES = {
     "clean": "clean",
     "resolution ÷2": "resolution/2",

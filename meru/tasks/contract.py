@@ -1,7 +1,7 @@
-"""What a kind of training offers to a run.
+"""The interface between a kind of training and `meru.runs`.
 
-`meru.runs` has one skeleton for training, one for the end of a run and one for evaluation. They call the methods of a
-task and know neither captions nor classes to discover.
+`meru.runs` contains general code for training, for the end of a run and for evaluation. It calls the methods of a task
+and does not depend on captions or on classes to discover.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Figures = dict[str, float | None]
 
 
 class Findings(NamedTuple):
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
-        figures: Figures by name, as `meru.reports.tables` explains them; empty where no image decodes.
-        details: What pictures are drawn of, beside the model; None where that is nothing.
+        figures: Figures by name, explained in `meru.reports.tables`; empty if no image decodes.
+        details: Data for plots that are not figures; None if there are none.
     """
 
     figures: Figures
@@ -38,14 +38,14 @@ class Findings(NamedTuple):
 
 
 class Suite(NamedTuple):
-    """An evaluation that takes the place of the usual figures: `scripts/evaluate.py suite=<name>`.
+    """An evaluation that replaces the usual figures: `scripts/evaluate.py suite=<name>`.
 
     Attributes:
         evaluate: `(model, batches, *, captions, tokenizer, device, class_kind, captions_per_image)` → figures.
-            `batches(change)` gives the images of the split in order, each passed through `change` first, uint8
-            `(3, H, W)` → uint8 `(3, H', W')`; None: as they are. For the rest see `evaluate_robustness`.
-        table: Figures and a title as text.
-        picture: Figures and a title as a picture.
+            `batches(change)` loads the images of the split in order and applies `change` to each first, uint8
+            `(3, H, W)` → uint8 `(3, H', W')`; None: no change. For the other arguments see `evaluate_robustness`.
+        table: Formats figures and a title as text.
+        picture: Plots figures with a title.
     """
 
     evaluate: Callable[..., Figures]
@@ -54,15 +54,15 @@ class Suite(NamedTuple):
 
 
 class Task(ABC):
-    """One kind of training, with the data of one run. A run calls the methods in the order in which they stand here.
+    """One kind of training, with the data of one run. A run calls the methods in the order in which they are defined.
 
     Attributes:
-        validates: Whether a validation split may choose the weights; else the last ones count.
-        suites: Evaluations by the name that `suite=` takes.
+        validates: Whether a validation split may select the weights; otherwise the last weights are used.
+        suites: Evaluations by their name for `suite=`.
         config: The run's configuration.
-        device: This process's.
+        device: Device of this process.
         data: Has `train`, the training images, and `paths()`, the image files of each split.
-        epoch_state: What `batches` found at the start of an epoch and needs to its end; kept in checkpoints.
+        epoch_state: State that `batches` computes at the start of an epoch and uses until its end; kept in checkpoints.
     """
 
     validates: ClassVar[bool] = False
@@ -76,38 +76,38 @@ class Task(ABC):
 
     @abstractmethod
     def load_data(self) -> Any:
-        """The splits that the configuration's section `data` describes.
+        """Load the splits that the configuration's section `data` describes.
 
         Raises:
-            UserError: if the data are not there, or not as they must be.
+            UserError: if the data are missing or malformed.
         """
 
     # ---------------------------------------------------------------- training
 
     def complete_config(self) -> DictConfig:
-        """The configuration with what follows from the data, say the number of classes; kept as `config`."""
+        """Complete the configuration from the data, for instance by the number of classes; stored as `config`."""
         return self.config
 
     @abstractmethod
     def describe(self) -> str:
-        """How many images of what there are, for the log."""
+        """Describe the data and its size in one line for the log."""
 
     def prepare(self, pretrained: Pretrained, *, begun: bool) -> None:  # noqa: B027, a task may need nothing
-        """Do what comes before the first step; `begun` says that the weights come with a checkpoint."""
+        """Prepare the model for the first step; `begun` says that the weights come from a checkpoint."""
 
     @abstractmethod
     def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
-        """The batches of this process from number `start` to the end of the run.
+        """Load the batches of this process from number `start` to the end of the run.
 
-        Called when the weights of a resumed run are in the model.
+        Called after the weights of a resumed run have been loaded.
         """
 
     def validation(self, pretrained: Pretrained) -> Callable[[nn.Module], Figures] | None:
-        """Computes the figures of another model, say its average, on validation images; None where there are none."""
+        """A function that evaluates a model, for instance an average, on the validation split; None without a split."""
         return None
 
     def loader_options(self, plan: BatchPlan, start: int) -> dict[str, Any]:
-        """What every loader of training batches is told."""
+        """Arguments of every loader of training batches."""
         return {
             "seed": self.config.seed,
             "batch_size": plan.batch_size,
@@ -119,42 +119,42 @@ class Task(ABC):
         }
 
     def reading(self) -> dict[str, Any]:
-        """How images are read, and by how many processes."""
+        """Arguments of loaders for reading images, including the number of processes."""
         return {**worker_options(self.config.data), **reading_options(self.config.data)}
 
     # ---------------------------------------------------------------- figures
 
     @classmethod  # noqa: B027, a task may refuse nothing
     def check_question(cls, asked: DictConfig, *, name: str) -> None:
-        """Refuse what a run of this kind cannot be asked, before anything is read.
+        """Refuse options that do not apply to a run of this kind, before anything is read.
 
         Args:
-            asked: As `configs/evaluate.yaml` describes it.
-            name: Of the run.
+            asked: A configuration of `configs/evaluate.yaml`.
+            name: Name of the run.
         """
 
     @abstractmethod
     def require_images(self, split: str | None) -> None:
-        """Raise a `UserError` unless the split that was asked for has images to evaluate on; None: the usual ones."""
+        """Raise a `UserError` unless the requested split has images to evaluate on; None: the default images."""
 
     @abstractmethod
     def name_of(self, split: str | None) -> str:
-        """What a table's title calls the images of a split; None: those that a run is evaluated on at its end."""
+        """Name of a split's images in a table's title; None: the images of the evaluation at the end of a run."""
 
     @abstractmethod
     def evaluate(self, pretrained: Pretrained, *, split: str | None = None) -> Findings:
-        """All figures of a model on a split; None: on what a run is evaluated on at its end."""
+        """Compute all figures of a model on a split; None: on the images of the evaluation at the end of a run."""
 
     def evaluate_suite(
         self, suite: Suite, pretrained: Pretrained, *, split: str | None, captions_per_image: int | None
     ) -> Figures:
-        """The figures of one of `suites` on a split."""
-        raise NotImplementedError  # without suites it is never called
+        """Compute the figures of one of `suites` on a split."""
+        raise NotImplementedError  # never called without suites
 
     @abstractmethod
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
-        """The figures that the model is made for, on at most 24 lines; all of them are in the JSON file."""
+        """Format the model's main figures on at most 24 lines; the JSON file contains all of them."""
 
     @abstractmethod
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
-        """Save the pictures of a finished run in its folder; one that fails is left out with a warning."""
+        """Save the plots of a finished run in its folder; one that fails is left out with a warning."""

@@ -1,4 +1,4 @@
-"""The data of a run, as its configuration describes them."""
+"""Load the data that a run's configuration describes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from meru.errors import UserError
 
 
 def load_data(config: DictConfig) -> ImageTextData:
-    """The splits of images and captions."""
+    """Load the splits of images and captions."""
     if "load" not in config.data:
         raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
     return _loaded(config.data.load, ImageTextData, key="data.load")
 
 
 def load_discovery_data(config: DictConfig) -> DiscoveryData:
-    """The images, and the labels of some."""
+    """Load the images, and the labels of some."""
     if "load_discovery" not in config.data:
-        raise UserError("this data set has no split for discovery: choose another, say data=cub or data=birds")
+        raise UserError("this data set has no split for discovery: choose another, such as data=cub or data=birds")
     data = _loaded(config.data.load_discovery, DiscoveryData, key="data.load_discovery")
     return data.grouped(config.data.families)
 
 
 def _loaded(section: DictConfig, kind: type, *, key: str):
-    """What the loader of a section returns; for loaders outside this project, one line says what is wrong with them."""
+    """Call the loader of a section; for faulty loaders outside this project, the error is one line."""
     own = not section._target_.startswith("meru.")
     if own:
         _check_call(section, key=key)
@@ -45,7 +45,7 @@ def _check_call(section: DictConfig, *, key: str) -> None:
     """Check that a loader takes the keys of its section as keyword arguments."""
     try:
         loader = get_object(section._target_)
-    except Exception as error:  # whatever an import may raise
+    except Exception as error:  # an import may raise anything
         raise UserError(f"{key}._target_={section._target_} cannot be imported ({_short(error)})") from error
     arguments = {name: value for name, value in section.items() if not name.startswith("_")}
     try:
@@ -60,14 +60,14 @@ def _check_call(section: DictConfig, *, key: str) -> None:
 
 
 def _short(error: Exception) -> str:
-    """The innermost reason, on one line."""
+    """The innermost reason of an error, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def instantiate_in_turn(section: DictConfig):
-    """What a section of the configuration makes: in the main process first, which may draw or unpack data for all."""
+    """Instantiate a section, in the main process first, which may generate or unpack data for all processes."""
     made = []
     distributed.decided_by_main(lambda: made.append(_instantiate(section)))
     return made[0] if distributed.is_main() else _instantiate(section)
@@ -76,7 +76,7 @@ def instantiate_in_turn(section: DictConfig):
 def _instantiate(section: DictConfig):
     try:
         return instantiate(section)
-    except InstantiationException as error:  # around what the loader itself says
+    except InstantiationException as error:  # wraps the loader's own error
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise

@@ -1,4 +1,4 @@
-"""Category discovery: images of old and new classes, and the labels of some of the old ones."""
+"""Category discovery on images of old and new classes, with labels for some images of old classes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = logging.getLogger("meru")
 
 
 class Discovery(Task):
-    """Discovery runs: the last weights count, because choosing others would need the labels that are to be found."""
+    """Discovery runs; they use the last weights, because selecting others would need labels of the new classes."""
 
     data: DiscoveryData
 
@@ -47,9 +47,9 @@ class Discovery(Task):
     # ---------------------------------------------------------------- training
 
     def complete_config(self) -> DictConfig:
-        """A number in `discovery.num_classes`: that of the data, the given or an estimated one.
+        """Set `discovery.num_classes` to a number: that of the data, the given one, or an estimate.
 
-        What was asked for stays in `discovery.asked_num_classes`, so that a change of it can be told.
+        The requested value is kept in `discovery.asked_num_classes`, so that a later change can be detected.
         """
         wanted = self.config.discovery.num_classes
         if wanted is None:
@@ -67,7 +67,7 @@ class Discovery(Task):
         return self.config
 
     def estimated_classes(self) -> int:
-        """How many classes the features of the untrained tower suggest: see `meru.metrics.clustering`."""
+        """Estimate the number of classes from features of the untrained tower; see `meru.metrics.clustering`."""
         data, config = self.data, self.config.copy()
         config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
         untrained = build(config)
@@ -78,8 +78,8 @@ class Discovery(Task):
         if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
             raise UserError(
                 f"discovery.num_classes=estimate: up to {maximum} classes, {data.num_old} of them old, cannot be "
-                f"estimated from {images} images: at least two must be old, and discovery.maximum_classes lies between "
-                "the old ones and the images; set it, or give discovery.num_classes as a number"
+                f"estimated from {images} images: at least two must be old, and discovery.maximum_classes must be "
+                "between the numbers of old classes and images; set it, or give discovery.num_classes as a number"
             )
         number, _ = estimate_num_classes(
             read["features"],
@@ -101,13 +101,13 @@ class Discovery(Task):
         )
 
     def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
-        """The batches; views kept before the weights are in the model would be those of an empty tower."""
+        """Load the batches; cached views are computed here, after the weights have been loaded."""
         model, transforms, train = pretrained.model, pretrained.transforms, self.data.train
         released = pretrained.model.released_batches
         found = self.epoch_state
 
         def neighbours(epoch: int) -> Tensor:
-            # A run that resumes within an epoch has the neighbours that the weights at the epoch's start made.
+            # A run that resumes within an epoch uses the neighbours from the weights at the start of the epoch.
             if found.get("epoch") != epoch:
                 if released:
                     nearest = released_neighbours(
@@ -141,8 +141,8 @@ class Discovery(Task):
                 )
         if asked.split == "validation":
             raise UserError(
-                "split=validation: a discovery run has none, its last weights count; choose train (the unlabelled "
-                "training images) or test, or leave it out for both"
+                "split=validation: a discovery run has no validation split; choose train (the unlabelled training "
+                "images) or test, or leave it out for both"
             )
 
     def require_images(self, split: str | None) -> None:
@@ -153,7 +153,7 @@ class Discovery(Task):
         return {"train": "unlabelled training images", "test": "test images", None: "all images"}[split]
 
     def evaluate(self, pretrained: Pretrained, *, split: str | None = None) -> Findings:
-        """Figures of the unlabelled training images, of the test images, and of the trees of classes.
+        """Compute figures on the unlabelled training images, on the test images, and of the trees of classes.
 
         `tree/…` and `feature_tree/dendrogram_purity` need the training images, and classes with families.
         """
@@ -161,7 +161,7 @@ class Discovery(Task):
         train = self.features(data.train, pretrained) if split != "test" else {}
         test = self.features(data.test, pretrained) if split != "train" and len(data.test) else {}
         if split != "train" and len(data.test) and not test:
-            log.warning("none of the %d test images decodes: no figures of them", len(data.test))
+            log.warning("none of the %d test images decodes: no figures for them", len(data.test))
         number = pretrained.model.num_classes
         figures = discovery_figures(data, train, test, num_classes=number, seed=self.config.seed)
         trees = ClassTrees({}, None)
@@ -175,11 +175,11 @@ class Discovery(Task):
         return format_discovery(figures, title)
 
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
-        """Save the trees of the predicted classes, as text and as pictures."""
+        """Save the trees of the predicted classes, as text and as plots."""
         save_trees(folder / TREES, findings.details)
 
     def draw_trees(self, pretrained: Pretrained, folder: Path) -> list[Path]:
-        """Save the same trees once more, in a folder; gives the files that are there then.
+        """Save these trees again in the given folder; returns the files.
 
         Raises:
             UserError: if no image decodes, or there are fewer than three predicted classes.
@@ -195,7 +195,7 @@ class Discovery(Task):
     # ---------------------------------------------------------------- images
 
     def features(self, split: DiscoverySplit, pretrained: Pretrained) -> dict[str, Tensor]:
-        """What a model sees in the images of a split; see `read_features`."""
+        """Features of the images of a split; see `read_features`."""
         images = discovery_evaluation_loader(
             split,
             transform=pretrained.transforms.evaluation,

@@ -1,4 +1,4 @@
-"""What batches of a discovery run are made of beside the images: views kept from a frozen part, and neighbours."""
+"""Cached views and nearest neighbours for the batches of a discovery run."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ log = logging.getLogger("meru")
 def keep_views(
     config: DictConfig, split: DiscoverySplit, model: nn.Module, transforms: Transforms, *, device: torch.device
 ) -> Tensor | None:
-    """What the frozen part of the tower says of `discovery.cached_views` views of every image, `(n, V, …)`, float16.
+    """Cache the frozen part's output for `discovery.cached_views` views of every image, `(n, V, …)`, float16.
 
-    They are the views of the first V/2 epochs. Every process keeps its own. None if no views are to be kept.
+    These are the views of the first V/2 epochs. Every process has its own cache. Returns None if it is switched off.
 
     Raises:
-        UserError: for an odd number of views, a tower that cannot be cut, and images that do not decode.
+        UserError: for an odd number of views, a tower that cannot be split, or images that do not decode.
     """
     number = config.discovery.cached_views
     if not number:
         return None
     if number < 0 or number % 2:
-        raise UserError(f"discovery.cached_views={number}: views come in pairs; give an even number, or 0 to keep none")
+        raise UserError(f"discovery.cached_views={number}: views come in pairs; give an even number, or 0 for none")
     model.eval()
     began, kept = time.perf_counter(), None
     for epoch in range(number // 2):
@@ -44,7 +44,7 @@ def keep_views(
             split,
             transform=transforms.training,
             epoch=epoch,
-            batch_size=16,  # small batches stay in a CPU's cache, and do not slow a GPU down that reads from disk
+            batch_size=16,  # small batches fit a CPU's cache, and do not slow down a GPU that waits for the disk
             seed=config.seed,
             **worker_options(config.data),
             **reading_options(config.data),
@@ -58,19 +58,19 @@ def keep_views(
             kept[batch["image_index"], 2 * epoch : 2 * epoch + 2] = output.unflatten(0, (-1, 2)).cpu().half()
     model.train()
     megabytes, seconds = kept.numel() * kept.element_size() / 2**20, time.perf_counter() - began
-    log.info("kept %d views of %d images, %.0f MiB, in %.0f s", number, len(split), megabytes, seconds)
+    log.info("cached %d views of %d images, %.0f MiB, in %.0f s", number, len(split), megabytes, seconds)
     return kept
 
 
 def nearest_images(read: Mapping[str, Tensor], *, images: int, count: int) -> Tensor:
-    """Every image's nearest by their projected features, itself first, `(n, count)`.
+    """Nearest neighbours of every image by projected features, the image itself first, `(n, count)`.
 
-    In the data set's order and without augmentation, so the same in every epoch with the same model.
+    The features are unaugmented and in the data set's order, so the result depends only on the model.
 
     Args:
-        read: What `meru.evaluation.classes.read_features` gives for the training images.
-        images: How many there are; all of them must decode.
-        count: Neighbours, the image itself among them.
+        read: Result of `meru.evaluation.classes.read_features` for the training images.
+        images: Number of training images; all of them must decode.
+        count: Number of neighbours, including the image itself.
     """
     if len(read.get("projected", ())) < images:
         raise UserError("discovery.sampler=neighbours needs every image to decode: choose weighted, or restore them")
@@ -87,11 +87,11 @@ def released_neighbours(
     epoch: int,
     device: torch.device,
 ) -> Tensor:
-    """What the released code takes for neighbours, `(n, discovery.neighbours)`.
+    """Neighbours as the released code computes them, `(n, discovery.neighbours)`.
 
-    It reads one augmented view each of images drawn by weight with replacement, and takes the places in that draw for
-    places in the data set: the images of a batch have little to do with each other, and half of them are not labelled
-    ones any more.
+    It reads one augmented view of each image in a weighted sample with replacement, but uses positions in that sample
+    as positions in the data set. The images of a batch are therefore nearly unrelated, and the share of labelled ones
+    is no longer one half.
     """
     was_training = model.training
     model.eval()
@@ -111,13 +111,13 @@ def released_neighbours(
 
 
 def _nearest(vectors: Tensor, count: int) -> Tensor:
-    """Each unit vector's nearest, itself first: `(n, D)` → int64 `(n, count)`."""
+    """Nearest neighbours of unit vectors, each itself first: `(n, D)` → int64 `(n, count)`."""
     if count > len(vectors):
         raise UserError(f"discovery.neighbours={count}: there are {len(vectors)} training images; choose fewer")
     nearest = []
     for start in range(0, len(vectors), 1024):
         scores = exact_product(vectors[start : start + 1024], vectors)
         rows = torch.arange(len(scores))
-        scores[rows, start + rows] = 2.0  # above every cosine: itself first, whatever else is equal
+        scores[rows, start + rows] = 2.0  # above every cosine, so that ties do not precede the vector itself
         nearest.append(scores.topk(count, dim=1).indices)
     return torch.cat(nearest)

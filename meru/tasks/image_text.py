@@ -1,4 +1,4 @@
-"""Training on images and captions: CLIP, MERU and the models made of them."""
+"""Training on images and captions: CLIP, MERU and the models that extend them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SPLITS = ("test", "validation", "train")
 
 
 class ImageText(Task):
-    """Image–text runs: a validation split chooses the weights, the test split is used once."""
+    """Image–text runs; the validation split selects the weights, and the test split is used once."""
 
     validates = True
     suites: ClassVar[Mapping[str, Suite]] = {
@@ -58,7 +58,7 @@ class ImageText(Task):
         return self.config
 
     def crops(self) -> CropParts | None:
-        """Where a model that learns from crops gets them."""
+        """The source of crops for models that train on them; None for other models."""
         if not (parts := self.config.get("parts")):
             return None
         return CropParts(PartWords.of(self.config.data), crops=parts.crops, window=parts.window)
@@ -72,14 +72,14 @@ class ImageText(Task):
         )
 
     def prepare(self, pretrained: Pretrained, *, begun: bool) -> None:
-        """Say how many captions are cut; let a hyperbolic model measure the radius that it starts at."""
+        """Log how many captions are truncated, and set the initial radius of a hyperbolic model."""
         model, tokenizer, train = pretrained.model, pretrained.tokenizer, self.data.train
         captions = [caption for record in train for caption in record.captions]
         if cut := tokenizer.count_cut(captions):
             log.info(
-                "%d of %d training captions are longer than the context and lose their last words", cut, len(captions)
+                "%d of %d training captions exceed the context length and are truncated", cut, len(captions)
             )
-        # Weights of a whole model bring their alphas.
+        # Weights of a whole model include the alphas.
         if model.initial_radius and not begun and not self.config.encoder.init:
             sample = [train[index] for index in evenly_spread(len(train), 256)]
             images = self.images_of(sample, pretrained)
@@ -100,14 +100,14 @@ class ImageText(Task):
         records = self.data.validation
         if not self.any_decodes(records):
             if records:
-                log.warning("none of the %d validation images decodes: the last weights will count", len(records))
+                log.warning("none of the %d validation images decodes: the last weights will be used", len(records))
             return None
         return lambda model: self.figures(pretrained._replace(model=model), records)
 
     # ---------------------------------------------------------------- figures
 
     def records(self, split: str | None) -> Sequence[ImageRecord]:
-        """The images of a split, the test images for None."""
+        """The images of a split; None: the test images."""
         return getattr(self.data, split or "test")
 
     def require_images(self, split: str | None) -> None:
@@ -118,7 +118,7 @@ class ImageText(Task):
             raise UserError(f"split={split}: this run's data have no {split} images; choose {' or '.join(others)}")
         if not self.any_decodes(records):
             raise UserError(
-                f"none of the {len(records)} {split} images decodes, {records[0].path} the first: restore them"
+                f"none of the {len(records)} {split} images decodes (first: {records[0].path}): restore them"
             )
 
     def name_of(self, split: str | None) -> str:
@@ -133,7 +133,7 @@ class ImageText(Task):
         return Findings(self.figures(pretrained, records))
 
     def figures(self, pretrained: Pretrained, records: Sequence[ImageRecord]) -> Figures:
-        """All figures on some records, of which at least one decodes."""
+        """Compute all figures on records of which at least one decodes."""
         settings = self.config.evaluation
         captions = [record.captions for record in records]
         figures = evaluate_image_text(
@@ -180,11 +180,11 @@ class ImageText(Task):
         return finite_figures(figures)
 
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
-        """Retrieval and classification, and the pointing game of a model whose word attention is trained."""
+        """Format retrieval and classification, and the pointing game if the model trains word attention."""
         return format_table(figures, title, pointing=model.has_word_attention)
 
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
-        """Give the logger a table of retrieved images, and save pictures of where words look."""
+        """Log a table of retrieved images, and save attention maps of words."""
         data = self.data
         if not isinstance(logger, NoLogger) and (records := data.validation or data.test):
             with optional("the table of retrieved images"):
@@ -192,8 +192,8 @@ class ImageText(Task):
                 rows = retrieved_images(pretrained, images, records, device=self.device)
                 columns = ["caption", "its image", *(f"found {n}" for n in range(1, len(rows[0]) - 1))]
                 logger.images("retrieved", rows, columns, step=step)
-        if pictures := self.config.evaluation.get("attention_pictures"):  # not in configurations of older runs
-            with optional("pictures of attention"):
+        if pictures := self.config.evaluation.get("attention_pictures"):  # missing in configurations of older runs
+            with optional("attention maps"):
                 records = data.test or data.validation or data.train
                 reading = reading_options(self.config.data)
                 rows = save_attention(pictures, folder / ATTENTION, records, pretrained, **reading)
@@ -202,14 +202,14 @@ class ImageText(Task):
     # ---------------------------------------------------------------- images
 
     def any_decodes(self, records: Sequence[ImageRecord]) -> bool:
-        """Whether there is an image to evaluate on; one that does not decode counts unless such images are skipped."""
+        """Whether there is an image to evaluate on; undecodable images count unless they are skipped."""
         reading = reading_options(self.config.data)
         if reading["on_error"] != "skip":
             return bool(records)
         return any(read_or_skip(record.path, **reading) is not None for record in records)
 
     def images_of(self, records: Sequence[ImageRecord], pretrained: Pretrained) -> DataLoader:
-        """The records' images in order, as the model takes them in evaluation."""
+        """Load the records' images in order, with the evaluation transform."""
         return evaluation_loader(
             records,
             transform=pretrained.transforms.evaluation,
@@ -220,8 +220,8 @@ class ImageText(Task):
     def degraded_images(
         self, records: Sequence[ImageRecord], pretrained: Pretrained, degradation: Degradation | None
     ) -> DataLoader:
-        """The same, each passed through a degradation first; None: as they are."""
-        log.info("images, %s", degradation or "as they are")
+        """Load the same images with a degradation applied first; None: unchanged."""
+        log.info("images, %s", degradation or "unchanged")
         transforms = pretrained.transforms
         if degradation:
             transforms = transforms._replace(evaluation=Compose([degradation, transforms.evaluation]))

@@ -1,1 +1,1 @@
-"""The training loop and what it needs; it knows no model."""
+"""The training loop and its components, independent of the model."""

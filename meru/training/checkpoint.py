@@ -1,7 +1,7 @@
-"""Files of a run folder, written so that a crash at any moment leaves the old file or the new one, never half.
+"""Files of a run folder, written atomically: after a crash, a file is either the old or the new one.
 
-Damaged ones are found when they are read: the zip of a checkpoint has a checksum of each tensor, and safetensors files
-carry one in their metadata. Their names: `meru.run_layout`.
+Damage is detected on reading: the zip archive of a checkpoint has a checksum of each tensor, and safetensors files have
+one in their metadata. `meru.run_layout` defines the file names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from meru.errors import UserError
 from meru.files import os_error_message, write_atomically, write_text
 
 FORMAT = 1
-# What a checkpoint of any version holds.
+# The entries of a checkpoint of any version.
 STATE = {"step": int, "best": dict, "model": dict, "optimizer": dict, "random_states": list}
 
 
@@ -31,10 +31,10 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """Read a checkpoint with `weights_only=True`: no code in it is run.
+    """Read a checkpoint with `weights_only=True`, so that no code in it runs.
 
     Raises:
-        UserError: if it is damaged, foreign, or of another version.
+        UserError: if it is damaged, not a checkpoint, or of another version.
     """
     try:
         with ZipFile(path) as archive:
@@ -46,11 +46,11 @@ def load_checkpoint(path: Path) -> dict:
             raise UserError(f"resume: {os_error_message(error)}", exit_code=1) from None
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(
-            f"resume: {path} is damaged, truncated or no checkpoint ({reason}); remove it to start this run over, "
+            f"resume: {path} is damaged or not a checkpoint ({reason}); remove it to start this run over, "
             "or restore a copy"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"resume: {path} is no checkpoint of this version (format {FORMAT})")
+        raise UserError(f"resume: {path} is not a checkpoint of this version (format {FORMAT})")
     for name, kind in STATE.items():
         if not isinstance(state.get(name), kind):
             raise UserError(f"resume: {path} is incomplete (no {name}); remove it to start this run over")
@@ -58,7 +58,7 @@ def load_checkpoint(path: Path) -> dict:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a state dict as safetensors, with a checksum of the tensors that `read_weights` compares."""
+    """Write a state dict as safetensors, with a checksum of the tensors that `read_weights` verifies."""
     from safetensors.torch import save
 
     # safetensors refuses tensors that share or skip memory
@@ -72,7 +72,7 @@ def _go_on(path: Path) -> str:
 
 
 def random_states() -> list[dict[str, Tensor]]:
-    """States of every process's random generators, by rank; call it in every process."""
+    """Collect the states of all processes' random generators, by rank; call this in every process."""
     own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
@@ -80,11 +80,11 @@ def random_states() -> list[dict[str, Tensor]]:
 
 
 def restore_random_states(states: list[dict[str, Tensor]], *, alike: bool) -> None:
-    """Give this process its generators' states back.
+    """Restore the states of this process's random generators.
 
     Args:
         states: By rank, as they were saved.
-        alike: Whether all processes draw the same; then one that was not there before takes the first one's.
+        alike: Whether all processes draw the same numbers; if so, all of them get the first process's states.
     """
     rank = 0 if alike else distributed.rank()
     if rank < len(states):
@@ -95,14 +95,14 @@ def restore_random_states(states: list[dict[str, Tensor]], *, alike: bool) -> No
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line, each with its `step`.
+    """The file `metrics.jsonl`: one JSON object per line, each with its `step`.
 
     Args:
         path: The file; created if missing.
-        step: Lines of later steps are dropped: a resumed run writes them again.
+        step: Lines of later steps are dropped, because a resumed run writes them again.
 
     Raises:
-        UserError: if the file holds anything else. A last line that a killed process wrote half is dropped.
+        UserError: if the file contains anything else. An incomplete last line from a killed process is dropped.
     """
 
     def __init__(self, path: Path, *, step: int):
@@ -118,11 +118,11 @@ class MetricsFile:
 
 
 def _steps(path: Path) -> Iterator[tuple[str, float]]:
-    """The lines of a file of metrics, and the step of each."""
+    """The lines of a metrics file, and the step of each."""
     try:
         *lines, last = path.read_bytes().decode("utf-8").split("\n")
     except UnicodeDecodeError:
-        raise UserError(f"{path} is no text: remove it, or restore a copy, to resume this run") from None
+        raise UserError(f"{path} is not a text file: remove it, or restore a copy, to resume this run") from None
     if last and not last.startswith("{"):
         lines.append(last)
     for number, line in enumerate(lines, start=1):
@@ -130,5 +130,5 @@ def _steps(path: Path) -> Iterator[tuple[str, float]]:
             yield line, json.loads(line)["step"] + 0
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
-                f"{path}, line {number} holds no figures of a step: remove the line, or restore a copy of the file"
+                f"{path}, line {number} has no figures of a step: remove the line, or restore a copy of the file"
             ) from None

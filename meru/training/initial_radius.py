@@ -1,4 +1,4 @@
-"""Where the points of a hyperbolic model lie when a run starts from pretrained towers."""
+"""Initial radius of the points of a hyperbolic model with pretrained towers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ log = logging.getLogger("meru")
 def start_at_initial_radius(
     model: nn.Module, images: DataLoader, captions: Sequence[str], tokenizer: CaptionTokenizer, *, device: torch.device
 ) -> None:
-    """Measure the projected norms of training images and captions, and set the alphas by them.
+    """Measure the projected norms of training images and captions, and set the alphas accordingly.
 
-    It draws no random numbers. Call it in every process: all of them get the main process's alphas.
+    Uses no random numbers. Call this in every process: all of them get the main process's alphas.
 
     Args:
-        model: A hyperbolic one, with `initial_radius` and `start_at_radius`.
-        images: See `meru.data.loading.evaluation_loader`.
-        captions: Of the same images.
-        tokenizer: The text tower's.
-        device: The model's.
+        model: A hyperbolic model with `initial_radius` and `start_at_radius`.
+        images: See `meru.data.pairs.evaluation_loader`.
+        captions: Captions of the same images.
+        tokenizer: The text tower's tokenizer.
+        device: Device of the model.
     """
     size = images.batch_size
     norms = model.start_at_radius(
@@ -44,7 +44,7 @@ def start_at_initial_radius(
     short = [kind for kind, norm in zip(("images", "captions"), norms, strict=True) if norm < radius]
     if short:
         log.info(
-            "features of %s are shorter than model.initial_radius=%g and are not lengthened: their alpha stays at 1",
+            "features of %s are shorter than model.initial_radius=%g, so their alpha stays at 1",
             " and ".join(short),
             radius,
         )

@@ -1,4 +1,4 @@
-"""Where figures go: always to `metrics.jsonl`, and to Weights & Biases if asked. Logging never stops a run."""
+"""Loggers besides `metrics.jsonl`: none, or Weights & Biases. A failure of a logger never stops a run."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ log = logging.getLogger("meru")
 
 
 def finite_histogram(values: Tensor, *, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers per bin, and the bins' edges, of the finite ones of some values of any shape.
+    """Histogram of the finite values of a tensor of any shape: counts per bin, and the bins' edges.
 
-    numpy's own range has no room for bins where values differ by their rounding alone, as radii of clipped points do.
+    The range is wider than numpy's, which fails if values differ only by rounding, as radii of clipped points do.
     """
     numbers = values.detach().double().cpu().numpy()
     numbers = numbers[np.isfinite(numbers)]
@@ -36,7 +36,7 @@ def finite_histogram(values: Tensor, *, bins: int = 64) -> tuple[np.ndarray, np.
 
 
 class NoLogger:
-    """Figures stay in `metrics.jsonl`. Takes what `WandbLogger` takes."""
+    """A logger that does nothing, so that figures are only in `metrics.jsonl`; accepts `WandbLogger`'s arguments."""
 
     def __init__(self, **_: object):
         pass
@@ -52,21 +52,21 @@ class NoLogger:
 
 
 class WandbLogger:
-    """Weights & Biases: online if a log-in is configured, else offline; asks nothing, and gives up quietly.
+    """A Weights & Biases logger: online with a configured log-in, else offline; never prompts, only warns on failure.
 
-    wandb's own variables count wherever an argument is None or `auto`: `WANDB_MODE`, `WANDB_PROJECT`, `WANDB_ENTITY`,
-    `WANDB_RUN_GROUP`, `WANDB_TAGS`; and `WANDB_NAME`, `WANDB_RUN_ID`, `WANDB_RESUME`, `WANDB_DIR` in any case. In a
-    sweep its agent decides on project, id and name.
+    wandb's environment variables apply if an argument is None or `auto`: `WANDB_MODE`, `WANDB_PROJECT`, `WANDB_ENTITY`,
+    `WANDB_RUN_GROUP`, `WANDB_TAGS`. `WANDB_NAME`, `WANDB_RUN_ID`, `WANDB_RESUME` and `WANDB_DIR` always apply. In a
+    sweep, its agent sets project, id and name.
 
     Args:
-        folder: The run folder; wandb's files go there, and the run's id is kept there.
-        config: The run's configuration, logged whole.
+        folder: The run folder, for wandb's files and the run's id.
+        config: The run's complete configuration, which is logged.
         name: The run's name.
-        identity: The id of the run in wandb if an older version of this project began it; its folder's name.
-        project: Project's name; None: `WANDB_PROJECT`, or else `meru`.
-        entity: User or team; None: as wandb has it.
-        mode: `online`, `offline`, `disabled`; `auto`: as `WANDB_MODE` and wandb's settings say, or else online with a
-            log-in and offline without.
+        identity: The id in wandb of a run from an older version of this project; the folder's name.
+        project: The project's name; None: `WANDB_PROJECT`, or else `meru`.
+        entity: User or team; None: wandb's default.
+        mode: `online`, `offline`, `disabled`; `auto`: the mode in `WANDB_MODE` or wandb's settings, or else online with
+            a log-in and offline without.
         tags, group: As in `wandb.init`.
 
     Raises:
@@ -87,7 +87,7 @@ class WandbLogger:
         group: str | None = None,
     ):
         self.folder, self.run = folder, None
-        self.reason = ""  # for being offline
+        self.reason = ""  # why the run is offline
         require(mode, ("auto", "online", "offline", "disabled"), key="logger.mode")
         mode = _mode_of_environment() if mode == "auto" else mode
         if mode == "disabled":
@@ -129,7 +129,7 @@ class WandbLogger:
                 raise
             self.reason = f"not online ({' '.join(str(error).split())[:160]}), logged offline"
             with suppress(Exception):
-                wandb.teardown()  # which still holds the id
+                wandb.teardown()  # releases the id
             self.run = wandb.init(settings=settings, mode="offline", **arguments)
         self.run.define_metric("*", step_metric="step")
 
@@ -139,7 +139,7 @@ class WandbLogger:
             self._guarded(lambda: self.run.log({"step": step, **{k: self._value(v) for k, v in figures.items()}}))
 
     def images(self, name: str, rows: list[list], columns: list[str], *, step: int) -> None:
-        """Log a table; cells that are paths or image tensors `(3, H, W)` are shown as pictures."""
+        """Log a table; cells that are paths or image tensors `(3, H, W)` are shown as images."""
         if self.run:
             self._guarded(
                 lambda: self.run.log(
@@ -148,14 +148,14 @@ class WandbLogger:
             )
 
     def finish(self, exit_code: int = 0) -> None:
-        """Close the run, as failed unless `exit_code` is 0, and say how an offline one is sent."""
+        """Close the run, as failed unless `exit_code` is 0, and log how to upload an offline run."""
         if not self.run:
             return
         settings = getattr(self.run, "settings", None)
         folder = os.path.abspath(getattr(settings, "sync_dir", self.folder / "wandb" / "latest-run"))
         self._guarded(lambda: self.run.finish(exit_code=exit_code) if exit_code else self.run.finish())
         if self.run and self.reason:
-            log.info("wandb: %s; to send: wandb sync %s", self.reason, shlex.quote(folder))
+            log.info("wandb: %s; to upload: wandb sync %s", self.reason, shlex.quote(folder))
         self.run = None
 
     def _value(self, value: float | Tensor):
@@ -171,26 +171,26 @@ class WandbLogger:
     def _guarded(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:  # whatever goes wrong in logging must not cost the training
-            log.warning("wandb gave up (%s); training goes on, figures are in metrics.jsonl", error)
+        except Exception as error:  # no failure of logging may end the training
+            log.warning("wandb failed (%s); training goes on, figures are in metrics.jsonl", error)
             self.run = None
 
 
 def readable_name(name: str, folder: Path) -> str:
-    """The name with that of the folder above, where the run folder's own says little: `seed0`, `run_3`."""
+    """The name, with the parent folder's added if the run folder's own says little, such as `seed0` or `run_3`."""
     says_little = re.fullmatch(r"(seed|run|fold|split|trial|job|version)?[-_ ]?\d*", folder.name)
     return f"{name.removesuffix(folder.name)}{folder.parent.name}/{folder.name}" if says_little else name
 
 
 def run_identity(folder: Path, *, older: str) -> str:
-    """The id of a run folder's run in wandb: unique, and kept in the file `wandb_id`, so that a resumed run goes on.
+    """The unique id of a run in wandb, kept in the file `wandb_id` so that a resumed run continues it.
 
     Args:
-        folder: The run folder. A copy of another, which is still there, gets an id of its own.
-        older: The id that a folder without that file, but with wandb's, was begun with.
+        folder: The run folder. A copy of a folder that still exists gets an id of its own.
+        older: The id of a run whose folder has wandb's files, but not `wandb_id`.
 
     Returns:
-        The id; `WANDB_RUN_ID`, which an agent of a sweep sets, before all others.
+        The id; `WANDB_RUN_ID`, which the agent of a sweep sets, takes precedence.
     """
     path, place = folder / WANDB_ID, str(folder.absolute())
     kept, kept_place = [*path.read_text("utf-8").splitlines(), "", ""][:2] if path.is_file() else ("", "")
@@ -207,31 +207,31 @@ def run_identity(folder: Path, *, older: str) -> str:
 
 
 def _mode_of_environment() -> str | None:
-    """What wandb's variables say about the mode, in the words of `logger.mode`."""
+    """The mode in wandb's environment variables, as a value of `logger.mode`."""
     if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on", "t", "y"):
         return "disabled"
     asked = os.environ.get("WANDB_MODE", "").lower()
     mode = {"dryrun": "offline", "run": "online"}.get(asked, asked)
     if mode not in ("", "online", "offline", "disabled", "shared"):
-        log.warning("WANDB_MODE=%s is none of online, offline and disabled: ignored", asked)
+        log.warning("WANDB_MODE=%s is not online, offline or disabled: ignored", asked)
         del os.environ["WANDB_MODE"]
         return None
     return mode or None
 
 
 def _mode_of_settings(wandb: ModuleType) -> str | None:
-    """What `wandb offline` and `wandb disabled` left in wandb's own settings files."""
-    with suppress(Exception):  # wandb.setup is documented, what it returns hardly
+    """The mode that `wandb offline` or `wandb disabled` saved in wandb's settings files."""
+    with suppress(Exception):  # wandb.setup is documented, its return value hardly
         mode = wandb.setup().settings.mode
         return {"dryrun": "offline"}.get(mode, mode) if mode in ("offline", "dryrun", "disabled") else None
     return None
 
 
 def _is_logged_in(wandb: ModuleType) -> bool:
-    """Whether wandb has a key for its server, so that it need not ask for one; no network is used."""
+    """Whether wandb has an API key, so that it will not prompt for one; uses no network."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    with suppress(TypeError, AttributeError):  # versions before `prompt`
+    with suppress(TypeError, AttributeError):  # versions without `prompt`
         return bool(wandb.login(prompt=False, verify=False))
     with suppress(Exception):
         return bool(wandb.api.api_key)

@@ -16,24 +16,24 @@ SCALARS = "scalars"
 def parameter_groups(
     model: nn.Module, *, learning_rate: float, weight_decay: float, multipliers: Mapping[str, float] | None = None
 ) -> list[dict]:
-    """Trainable parameters by weight decay and learning rate.
+    """Group trainable parameters by weight decay and learning rate.
 
-    Gains, biases and learnable scalars (everything of fewer than two dimensions) are not decayed.
+    Gains, biases and learnable scalars (all tensors of fewer than two dimensions) are not decayed.
 
     Args:
-        model: Its parameters that do not require a gradient are left out.
-        learning_rate: Of every parameter without a multiplier; each group keeps it as `base_learning_rate`.
-        weight_decay: Of matrices and larger.
-        multipliers: Name → factor on the learning rate. A name is a parameter's, `curv` or `visual.pos_embed`; the
-            word `scalars`, for all parameters without a dimension, of which there may be none; or a module's, `visual`
-            or `visual.blocks.11`. A parameter goes by the first of these that fits, and by the innermost module.
+        model: Parameters that do not require a gradient are left out.
+        learning_rate: Rate of parameters without a multiplier; each group keeps it as `base_learning_rate`.
+        weight_decay: Weight decay of tensors with at least two dimensions.
+        multipliers: Name → factor on the learning rate. A name is that of a parameter, `curv` or `visual.pos_embed`;
+            the word `scalars`, for all zero-dimensional parameters, if any; or that of a module, `visual` or
+            `visual.blocks.11`. The first match in this order applies to a parameter; of modules, the innermost.
 
     Raises:
-        UserError: if the model has nothing of such a name, or nothing is left to train.
+        UserError: if the model has nothing of that name, or no parameter is trainable.
     """
     modules = {name for name, _ in model.named_modules()} - {""}
     known = modules | {name for name, _ in model.named_parameters()} | {SCALARS}
-    # A factor of 1 on a tower that a model lacks changes nothing: the configuration names both towers.
+    # The configuration names both towers; a factor of 1 is allowed on a tower that the model lacks.
     multipliers = {name: factor for name, factor in (multipliers or {}).items() if name in known or factor != 1}
     for name in multipliers.keys() - known:
         raise UserError(_unknown_name(model, name, modules))
@@ -68,7 +68,7 @@ def _factor(name: str, parameter: nn.Parameter, multipliers: Mapping[str, float]
 
 
 def _unknown_name(model: nn.Module, name: str, modules: set[str]) -> str:
-    """Says what there is where the name stops being right."""
+    """Complaint about an unknown name; lists the names at the place where it goes wrong."""
     place = name
     while place and place not in modules:
         place = place.rpartition(".")[0]
@@ -91,9 +91,9 @@ def build_optimizer(
     batch_of_rate: float | None = None,
     images_per_step: int | None = None,
 ) -> torch.optim.Optimizer:
-    """An optimizer over `parameter_groups`, the learning rate as `scaled_rate` has it.
+    """Build an optimizer over `parameter_groups` with the learning rate of `scaled_rate`.
 
-    `optimizer` takes the groups: a class of torch.optim, partly applied.
+    `optimizer` is a partially applied class of torch.optim that is called with the groups.
     """
     learning_rate = scaled_rate(learning_rate, batch_of_rate, images_per_step)
     return optimizer(
@@ -102,10 +102,10 @@ def build_optimizer(
 
 
 def scaled_rate(learning_rate: float, batch_of_rate: float | None, images_per_step: int | None) -> float:
-    """The learning rate in proportion to the images of a step, if it is meant for steps of `batch_of_rate` images.
+    """Scale a learning rate meant for steps of `batch_of_rate` images in proportion to the images of a step.
 
-    Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017. Without one of the numbers it
-    stays as it is.
+    Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017. If one of the numbers is None, the
+    rate is unchanged.
     """
     if batch_of_rate is None or images_per_step is None:
         return learning_rate

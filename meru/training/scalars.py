@@ -1,4 +1,4 @@
-"""How far learnable scalars (curvature, scales, temperatures) moved, and how far their learning rates let them."""
+"""Movement of learnable scalars (curvature, scales, temperatures), compared with the bound of their learning rates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BINDING = 0.9
 
 
 class ScalarMovement:
-    """Compares every trainable parameter without a dimension to its value at the start of the run.
+    """Compares every zero-dimensional trainable parameter with its value at the start of the run.
 
-    Adam moves a parameter by about its learning rate a step, whatever the gradient's size: a scalar that has moved by
-    nearly the sum of its rates would have gone further at a higher one.
+    Adam moves a parameter by about its learning rate per step, whatever the gradient's size. A scalar that has moved by
+    nearly the sum of its rates would have moved further with a higher rate.
 
     Args:
-        model: May offer `log_scalars`: parameters that are logarithms → the name of what they are the logarithm of.
-        optimizer: Over the model's parameters.
+        model: May have `log_scalars`: parameters stored as logarithms → the name of the quantity itself.
+        optimizer: Optimizer of the model's parameters.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
@@ -38,23 +38,23 @@ class ScalarMovement:
             for name, parameter in model.named_parameters()
             if not parameter.dim() and parameter.requires_grad and id(parameter) in group_of
         }
-        # Numbers, not groups: an optimizer that loads a checkpoint makes new groups.
+        # Indices, not groups: an optimizer that loads a checkpoint makes new groups.
         self.groups = {name: group_of[id(parameter)] for name, parameter in self.parameters.items()}
         self.log_scalars: Mapping[str, str] = getattr(model, "log_scalars", {})
         self.start = {name: parameter.item() for name, parameter in self.parameters.items()}
         self.allowed = dict.fromkeys(self.parameters, 0.0)  # sums of learning rates
 
     def count_step(self) -> None:
-        """Add the rates of the step that the optimizer has just taken."""
+        """Add the learning rates of the optimizer's last step."""
         for name, number in self.groups.items():
             self.allowed[name] += self.optimizer.param_groups[number]["lr"]
 
     def state(self) -> dict[str, dict[str, float]]:
-        """What a resumed run needs to say the same."""
+        """State for the checkpoint."""
         return {"start": self.start, "allowed": self.allowed}
 
     def load(self, state: dict[str, dict[str, float]] | None) -> None:
-        """Take up `state`; None, from a run that an older version began: nothing is known of its start."""
+        """Load `state`; None, from a checkpoint of an older version, means that the initial values are unknown."""
         state = state or {"start": {}, "allowed": {}}
         self.start, self.allowed = dict(state["start"]), dict(state["allowed"])
         for known in (self.parameters, self.groups):
@@ -62,7 +62,7 @@ class ScalarMovement:
                 del known[name]
 
     def figures(self) -> dict[str, float]:
-        """`moved/<name>`, in the parameter's own unit, and `moved_share/<name>`, of the sum of its rates."""
+        """`moved/<name>` in the parameter's own unit, and `moved_share/<name>` as a share of the sum of its rates."""
         moved = {name: parameter.item() - self.start[name] for name, parameter in self.parameters.items()}
         shares = {name: self._share(name, distance) for name, distance in moved.items()}
         return {
@@ -71,7 +71,7 @@ class ScalarMovement:
         }
 
     def unmoved(self) -> set[str]:
-        """Names of scalars that are where they started; also of what a scalar is the logarithm of."""
+        """Names of scalars with their initial values, including the names of quantities stored as logarithms."""
         names = self.fixed | {
             name
             for name, parameter in self.parameters.items()
@@ -80,7 +80,7 @@ class ScalarMovement:
         return names | {self.log_scalars[name] for name in names & self.log_scalars.keys()}
 
     def report(self) -> None:
-        """Log a table of where the scalars started and ended, and which of them wanted to go further."""
+        """Log a table of the scalars' first and last values, and name those that their learning rates limited."""
         if not self.parameters:
             return
         rows, bound = [("scalar", "start", "end", "moved, of its rates' sum")], []
@@ -89,7 +89,7 @@ class ScalarMovement:
             share = self._share(name, end - start)
             value = math.exp if name in self.log_scalars else float
             rows.append((self.log_scalars.get(name, name), f"{value(start):.4g}", f"{value(end):.4g}", f"{share:.0%}"))
-            # Other optimizers take steps as large as the gradient: to them the sum is no bound.
+            # Other optimizers take steps in proportion to the gradient, so the sum does not limit them.
             if share > BINDING and isinstance(self.optimizer, (torch.optim.Adam, torch.optim.AdamW)):
                 bound.append(self.log_scalars.get(name, name))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -97,8 +97,8 @@ class ScalarMovement:
         log.info("%s", "\n".join(lines))
         if bound:
             log.warning(
-                "%s moved by more than %.0f %% of what the learning rates add up to; "
-                "a higher optim.multipliers.scalars would let them go further",
+                "%s moved by more than %.0f %% of the sum of their learning rates; "
+                "a higher optim.multipliers.scalars would let them move further",
                 ", ".join(bound),
                 100 * BINDING,
             )

@@ -1,4 +1,4 @@
-"""The `trainer` section of the configuration, and what of it holds for the whole process."""
+"""The `trainer` section of the configuration, and settings that apply to the whole process."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class TrainerSettings:
 
     Attributes:
         epochs: Passes over the training images.
-        accumulate: Batches whose gradients make one step. Negatives come from within each batch.
+        accumulate: Batches whose gradients are accumulated for one step. Negatives come from within each batch.
         warmup_epochs: Linear warm-up; fractions are fine.
         final_learning_rate: Learning rate at the end, as a share of the highest.
-        rate_changes: When the learning rate changes: every `step`, or every `epoch`, in which it is that of the epoch's
-            first step, as with torch's CosineAnnealingLR stepped once an epoch.
+        rate_changes: When the learning rate changes: every `step`, or every `epoch`; then all steps of an epoch have
+            the rate of its first, as with torch's CosineAnnealingLR stepped once per epoch.
         clip_gradient_norm: Upper bound on the gradient's norm; null for none.
-        precision: `bf16` (autocast; geometry stays float32), `fp32`, or `auto`: bf16 on a GPU that has it.
-        tf32: Whether products and convolutions of the towers in float32 may use TF32 on a GPU.
-        ema_decay: Of a moving average of the weights, which is evaluated and exported in their place; 0: none.
-        compile: Compile the model by torch.compile.
-        evaluate_every: Validate every so many epochs, and after the last.
-        monitor: The validation figure, higher is better, that chooses the model.
+        precision: `bf16` (autocast; geometry stays float32), `fp32`, or `auto`: bf16 on a GPU that supports it.
+        tf32: Whether the towers' float32 matrix products and convolutions may use TF32 on a GPU.
+        ema_decay: Decay of a moving average of the weights, which is evaluated and exported in their place; 0: none.
+        compile: Compile the model with torch.compile.
+        evaluate_every: Epochs between validations; the last epoch is always validated.
+        monitor: The validation figure that selects the weights; higher is better.
         log_every: Steps between logged lines.
         checkpoint_every: Steps between checkpoints besides those at validations; 0: none.
     """
@@ -49,15 +49,15 @@ class TrainerSettings:
 
     @classmethod
     def of(cls, section: Mapping) -> TrainerSettings:
-        """Settings from the configuration.
+        """Read the settings from the configuration.
 
         Raises:
-            UserError: for a key that there is not, or a value out of range.
+            UserError: for an unknown key, or a value out of range.
         """
         known = [f.name for f in fields(cls)]
         for key in section:
             if key not in known:
-                raise UserError(f"trainer.{key}: there is no such key; choose one of {', '.join(known)}")
+                raise UserError(f"trainer.{key}: no such key; choose one of {', '.join(known)}")
         return cls(**section)
 
     def __post_init__(self):
@@ -70,7 +70,7 @@ class TrainerSettings:
 
 
 def allow_tf32(allowed: bool, *, device: torch.device) -> None:
-    """Whether float32 matrix products and convolutions may use TF32, for the whole process; geometry never does."""
+    """Allow or forbid TF32 in float32 matrix products and convolutions, process-wide; geometry never uses it."""
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = allowed
         torch.backends.cudnn.allow_tf32 = allowed

@@ -1,4 +1,4 @@
-"""What of a training run is in a checkpoint, and how a run takes it up."""
+"""The state of a training run in a checkpoint: collected for saving, and restored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("meru")
 
 
 def state_of(trainer: Trainer) -> dict:
-    """Everything but the generators' states."""
+    """Collect the state for a checkpoint, except that of the random generators."""
     return {
         "step": trainer.step,
         "steps_per_epoch": trainer.steps_per_epoch,
@@ -35,10 +35,10 @@ def state_of(trainer: Trainer) -> dict:
 
 
 def restore(trainer: Trainer, state: dict, *, source: str) -> None:
-    """Give a trainer the state of a checkpoint; `source` names its file.
+    """Restore a trainer from the state of a checkpoint; `source` names its file.
 
     Raises:
-        UserError: if the checkpoint is of another model, optimizer or length of an epoch, or is past the last step.
+        UserError: if the checkpoint has another model, optimizer or epoch length, or is past the last step.
     """
     _check_steps(trainer, state)
     fit(trainer.model, state["model"], source=source, what="resume")
@@ -50,24 +50,24 @@ def restore(trainer: Trainer, state: dict, *, source: str) -> None:
         raise UserError(f"resume: the weight {spoilt[0]} in {source} is not finite: restore a copy", exit_code=1)
     _restore_optimizer(trainer.optimizer, state)
     trainer.epoch_state.update(state.get("epoch_state", {}))
-    trainer.movement.load(state.get("scalars"))  # not in checkpoints of older versions
+    trainer.movement.load(state.get("scalars"))  # missing in checkpoints of older versions
     trainer.step, trainer.best = state["step"], state["best"]
 
 
 def _check_steps(trainer: Trainer, state: dict) -> None:
-    """A step must be what it was: the same place in an epoch, with the same images."""
-    began = state.get("steps_per_epoch", trainer.steps_per_epoch)  # not in checkpoints of older versions
+    """Check that a step keeps its position in the epoch and its images."""
+    began = state.get("steps_per_epoch", trainer.steps_per_epoch)  # missing in checkpoints of older versions
     if began != trainer.steps_per_epoch:
         before, now = state["processes"], distributed.world_size()
         raise UserError(
-            f"resume: this run began with {before} {_processes(before)} and {began} steps an epoch; {now} "
-            f"{_processes(now)} would make {trainer.steps_per_epoch}: start {before} (NGPU={before}), and leave the "
-            "training images and the batch as they were"
+            f"resume: this run began with {before} {_processes(before)} and {began} steps per epoch; {now} "
+            f"{_processes(now)} would make {trainer.steps_per_epoch}: start {before} (NGPU={before}), and do not "
+            "change the training images or the batch size"
         )
     if state["step"] > trainer.total_steps:
         raise UserError(
             f"resume: trainer.epochs={trainer.settings.epochs} ends at step {trainer.total_steps}, and this run is at "
-            f"step {state['step']} already: ask for at least {-(-state['step'] // trainer.steps_per_epoch)} epochs"
+            f"step {state['step']} already: set at least {-(-state['step'] // trainer.steps_per_epoch)} epochs"
         )
     epochs = state.get("epochs", trainer.settings.epochs)
     if epochs != trainer.settings.epochs and distributed.is_main():
@@ -80,7 +80,7 @@ def _processes(number: int) -> str:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Its moments; learning rates, weight decay and the like are as configured now."""
+    """Restore the optimizer's moments; learning rates, weight decay etc. follow the current configuration."""
     own, began = type(optimizer).__name__, state.get("optimizer_class")
     if began not in (None, own):
         raise UserError(f"resume: this run began with {began}, not {own}: leave optim as it was")
@@ -89,8 +89,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError) as error:
         raise UserError(
-            "resume: the run began with another grouping of its parameters: leave optim.multipliers, and what is "
-            "trained, as they were, or begin a new run"
+            "resume: the run began with other parameter groups: restore optim.multipliers and the trained layers, "
+            "or begin a new run"
         ) from error
     saved = state["optimizer"]["param_groups"]
     for group, before, options in zip(optimizer.param_groups, saved, configured, strict=True):

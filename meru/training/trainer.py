@@ -1,7 +1,7 @@
 """The training loop, read from top to bottom: evaluate → save → forward and backward → step → log.
 
-It knows no model: a model's `forward(batch)` gives an object with `loss` and `logs`, and `constrain_()` brings
-learnable scalars back into their bounds.
+It is independent of the model: `forward(batch)` must return an object with `loss` and `logs`, and `constrain_()` must
+clamp learnable scalars to their bounds.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Trains a model and leaves its best weights in the run folder.
+    """Trains a model and saves its best weights in the run folder.
 
     Attributes:
-        model: On its device already.
-        optimizer: Over the model's parameters.
-        batches: From a first batch on, the batches of this process to the end of the run.
-        batches_per_epoch: How many of them make an epoch.
-        evaluate: The figures of a model on the validation split; None where there is none.
-        logger: Offers `log(figures, step=…)`.
+        model: The model, already on its device.
+        optimizer: Optimizer of the model's parameters.
+        batches: Takes the number of a first batch; gives the batches of this process to the end of the run.
+        batches_per_epoch: Number of batches per epoch.
+        evaluate: Computes the figures of a model on the validation split; None without a split.
+        logger: Has `log(figures, step=…)`.
         folder: The run folder.
-        device: The model's.
+        device: Device of the model.
         settings: See `TrainerSettings`.
-        epoch_state: What `batches` found at the start of an epoch and needs to its end, tensors and numbers by name;
-            it is part of a checkpoint, and filled from one before `batches` is called.
-        on_resumed: Called in the main process when a checkpoint has been taken up.
+        epoch_state: State that `batches` computes at the start of an epoch and uses until its end, tensors and numbers
+            by name; saved in checkpoints, and restored before `batches` is called.
+        on_resumed: Called in the main process after a checkpoint has been restored.
     """
 
     model: nn.Module
@@ -82,7 +82,7 @@ class Trainer:
         self.steps_per_epoch = max(1, self.batches_per_epoch // self.settings.accumulate)
         self.total_steps = self.settings.epochs * self.steps_per_epoch
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
-        # The first group may be one with a factor of its own, so its rate is not what `learning_rate` means.
+        # The first group may have a multiplier, so its rate need not be the configured `learning_rate`.
         self.highest_rate = self.optimizer.param_groups[0].get("base_learning_rate", self.highest_rates[0])
         self.movement = ScalarMovement(self.model, self.optimizer)
         self.average = None
@@ -94,12 +94,12 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- the loop
     def run(self) -> bool:
-        """Train to the end. Returns False if a signal stopped it; the run folder then holds what is needed to go on."""
+        """Train to the end. Returns False if a signal stopped it; the run folder then has a checkpoint."""
         allow_tf32(self.settings.tf32, device=self.device)
         states = self._resume()
         metrics = MetricsFile(self.folder / METRICS, step=self.step) if distributed.is_main() else None
         stream = self._on_device(self.batches(self.step * self.settings.accumulate))
-        first = next(stream, None)  # starts the workers; only then does nothing else draw random numbers
+        first = next(stream, None)  # starts the workers, which draws random numbers
         stream = itertools.chain([first], stream)
         if states:
             restore_random_states(states, alike=distributed.draw_alike(self.model))
@@ -133,7 +133,7 @@ class Trainer:
         return finished
 
     def _step(self, forward: nn.Module, stream: Iterator[Batch]) -> tuple[dict[str, Tensor], int]:
-        """One step of the optimizer over `accumulate` batches."""
+        """Take one optimizer step over `accumulate` batches."""
         totals: dict[str, Tensor] = {}
         size = 0
         for micro in range(self.settings.accumulate):
@@ -174,7 +174,7 @@ class Trainer:
         return totals, size
 
     def _check_finite(self, figures: dict[str, Tensor]) -> None:
-        """Stop before a step that would spoil the weights, and say which term did it."""
+        """Stop before a step with values that are not finite, and name the cause."""
         if not self._agreed(not bool(torch.isfinite(figures["loss"] + figures["gradient_norm"]))):
             return
         bad = [f"the weight {name}" for name in self.spoilt_weights()]
@@ -217,16 +217,16 @@ class Trainer:
         progress.set_postfix({"loss": f"{scalars['loss']:.3f}", "images/s": f"{speed:.0f}"})
 
     def _warn_of_clamps(self, active: set[str]) -> None:
-        """Warn once of a clamp that takes the gradient away, unless the model or its starting values expect it."""
+        """Warn once about a clamp that removes the gradient, unless the model or its initial values explain it."""
         expected = {*getattr(self.model, "expected_clamps", ()), *self.movement.unmoved()}
         for name in sorted(active - self.warned - {f"clamped/{name}" for name in expected}):
-            log.warning("step %d: %s is active for more than half; it gets little or no gradient", self.step, name)
+            log.warning("step %d: %s is active for over half of the values: little or no gradient", self.step, name)
             self.warned.add(name)
 
     def _validate(self, metrics: MetricsFile | None, progress: tqdm, training: dict[str, Tensor]) -> None:
-        """Figures on the validation split, by the main process; the best weights so far are kept.
+        """Validate in the main process, and save the weights if they are the best so far.
 
-        In float32, as on the test split and by scripts/evaluate.py. Without that split, the last step's loss is shown.
+        Uses float32, as for the test split and in scripts/evaluate.py. Without a split, shows the last step's loss.
         """
         epoch = f"epoch {self.step // self.steps_per_epoch}/{self.settings.epochs}"
         if self.evaluate is None:
@@ -250,12 +250,12 @@ class Trainer:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The model that is validated and exported: the moving average if there is one."""
+        """The model to validate and export: the moving average if there is one."""
         return self.average.module if self.average else self.model
 
     # ------------------------------------------------------------------------------------------- state
     def _save(self) -> None:
-        if spoilt := self.spoilt_weights():  # alike in all processes
+        if spoilt := self.spoilt_weights():  # the same in all processes
             self._stop_unfinished(f"the weight {spoilt[0]}")
         states = random_states()
         if distributed.is_main():
@@ -263,7 +263,7 @@ class Trainer:
         distributed.barrier()
 
     def _resume(self) -> list[dict[str, Tensor]] | None:
-        """Take up the checkpoint of the run folder, if there is one; returns the random states to restore."""
+        """Restore the checkpoint of the run folder if there is one; returns the random states to restore later."""
         path = self.folder / CHECKPOINT
         if not path.exists():
             return None
@@ -290,7 +290,7 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def _synchronised(self, forward: nn.Module, last: bool):
-        """Gradients of accumulated batches are averaged over the processes once, with the last of them."""
+        """Average the gradients of accumulated batches over the processes only once, with the last batch."""
         return contextlib.nullcontext() if last or distributed.world_size() == 1 else forward.no_sync()
 
     def _validation_due(self) -> bool:
@@ -301,7 +301,7 @@ class Trainer:
         return self.settings.checkpoint_every > 0 and self.step % self.settings.checkpoint_every == 0
 
     def _agreed(self, flag: bool) -> bool:
-        """True in every process if it is in one."""
+        """True in every process if `flag` is True in one."""
         if distributed.world_size() == 1:
             return flag
         box = torch.tensor(float(flag), device=self.device)
@@ -310,7 +310,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self):
-        """SIGTERM and Ctrl-C ask for a checkpoint and a clean end; see `meru.stopping`."""
+        """Save a checkpoint and end cleanly on SIGTERM and Ctrl-C; see `meru.stopping`."""
 
         def request():
             self.stop_requested = True

@@ -71,15 +71,15 @@ def test_the_data_of_a_checkout_that_was_moved_are_looked_for_in_the_present_one
     ("content", "what"),
     [
         (b"", "no section data"),
-        (b"\x00\xff\xfe\x80binary", "damaged or no configuration"),
-        (b"data: {root: /x, load: {", "damaged or no configuration"),
+        (b"\x00\xff\xfe\x80binary", "damaged or not a configuration"),
+        (b"data: {root: /x, load: {", "damaged or not a configuration"),
         (b"- a\n- b\n", "no keys and values"),
         (b"a sentence", "no section data"),
         (b"data: 3\nencoder: {}\nmodel: {}\noptim: {}\ntrainer: {}\nevaluation: {}\n", "no section data"),
-        (b"data: {root: '${nowhere}'}\n", "damaged or no configuration"),
-        (b"[" * 20_000, "damaged or no configuration"),
-        (b"a: b\n" * 300_000, "is no configuration"),
-        (b"a: &a0 [1]\n" + b"".join(b"b%d: &a%d [*a%d,*a%d]\n" % (n, n + 1, n, n) for n in range(64)), "aliases for"),
+        (b"data: {root: '${nowhere}'}\n", "damaged or not a configuration"),
+        (b"[" * 20_000, "damaged or not a configuration"),
+        (b"a: b\n" * 300_000, "is not a configuration"),
+        (b"a: &a0 [1]\n" + b"".join(b"b%d: &a%d [*a%d,*a%d]\n" % (n, n + 1, n, n) for n in range(64)), "YAML aliases"),
     ],
 )
 def test_a_broken_config_yaml_is_named_in_one_line(tmp_path, content, what):

@@ -42,7 +42,7 @@ def test_the_wheel_has_all_of_the_package_and_configs(installed):
         ("train", ["--cfg", "job", "experiment=birds_meru"], 0, "learning_rate: 0.002"),
         ("train", ["trainer.epoch=3"], 2, "error: trainer.epoch: no such key; did you mean trainer.epochs?"),
         ("train", ["model=simgcd", "+model.nonsense=1"], 2, "error: model.nonsense: no such key"),
-        ("evaluate", ["run=nowhere"], 2, "nowhere is no run folder: "),
+        ("evaluate", ["run=nowhere"], 2, "nowhere is not a run folder: "),
     ],
 )
 def test_the_commands_work_in_an_empty_folder(command, words, code, message, installed, tmp_path):

@@ -137,7 +137,7 @@ def test_a_warm_up_longer_than_the_run_is_noted_and_not_refused():
     config = changed(["experiment=cub_gahr", "trainer.epochs=1"])
     check(config, command="train")
     assert notes(config) == [
-        "trainer.warmup_epochs=2.0 with trainer.epochs=1: the learning rate never gets to optim.learning_rate"
+        "trainer.warmup_epochs=2.0 with trainer.epochs=1: the learning rate never reaches optim.learning_rate"
     ]
 
 

@@ -87,7 +87,7 @@ def test_other_words_are_left_alone(word):
         (["lr=3"], "lr: no such key"),
         (
             ["seed=1,2"],
-            "seed=1,2: give a whole number from 0 to 4294967295; several values, a run each, need --multirun",
+            "seed=1,2: give a whole number from 0 to 4294967295; several values, one per run, need --multirun",
         ),
         (["logger.tags=a,b"], """logger.tags=a,b: give a list like ["one","2"]"""),
         (["data.crop_scale=[0.5,1"], "data.crop_scale=[0.5,1: give a list like [0.5,1.0]"),
@@ -95,7 +95,7 @@ def test_other_words_are_left_alone(word):
         (["folder=鸟,虎", "-m"], """quote each: 'folder="a,b"'"""),
         (["optim=null"], "optim=null: give the name of a file in configs/optim"),
         (["experiment=_discovery_small"], "such as birds_hypgcd, birds_simgcd"),
-        (["experiment=birds_clip,_small", "-m"], "experiment=_small: names with _ are for parts of other files"),
+        (["experiment=birds_clip,_small", "-m"], "experiment=_small: files with _ are only bases of other files"),
         (["data=_persons"], "choose a file that builds on it, such as cuhk_pedes"),
         (["+optim.multipliers.local.predictor=1"], "braces: '+optim.multipliers={local.predictor: 1}'"),
         (["folder='a"], """for the shell: 'folder="a,b"'"""),
@@ -183,7 +183,7 @@ def test_a_run_in_a_folder_with_a_strange_name_is_made_resumed_and_evaluated(cub
     code, _, errors = run(warm_python, "train.py", *words, "trainer.epochs=1")
     assert code == 0 and (folder / "test.json").is_file(), errors
     code, _, errors = run(warm_python, "train.py", *words, "trainer.epochs=1")
-    go_on = errors.rpartition(" or go on with ")[2].strip()
+    go_on = errors.rpartition(" or resume with ")[2].strip()
     assert code == 2 and shlex.split(go_on) == [override("resume", folder)]
     code, output, errors = run(
         warm_python, "train.py", "experiment=birds_meru", *shlex.split(go_on), "trainer.epochs=2"
@@ -195,7 +195,7 @@ def test_a_run_in_a_folder_with_a_strange_name_is_made_resumed_and_evaluated(cub
 
 @pytest.mark.parametrize("word", ["seed", "seed:3", "seed＝1", "runs/x"])
 def test_a_word_without_an_equals_sign_is_said_to_be_no_override(word):
-    with pytest.raises(UserError, match=f"'{word}' is no override: write <key>=<value>"):
+    with pytest.raises(UserError, match=f"'{word}' is not an override: write <key>=<value>"):
         readable([word], command="train")
 
 

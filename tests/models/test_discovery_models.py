@@ -191,7 +191,7 @@ def test_without_any_term_there_is_nothing_to_learn(batch):
 def test_settings_that_cannot_be():
     with pytest.raises(UserError, match="choose one of batch, midpoint, proxies"):
         build(loss={"hierarchy": {"ancestors": "none"}})
-    with pytest.raises(UserError, match="riemannian=false: the released code has the factor"):
+    with pytest.raises(UserError, match="riemannian=false: the released code always scales"):
         build(HypGCDReleased, loss={"category": {"riemannian": False}})
     with pytest.raises(ValueError, match="curvature must be positive"):
         build(curvature=0.0)

@@ -94,7 +94,7 @@ def test_a_discovery_run_takes_root_and_batch_size(discovery_run, compose, tmp_p
         ("suite=robustness", "suite=robustness: run is a run of category discovery, without captions"),
         ("captions_per_image=1", "captions_per_image=1: run is a run of category discovery, without captions"),
         ("templates=[a {}]", "templates=.* is a run of category discovery, without prompts"),
-        ("split=validation", "split=validation: a discovery run has none"),
+        ("split=validation", "split=validation: a discovery run has no validation split"),
     ],
 )
 def test_what_a_discovery_run_cannot_be_asked_names_the_key(word, message, discovery_run, compose):
@@ -108,7 +108,7 @@ def test_a_discovery_run_reads_no_sentences_and_says_so(discovery_run, warm_pyth
     command = [warm_python, PROJECT / "scripts" / "visualize.py", "attention", f"run={run}", f"image={image}", "text=x"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "is a run of HypGCD, which discovers classes and reads no sentences" in done.stderr
+    assert "is a run of HypGCD, which discovers classes and has no text tower" in done.stderr
     assert "visualize.py tree" in done.stderr
 
 
@@ -151,7 +151,7 @@ def test_a_discovery_run_without_test_images(discovery_run, compose, monkeypatch
 
 
 def test_a_run_on_persons_discovers_no_classes(person_run):
-    with pytest.raises(UserError, match="is a run of GAHR, which discovers no classes: .* by `visualize.py attention`"):
+    with pytest.raises(UserError, match="which does not discover classes: .* with `visualize.py attention`"):
         visualize("tree", {"run": str(person_run)})
 
 

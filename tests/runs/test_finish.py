@@ -194,7 +194,7 @@ def test_images_of_discovery_that_are_all_skipped_have_no_figures(discovery, mon
     monkeypatch.setattr(task, "features", lambda *_: {})
     figures, trees = task.evaluate(build(config))
     assert figures == {} and trees.trees == {}
-    assert f"none of the {len(task.data.test)} test images decodes: no figures of them" in caplog.text
+    assert f"none of the {len(task.data.test)} test images decodes: no figures for them" in caplog.text
 
 
 def test_trees_and_pictures_that_fail_leave_the_figures(discovery, tmp_path, monkeypatch, caplog):
@@ -209,7 +209,7 @@ def test_trees_and_pictures_that_fail_leave_the_figures(discovery, tmp_path, mon
 
 def test_figures_of_discovery_that_fail_leave_the_weights(discovery, tmp_path, monkeypatch):
     monkeypatch.setattr(finishing, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left", "x")))
-    with pytest.raises(UserError, match=r"x: No space left .*model\.safetensors; for its figures then: python scripts"):
+    with pytest.raises(UserError, match=r"No space left .*safetensors; to compute its figures later: python scripts"):
         running.train(discovery(), device=CPU)
     assert (tmp_path / "run" / "model.safetensors").exists() and not (tmp_path / "run" / "test.json").exists()
 

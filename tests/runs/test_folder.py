@@ -118,7 +118,7 @@ def test_a_folder_is_found_by_tilde_and_relative_to_where_the_user_stands(tmp_pa
 def test_a_place_where_no_folder_can_be_made_is_one_line(tmp_path, config):
     (tmp_path / "file").write_text("")
     config.folder = str(tmp_path / "file" / "run")
-    with pytest.raises(UserError, match="no run folder can be made: .*file"):
+    with pytest.raises(UserError, match="cannot make a run folder: .*file"):
         make_run_folder(config)
 
 

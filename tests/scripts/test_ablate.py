@@ -99,9 +99,9 @@ def test_a_real_ablation_is_trained_tabulated_and_not_repeated(workplace, cub_fo
     assert trained["loss"]["entailment"]["weight"] == 0 and trained["seed"] == 0
     assert start(*words, columns=columns) == 0
     again = capsys.readouterr().out
-    assert again.count("has its figures already") == 2 and table in again
+    assert again.count("already finished") == 2 and table in again
     assert start(*words, "trainer.epochs=2", columns=columns) == 2
-    assert "meru_0 holds a run with trainer.epochs=1, now it would be 2" in capsys.readouterr().err
+    assert "meru_0 holds a run with trainer.epochs=1, which would now be 2" in capsys.readouterr().err
 
 
 def test_the_script_explains_itself():
@@ -188,7 +188,7 @@ def test_interrupted_runs_save_and_the_same_command_goes_on(workplace, tmp_path,
         assert start("seeds=0", variants={"slow": ["name=wait"]}) == 130
     finally:
         os.waitpid(child, 0)
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "repeat the command" in capsys.readouterr().err
     assert (output / "slow_0" / "last.pt").exists() and not (output / "slow_0" / "test.json").exists()
     assert start("seeds=0", variants={"slow": ["name=wait"]}) == 0
     assert calls(output)[1][0] == ["experiment=birds_meru", f"resume={output / 'slow_0'}"]
@@ -264,10 +264,10 @@ def test_folders_reach_the_training_as_they_are(name, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("columns: [", "is no YAML"),
+        ("columns: [", "is not valid YAML"),
         ("columns: {a: b}", "needs `columns:`"),
         ("columns: {a: b}\nvariants: {x: {}}", "variant 'x' needs a list"),
-        ("columns: {a: b}\nvariants: {x y: [], x_y: []}", "the same name"),
+        ("columns: {a: b}\nvariants: {x y: [], x_y: []}", "the same folder name"),
     ],
 )
 def test_a_broken_ablation_is_named(text, message, tmp_path, monkeypatch):
@@ -332,5 +332,5 @@ def test_the_number_of_classes_asked_for_is_compared_not_the_one_found(before, n
     if before == now:
         ablation.check_unchanged(run)
     else:
-        with pytest.raises(UserError, match=f"discovery.num_classes={before}, now it would be {now}"):
+        with pytest.raises(UserError, match=f"discovery.num_classes={before}, which would now be {now}"):
             ablation.check_unchanged(run)

@@ -92,9 +92,9 @@ def test_what_is_no_run_folder_is_left_out_of_the_table(tmp_path):
     (tmp_path / "empty").mkdir()
     done = compare(*sorted(tmp_path.iterdir()))
     assert done.returncode == 0 and "| cub_meru | 1 |" in done.stdout and "left out" not in done.stdout
-    assert done.stderr == "left out, no run folders: ablation.csv, ablation.md, empty, meru_0.log\n"
+    assert done.stderr == "left out, not run folders: ablation.csv, ablation.md, empty, meru_0.log\n"
     gone = compare(tmp_path / "meru_0", tmp_path / "meru_1")
-    assert gone.returncode == 2 and f"{tmp_path / 'meru_1'} is no run folder: it is not there" in gone.stderr
+    assert gone.returncode == 2 and f"{tmp_path / 'meru_1'} is not a run folder: it does not exist" in gone.stderr
 
 
 def test_a_figure_that_some_runs_lack_is_a_dash_or_the_mean_of_the_others(tmp_path):
@@ -117,7 +117,7 @@ def test_a_figure_that_some_runs_lack_is_a_dash_or_the_mean_of_the_others(tmp_pa
         (b"[" * 100_000, "is damaged"),
         (b"[0.5]", "holds no figures by name"),
         (b"{}", "that run had no test images"),
-        (b'{"found/recall@1": 0.5}', "none of the figures that are compared"),
+        (b'{"found/recall@1": 0.5}', "none of the figures to compare"),
     ],
 )
 def test_figures_that_cannot_be_read_are_one_line_naming_the_file(content, message, tmp_path):
@@ -135,10 +135,10 @@ def test_mistakes_are_one_clear_line(tmp_path):
     whole = write_run(tmp_path / "c", name="cub_meru", seed=0, share=0.1)
     for words, message in (
         ([unfinished], "the run is not finished"),
-        ([str(tmp_path)], "is no run folder"),
-        ([f"{whole}/test.json"], "is no run folder"),
+        ([str(tmp_path)], "is not a run folder"),
+        ([f"{whole}/test.json"], "is not a run folder"),
         ([broken], "config.yaml is damaged"),
-        ([whole, "--figures=robustness.json"], "robustness.json is missing: make it with scripts/evaluate.py"),
+        ([whole, "--figures=robustness.json"], "robustness.json is missing: write it with scripts/evaluate.py"),
     ):
         done = compare(*words)
         assert done.returncode == 2

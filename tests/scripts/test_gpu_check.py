@@ -42,7 +42,7 @@ def test_a_smoke_run_passes_every_part(tmp_path):
     for model in ("clip", "meru"):
         assert losses[model] == pytest.approx(losses[f"{model}, published form"], rel=1e-4)
     report = (tmp_path / "out" / "results.md").read_text("utf-8")
-    for heading in ("Machine", "Tests", "Training step", "GAHR", "Category discovery", "Losses alone", "Training"):
+    for heading in ("Machine", "Tests", "Training step", "GAHR", "Category discovery", "Losses", "Training"):
         assert f"\n## {heading}" in report
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["log.txt", "results.json", "results.md"]
 
@@ -141,7 +141,7 @@ def test_missing_packages_come_from_wheels_and_nothing_present_is_replaced(tmp_p
 @pytest.mark.parametrize(
     ("needed", "says"),
     [
-        (["not_to_be_had"], "lacks not_to_be_had, and .* has no wheel that brings it"),
+        (["not_to_be_had"], "lacks not_to_be_had, and .* has no wheel for it"),
         (["carried_here", "not_to_be_had"], "lacks not_to_be_had, and"),
     ],
 )

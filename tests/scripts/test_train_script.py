@@ -166,7 +166,7 @@ def empty_caption(folder):
         (["trainer.precision=fp8"], "trainer.precision=fp8: give one of auto, bf16, fp32", 2),
         (["trainer.monitor=accuracy"], "trainer.monitor=accuracy: give a figure of the validation split, such as", 2),
         (["+trainer.epoch=3"], "trainer.epoch: no such key; did you mean trainer.epochs?", 2),
-        (["resume=/nowhere"], "/nowhere is no run folder", 2),
+        (["resume=/nowhere"], "/nowhere is not a run folder", 2),
         (["encoder.init=/nowhere/meru.pth"], "encoder.init: no file /nowhere/meru.pth", 2),
         (["encoder.text.architecture=huge"], "architecture=huge: give layers, width and heads as L12_W512_A8", 2),
         ([break_image], "does not decode", 1),

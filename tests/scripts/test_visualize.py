@@ -62,7 +62,7 @@ def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tm
         (["attention", "size=3"], "'size=3': expected key=value with one of run, image, text, root, output"),
         (["attention", "run=x", "image=y", "text=z", "root=w"], "root=: attention takes run, image, text, output"),
         (["tree", "output=x"], "run= is missing"),
-        (["tree", "run=nowhere"], "nowhere is no run folder"),
+        (["tree", "run=nowhere"], "nowhere is not a run folder"),
         (["attention", "run=x", "image=y", "text=z", "output=/"], "output=/ is a folder: name a file in it"),
         (["attention", "run=nowhere", "image=y", "text=z"], "nowhere holds no finished run"),
     ],

@@ -260,5 +260,5 @@ def test_a_configuration_that_describes_no_model_is_named_when_it_is_loaded(conf
     for before, after in (("projection_width: ", "projection_width: wide"), ("  name: test_resnet", "  name: [a]")):
         assert before in whole
         path.write_text(whole.replace(before, after))
-        with pytest.raises(UserError, match="config.yaml describes a model that cannot be made"):
+        with pytest.raises(UserError, match="config.yaml describes a model that cannot be built"):
             meru.load(tmp_path / "run")

@@ -133,7 +133,7 @@ def test_what_is_configured_for_the_optimizer_acts_on_a_resumed_run(copied):
 def test_an_epoch_of_another_length_is_refused(copied):
     trainer = make(copied, epochs=3)
     trainer.steps_per_epoch = 3
-    with pytest.raises(UserError, match="began with 1 process and 4 steps an epoch; 1 process would make 3"):
+    with pytest.raises(UserError, match="began with 1 process and 4 steps per epoch; 1 process would make 3"):
         trainer.run()
 
 
@@ -185,12 +185,12 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_refused(copied):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"\x00\xff\xfe binary", "is no text"),
-        (b'{"step": 1, "loss": 2}\nhalf a line\n{"step": 2}\n', "line 2 holds no figures of a step"),
-        (b"[1, 2]\n", "line 1 holds no figures of a step"),
-        (b'{"step": "four"}\n', "line 1 holds no figures of a step"),
-        (b"[" * 5000 + b"\n", "line 1 holds no figures of a step"),
-        (b"words without an end", "line 1 holds no figures of a step"),
+        (b"\x00\xff\xfe binary", "is not a text file"),
+        (b'{"step": 1, "loss": 2}\nhalf a line\n{"step": 2}\n', "line 2 has no figures of a step"),
+        (b"[1, 2]\n", "line 1 has no figures of a step"),
+        (b'{"step": "four"}\n', "line 1 has no figures of a step"),
+        (b"[" * 5000 + b"\n", "line 1 has no figures of a step"),
+        (b"words without an end", "line 1 has no figures of a step"),
     ],
 )
 def test_a_broken_file_of_metrics_is_named(copied, content, what):

@@ -193,7 +193,7 @@ def test_what_cannot_be_online_is_logged_offline(wandb, tmp_path, monkeypatch, c
     with caplog.at_level(logging.INFO, logger="meru"):
         logger.finish()
     assert wandb.started["mode"] == "offline" and len(wandb.calls) == 2
-    assert "wandb: not online (timed out after 60 s), logged offline; to send: wandb sync" in caplog.text
+    assert "wandb: not online (timed out after 60 s), logged offline; to upload: wandb sync" in caplog.text
 
 
 def test_a_run_that_failed_is_closed_as_failed_and_once(wandb, tmp_path):
@@ -240,7 +240,7 @@ def test_a_logger_that_fails_is_dropped_and_training_goes_on(wandb, tmp_path, ca
         logger.log({"loss": 1.0}, step=1)
         logger.log({"loss": 1.0}, step=2)
         logger.finish()
-    assert caplog.text.count("wandb gave up (no space)") == 1
+    assert caplog.text.count("wandb failed (no space)") == 1
 
 
 def test_a_logger_that_cannot_start_costs_nothing(monkeypatch, wandb, tmp_path):
@@ -279,7 +279,7 @@ def test_the_real_wandb_logs_offline(monkeypatch, tmp_path, caplog, elsewhere):
     logger.images("retrieved", [["a bird", picture]], ["caption", "found 1"], step=1)
     with caplog.at_level(logging.INFO, logger="meru"):
         logger.finish()
-    assert "gave up" not in caplog.text and "API key" not in caplog.text
+    assert "wandb failed" not in caplog.text and "API key" not in caplog.text
     (written,) = place.glob("wandb/offline-run-*/*.wandb")
     assert shlex.split(caplog.messages[-1])[-3:] == ["wandb", "sync", str(written.parent)]
     assert (tmp_path / "run folder" / "wandb").exists() == (not elsewhere)

@@ -174,6 +174,6 @@ def test_resume_alone_is_enough_whatever_model_the_run_has(run, compose):
 
 def test_data_that_are_gone_are_asked_for_and_not_drawn_anew(resumed, tmp_path):
     config = resumed(f"data.root={tmp_path / 'nowhere'}")
-    with pytest.raises(UserError, match=r"not at .*nowhere: say where they are by data\.root=<folder>"):
+    with pytest.raises(UserError, match=r"not at .*nowhere: set their place with data\.root=<folder>"):
         require_data(config, key="data.root")
     assert not (tmp_path / "nowhere").exists()

@@ -64,7 +64,7 @@ def test_other_groups_of_parameters_cannot_be_resumed(tmp_path):
     other = make(tmp_path, epochs=2)
     weight, *rest = other.model.parameters()
     other.optimizer = torch.optim.AdamW([{"params": [weight]}, {"params": rest}])
-    with pytest.raises(UserError, match=r"leave optim.multipliers, .* as they were"):
+    with pytest.raises(UserError, match="restore optim.multipliers"):
         other.run()
 
 
@@ -171,13 +171,13 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 truncated", b"not a checkpoint"])
 def test_a_broken_checkpoint_is_one_clear_line(tmp_path, content):
     (tmp_path / "last.pt").write_bytes(content)
-    with pytest.raises(UserError, match="truncated or no checkpoint"):
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
         make(tmp_path).run()
 
 
 def test_a_foreign_checkpoint_is_one_clear_line(tmp_path):
     torch.save({"model": {}}, tmp_path / "last.pt")
-    with pytest.raises(UserError, match="no checkpoint of this version"):
+    with pytest.raises(UserError, match="not a checkpoint of this version"):
         make(tmp_path).run()
 
 
@@ -195,7 +195,7 @@ def test_a_checkpoint_runs_no_code(tmp_path):
             return (print, ("executed",))
 
     torch.save({"format": 1, "step": Trap()}, tmp_path / "last.pt")
-    with pytest.raises(UserError, match="truncated or no checkpoint"):
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
         make(tmp_path).run()
 
 
