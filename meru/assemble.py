@@ -106,10 +106,10 @@ def load(run: str | Path) -> Pretrained:
         UserError: if one of the files is missing, broken, or does not fit the other.
     """
     run = user_path(run)
+    config = read_config(run)
     if not (run / MODEL).is_file():
         finish = pasteable("resume", run)
         raise UserError(f"{run} holds no finished run ({MODEL} is missing); finish it with {finish}")
-    config = read_config(run)
     try:
         pretrained = build(without_pretrained_weights(config))
     except Exception as error:  # classes raise anything for unsuitable arguments

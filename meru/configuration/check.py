@@ -168,6 +168,11 @@ def _has_interpolation(node: ListConfig) -> bool:
     return any(OmegaConf.is_interpolation(node, position) for position in range(len(node)))
 
 
+def is_known(key: str, *, command: str) -> bool:
+    """Whether a name is that of a key, a section or a group of files."""
+    return key in GROUPS or is_section(key, command=command) or declaration(key, command=command) is not None
+
+
 def is_section(key: str, *, command: str) -> bool:
     """Whether a name has keys below it."""
     return key in _sections(command)

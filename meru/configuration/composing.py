@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from omegaconf import DictConfig, OmegaConf
 
-from meru.configuration.check import absent_key
+from meru.configuration.check import absent_key, is_known, unknown_key
 from meru.errors import UserError
 from meru.files import CONFIGS, PROJECT
 
@@ -49,6 +49,9 @@ def configuration_message(error: Exception) -> str:
     if overridden := re.match(r"Could not override '([\w.]+)'", str(error)):
         if "." in overridden[1]:
             return str(absent_key(overridden[1]))
+    elif removed := re.match(r"Could not delete from config\. '([\w.]+)' does not exist", str(error)):
+        if not is_known(removed[1], command="train"):
+            return str(unknown_key(removed[1], command="train"))
     elif chosen := re.search(r"Could not find '(\w+)/([^'\n]+)'", str(error)):
         return _absent_file(*chosen.groups())
     lines = [line.strip() for line in str(error).splitlines()]

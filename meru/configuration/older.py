@@ -13,6 +13,7 @@ from typing import TypeAlias
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from meru.configuration.facts import PERSONS
 from meru.configuration.targets import arguments_of
 from meru.files import CONFIGS
 
@@ -99,11 +100,26 @@ def modernised(config: DictConfig) -> DictConfig:
 
 
 def _with_later_keys(values: dict[Names, object]) -> dict[Names, object]:
-    """Add to the leaves the values that applied before later keys of `data` existed."""
+    """Add to the leaves the values that applied before later keys existed."""
+    return _with_later_keys_of_data(_with_space(values))
+
+
+def _with_space(values: dict[Names, object]) -> dict[Names, object]:
+    target = str(values.get(("model", "_target_")))
+    taken = arguments_of(target) if target.startswith("meru.models.") else None
+    if taken is None or "space" not in taken.names:
+        return values
+    return {("model", "space"): "hyperboloid"} | values
+
+
+def _with_later_keys_of_data(values: dict[Names, object]) -> dict[Names, object]:
     if not any(path[0] == "data" and len(path) > 1 for path in values) or ("data", "prompts") in values:
         return values
-    loader = str(values.get(("data", "load_discovery", "_target_"))).rpartition(".")[2]
-    held = _held_for_all() | {"families": "last_word" if loader in FAMILIES_BY_NAME else "file"}
+    if str(values.get(("data", "load", "_target_"))).startswith(PERSONS):
+        held = dict.fromkeys((*_held_for_all(), "families"))  # persons have no classes to name, and no parts
+    else:
+        loader = str(values.get(("data", "load_discovery", "_target_"))).rpartition(".")[2]
+        held = _held_for_all() | {"families": "last_word" if loader in FAMILIES_BY_NAME else "file"}
     return values | {("data", name): value for name, value in held.items()}
 
 
@@ -134,6 +150,8 @@ def _with_new_models(values: Mapping[Names, object]) -> dict[Names, object]:
     unused = {(section, name) for section in ("model", "patches", "bai") for name in _not_taken(target)}
     if target != "meru.models.hycoclip.HyCoCLIP":
         unused |= {("patches", "crops"), ("patches", "window")}
+        if mode is not None:  # the file of every mode had it
+            unused |= {(*place, "entailment", "across_aperture") for place in (("loss",), ("model", "loss"))}
     return {key: value for key, value in values.items() if key not in unused}
 
 

@@ -62,6 +62,8 @@ def check_settings(loss: Mapping[str, Mapping]) -> None:
         require(loss["semantic_margin"]["margin_source"], MARGIN_SOURCES, key="loss.semantic_margin.margin_source")
         if (epochs := loss["semantic_margin"].get("soft_label_epochs", 1.0)) <= 0:
             raise UserError(f"loss.semantic_margin.soft_label_epochs={epochs}: it must be above 0")
+    if weight_of(loss, "hierarchy"):  # only models that discover classes have proxies
+        require(loss["hierarchy"].get("ancestors", "batch"), ("batch", "midpoint"), key="loss.hierarchy.ancestors")
     if weight_of(loss, "word_contrast"):
         require(loss["word_contrast"]["scope"], SCOPES, key="loss.word_contrast.scope")
 

@@ -120,6 +120,10 @@ class WordPatchInteraction(nn.Module):
         """Merge and project patches, `(B, N, W)` → `(B, N / merge², D)`; those of the last map by `of_images`."""
         if self.merge > 1:
             side = round(patches.shape[1] ** 0.5)
+            if self.merge > side:
+                raise UserError(
+                    f"model.merge={self.merge}: the image tower gives {side} × {side} patches; give at most {side}"
+                )
             grid = patches.mT.unflatten(2, (side, side))
             patches = F.avg_pool2d(grid, self.merge).flatten(2).mT
         return (of_images if self.patch_proj is None else self.patch_proj)(patches)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from meru import distributed
 from meru.assemble import Pretrained, load
 from meru.configuration import absolute_paths
-from meru.configuration.saved import change, leaves, read_config
+from meru.configuration.saved import change, check_targets, leaves, read_config
 from meru.errors import UserError
 from meru.files import user_path
 from meru.reports.attention import save_figure
@@ -72,13 +72,14 @@ def evaluated_config(config: DictConfig, run: Path) -> DictConfig:
     """The configuration of a run with the changes for this evaluation.
 
     Raises:
-        UserError: if the folder is not a run folder, or its data are missing.
+        UserError: if the folder is not a run folder, its data are missing, or their loader is not permitted.
     """
     trained = read_config(run)
     if config.root:
         change(trained, "data.root", str(user_path(config.root)))
     for key, value in leaves(OmegaConf.to_container(config.data, resolve=True)):
         change(trained, f"data.{key}", value)
+    check_targets(trained, source="the command line")
     absolute_paths(trained)
     require_data(trained, key="root")
     for key in ("captions_per_image", "templates", "batch_size", "pointing"):

@@ -15,6 +15,7 @@ from meru.configuration import (
     notes,
     unknown_key,
 )
+from meru.configuration.composing import compose
 from meru.configuration.overrides import typed_keys
 from meru.errors import UserError
 from meru.files import PROJECT
@@ -85,6 +86,21 @@ def test_a_key_that_nothing_reads_and_one_that_is_missing_are_refused(overrides,
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         check(changed(overrides), command="train")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("~trainer.epoch", "trainer.epoch: no such key; did you mean trainer.epochs?"),
+        ("~sms.margin", "sms.margin: this key is now loss.semantic_margin.margin"),
+        ("~model.released", "model.released: this key is now a model of its own"),
+        ("~space", "space: this key is now model.space"),
+        ("~parts", "Could not delete from config. 'parts' does not exist"),  # known, but not of this model
+    ],
+)
+def test_a_key_that_is_not_there_is_not_removed(word, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        compose([word])
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def test_what_held_before_a_data_set_had_prompts_and_families_of_its_own(loader,
     found = read(data={"root": "here", "discovery": {"_target_": loader, "root": "${data.root}"}})["data"]
     assert found.pop("load_discovery") == {"_target_": new_target(loader), "root": "here"}
     assert found == {"root": "here", **BEFORE, "families": families}
+    persons = read(data={"load": {"_target_": "meru.data.person_search.load_cuhk_pedes"}})["data"]
+    assert {name: value for name, value in persons.items() if name != "load"} == dict.fromkeys((*BEFORE, "families"))
     own = {"root": "here", "prompts": None, "whole": None, "part_words": None, "families": None}
     assert read(data=own) == {"data": own}
 
@@ -111,10 +113,19 @@ def test_modes_of_meru_patches_are_models_with_what_they_take(mode, model, targe
         loss={"part_entailment": weights},
         choices={"model": "meru_patches"},
     )
-    assert found["model"] == {"_target_": target, **kept} and found["choices"] == {"model": model}
+    assert found["model"] == {"_target_": target, "space": "hyperboloid", **kept}
+    assert found["choices"] == {"model": model}
     assert found["loss"] == {"part_entailment": {"weight": 0.1 if mode == "grid" else 0.0}}
     assert found.get("parts") == ({"crops": ["box"], "window": [0.3, 0.5]} if mode == "crops" else None)
     assert "patches" not in found
+
+
+def test_before_models_had_a_space_it_was_the_hyperboloid():
+    target = "meru.models.meru.MERU"
+    assert read(model={"_target_": target})["model"] == {"_target_": target, "space": "hyperboloid"}
+    assert read(model={"_target_": target, "space": "sphere"})["model"] == {"_target_": target, "space": "sphere"}
+    for other in ("meru.models.clip.CLIP", "my_project.Mine"):
+        assert read(model={"_target_": other})["model"] == {"_target_": other}
 
 
 def test_the_released_code_is_a_model_of_its_own():

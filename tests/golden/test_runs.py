@@ -18,10 +18,12 @@ import pytest
 import torch
 from conftest import composed
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from warm_python import warm_environment
 
 import meru
+from meru.configuration.saved import leaves, read_config
 from meru.training.checkpoint import save_checkpoint, save_weights
 
 PINS, RUNS = Path(__file__).with_name("runs.json"), Path(__file__).with_name("runs")
@@ -157,6 +159,19 @@ def test_it_goes_on_to_the_same_losses_and_figures(run, pinned, warm_python):
     # An epoch amplifies the rounding of other CPUs, most of all GAHR's; patch_agreement is near 0.
     agree(found["losses"], pinned["resumed"]["losses"], rel=5e-3, abs=1e-3)
     agree(found["figures"], pinned["resumed"]["figures"])
+
+
+def test_its_configuration_is_that_of_the_same_command_now(name, run, data):
+    """So that an ablation begun by the earlier version goes on, and a comparison puts both into one row."""
+    words = [
+        f"data.root={data / word.partition('=')[2]}" if word.startswith("data.root=") else word
+        for word in COMMANDS[name]
+    ]
+    now, before = (
+        dict(leaves(OmegaConf.to_container(each, resolve=True))) for each in (composed(*words), read_config(run))
+    )
+    differ = {key for key in now.keys() | before.keys() if now.get(key, "missing") != before.get(key, "missing")}
+    assert differ <= {"folder", "output", "discovery.asked_num_classes", "discovery.num_classes"}
 
 
 def test_no_archive_is_large():

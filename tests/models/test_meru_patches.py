@@ -215,11 +215,20 @@ def test_retrieval_is_that_of_meru(batch):
     [
         ({"activation": "tanh"}, "model.activation=tanh: choose one of sigmoid, softmax"),
         ({"loss": {"word_contrast": {"scope": "all"}}}, "loss.word_contrast.scope=all: choose one of caption, batch"),
+        (
+            {"loss": {"hierarchy": {"weight": 0.1, "ancestors": "proxies"}}},
+            "loss.hierarchy.ancestors=proxies: choose one of batch, midpoint",
+        ),
     ],
 )
 def test_unknown_choices_are_one_line(arguments, message):
     with pytest.raises(UserError, match=message):
         build(MERUPatches, **arguments)
+
+
+def test_no_more_patches_are_merged_than_there_are(batch):
+    with pytest.raises(UserError, match=r"model\.merge=9: the image tower gives \d × \d patches; give at most \d"):
+        build(MERUPatches, merge=9)(batch)
 
 
 def put_at(monkeypatch, model, image, text):
