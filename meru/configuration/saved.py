@@ -26,7 +26,7 @@ from meru.configuration.composing import register_resolvers
 from meru.configuration.older import modernised, new_target
 from meru.configuration.targets import leaves
 from meru.errors import UserError
-from meru.files import CONFIGS, os_error_message, user_path, write_text
+from meru.files import CHECKOUT, CONFIGS, os_error_message, user_path, write_text
 from meru.run_layout import ASKED, CONFIG
 
 register_resolvers()
@@ -54,8 +54,10 @@ def save_config(folder: Path, config: DictConfig, *, asked: DictConfig | None = 
         asked: The configuration as composed, if different.
     """
     asked = (config if asked is None else asked).copy()
+    # Cannot be resolved on resume, or not to the same: without a checkout, paths start at the working directory.
+    passing = ("${hydra:", "${project:") if CHECKOUT is None else ("${hydra:",)
     for key, raw in leaves(OmegaConf.to_container(asked, resolve=False)):
-        if "${hydra:" in str(raw):  # cannot be resolved when the run is resumed
+        if any(start in str(raw) for start in passing):
             OmegaConf.update(asked, key, OmegaConf.select(asked, key))
     choices = choices_of(folder) or _choices()
     text = OmegaConf.to_yaml(asked)

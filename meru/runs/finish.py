@@ -10,6 +10,7 @@ from pathlib import Path
 from meru.assemble import Pretrained
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
+from meru.files import CHECKOUT
 from meru.optional_part import reason_of
 from meru.reports.tables import write_json
 from meru.run_layout import BEST, FIGURES, MODEL
@@ -77,7 +78,8 @@ def report(
         findings = evaluate()
         write_json(path, findings.figures)
     except Exception as error:
-        command = shlex.join(["python", "scripts/evaluate.py", f"run={folder}", f"output={path}"])
+        program = ["meru-evaluate"] if CHECKOUT is None else ["python", "scripts/evaluate.py"]
+        command = shlex.join([*program, f"run={folder}", f"output={path}"])
         kept = f"the trained model is in {folder / MODEL}; to compute its figures later: {command}"
         if isinstance(error, UserError | OSError):
             raise UserError(f"{reason_of(error)}; {kept}", exit_code=1) from error

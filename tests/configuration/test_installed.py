@@ -62,3 +62,24 @@ def test_data_lie_in_the_working_directory_and_no_commit_is_guessed(installed, t
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == ["None", str(installed / "meru" / "configs"), str(tmp_path)]
+
+
+def test_a_run_finds_its_data_from_wherever_it_is_evaluated(installed, tmp_path):
+    lines = """
+import os
+from pathlib import Path
+from omegaconf import OmegaConf
+from meru.configuration.composing import compose
+from meru.configuration.saved import read_config, save_config
+config, _ = compose(["experiment=birds_meru"])
+Path("run").mkdir()
+save_config(Path("run"), config)
+os.chdir("run")
+OmegaConf.register_new_resolver("project", lambda path: str(Path.cwd() / path), replace=True)
+print(read_config(Path.cwd()).data.load.root)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", lines],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(tmp_path / "data" / "birds"), done.stderr
