@@ -79,7 +79,7 @@ def allowed(kind: Kind) -> str:
     if isinstance(kind, ListOf):
         count = f"{kind.least} 个值" if kind.least == kind.most else f"至少 {kind.least} 个值" if kind.least else "个数不限"
         order = "，小的在前" * kind.ascending + "，互不相同" * kind.different
-        return f"列表，如 {kind.example}：{count}，每个都是 {allowed(kind.item)}{order}"
+        return f"列表，如 {kind.example}：{count}，每个为{allowed(kind.item)}{order}"
     if isinstance(kind, Either):
         return "，或 ".join(allowed(each) for each in kind.kinds)
     if isinstance(kind, Choice):
@@ -191,7 +191,7 @@ MEANINGS = {
     "encoder.image.pixel_std": "像素标准差；null：权重自带的",
     "encoder.image.norm_epsilon": "所有层归一化的 ε；null：timm 的值",
     "encoder.image.fixed_positions": "用固定的正弦余弦位置编码代替可学习的",
-    "encoder.image.train_last_blocks": "只训练最后多少块；0：冻结整个编码器；null：全部训练",
+    "encoder.image.train_last_blocks": "只训练最后多少个 Transformer 层；0：冻结整个编码器；null：全部训练",
     "encoder.image.train_final_layers": "是否连同最后的归一化层一起训练；发布的代码只训练名称含 block 的参数",
     "encoder.image.freeze_batch_norm": "固定批归一化的增益、偏置和统计量",
     "encoder.image.gradient_checkpointing": "多做一次前向计算以节省显存",
@@ -256,10 +256,10 @@ MEANINGS = {
     "loss.hierarchy.temperature": "选择祖先时的温度",
     "loss.hierarchy.exclude_members": "true：三元组的三个点不能做自己的祖先",
     "loss.entailment.weight": "让图像落入其描述的蕴含锥的损失的权重",
-    "loss.entailment.minimum_radius": "K：锥的半开口的正弦为 2K/(√c‖x‖)",
+    "loss.entailment.minimum_radius": "K：锥的半张角的正弦为 2K/(√c‖x‖)",
     "loss.entailment.apex_floor": "F > 1：离原点不到 2KF/√c 的锥顶被向外推；0：论文的损失",
-    "loss.entailment.across_aperture": "η：文本的锥包含其图像时的开口",
-    "loss.entailment.within_aperture": "η：局部的锥包含其整体时的开口；在原点附近锥会占半个空间，见 apex_floor",
+    "loss.entailment.across_aperture": "η：文本的锥包含其图像时的张角",
+    "loss.entailment.within_aperture": "η：局部的锥包含其整体时的张角；在原点附近锥会占半个空间，见 apex_floor",
     "loss.reverse_contrastive.weight": "R-ITC 的权重",
     "loss.reverse_contrastive.smoothing": "ε：目标的平滑量",
     "loss.cyclic.weight": "C-ITC 的权重",
