@@ -120,7 +120,7 @@ ROWS = (
     Row(
         r"python scripts/benchmark\.py step",
         add=("--batch", "2", "--repeats", "1", *SMALL_TOWERS),
-        says="tokens",
+        says="meru_patches",
     ),
     Row(
         r"python scripts/benchmark\.py step --task discovery .*",

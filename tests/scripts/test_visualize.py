@@ -64,7 +64,7 @@ def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tm
         (["tree", "output=x"], "run= is missing"),
         (["tree", "run=nowhere"], "nowhere is not a run folder"),
         (["attention", "run=x", "image=y", "text=z", "output=/"], "output=/ is a folder: name a file in it"),
-        (["attention", "run=nowhere", "image=y", "text=z"], "nowhere is no run folder"),
+        (["attention", "run=nowhere", "image=y", "text=z"], "nowhere is not a run folder"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, message, warm_python, tmp_path):

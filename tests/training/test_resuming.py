@@ -63,7 +63,7 @@ def test_a_path_is_meant_from_where_the_user_stands_now(resumed, tmp_path, monke
 )
 def test_a_key_that_cannot_change_any_more_is_refused_by_name(resumed, word):
     key = word.partition("=")[0]
-    with pytest.raises(UserError, match=f"{word}: this run has {key}=.* and a resumed run keeps it"):
+    with pytest.raises(UserError, match=f"{word}: this run has {key}=.*; to change it, begin a new run"):
         resumed(word)
 
 
