@@ -26,6 +26,8 @@ import meru
 from meru.configuration.saved import leaves, read_config
 from meru.training.checkpoint import save_checkpoint, save_weights
 
+# Python 3.11.3 and older have no filters, and those after 3.12 warn of an archive that is read without one.
+SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 PINS, RUNS = Path(__file__).with_name("runs.json"), Path(__file__).with_name("runs")
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 DATA = "DATA_ROOT"
@@ -69,7 +71,7 @@ def command(python: Path, script: str, *words: str, cwd: Path) -> None:
 def unpack(name: str, folder: Path, data: Path) -> Path:
     """The run folder of that name, its data in `data`."""
     with tarfile.open(RUNS / f"{name}.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **SAFELY)
     for path in (folder / name).glob("*.yaml"):
         path.write_text(path.read_text(encoding="utf-8").replace(DATA, str(data)), encoding="utf-8")
     return folder / name
