@@ -124,18 +124,21 @@ def local_hierarchy_loss(
             return points.sum() * 0.0
         if ancestors == "midpoint":
             return loss_of_midpoints(distances, members, curvature, margin=margin)
-        if ancestors == "batch":
-            proxies = None
-        elif proxies is None:
-            raise ValueError("ancestors=proxies: give the proxies")
         return loss_of_triplets(
-            distances if proxies is None else poincare.pairwise_distance(points, proxies, curvature),
+            distances if ancestors == "batch" else poincare.pairwise_distance(points, given(proxies), curvature),
             members,
             margin=margin,
             temperature=temperature,
             exclude_members=exclude_members and ancestors == "batch",
             sample_ancestors=sample_ancestors,
         )
+
+
+def given(proxies: Tensor | None) -> Tensor:
+    """The proxies that `ancestors=proxies` needs; ValueError without them."""
+    if proxies is None:
+        raise ValueError("ancestors=proxies: give the proxies")
+    return proxies
 
 
 def loss_of_midpoints(

@@ -13,6 +13,7 @@ from meru.geometry.all_pairs import exact_product, root
 from meru.losses.hypgcd import (
     contrast_with_centres,
     draw_members,
+    given,
     loss_of_midpoints,
     loss_of_triplets,
     reciprocal_neighbours,
@@ -61,12 +62,8 @@ def released_hierarchy_loss(
             return features.sum() * 0.0
         if ancestors == "midpoint":
             return loss_of_midpoints(distances, members, curvature, margin=margin)
-        if ancestors == "batch":
-            proxies = None
-        elif proxies is None:
-            raise ValueError("ancestors=proxies: give the proxies")
         return loss_of_triplets(
-            distances if proxies is None else released_distance(features, proxies, curvature),
+            distances if ancestors == "batch" else released_distance(features, given(proxies), curvature),
             members,
             margin=margin,
             temperature=temperature,

@@ -12,6 +12,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import pytest
 import torch
 import torch.distributed as dist
+from every_term import EVERY_TERM
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,18 +35,6 @@ BATCH = 6
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 on_every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 
-LOSS = {
-    "contrastive": {"weight": 1.0, "positives": "class"},
-    "entailment": {"weight": 0.2, "minimum_radius": 0.1, "across_aperture": 0.7, "within_aperture": 1.2},
-    "word_grounding": {"weight": 1.0, "exclude_class": True},
-    "word_contrast": {"weight": 0.5, "scope": "caption", "exclude_class": True},
-    "patch_agreement": {"weight": 0.5},
-    "part_entailment": {"weight": 0.5},
-    "late_interaction": {"weight": 0.5},
-    "semantic_margin": {"weight": 0.5, "margin": 0.2, "margin_source": "intra", "soft_label": 0.4},
-    "reverse_contrastive": {"weight": 0.5, "smoothing": 0.01},
-    "cyclic": {"weight": 0.1, "within": 10.0, "across": 1.0},
-}
 DISCOVERY = {
     "supervised_contrastive": {"weight": 0.35, "temperature": 0.07},
     "supervised_classification": {"weight": 0.35},
@@ -71,7 +60,7 @@ def build(kind, device):
         model = kind(image=image_tower(), num_classes=5, loss=DISCOVERY, **sizes)
     else:
         text = text_transformer(architecture="L2_W64_A2", context_length=8)
-        model = kind(image=image_tower(), text=text, embedding_dimension=16, loss=LOSS)
+        model = kind(image=image_tower(), text=text, embedding_dimension=16, loss=EVERY_TERM)
     return model.to(device).train()
 
 
