@@ -37,16 +37,21 @@ def check_facts(plain: dict) -> None:
     Args:
         plain: The resolved configuration; those of older versions may lack some keys.
     """
-    data, discovering = plain.get("data") or {}, plain.get("task") == "discovery"
-    if discovering and "load_discovery" not in data:
-        raise UserError("this data set has no split for discovery: choose another, such as data=cub or data=birds")
-    if not discovering and "load" not in data:
-        raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
+    discovering = plain.get("task") == "discovery"
+    require_loader(plain.get("data") or {}, discovering=discovering)
     if not discovering:
         _check_monitor(plain)
     _check_tower(plain)
     _check_weights(plain)
     _check_neighbours(plain)
+
+
+def require_loader(data: Mapping, *, discovering: bool) -> None:
+    """Raise an error if the section `data` has no loader for this kind of training."""
+    if discovering and "load_discovery" not in data:
+        raise UserError("this data set has no split for discovery: choose another, such as data=cub or data=birds")
+    if not discovering and "load" not in data:
+        raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
 
 
 def notes(config: Mapping) -> list[str]:

@@ -9,6 +9,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from meru import distributed
+from meru.configuration.facts import require_loader
 from meru.data.discovery.splits import DiscoveryData
 from meru.data.records import ImageTextData
 from meru.errors import UserError
@@ -16,15 +17,13 @@ from meru.errors import UserError
 
 def load_data(config: DictConfig) -> ImageTextData:
     """Load the splits of images and captions."""
-    if "load" not in config.data:
-        raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
+    require_loader(config.data, discovering=False)
     return _loaded(config.data.load, ImageTextData, key="data.load")
 
 
 def load_discovery_data(config: DictConfig) -> DiscoveryData:
     """Load the images, and the labels of some."""
-    if "load_discovery" not in config.data:
-        raise UserError("this data set has no split for discovery: choose another, such as data=cub or data=birds")
+    require_loader(config.data, discovering=True)
     data = _loaded(config.data.load_discovery, DiscoveryData, key="data.load_discovery")
     return data.grouped(config.data.families)
 
