@@ -11,8 +11,9 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from meru.configuration.declarations import DECLARED, Key
+from meru.configuration.declarations import DECLARED
 from meru.configuration.facts import check_facts
+from meru.configuration.key import Key
 from meru.configuration.kinds import FilePath, Plain, Section
 from meru.configuration.older import replacement
 from meru.configuration.targets import File, arguments_of, files_of, leaves

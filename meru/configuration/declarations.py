@@ -5,15 +5,13 @@ A new key in configs/ needs a line here. The comment beside a key in configs/ ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import (
     Architecture,
     Choice,
     Either,
     FilePath,
     Flag,
-    Kind,
     ListOf,
     Number,
     Plain,
@@ -23,38 +21,6 @@ from meru.configuration.kinds import (
     Whole,
 )
 from meru.configuration.targets import names_in
-
-
-@dataclass(frozen=True)
-class Key:
-    """The declaration of a key.
-
-    Attributes:
-        kind: The allowed values other than null.
-        unit: The unit of a number.
-        meaning: Explanation, if no comment in configs/ gives one.
-        null: Whether null is allowed.
-        fixed: Whether a resumed run refuses another value.
-        loss_weight: Whether the key is the weight of a loss term, which 0 switches off.
-    """
-
-    kind: Kind
-    unit: str = ""
-    meaning: str = ""
-    null: bool = False
-    fixed: bool = False
-    loss_weight: bool = False
-
-    @property
-    def allowed(self) -> str:
-        """The allowed values, as text for the user."""
-        unit = f" ({self.unit})" if self.unit else ""
-        return f"{self.kind.allowed}{unit}{', or null' if self.null else ''}"
-
-    def takes(self, value: object) -> bool:
-        """Whether a value from YAML is allowed."""
-        return self.null if value is None else self.kind.takes(value)
-
 
 FOLDER, FILE = FilePath("the path of a folder"), FilePath("the path of a file")
 SHARE = Number(0, 1)
@@ -68,26 +34,17 @@ RGB_SPREAD = ListOf(Number(0, 10, above=True), "[0.5,0.5,0.5]", least=3, most=3)
 TEXTS = ListOf(Text(), '["one","2"]')
 TEMPERATURE = Number(0, 1000, above=True)
 
-
-def _fixed(kind: Kind, unit: str = "", meaning: str = "", *, null: bool = False) -> Key:
-    return Key(kind, unit, meaning, null=null, fixed=True)
-
-
-def _weight(meaning: str) -> Key:
-    return Key(AT_LEAST_0, meaning=meaning, loss_weight=True)
-
-
 _GENERAL = {
-    "name": _fixed(Text(), meaning="part of the run folder's path, and of the run's name in Weights & Biases"),
-    "seed": _fixed(SEED),
-    "output": _fixed(FOLDER),
-    "folder": _fixed(FOLDER, null=True),
+    "name": fixed(Text(), meaning="part of the run folder's path, and of the run's name in Weights & Biases"),
+    "seed": fixed(SEED),
+    "output": fixed(FOLDER),
+    "folder": fixed(FOLDER, null=True),
     "resume": Key(FOLDER, null=True),
-    "task": _fixed(Choice(("discovery",))),
+    "task": fixed(Choice(("discovery",))),
 }
 _TRAINER = {
     "epochs": Key(Whole(1, 100_000), "epochs", "passes over the training images"),
-    "accumulate": _fixed(Whole(1, 10_000), "batches"),
+    "accumulate": fixed(Whole(1, 10_000), "batches"),
     "warmup_epochs": Key(Number(0, 100_000), "epochs", "linear growth of the learning rate from 0; may be fractional"),
     "final_learning_rate": Key(SHARE, "share of the highest", "learning rate at the end"),
     "rate_changes": Key(Choice(("step", "epoch"))),
@@ -110,26 +67,26 @@ _EVALUATION = {
 }
 # Arguments of the loaders in meru/data, passed on from data.load and data.load_discovery.
 _SOURCE = {
-    "_target_": _fixed(TARGET, meaning="the function that reads the data"),
+    "_target_": fixed(TARGET, meaning="the function that reads the data"),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, meaning="folder of the captions", null=True),
-    "validation_fraction": _fixed(Number(0, 1, below=True), "share", "training images for validation"),
-    "seed": _fixed(SEED, meaning="choice of validation images, and of synthetic ones"),
-    "layout": _fixed(Choice(("cuhk_pedes", "icfg_pedes", "rstpreid")), meaning="the data set's annotation format"),
-    "images_per_species": _fixed(Whole(2, 10_000), "images", "synthetic birds of each species"),
-    "image_size": _fixed(Whole(32, 4096), "pixels", "side of the synthetic images"),
-    "identities": _fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),
-    "images_per_identity": _fixed(Whole(1, 10_000), "images", "synthetic images of each person"),
+    "validation_fraction": fixed(Number(0, 1, below=True), "share", "training images for validation"),
+    "seed": fixed(SEED, meaning="choice of validation images, and of synthetic ones"),
+    "layout": fixed(Choice(("cuhk_pedes", "icfg_pedes", "rstpreid")), meaning="the data set's annotation format"),
+    "images_per_species": fixed(Whole(2, 10_000), "images", "synthetic birds of each species"),
+    "image_size": fixed(Whole(32, 4096), "pixels", "side of the synthetic images"),
+    "identities": fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),
+    "images_per_identity": fixed(Whole(1, 10_000), "images", "synthetic images of each person"),
     "download": Key(Flag(), meaning="download the data to root if they are missing"),
-    "old_classes": _fixed(TEXTS, meaning="class folders that are old", null=True),
-    "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share", "labelled images of old classes"),
-    "split_seed": _fixed(SEED, meaning="which images are labelled"),
+    "old_classes": fixed(TEXTS, meaning="class folders that are old", null=True),
+    "labelled_fraction": fixed(Number(0, 1, above=True, below=True), "share", "labelled images of old classes"),
+    "split_seed": fixed(SEED, meaning="which images are labelled"),
 }
 _DATA = {
-    "validation_fraction": _fixed(Number(0, 1, below=True), "share"),
-    "split_seed": _fixed(SEED),
-    "batch_size": _fixed(Whole(1, 65_536), "images"),
-    "batch_size_per_gpu": _fixed(Whole(1, 65_536), "images", null=True),
+    "validation_fraction": fixed(Number(0, 1, below=True), "share"),
+    "split_seed": fixed(SEED),
+    "batch_size": fixed(Whole(1, 65_536), "images"),
+    "batch_size_per_gpu": fixed(Whole(1, 65_536), "images", null=True),
     "workers": Key(Whole(0, 512), "processes"),
     "on_error": Key(Choice(("raise", "skip"))),
     "timeout": Key(Number(0, 1e6), "seconds"),
@@ -148,74 +105,74 @@ _DATA = {
     "text_augmentation.word_deletion": Key(SHARE, "probability"),
     "text_augmentation.back_translation": Key(SHARE, "probability"),
     "prompts": Key(TEMPLATES, null=True),
-    "whole": _fixed(Text(), null=True),
-    "part_words": _fixed(Section(), null=True),
-    "part_words.*": _fixed(TEXTS, meaning="the words that name that part"),
+    "whole": fixed(Text(), null=True),
+    "part_words": fixed(Section(), null=True),
+    "part_words.*": fixed(TEXTS, meaning="the words that name that part"),
     "families": Key(Choice(("last_word", "file")), null=True),
     "monitor": Key(Text("a figure of the validation split")),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
-    "old_classes": _fixed(TEXTS, null=True),
-    "labelled_fraction": _fixed(Number(0, 1, above=True, below=True), "share"),
+    "old_classes": fixed(TEXTS, null=True),
+    "labelled_fraction": fixed(Number(0, 1, above=True, below=True), "share"),
     "download": Key(Flag()),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
 }
 _ENCODER = {
-    "image._target_": _fixed(TARGET, meaning="the function that makes the image tower"),
-    "image.name": _fixed(Text(), meaning="timm's or open_clip's name of the network"),
-    "image.image_size": _fixed(Whole(8, 4096), "pixels", "side of the tower's square input"),
-    "image.pretrained": _fixed(Either((Flag(), Text("a tag of open_clip"))), null=True),
-    "image.weights": _fixed(FILE, null=True),
-    "image.arguments": _fixed(Section(), meaning="arguments of timm.create_model", null=True),
-    "image.arguments.*": _fixed(Plain(), meaning="an argument of timm.create_model", null=True),
-    "image.pixel_mean": _fixed(RGB, "red, green, blue", "null: that of the weights", null=True),
-    "image.pixel_std": _fixed(RGB_SPREAD, "red, green, blue", "null: that of the weights", null=True),
-    "image.norm_epsilon": _fixed(Number(0, 1, above=True), "", "epsilon of every layer norm; null: timm's", null=True),
-    "image.fixed_positions": _fixed(Flag(), meaning="fixed sine–cosine positions instead of learned ones"),
-    "image.train_last_blocks": _fixed(Whole(0, 10_000), "blocks", null=True),
-    "image.train_final_layers": _fixed(Flag()),
-    "image.freeze_batch_norm": _fixed(Flag(), meaning="fix the gains, biases and statistics of batch norms"),
+    "image._target_": fixed(TARGET, meaning="the function that makes the image tower"),
+    "image.name": fixed(Text(), meaning="timm's or open_clip's name of the network"),
+    "image.image_size": fixed(Whole(8, 4096), "pixels", "side of the tower's square input"),
+    "image.pretrained": fixed(Either((Flag(), Text("a tag of open_clip"))), null=True),
+    "image.weights": fixed(FILE, null=True),
+    "image.arguments": fixed(Section(), meaning="arguments of timm.create_model", null=True),
+    "image.arguments.*": fixed(Plain(), meaning="an argument of timm.create_model", null=True),
+    "image.pixel_mean": fixed(RGB, "red, green, blue", "null: that of the weights", null=True),
+    "image.pixel_std": fixed(RGB_SPREAD, "red, green, blue", "null: that of the weights", null=True),
+    "image.norm_epsilon": fixed(Number(0, 1, above=True), "", "epsilon of every layer norm; null: timm's", null=True),
+    "image.fixed_positions": fixed(Flag(), meaning="fixed sine–cosine positions instead of learned ones"),
+    "image.train_last_blocks": fixed(Whole(0, 10_000), "blocks", null=True),
+    "image.train_final_layers": fixed(Flag()),
+    "image.freeze_batch_norm": fixed(Flag(), meaning="fix the gains, biases and statistics of batch norms"),
     "image.gradient_checkpointing": Key(Flag(), meaning="trade a second forward pass for memory"),
-    "image.patch_level": _fixed(Whole(0, 10_000), null=True),
-    "image.random_weights": _fixed(Flag(), meaning="load no weights, whatever the other keys say"),
-    "text._target_": _fixed(TARGET, meaning="the function that makes the text tower"),
-    "text.name": _fixed(Text(), meaning="open_clip's name of the network"),
-    "text.pretrained": _fixed(Either((Flag(), Text("a tag of open_clip"))), "", "that of encoder.image", null=True),
-    "text.weights": _fixed(FILE, meaning="that of encoder.image.weights", null=True),
-    "text.architecture": _fixed(Architecture(), meaning="layers, width and attention heads"),
-    "text.context_length": _fixed(Whole(3, 8192), "tokens", "longest caption, including both special tokens"),
+    "image.patch_level": fixed(Whole(0, 10_000), null=True),
+    "image.random_weights": fixed(Flag(), meaning="load no weights, whatever the other keys say"),
+    "text._target_": fixed(TARGET, meaning="the function that makes the text tower"),
+    "text.name": fixed(Text(), meaning="open_clip's name of the network"),
+    "text.pretrained": fixed(Either((Flag(), Text("a tag of open_clip"))), "", "that of encoder.image", null=True),
+    "text.weights": fixed(FILE, meaning="that of encoder.image.weights", null=True),
+    "text.architecture": fixed(Architecture(), meaning="layers, width and attention heads"),
+    "text.context_length": fixed(Whole(3, 8192), "tokens", "longest caption, including both special tokens"),
     "text.dropout": Key(Number(0, 1, below=True), "share"),
     "text.gradient_checkpointing": Key(Flag(), meaning="trade a second forward pass for memory"),
-    "text.random_weights": _fixed(Flag(), meaning="load no weights, whatever the other keys say"),
-    "embedding_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the space of images and captions"),
-    "initial_radius": _fixed(POSITIVE, null=True),
-    "init": _fixed(FILE, null=True),
+    "text.random_weights": fixed(Flag(), meaning="load no weights, whatever the other keys say"),
+    "embedding_dimension": fixed(Whole(2, 65_536), "dimensions", "of the space of images and captions"),
+    "initial_radius": fixed(POSITIVE, null=True),
+    "init": fixed(FILE, null=True),
 }
 _MODEL = {
-    "_target_": _fixed(TARGET, meaning="the model's class"),
-    "embedding_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the space of images and captions"),
-    "logit_scale": _fixed(POSITIVE, null=True),
-    "maximum_logit_scale": _fixed(POSITIVE, meaning="upper bound of the inverse temperature"),
-    "local_logit_scale": _fixed(POSITIVE, meaning="initial inverse temperature of words and patches"),
-    "curvature": _fixed(Number(0, 10_000, above=True), meaning="c > 0; MERU learns it from this start"),
-    "learn_curvature": _fixed(Flag(), meaning="whether the curvature is learned"),
-    "norm_exponent": _fixed(SHARE),
-    "initial_radius": _fixed(POSITIVE, null=True),
-    "space": _fixed(
+    "_target_": fixed(TARGET, meaning="the model's class"),
+    "embedding_dimension": fixed(Whole(2, 65_536), "dimensions", "of the space of images and captions"),
+    "logit_scale": fixed(POSITIVE, null=True),
+    "maximum_logit_scale": fixed(POSITIVE, meaning="upper bound of the inverse temperature"),
+    "local_logit_scale": fixed(POSITIVE, meaning="initial inverse temperature of words and patches"),
+    "curvature": fixed(Number(0, 10_000, above=True), meaning="c > 0; MERU learns it from this start"),
+    "learn_curvature": fixed(Flag(), meaning="whether the curvature is learned"),
+    "norm_exponent": fixed(SHARE),
+    "initial_radius": fixed(POSITIVE, null=True),
+    "space": fixed(
         Choice(names_in("meru.geometry.spaces.SPACES")),
         meaning="hyperboloid: MERU; euclidean: flat, as in EuCLIP; sphere: cosines, without cones (GAHR without HRL)",
     ),
-    "projection_width": _fixed(Whole(1, 1_000_000), "units", "hidden layers of the projection head"),
-    "projection_dimension": _fixed(Whole(2, 65_536), "dimensions", "of the features for the contrastive terms"),
-    "temperature": _fixed(TEMPERATURE),
-    "clip": _fixed(POSITIVE),
-    "merge": _fixed(Whole(1, 1000), "patches"),
+    "projection_width": fixed(Whole(1, 1_000_000), "units", "hidden layers of the projection head"),
+    "projection_dimension": fixed(Whole(2, 65_536), "dimensions", "of the features for the contrastive terms"),
+    "temperature": fixed(TEMPERATURE),
+    "clip": fixed(POSITIVE),
+    "merge": fixed(Whole(1, 1000), "patches"),
     "top": Key(Whole(1, 10_000), "patches"),
-    "grid": _fixed(Whole(1, 64), "cells"),
+    "grid": fixed(Whole(1, 64), "cells"),
     "activation": Key(Choice(("sigmoid", "softmax"))),
-    "word_window": _fixed(Whole(1, 1000), "tokens", null=True),
-    "class_token": _fixed(Flag()),
+    "word_window": fixed(Whole(1, 1000), "tokens", null=True),
+    "class_token": fixed(Flag()),
 }
 _PARTS = {
     "crops": Key(ListOf(Choice(("box", "parts")), "[box,parts]", least=1, most=2, different=True)),
@@ -224,77 +181,77 @@ _PARTS = {
     ),
 }
 _LOSS = {
-    "contrastive.weight": _weight("weight of the contrast of images and captions"),
+    "contrastive.weight": weight("weight of the contrast of images and captions"),
     "contrastive.positives": Key(Choice(("pair", "image", "class"))),
-    "semantic_margin.weight": _weight("weight of SMS"),
+    "semantic_margin.weight": weight("weight of SMS"),
     "semantic_margin.margin": Key(Number(0, 100), meaning="λ"),
     "semantic_margin.margin_source": Key(Choice(("intra", "cross")), meaning="intra: paper | cross: released code"),
     "semantic_margin.soft_label": Key(SHARE, "share", "weight of the model's own predictions in the targets"),
     "semantic_margin.soft_label_epochs": Key(Number(0, 100_000, above=True), "epochs", "growth of soft_label from 0"),
-    "category.weight": _weight("weight of HCL"),
+    "category.weight": weight("weight of HCL"),
     "category.temperature": Key(TEMPERATURE, meaning="of the classes' probabilities"),
     "category.smoothing": Key(Number(0, 1, below=True), "share", "of the targets that goes to the other classes"),
     "category.riemannian": Key(Flag()),
-    "hierarchy.weight": _weight("weight of LHL"),
+    "hierarchy.weight": weight("weight of LHL"),
     "hierarchy.neighbours": Key(Whole(1, 65_536), "views", "nearest neighbours of a point, including itself"),
     "hierarchy.triplets": Key(Whole(1, 100_000), "triplets", "sampled per point"),
     "hierarchy.margin": Key(AT_LEAST_0, meaning="δ"),
-    "hierarchy.ancestors": _fixed(
+    "hierarchy.ancestors": fixed(
         Choice(("batch", "midpoint", "proxies")),
         meaning="batch: the points themselves; midpoint: Einstein midpoints; proxies: learned points, in HypGCD only",
     ),
-    "hierarchy.proxies": _fixed(Whole(2, 1_000_000), "points", "learned points, for ancestors=proxies"),
+    "hierarchy.proxies": fixed(Whole(2, 1_000_000), "points", "learned points, for ancestors=proxies"),
     "hierarchy.temperature": Key(TEMPERATURE),
     "hierarchy.exclude_members": Key(Flag()),
-    "entailment.weight": _weight("weight of cones of captions around images"),
+    "entailment.weight": weight("weight of cones of captions around images"),
     "entailment.minimum_radius": Key(Number(0, 100, above=True)),
     "entailment.apex_floor": Key(Either((Number(0, 0), Number(1, 1000, above=True)))),
     "entailment.across_aperture": Key(Number(0, 100, above=True)),
     "entailment.within_aperture": Key(Number(0, 100, above=True)),
-    "reverse_contrastive.weight": _weight("weight of R-ITC"),
+    "reverse_contrastive.weight": weight("weight of R-ITC"),
     "reverse_contrastive.smoothing": Key(Number(0, 1, above=True, below=True)),
-    "cyclic.weight": _weight("weight of C-ITC"),
+    "cyclic.weight": weight("weight of C-ITC"),
     "cyclic.within": Key(Number(0, 1e9)),
     "cyclic.across": Key(Number(0, 1e9)),
-    "word_grounding.weight": _weight("weight of the attention of words to their own image"),
+    "word_grounding.weight": weight("weight of the attention of words to their own image"),
     "word_grounding.exclude_class": Key(Flag()),
-    "word_contrast.weight": _weight("weight of BAI's term on words"),
+    "word_contrast.weight": weight("weight of BAI's term on words"),
     "word_contrast.scope": Key(Choice(("caption", "batch"))),
     "word_contrast.exclude_class": Key(Flag()),
-    "patch_agreement.weight": _weight("weight of BAI's term on patches"),
-    "part_entailment.weight": _weight("weight of cones of parts around images"),
+    "patch_agreement.weight": weight("weight of BAI's term on patches"),
+    "part_entailment.weight": weight("weight of cones of parts around images"),
     "part_entailment.apex_floor": Key(
         Either((Number(0, 0), Number(1, 1000, above=True))),
         meaning="as entailment.apex_floor; 0: the published cones, which parts at the origin satisfy trivially",
     ),
-    "late_interaction.weight": _weight("weight of the contrast by words and their nearest patches"),
-    "supervised_contrastive.weight": _weight("weight of the contrast of labelled images"),
+    "late_interaction.weight": weight("weight of the contrast by words and their nearest patches"),
+    "supervised_contrastive.weight": weight("weight of the contrast of labelled images"),
     "supervised_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
-    "supervised_classification.weight": _weight("weight of the labelled images' cross-entropy"),
-    "view_contrastive.weight": _weight("weight of the contrast of two views of an image"),
+    "supervised_classification.weight": weight("weight of the labelled images' cross-entropy"),
+    "view_contrastive.weight": weight("weight of the contrast of two views of an image"),
     "view_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
-    "self_distillation.weight": _weight("weight of one view's prediction as the target of the other"),
+    "self_distillation.weight": weight("weight of one view's prediction as the target of the other"),
     "self_distillation.entropy": Key(AT_LEAST_0),
     "self_distillation.start": Key(TEMPERATURE),
     "self_distillation.end": Key(TEMPERATURE),
     "self_distillation.epochs": Key(Whole(1, 100_000), "epochs"),
 }
 _DISCOVERY = {
-    "num_classes": _fixed(Either((Whole(2, 1_000_000), Choice(("estimate",)))), "classes", null=True),
-    "asked_num_classes": _fixed(
+    "num_classes": fixed(Either((Whole(2, 1_000_000), Choice(("estimate",)))), "classes", null=True),
+    "asked_num_classes": fixed(
         Either((Whole(2, 1_000_000), Choice(("estimate",)))),
         "classes",
         "in run folders: the requested num_classes",
         null=True,
     ),
-    "sampler": _fixed(Choice(("weighted", "uniform", "neighbours"))),
-    "neighbours": _fixed(Whole(1, 65_536), "images"),
-    "cached_views": _fixed(Whole(0, 1000, step=2), "views"),
-    "maximum_classes": _fixed(Whole(2, 1_000_000), "classes", null=True),
+    "sampler": fixed(Choice(("weighted", "uniform", "neighbours"))),
+    "neighbours": fixed(Whole(1, 65_536), "images"),
+    "cached_views": fixed(Whole(0, 1000, step=2), "views"),
+    "maximum_classes": fixed(Whole(2, 1_000_000), "classes", null=True),
 }
 _OPTIM = {
-    "optimizer._target_": _fixed(TARGET, meaning="a class of torch.optim"),
-    "optimizer._partial_": _fixed(Flag(), meaning="true: the program adds the parameters later"),
+    "optimizer._target_": fixed(TARGET, meaning="a class of torch.optim"),
+    "optimizer._partial_": fixed(Flag(), meaning="true: the program adds the parameters later"),
     "optimizer.betas": Key(
         ListOf(Number(0, 1, below=True), "[0.9,0.98]", least=2, most=2), meaning="decay of Adam's averages"
     ),

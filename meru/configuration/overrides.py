@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from meru.configuration import declaration, unknown_key
 from meru.configuration.check import CALLS, GROUPS, is_section, nearest_keys, shown
-from meru.configuration.declarations import Key
+from meru.configuration.key import Key
 from meru.configuration.kinds import Either, ListOf, Text
 from meru.configuration.targets import built_on
 from meru.errors import UserError

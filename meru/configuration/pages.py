@@ -13,10 +13,11 @@ from pathlib import Path
 
 import yaml
 
-from meru.configuration import chinese
+from meru.configuration import chinese, chinese_words
 from meru.configuration.check import shown
-from meru.configuration.declarations import EVALUATE, TRAIN, Key
+from meru.configuration.declarations import EVALUATE, TRAIN
 from meru.configuration.facts import validation_figures
+from meru.configuration.key import Key
 from meru.configuration.kinds import Kind, Section
 from meru.files import CONFIGS
 
@@ -85,7 +86,7 @@ def _allowed_in_english(kind: Kind, unit: str) -> str:
 
 
 def _allowed_in_chinese(kind: Kind, unit: str) -> str:
-    return f"{chinese.allowed(kind)}（{chinese.UNITS[unit]}）" if unit else chinese.allowed(kind)
+    return f"{chinese_words.allowed(kind)}（{chinese_words.UNITS[unit]}）" if unit else chinese_words.allowed(kind)
 
 
 # By the name of the page in docs/.
@@ -94,9 +95,9 @@ PAGES = {
         HEAD, HEADINGS, WORDS, _allowed_in_english, ", or null", lambda key, command, english: english
     ),
     "keys.zh-CN.md": Language(
-        chinese.HEAD,
-        chinese.HEADINGS,
-        chinese.COLUMNS,
+        chinese_words.HEAD,
+        chinese_words.HEADINGS,
+        chinese_words.COLUMNS,
         _allowed_in_chinese,
         "，或 null",
         lambda key, command, english: chinese.meaning(key, command=command),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from meru.configuration import chinese
+from meru.configuration import chinese, chinese_words
 from meru.configuration.declarations import EVALUATE, TRAIN
 from meru.configuration.pages import PAGES, page
 from meru.files import PROJECT
@@ -38,4 +38,4 @@ def test_ranges_are_the_same_in_both_languages():
 
 def test_nothing_is_explained_that_is_no_key_any_more():
     assert set(chinese.MEANINGS) <= set(TRAIN) and set(chinese.MEANINGS_OF_EVALUATE) <= set(EVALUATE)
-    assert set(chinese.UNITS) == {key.unit for key in [*TRAIN.values(), *EVALUATE.values()]} - {""}
+    assert set(chinese_words.UNITS) == {key.unit for key in [*TRAIN.values(), *EVALUATE.values()]} - {""}
