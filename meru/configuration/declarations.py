@@ -104,6 +104,8 @@ _DATA = {
     "text_augmentation": Key(Section(), null=True),
     "text_augmentation.word_deletion": Key(SHARE, "probability"),
     "text_augmentation.back_translation": Key(SHARE, "probability"),
+    "cached_views": fixed(Whole(0, 1000, step=2), "views"),
+    "cache": Key(FOLDER, null=True),
     "prompts": Key(TEMPLATES, null=True),
     "whole": fixed(Text(), null=True),
     "part_words": fixed(Section(), null=True),
@@ -246,7 +248,6 @@ _DISCOVERY = {
     ),
     "sampler": fixed(Choice(("weighted", "uniform", "neighbours"))),
     "neighbours": fixed(Whole(1, 65_536), "images"),
-    "cached_views": fixed(Whole(0, 1000, step=2), "views"),
     "maximum_classes": fixed(Whole(2, 1_000_000), "classes", null=True),
 }
 _OPTIM = {

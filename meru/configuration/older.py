@@ -31,6 +31,7 @@ MOVED_MODULES = {
 # Old key, or section with all its keys → its present name.
 RENAMED_KEYS: dict[str, str] = {
     "data.discovery": "data.load_discovery",
+    "discovery.cached_views": "data.cached_views",
     "space": "model.space",
     "sms": "loss.semantic_margin",
     "bai.weight": "loss.word_contrast.weight",

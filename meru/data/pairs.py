@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
 
 from meru.data.augmentation import CaptionAugmentation
+from meru.data.cached_rows import SEED, ViewChoice, Window, as_it_is, cached_loader
+from meru.data.images import image_size
 from meru.data.loading import Batch, ImageDataset, collate, ordered_loader
 from meru.data.parts import CropParts, Part
 from meru.data.records import ImageRecord
@@ -57,8 +60,7 @@ class TrainingPairs(ImageDataset):
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reset the generator of the GPU too when there are no workers.
             torch.default_generator.manual_seed(derived_seed(self.seed, "sample", epoch, index))
-            number = int(torch.randint(len(record.captions), ()))
-            caption = self.augment_text(record, number) if self.augment_text else record.captions[number]
+            caption = _drawn_caption(record, self.augment_text)
             sample = {"image": self.transform(image).contiguous(), "tokens": self.tokenize(caption)}
             if self.parts:
                 height, width = image.shape[1:]
@@ -79,6 +81,119 @@ class TrainingPairs(ImageDataset):
         }
 
 
+class WordsOfViews:
+    """The caption of every cached view, the part it shows and the part's phrase: a function of position and view.
+
+    Args:
+        records: The training split.
+        parts: Draws the part.
+        augment_text: Changes captions; None: captions stay as they are.
+    """
+
+    def __init__(self, records: Sequence[ImageRecord], parts: CropParts, augment_text: CaptionAugmentation | None):
+        self.records, self.parts, self.augment_text = records, parts, augment_text
+
+    def __call__(self, index: int, view: int, height: int, width: int) -> tuple[str, Part | None]:
+        """Caption and part of an image of `height` × `width` pixels."""
+        record = self.records[index]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derived_seed(SEED, "words", index, view))
+            caption = _drawn_caption(record, self.augment_text)
+            return caption, self.parts(record, height=height, width=width, caption=caption)
+
+    def window(self, index: int, view: int, height: int, width: int) -> Window:
+        """The window of the part; the whole image if there is none."""
+        _, part = self(index, view, height, width)
+        return (0, 0, width, height) if part is None else part.window
+
+    def facts(self) -> tuple:
+        """All that the windows depend on."""
+        words = self.parts.words
+        return (
+            [record[1:] for record in map(_values, self.records)],
+            (words.whole, sorted(words.part_of.items()), self.parts.crops, self.parts.window),
+            None if self.augment_text is None else sorted(vars(self.augment_text).items()),
+        )
+
+
+def _values(record: ImageRecord) -> tuple:
+    return tuple(vars(record).values())
+
+
+def _drawn_caption(record: ImageRecord, augment_text: CaptionAugmentation | None) -> str:
+    """A caption of the record, chosen and changed with torch's default generator."""
+    number = int(torch.randint(len(record.captions), ()))
+    return augment_text(record, number) if augment_text else record.captions[number]
+
+
+class CachedPairs(Dataset):
+    """As `TrainingPairs`, on cached views instead of images, which are not read; a list of keys gives a batch.
+
+    Captions are those of `TrainingPairs`, except with parts: then caption, part and phrase belong to the view.
+
+    Args:
+        records, tokenize, seed, augment_text: As for `TrainingPairs`; the seed also chooses the views.
+        views: Rows of the tower's frozen part for V views of every image, `(n, V, F)`.
+        parts: Such rows for a part in each view, and the words; None: images and captions only.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ImageRecord],
+        *,
+        views: Tensor,
+        tokenize: Tokenize,
+        seed: int,
+        parts: tuple[Tensor, WordsOfViews] | None = None,
+        augment_text: CaptionAugmentation | None = None,
+    ):
+        self.records, self.views, self.tokenize, self.seed = records, views, tokenize, seed
+        self.parts, self.augment_text = parts, augment_text
+        self.choice = ViewChoice(seed, images=len(records), views=views.shape[1])
+        self.class_index = _images_and_classes(records)[1]["class_index"]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
+        index = torch.tensor([index for _, index in keys])
+        view = torch.cat([self.choice.one(epoch, index[row : row + 1]) for row, (epoch, _) in enumerate(keys)])
+        batch = {"image": self.views[index, view]}
+        if self.parts is None:
+            batch["tokens"] = self._padded([self._caption(*key) for key in keys])
+        else:
+            batch |= self._with_parts(index, view)
+        return {
+            **batch,
+            "class_index": self.class_index[index],
+            "image_index": index,
+            "skipped": torch.tensor(0),
+        }
+
+    def _caption(self, epoch: int, index: int) -> str:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derived_seed(self.seed, "sample", epoch, index))
+            return _drawn_caption(self.records[index], self.augment_text)
+
+    def _with_parts(self, index: Tensor, view: Tensor) -> Batch:
+        rows, words = self.parts
+        drawn = [
+            words(image, number, *image_size(self.records[image].path))
+            for image, number in zip(index.tolist(), view.tolist(), strict=True)
+        ]
+        phrases = ["" if part is None else part.phrase for _, part in drawn]
+        return {
+            "tokens": self._padded([caption for caption, _ in drawn]),
+            "part_image": rows[index, view],
+            "part_tokens": self._padded(phrases),
+            "has_part": torch.tensor([part is not None for _, part in drawn]),
+            "has_part_text": torch.tensor([phrase != "" for phrase in phrases]),
+        }
+
+    def _padded(self, texts: list[str]) -> Tensor:
+        return pad_sequence([self.tokenize(text) for text in texts], batch_first=True)
+
+
 def training_loader(
     records: Sequence[ImageRecord],
     *,
@@ -90,6 +205,8 @@ def training_loader(
     world_size: int = 1,
     workers: int = 2,
     timeout: float = TIMEOUT,
+    views: Tensor | None = None,
+    view_parts: tuple[Tensor, WordsOfViews] | None = None,
     **samples,
 ) -> DataLoader:
     """Batches of this process from `start_step` to `total_steps`, through all epochs.
@@ -101,13 +218,19 @@ def training_loader(
         records, seed, samples: As for `TrainingPairs`.
         batch_size, total_steps, start_step, rank, world_size: As for `RunBatches`.
         workers, timeout: As for `loader_options`.
+        views, view_parts: `views` and `parts` of `CachedPairs`, to train on these instead of the images.
 
     Returns:
-        Batches: `image` uint8 `(B, 3, S, S)`; `tokens` int64 `(B, L)`, padded with 0 to the longest caption;
+        Batches: `image` uint8 `(B, 3, S, S)`, or cached rows `(B, F)`; `tokens` int64 `(B, L)`, padded with 0 to the
+        longest caption;
         `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the number of images replaced. With parts
         also `part_image` and `part_tokens`, of the same types, and `has_part` and `has_part_text`, bool `(B,)`.
     """
-    data = TrainingPairs(records, seed=seed, **samples)
+    data, together = TrainingPairs(records, seed=seed, **samples), collate
+    if views is not None:
+        words = {"tokenize": samples["tokenize"], "augment_text": samples.get("augment_text")}
+        data, together = CachedPairs(records, views=views, parts=view_parts, seed=seed, **words), as_it_is
+        workers = 0  # sending rows between processes would be slower
     batches = RunBatches(
         length=len(records),
         batch_size=batch_size,
@@ -117,21 +240,28 @@ def training_loader(
         start_step=start_step,
         total_steps=total_steps,
     )
-    return Loader(data, batch_sampler=batches, collate_fn=collate, **loader_options(workers, timeout))
+    return Loader(data, batch_sampler=batches, collate_fn=together, **loader_options(workers, timeout))
 
 
-def evaluation_loader(records: Sequence[ImageRecord], **options) -> DataLoader:
+def evaluation_loader(
+    records: Sequence[ImageRecord], *, rows: Tensor | None = None, batch_size: int, **options
+) -> DataLoader:
     """Every record's image once and in order, without captions.
 
     Args:
         records: The records of one split.
-        options: As for `meru.data.loading.ordered_loader`.
+        rows: Cached rows of the images `(n, 1, F)`, to give these instead of the images.
+        batch_size, options: As for `meru.data.loading.ordered_loader`.
 
     Returns:
-        Batches: `image` uint8 `(B, 3, S, S)`; `class_index` and `image_index` int64 `(B,)`, the latter the position in
+        Batches: `image` uint8 `(B, 3, S, S)`, or rows `(B, F)`; `class_index` and `image_index` int64 `(B,)`,
+        the latter the position in
         `records`; `skipped` int64 `()`. Skipped images are not included.
     """
-    return ordered_loader(*_images_and_classes(records), **options)
+    images, known = _images_and_classes(records)
+    if rows is not None:
+        return cached_loader(rows, known, batch_size=batch_size)
+    return ordered_loader(images, known, batch_size=batch_size, **options)
 
 
 def _images_and_classes(records: Sequence[ImageRecord]) -> tuple[list, dict[str, Tensor]]:

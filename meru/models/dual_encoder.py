@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from meru import distributed
+from meru.encoders.frozen import FrozenPart
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics, patch_offset
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError
@@ -72,13 +74,17 @@ class DualEncoder(nn.Module):
             logit_scale = image.logit_scale if image.logit_scale and image.logit_scale == text.logit_scale else 1 / 0.07
         self.logit_scale = nn.Parameter(torch.tensor(math.log(min(logit_scale, maximum_logit_scale))))
         self.maximum_logit_scale = maximum_logit_scale
+        self.image_size = image.image_size
         self.patch_offset = patch_offset(image.network, image.image_size)
         self.register_buffer("pixel_mean", torch.tensor(image.pixel_mean).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(image.pixel_std).view(3, 1, 1))
 
     # ---------------------------------------------------------------------------------------------- embedding
     def embed_image(self, images: Tensor) -> Tensor:
-        """Points `(B, D)`, float32, of RGB images `(B, 3, S, S)`: uint8, or floating point in [0, 1]."""
+        """Points `(B, D)`, float32, of RGB images `(B, 3, S, S)`: uint8, or floating point in [0, 1].
+
+        Here and wherever a method takes images, rows `(B, F)` of `frozen_output` for them may be given instead.
+        """
         return self.lift_image(self.image_features(images))
 
     def embed_text(self, tokens: Tensor) -> Tensor:
@@ -138,8 +144,7 @@ class DualEncoder(nn.Module):
     # ---------------------------------------------------------------------------------------------- features
     def image_features(self, images: Tensor) -> Tensor:
         """Projected features `(B, D)`, float32, before they are mapped into the space."""
-        pooled, _ = encode_image(self.visual, self.normalise(images))
-        return self.visual_proj(pooled).float()
+        return self.visual_proj(self._encoded(images)[0]).float()
 
     def text_features(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
         """Projected features `(B, D)`, float32, before they are mapped into the space.
@@ -150,7 +155,7 @@ class DualEncoder(nn.Module):
 
     def image_and_patch_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """`image_features` `(B, D)`, and the features of every patch `(B, N, D)`, without class tokens."""
-        pooled, patches = encode_image(self.visual, self.normalise(images), patch_level=self.patch_level)
+        pooled, patches = self._encoded(images, patch_level=self.patch_level)
         patches = self.project_patches(patches)
         return self.visual_proj(pooled).float(), patches.float()
 
@@ -162,6 +167,25 @@ class DualEncoder(nn.Module):
         """`text_features` `(B, D)`, and the features of every token `(B, L, D)`, 0 at padding."""
         pooled, words = self.textual.forward_tokens(tokens, embeddings)
         return self.textual_proj(pooled).float(), self.textual_proj(words).float()
+
+    def _encoded(self, images: Tensor, *, patch_level: int | None = None) -> tuple[Tensor, Tensor]:
+        """Pooled and patch features of the tower, see `encode_image`, from images or rows of `frozen_output`."""
+        if images.dim() == 2:
+            return self.frozen_part.rest(images)
+        return encode_image(self.visual, self.normalise(images), patch_level=patch_level)
+
+    def frozen_output(self, images: Tensor) -> Tensor:
+        """Rows `(B, F)`, float16, of the tower's frozen part for images as in `embed_image`."""
+        return self.frozen_part(self.normalise(images))
+
+    @cached_property
+    def frozen_part(self) -> FrozenPart:
+        """The frozen part of the image tower.
+
+        Raises:
+            UserError: if the tower has none, or cannot be split.
+        """
+        return FrozenPart(self.visual, image_size=self.image_size, patch_level=self.patch_level)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Convert uint8 or [0, 1] RGB to the image tower's input range."""

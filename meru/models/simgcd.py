@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
@@ -110,7 +111,7 @@ class SimGCD(nn.Module):
         if num_classes < 2:
             raise UserError(f"discovery.num_classes={num_classes}: there must be at least two classes to tell apart")
         self.loss, self.temperature, self.num_classes = loss, temperature, num_classes
-        self.visual = image.network
+        self.visual, self.image_size = image.network, image.image_size
         widths = (image.width, projection_width, projection_width, projection_dimension)
         self.projection = _projection_head(widths)
         # nn.Linear's initialisation, as released: only directions matter, but shorter rows turn faster.
@@ -120,13 +121,27 @@ class SimGCD(nn.Module):
 
     # ---------------------------------------------------------------------------------------------- inference
     def features(self, images: Tensor) -> Tensor:
-        """The tower's features `(B, W)`, float32, of RGB images `(B, 3, S, S)`, uint8 or in [0, 1]."""
+        """The tower's features `(B, W)`, float32, of RGB images `(B, 3, S, S)`, uint8 or in [0, 1].
+
+        Here and wherever a method takes images, rows `(B, F)` of `frozen_output` for them may be given instead.
+        """
+        if images.dim() == 2:
+            return self.frozen_part.rest(images)[0].float()
         pooled, _ = encode_image(self.visual, self.normalised(images))
         return pooled.float()
 
     def frozen_output(self, images: Tensor) -> Tensor:
-        """Output of the frozen part of the tower for images as in `features`; see `meru.encoders.frozen`."""
-        return FrozenPart(self.visual)(self.normalised(images))
+        """Rows `(B, F)`, float16, of the tower's frozen part for images as in `features`."""
+        return self.frozen_part(self.normalised(images))
+
+    @cached_property
+    def frozen_part(self) -> FrozenPart:
+        """The frozen part of the image tower.
+
+        Raises:
+            UserError: if the tower has none, or cannot be split.
+        """
+        return FrozenPart(self.visual, image_size=self.image_size)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Normalise images as in `features` for the tower."""
@@ -160,13 +175,10 @@ class SimGCD(nn.Module):
         """Compute the loss of a batch; with several processes, of all their samples together, the same in each.
 
         Args:
-            batch: `image`, two views `(B, 2, 3, S, S)`, or `frozen_output`, that method's results for them; `label`,
+            batch: `image`, two views `(B, 2, 3, S, S)`, or rows of `frozen_output` for them `(B, 2, F)`; `label`,
                 int64 `(B,)`, valid where `labelled`, bool `(B,)`; `epoch`, a scalar, the training progress in epochs.
         """
-        kept = "frozen_output" in batch
-        views = batch["frozen_output" if kept else "image"]
-        views = views.transpose(0, 1).flatten(0, 1)  # all first views, then all second ones
-        features = FrozenPart(self.visual).rest(views.float()).float() if kept else self.features(views)
+        features = self.features(batch["image"].transpose(0, 1).flatten(0, 1))  # first views, then second ones
         # The losses compare samples with each other, so every process computes them on the samples of all.
         projected, logits = (
             gather_views(each) for each in (self.projection(features).float(), self.class_logits(features))

@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from meru import distributed
 from meru.assemble import Pretrained
 from meru.data.loading import reading_options
+from meru.data.records import Images
 from meru.data.sampling import BatchPlan
+from meru.data.transforms import Transforms
 from meru.data.workers import worker_options
+from meru.tasks.cached_views import CachedViews
 
 Figures = dict[str, float | None]
 
@@ -63,6 +66,8 @@ class Task(ABC):
         device: Device of this process.
         data: Has `train`, the training images, and `paths()`, the image files of each split.
         epoch_state: State that `batches` computes at the start of an epoch and uses until its end; kept in checkpoints.
+        cache: Cached output of the frozen part of the image tower; None if not used. Only training uses it: the weights
+            of a finished run need not be those that the cache was made with.
     """
 
     validates: ClassVar[bool] = False
@@ -73,6 +78,7 @@ class Task(ABC):
         self.device = device
         self.data = self.load_data()
         self.epoch_state: dict[str, Tensor | int] = {}
+        self.cache: CachedViews | None = None
 
     @abstractmethod
     def load_data(self) -> Any:
@@ -121,6 +127,25 @@ class Task(ABC):
     def reading(self) -> dict[str, Any]:
         """Arguments of loaders for reading images, including the number of processes."""
         return {**worker_options(self.config.data), **reading_options(self.config.data)}
+
+    # ---------------------------------------------------------------- cached views
+
+    def use_cached_views(self, pretrained: Pretrained) -> None:
+        """Use cached views from now on, if the configuration asks for them; the frozen weights must be loaded."""
+        if self.cache is None:
+            self.cache = CachedViews.of(self.config, pretrained.model, device=self.device)
+
+    def cached_training_views(self, images: Images, transforms: Transforms) -> Tensor | None:
+        """Cached rows of the views of the training images, `(n, V, F)`; None without a cache."""
+        if self.cache is None:
+            return None
+        return self.cache.rows(images, transforms.training, views=self.cache.views, what="training images")
+
+    def cached_images(self, images: Images, transform: nn.Module) -> Tensor | None:
+        """Cached rows of images as evaluation sees them, `(n, 1, F)`; None without a cache."""
+        if self.cache is None:
+            return None
+        return self.cache.rows(images, transform, what="images for evaluation")
 
     # ---------------------------------------------------------------- figures
 

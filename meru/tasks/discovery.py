@@ -31,7 +31,7 @@ from meru.reports.tables import finite_figures
 from meru.run_layout import TREES
 from meru.tasks.contract import Figures, Findings, Task
 from meru.tasks.data import load_discovery_data
-from meru.tasks.discovery_batches import keep_views, nearest_images, released_neighbours
+from meru.tasks.discovery_batches import nearest_images, released_neighbours
 
 log = logging.getLogger("meru")
 
@@ -120,13 +120,14 @@ class Discovery(Task):
                 found.update(neighbours=nearest, epoch=epoch)
             return found["neighbours"]
 
+        self.use_cached_views(pretrained)
         return discovery_training_loader(
             train,
             transform=transforms.training,
             sampler=self.config.discovery.sampler,
             neighbours=neighbours,
             independent=released,
-            kept_views=keep_views(self.config, train, model, transforms, device=self.device),
+            views=self.cached_training_views(train.images, transforms),
             **self.loader_options(plan, start),
         )
 
@@ -198,6 +199,7 @@ class Discovery(Task):
         """Features of the images of a split; see `read_features`."""
         images = discovery_evaluation_loader(
             split,
+            rows=self.cached_images(split.images, pretrained.transforms.evaluation),
             transform=pretrained.transforms.evaluation,
             batch_size=self.config.evaluation.batch_size,
             **self.reading(),

@@ -1,65 +1,20 @@
-"""Cached views and nearest neighbours for the batches of a discovery run."""
+"""Nearest neighbours of images, for the batches of a discovery run."""
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from meru.data.discovery.loading import every_view_loader, weighted_view_loader
+from meru.data.discovery.loading import weighted_view_loader
 from meru.data.discovery.splits import DiscoverySplit
 from meru.data.loading import reading_options
 from meru.data.transforms import Transforms
 from meru.data.workers import worker_options
 from meru.errors import UserError
 from meru.geometry.all_pairs import exact_product
-
-log = logging.getLogger("meru")
-
-
-@torch.no_grad()
-def keep_views(
-    config: DictConfig, split: DiscoverySplit, model: nn.Module, transforms: Transforms, *, device: torch.device
-) -> Tensor | None:
-    """Cache the frozen part's output for `discovery.cached_views` views of every image, `(n, V, …)`, float16.
-
-    These are the views of the first V/2 epochs. Every process has its own cache. Returns None if it is switched off.
-
-    Raises:
-        UserError: for an odd number of views, a tower that cannot be split, or images that do not decode.
-    """
-    number = config.discovery.cached_views
-    if not number:
-        return None
-    if number < 0 or number % 2:
-        raise UserError(f"discovery.cached_views={number}: views come in pairs; give an even number, or 0 for none")
-    model.eval()
-    began, kept = time.perf_counter(), None
-    for epoch in range(number // 2):
-        loader = every_view_loader(
-            split,
-            transform=transforms.training,
-            epoch=epoch,
-            batch_size=16,  # small batches fit a CPU's cache, and do not slow down a GPU that waits for the disk
-            seed=config.seed,
-            **worker_options(config.data),
-            **reading_options(config.data),
-        )
-        for batch in loader:
-            if batch["skipped"]:
-                raise UserError("discovery.cached_views needs every image to decode: set it to 0, or restore them")
-            output = model.frozen_output(batch["image"].flatten(0, 1).to(device, non_blocking=True))
-            if kept is None:
-                kept = torch.empty(len(split), number, *output.shape[1:], dtype=torch.float16)
-            kept[batch["image_index"], 2 * epoch : 2 * epoch + 2] = output.unflatten(0, (-1, 2)).cpu().half()
-    model.train()
-    megabytes, seconds = kept.numel() * kept.element_size() / 2**20, time.perf_counter() - began
-    log.info("cached %d views of %d images, %.0f MiB, in %.0f s", number, len(split), megabytes, seconds)
-    return kept
 
 
 def nearest_images(read: Mapping[str, Tensor], *, images: int, count: int) -> Tensor:

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose
 
 from meru.assemble import Pretrained
-from meru.data.augmentation import caption_augmentation
+from meru.data.augmentation import CaptionAugmentation, caption_augmentation
 from meru.data.loading import read_or_skip, reading_options
-from meru.data.pairs import evaluation_loader, training_loader
+from meru.data.pairs import WordsOfViews, evaluation_loader, training_loader
 from meru.data.parts import CropParts, PartWords, part_places
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.sampling import BatchPlan
@@ -81,20 +81,43 @@ class ImageText(Task):
             )
         # Weights of a whole model include the alphas.
         if model.initial_radius and not begun and not self.config.encoder.init:
+            self.use_cached_views(pretrained)
             sample = [train[index] for index in evenly_spread(len(train), 256)]
             images = self.images_of(sample, pretrained)
             captions = [record.captions[0] for record in sample]
             start_at_initial_radius(model, images, captions, tokenizer, device=self.device)
 
     def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
+        self.use_cached_views(pretrained)
+        augment_text = caption_augmentation(self.config.data.get("text_augmentation"))
+        paths = [record.path for record in self.data.train]
         return training_loader(
             self.data.train,
             transform=pretrained.transforms.training,
             tokenize=pretrained.tokenizer,
             parts=self.crops(),
-            augment_text=caption_augmentation(self.config.data.get("text_augmentation")),
+            augment_text=augment_text,
+            views=self.cached_training_views(paths, pretrained.transforms),
+            view_parts=self.cached_parts(paths, pretrained, augment_text),
             **self.loader_options(plan, start),
         )
+
+    def cached_parts(
+        self, paths: Sequence[Path], pretrained: Pretrained, augment_text: CaptionAugmentation | None
+    ) -> tuple[Tensor, WordsOfViews] | None:
+        """Cached rows of a part in every view, and the words; None without a cache, and for models without parts."""
+        if self.cache is None or not (parts := self.crops()):
+            return None
+        words = WordsOfViews(self.data.train, parts, augment_text)
+        rows = self.cache.rows(
+            paths,
+            pretrained.transforms.training,
+            views=self.cache.views,
+            what="parts of training images",
+            window=words.window,
+            window_facts=words.facts(),
+        )
+        return rows, words
 
     def validation(self, pretrained: Pretrained) -> Callable[[nn.Module], Figures] | None:
         records = self.data.validation
@@ -212,6 +235,7 @@ class ImageText(Task):
         """Load the records' images in order, with the evaluation transform."""
         return evaluation_loader(
             records,
+            rows=self.cached_images([record.path for record in records], pretrained.transforms.evaluation),
             transform=pretrained.transforms.evaluation,
             batch_size=self.config.evaluation.batch_size,
             **self.reading(),

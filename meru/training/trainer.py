@@ -143,7 +143,7 @@ class Trainer:
                 with self._autocast():
                     output = forward(batch)
                 (output.loss / self.settings.accumulate).backward()
-            size += len(batch["image"] if "image" in batch else batch["frozen_output"])
+            size += len(batch["image"])
             if "skipped" in batch:
                 totals["skipped_images"] = totals.get("skipped_images", 0) + batch["skipped"].float()
             for name, value in {"loss": output.loss.detach(), **output.logs}.items():

@@ -6,13 +6,14 @@ of the samples is a pure function of (seed, epoch), and of the neighbours if bat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from meru.data.cached_rows import ViewChoice, as_it_is, cached_loader
 from meru.data.discovery.sampling import NeighbourBatches, WeightedBatches
 from meru.data.discovery.splits import DiscoverySplit
 from meru.data.loading import Batch, ImageDataset, collate, ordered_loader
@@ -46,27 +47,31 @@ class TrainingViews(ImageDataset):
         return {"image": views, **self.facts(index, skipped=skipped)}
 
 
-class CachedViews(Dataset):
-    """Two of the cached views of an image, chosen at random by its key; otherwise as `TrainingViews`.
+class CachedTrainingViews(Dataset):
+    """Two cached views of each image, chosen at random by its key, as `TrainingViews`; a list of keys gives a batch.
 
     Args:
         split: Training images.
-        views: Output of the tower's frozen part for V ≥ 2 views of every image, `(n, V, …)`.
+        views: Rows of the tower's frozen part for V ≥ 2 views of every image, `(n, V, F)`.
         seed: Seed of the choice.
     """
 
     def __init__(self, split: DiscoverySplit, *, views: Tensor, seed: int):
-        self.known, self.views, self.seed = _known_in_training(split), views, seed
+        self.known, self.views = _known_in_training(split), views
+        self.choice = ViewChoice(seed, images=len(split), views=views.shape[1])
 
-    def __getitem__(self, key: tuple[int, ...]) -> Batch:
-        index = key[1]
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, "kept views", *key))
-        two = torch.randperm(self.views.shape[1], generator=generator)[:2]
+    def __getitems__(self, keys: list[tuple[int, ...]]) -> Batch:
+        index = torch.tensor([key[1] for key in keys])
+        repeat = torch.tensor([key[2] if len(key) > 2 else 0 for key in keys])
+        epochs = {key[0] for key in keys}
+        if len(epochs) > 1:
+            raise ValueError(f"a batch of the epochs {sorted(epochs)}")
+        view = self.choice.two(epochs.pop(), index, repeat)
         return {
-            "frozen_output": self.views[index, two],
+            "image": self.views[index[:, None], view],
             **{name: values[index] for name, values in self.known.items()},
-            "image_index": torch.tensor(index),
-            "skipped": torch.tensor(False),
+            "image_index": index,
+            "skipped": torch.tensor(0),
         }
 
 
@@ -90,7 +95,7 @@ def discovery_training_loader(
     timeout: float = TIMEOUT,
     neighbours: Callable[[int], Tensor] | None = None,
     independent: bool = False,
-    kept_views: Tensor | None = None,
+    views: Tensor | None = None,
     **reading,
 ) -> DataLoader | EpochwiseLoader:
     """Batches of this process from `start_step` to `total_steps`, through all epochs.
@@ -102,12 +107,12 @@ def discovery_training_loader(
         batch_size, rank, world_size, start_step, total_steps: As for `RunBatches`.
         neighbours, independent: For the sampler `neighbours`. `neighbours` is called at the start of every epoch, with
             the model at that point, and once more when a run resumes within an epoch.
-        kept_views: `views` of `CachedViews`, to train on these instead of the images, which are then not read.
+        views: `views` of `CachedTrainingViews`, to train on these instead of the images, which are then not read.
 
     Returns:
-        Batches: `image` uint8 `(B, 2, 3, S, S)`, two views; `label` int64 `(B,)`, −1 for unlabelled images;
+        Batches: `image` uint8 `(B, 2, 3, S, S)`, two views, or their cached rows `(B, 2, F)`; `label` int64 `(B,)`, −1
+        for unlabelled images;
         `labelled` bool `(B,)`; `image_index` int64 `(B,)`, the place in the split; `skipped` int64 `()`.
-        With `kept_views` they have `frozen_output` `(B, 2, …)` instead of `image`.
 
     Raises:
         UserError: for an unknown sampler, or a batch larger than the training set or smaller than k.
@@ -115,10 +120,11 @@ def discovery_training_loader(
     """
     if sampler == "neighbours" and neighbours is None:
         raise ValueError("the sampler 'neighbours' needs the argument neighbours")
-    if kept_views is None:
-        data = TrainingViews(split, transform=transform, seed=seed, **reading)
+    if views is None:
+        data, together = TrainingViews(split, transform=transform, seed=seed, **reading), collate
     else:
-        data, workers = CachedViews(split, views=kept_views, seed=seed), 0  # sending them to workers would be slower
+        data, together = CachedTrainingViews(split, views=views, seed=seed), as_it_is
+        workers = 0  # sending rows between processes would be slower
     order = partial(
         _sampler(sampler, split, neighbours, independent),
         batch_size=batch_size,
@@ -129,7 +135,7 @@ def discovery_training_loader(
 
     def loader(start: int, until: int) -> DataLoader:
         batches = order(start_step=start, total_steps=until)
-        return Loader(data, batch_sampler=batches, collate_fn=collate, **loader_options(workers, timeout))
+        return Loader(data, batch_sampler=batches, collate_fn=together, **loader_options(workers, timeout))
 
     if sampler != "neighbours":
         return loader(start_step, total_steps)
@@ -150,54 +156,50 @@ def _sampler(
     raise UserError(f"discovery.sampler={name}: choose one of {', '.join(SAMPLERS)}")
 
 
-def every_view_loader(split: DiscoverySplit, *, epoch: int, **options) -> DataLoader:
-    """Every image once and in order, with the two views that the sampler `uniform` gives in that epoch.
-
-    Args:
-        split: Training images.
-        epoch: From 0.
-        options: `transform`, `batch_size`, `seed`, `workers`, `timeout` and those of reading, as above.
-
-    Returns:
-        Batches as those of `discovery_training_loader`; the last one may be smaller.
-    """
-    return _view_loader(split, [(epoch, index) for index in range(len(split))], **options)
-
-
-def weighted_view_loader(split: DiscoverySplit, *, epoch: int, seed: int, **options) -> DataLoader:
-    """One epoch of images as the sampler `weighted` draws them, with replacement and in its order.
-
-    Arguments and batches are those of `every_view_loader`.
-    """
-    length = len(split)  # one batch covers the epoch
-    (keys,) = WeightedBatches(
-        labelled=split.labelled, batch_size=length, seed=seed, start_step=epoch, total_steps=epoch + 1
-    )
-    return _view_loader(split, keys, seed=seed, **options)
-
-
-def _view_loader(
+def weighted_view_loader(
     split: DiscoverySplit,
-    keys: Iterable[tuple[int, ...]],
     *,
+    epoch: int,
+    seed: int,
     batch_size: int,
     workers: int,
     timeout: float = TIMEOUT,
     **options,
 ) -> DataLoader:
-    data = TrainingViews(split, **options)
+    """One epoch of images as the sampler `weighted` draws them, with replacement and in its order.
+
+    Args:
+        split: Training images.
+        epoch: From 0.
+        seed, options: `transform`, `batch_size`, `workers`, `timeout` and those of reading, as above.
+
+    Returns:
+        Batches as those of `discovery_training_loader`; the last one may be smaller.
+    """
+    length = len(split)  # one batch covers the epoch
+    (keys,) = WeightedBatches(
+        labelled=split.labelled, batch_size=length, seed=seed, start_step=epoch, total_steps=epoch + 1
+    )
+    data = TrainingViews(split, seed=seed, **options)
     return Loader(data, sampler=keys, batch_size=batch_size, collate_fn=collate, **loader_options(workers, timeout))
 
 
-def discovery_evaluation_loader(split: DiscoverySplit, **options) -> DataLoader:
+def discovery_evaluation_loader(
+    split: DiscoverySplit, *, rows: Tensor | None = None, batch_size: int, **options
+) -> DataLoader:
     """Every image once and in order, with its true label.
 
     Args:
         split: Training or test images.
-        options: As for `meru.data.loading.ordered_loader`.
+        rows: Cached rows of the images `(n, 1, F)`, to give these instead of the images.
+        batch_size, options: As for `meru.data.loading.ordered_loader`.
 
     Returns:
-        Batches: `image` uint8 `(B, 3, S, S)`; `label` int64, `labelled` bool and `image_index` int64, all `(B,)`;
+        Batches: `image` uint8 `(B, 3, S, S)`, or rows `(B, F)`; `label` int64, `labelled` bool and `image_index`
+        int64, all `(B,)`;
         `skipped` int64 `()`. Skipped images are not included.
     """
-    return ordered_loader(split.images, {"label": split.labels, "labelled": split.labelled}, **options)
+    known = {"label": split.labels, "labelled": split.labelled}
+    if rows is not None:
+        return cached_loader(rows, known, batch_size=batch_size)
+    return ordered_loader(split.images, known, batch_size=batch_size, **options)

@@ -1,0 +1,89 @@
+"""The cache of the frozen part of a run's image tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from meru.data.cached_rows import ViewsOfImages, Window, cache_folder, image_facts, stored_rows, transform_facts
+from meru.data.loading import collate, reading_options
+from meru.data.records import Images
+from meru.data.workers import Loader, loader_options, worker_options
+
+
+class CachedViews:
+    """Rows of a model's frozen part for views of images, from `data.cache`.
+
+    Args:
+        config: The run's configuration.
+        model: Has `frozen_part`, `frozen_output`, `pixel_mean` and `pixel_std`; with its pretrained weights.
+        device: Of the model.
+
+    Raises:
+        UserError: if the tower has no frozen part, or cannot be split.
+    """
+
+    def __init__(self, config: DictConfig, model: nn.Module, *, device: torch.device):
+        self.config, self.model, self.device = config, model, device
+        self.views = config.data.cached_views
+        pixels = [each.flatten().tolist() for each in (model.pixel_mean, model.pixel_std)]
+        self.facts = (model.frozen_part.fingerprint(), model.frozen_part.shapes, pixels)
+
+    @classmethod
+    def of(cls, config: DictConfig, model: nn.Module, *, device: torch.device) -> CachedViews | None:
+        """The cache of a run; None if `data.cached_views` is 0 or missing, as in older runs."""
+        return cls(config, model, device=device) if config.data.get("cached_views") else None
+
+    def rows(
+        self,
+        images: Images,
+        transform: nn.Module,
+        *,
+        what: str,
+        views: int = 1,
+        window: Callable[[int, int, int, int], Window] | None = None,
+        window_facts: object = None,
+    ) -> Tensor:
+        """Rows `(n, views, F)`, float16, found or computed.
+
+        Args:
+            images: Files, or uint8 `(n, 3, H, W)`.
+            transform: uint8 `(3, H, W)` → uint8 `(3, S, S)`.
+            what: Kind of the images, for the log.
+            views: Views of each image; 1 for a transform without randomness.
+            window: As for `ViewsOfImages`.
+            window_facts: All that `window` depends on.
+        """
+        facts = (self.facts, image_facts(images), transform_facts(transform), window_facts)
+        reading = {**reading_options(self.config.data), "on_error": "raise"}
+        data = ViewsOfImages(images, transform=transform, views=views, window=window, **reading)
+        shape = (len(images), views, self.model.frozen_part.width)
+        described = f"{views} views of {len(images)} {what}" if views > 1 else f"{len(images)} {what}"
+        return stored_rows(
+            cache_folder(self.config.data.get("cache")),
+            facts,
+            shape=shape,
+            compute=lambda: self._computed(data, described),
+            what=described,
+        )
+
+    @torch.no_grad()
+    def _computed(self, data: ViewsOfImages, described: str) -> Iterator[Tensor]:
+        was_training = self.model.training
+        self.model.eval()
+        loader = Loader(
+            data,
+            batch_size=max(1, 16 // data.views),  # small batches fit a CPU's cache; a GPU waits for the images anyway
+            collate_fn=collate,
+            **loader_options(**worker_options(self.config.data)),
+        )
+        with tqdm(total=len(data), desc=f"caching {described}", unit="image") as progress:
+            for batch in loader:
+                images = batch["image"].flatten(0, 1).to(self.device, non_blocking=True)
+                yield self.model.frozen_output(images).unflatten(0, (-1, data.views)).cpu()
+                progress.update(len(batch["image"]))
+        self.model.train(was_training)
