@@ -55,6 +55,14 @@ def exp_map0(u: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
         return u * tanhc(c * (u * u).sum(-1, keepdim=True))
 
 
+def lift_features(
+    features: Tensor, curvature: Tensor | float = 1.0, *, maximum: float = 2.3, scale: float = 1.0
+) -> Tensor:
+    """Points of the ball for a network's features `(…, D)`: scaled, clipped to a norm of `maximum`, then mapped."""
+    scaled = features if scale == 1 else features * scale
+    return project(exp_map0(clip_features(scaled, maximum), curvature), curvature)
+
+
 def log_map0(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Inverse of `exp_map0`: artanh(√c‖x‖)/(√c‖x‖) · x, shape `(…, D)`."""
     with full_precision(curvature, x) as (c, x):

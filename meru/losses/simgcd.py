@@ -32,7 +32,13 @@ def supervised_contrastive_loss(features: Tensor, labels: Tensor, temperature: f
     Returns:
         Scalar, float32; rows without another row of the same label do not count; 0 if no row counts.
     """
-    logits, itself = _cosine_logits(features, temperature)
+    return contrast_of_labels(_cosine_logits(features, temperature), labels)
+
+
+def contrast_of_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """`supervised_contrastive_loss` of similarities over τ, `(n, n)`, whose diagonal does not count."""
+    itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    logits = logits.masked_fill(itself, -math.inf)
     right = (labels[:, None] == labels) & ~itself
     count = right.sum(dim=1)
     log_share = logits - logits.logsumexp(dim=1, keepdim=True)
@@ -51,17 +57,21 @@ def view_contrastive_loss(first: Tensor, second: Tensor, temperature: float = 1.
     Returns:
         Scalar, float32.
     """
-    logits, _ = _cosine_logits(torch.cat([first, second]), temperature)
-    other = torch.arange(2 * len(first), device=first.device).roll(len(first))
-    return F.cross_entropy(logits, other)
+    return contrast_of_views(_cosine_logits(torch.cat([first, second]), temperature))
 
 
-def _cosine_logits(features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Cosines over τ, with −∞ on the diagonal, and the mask of the diagonal."""
+def contrast_of_views(logits: Tensor) -> Tensor:
+    """`view_contrastive_loss` of similarities over τ, `(2B, 2B)`, first views first; the diagonal does not count."""
+    itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    other = torch.arange(len(logits), device=logits.device).roll(len(logits) // 2)
+    return F.cross_entropy(logits.masked_fill(itself, -math.inf), other)
+
+
+def _cosine_logits(features: Tensor, temperature: float) -> Tensor:
+    """Cosines of features `(n, D)` with one another over τ, `(n, n)`, float32."""
     with torch.autocast(features.device.type, enabled=False):
         features = F.normalize(features.float(), dim=-1)
-        itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
-        return (exact_product(features, features) / temperature).masked_fill(itself, -math.inf), itself
+        return exact_product(features, features) / temperature
 
 
 def self_distillation_loss(

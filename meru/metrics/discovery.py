@@ -27,8 +27,10 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
         `discovery/{all,old,new}/accuracy`, by one assignment over all (v2), with `All = (n_old · Old + n_new · New)/n`;
         `discovery_balanced/…`, the same as means of the classes; `discovery_v1/…`, by two assignments, with all of them
         counted; `…/chance_accuracy` of the first, the accuracy of random predictions with the same cluster sizes, mean
-        of 20 seeded draws; `discovery/all/normalized_mutual_information`, `discovery/all/adjusted_rand_index`, and
-        `discovery/{all,old,new}/images`. Rows of old or new classes are left out if there are no such images.
+        of 20 seeded draws; `discovery/new_as_old/share`, the images of new classes whose cluster is assigned to an old
+        class, with `…/chance_share` of the same draws; `discovery/all/normalized_mutual_information`,
+        `discovery/all/adjusted_rand_index`, and `discovery/{all,old,new}/images`. Figures of old or new classes are
+        left out if there are no such images.
 
     Raises:
         ValueError: if the lengths differ, there are no images, or a number is negative.
@@ -42,15 +44,22 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
     predicted, true = predictions.cpu().numpy(), labels.cpu().numpy()
     groups = {"all": np.ones(len(true), dtype=bool), "old": true < num_old, "new": true >= num_old}
     groups = {name: chosen for name, chosen in groups.items() if chosen.any()}
-    right = matched(predicted, true)
+    assigned = assignments(predicted, true)
+    right = assigned == true
     figures = {f"discovery/{name}/accuracy": right[chosen].mean() for name, chosen in groups.items()}
 
     generator = np.random.default_rng(0)
-    chances = [matched(generator.permutation(predicted), true) for _ in range(CHANCE_DRAWS)]
+    draws = [assignments(generator.permutation(predicted), true) for _ in range(CHANCE_DRAWS)]
     figures |= {
-        f"discovery/{name}/chance_accuracy": np.mean([each[chosen].mean() for each in chances])
+        f"discovery/{name}/chance_accuracy": np.mean([(each == true)[chosen].mean() for each in draws])
         for name, chosen in groups.items()
     }
+    if len(groups) == 3:
+        shares = [_taken_for_old(each, num_old)[groups["new"]].mean() for each in (assigned, *draws)]
+        figures |= {
+            "discovery/new_as_old/share": shares[0],
+            "discovery/new_as_old/chance_share": np.mean(shares[1:]),
+        }
     classes = np.unique(true)
     of_class = np.array([right[true == each].mean() for each in classes])
     parts = {"all": classes >= 0, "old": classes < num_old, "new": classes >= num_old}
@@ -68,10 +77,19 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
     return {name: float(figure) for name, figure in figures.items()}
 
 
+def assignments(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """The class of each image under the best assignment of clusters to classes, int `(n,)`; −1 where there is none."""
+    class_of = assigned_classes(predicted, true)
+    return np.array([class_of.get(cluster, -1) for cluster in predicted.tolist()])
+
+
 def matched(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """The images that are correct under the best assignment of clusters to classes, bool `(n,)`."""
-    class_of = assigned_classes(predicted, true)
-    return np.array([class_of.get(cluster, -1) for cluster in predicted.tolist()]) == true
+    return assignments(predicted, true) == true
+
+
+def _taken_for_old(assigned: np.ndarray, num_old: int) -> np.ndarray:
+    return (assigned >= 0) & (assigned < num_old)
 
 
 def assigned_classes(predicted: np.ndarray, true: np.ndarray) -> dict[int, int]:

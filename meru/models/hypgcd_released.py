@@ -33,7 +33,7 @@ def category(model: HypGCDReleased, step: ViewStep) -> Tensor:
 
 def hierarchy(model: HypGCDReleased, step: ViewStep) -> Tensor:
     """LHL on features that were never mapped into the ball, on predicted classes only."""
-    proxies = None if model.proxies is None else model.lift(model.proxies)
+    proxies = None if model.proxies is None else model.lift_proxies()
     loss = released_hierarchy_loss(
         step.projected,
         step.logits.argmax(dim=1),
@@ -53,7 +53,7 @@ class HypGCDReleased(HypGCD):
         **hypgcd: Arguments of `HypGCD`.
 
     Raises:
-        UserError: for plain gradients, which the released code does not support.
+        UserError: for plain gradients, and for HCL that starts late or needs confidence: the released code has neither.
     """
 
     terms: ClassVar[Mapping[str, Term]] = HypGCD.terms | {"category": category, "hierarchy": hierarchy}
@@ -65,3 +65,6 @@ class HypGCDReleased(HypGCD):
             raise UserError(
                 "loss.category.riemannian=false: the released code always scales gradients; use true, or model=hypgcd"
             )
+        for key in ("start_epoch", "confidence"):
+            if value := self.loss["category"].get(key, 0):
+                raise UserError(f"loss.category.{key}={value}: the released code has none; use 0, or model=hypgcd")

@@ -79,8 +79,8 @@ class SimGCD(nn.Module):
         loss: Weights and other settings of the terms: `supervised_contrastive` (`temperature`),
             `supervised_classification`, `view_contrastive` (`temperature`), `self_distillation` (`entropy`, ε of the
             mean prediction's entropy, and the teacher's `start`, `end` and `epochs`).
-        projection_width: Hidden width of the projection head.
-        projection_dimension: D of the features for the contrastive terms.
+        projection_width: Hidden width of the projection head; None: no head, projected features are the tower's.
+        projection_dimension: D of the projected features, for the contrastive terms; W without a head.
         temperature: Of the classifier.
 
     Raises:
@@ -103,7 +103,7 @@ class SimGCD(nn.Module):
         image: ImageEncoder,
         num_classes: int,
         loss: Mapping[str, Mapping],
-        projection_width: int = 2048,
+        projection_width: int | None = 2048,
         projection_dimension: int = 256,
         temperature: float = 0.1,
     ):
@@ -113,7 +113,7 @@ class SimGCD(nn.Module):
         self.loss, self.temperature, self.num_classes = loss, temperature, num_classes
         self.visual, self.image_size = image.network, image.image_size
         widths = (image.width, projection_width, projection_width, projection_dimension)
-        self.projection = _projection_head(widths)
+        self.projection = nn.Identity() if projection_width is None else _projection_head(widths)
         # nn.Linear's initialisation, as released: only directions matter, but shorter rows turn faster.
         self.classifier = nn.Linear(image.width, num_classes, bias=False)
         self.register_buffer("pixel_mean", torch.tensor(image.pixel_mean).view(3, 1, 1))

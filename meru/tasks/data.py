@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from meru import distributed
 from meru.configuration.facts import require_loader
-from meru.data.discovery.splits import DiscoveryData
+from meru.data.discovery.splits import DiscoveryData, validation_data
 from meru.data.records import ImageTextData
 from meru.errors import UserError
 
@@ -22,9 +22,11 @@ def load_data(config: DictConfig) -> ImageTextData:
 
 
 def load_discovery_data(config: DictConfig) -> DiscoveryData:
-    """Load the images, and the labels of some."""
+    """Load the images, and the labels of some; with `discovery.validation` those of old classes only."""
     require_loader(config.data, discovering=True)
     data = _loaded(config.data.load_discovery, DiscoveryData, key="data.load_discovery")
+    if config.discovery.get("validation"):  # missing in configurations of older runs
+        data = validation_data(data)
     return data.grouped(config.data.families)
 
 

@@ -94,7 +94,9 @@ class Discovery(Task):
 
     def describe(self) -> str:
         data = self.data
-        return (
+        validation = self.config.discovery.get("validation")  # missing in configurations of older runs
+        playing = "validation, half of the old classes play new ones: " if validation else ""
+        return playing + (
             f"{len(data.train)} training images, {int(data.train.labelled.sum())} of them labelled; {data.num_old} old "
             f"and {len(data.class_names) - data.num_old} new classes, {self.config.discovery.num_classes} in the "
             "classifier"

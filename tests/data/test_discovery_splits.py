@@ -7,7 +7,14 @@ import pytest
 import torch
 from discovery_reference import labelled, spelled_out
 
-from meru.data.discovery.splits import SPLITS_FOLDER, ClassList, DiscoveryData, DiscoverySplit, discovery_data
+from meru.data.discovery.splits import (
+    SPLITS_FOLDER,
+    ClassList,
+    DiscoveryData,
+    DiscoverySplit,
+    discovery_data,
+    validation_data,
+)
 from meru.errors import UserError
 
 
@@ -94,6 +101,33 @@ class TestSplit:
             DiscoveryData(tuple("abcdef"), 3, in_memory(6), none, families=("one",))
         with pytest.raises(ValueError, match="2 images, 1 labels"):
             DiscoverySplit(none.images.new_zeros(2, 3, 1, 1), torch.zeros(1), torch.zeros(2))
+
+
+
+class TestValidationData:
+    def test_every_second_old_class_plays_a_new_one_and_true_new_ones_stay_out(self):
+        labels = torch.arange(70) % 7  # five old classes and two new ones
+        images = torch.arange(70, dtype=torch.uint8).view(70, 1, 1, 1).expand(70, 3, 1, 1)
+        labelled = (labels < 5) & (torch.arange(70) < 35)
+        split = DiscoverySplit(images, labels, labelled)
+        data = DiscoveryData(tuple("abcdefg"), 5, split, split.where(~labelled), families=tuple("ABCDEFG"))
+        found = validation_data(data)
+        assert found.class_names == tuple("acebd") and found.families == tuple("ACEBD") and found.num_old == 3
+        assert len(found.test) == 0 and len(found.train) == 50
+        seen = found.train.images[:, 0, 0, 0].long()
+        assert (labels[seen] < 5).all() and seen.tolist() == (labels < 5).nonzero().flatten().tolist()
+        names = [found.class_names[label] for label in found.train.labels]
+        assert names == [data.class_names[label] for label in labels[seen]]
+        played_old = torch.tensor([name in "ace" for name in names])
+        assert torch.equal(found.train.labelled, labelled[seen] & played_old)
+
+    def test_too_few_old_classes_or_labels(self):
+        names, split = tuple("abcdef"), in_memory(6)
+        with pytest.raises(UserError, match="there are 3 old classes; it needs at least 4"):
+            validation_data(DiscoveryData(names, 3, split, in_memory(0)))
+        unlabelled = DiscoverySplit(split.images, split.labels, torch.zeros(len(split), dtype=torch.bool))
+        with pytest.raises(UserError, match="none of the classes that stay old has a labelled image"):
+            validation_data(DiscoveryData(names, 4, unlabelled, in_memory(0)))
 
 
 class TestClassLists:

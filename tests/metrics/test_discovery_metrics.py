@@ -89,3 +89,19 @@ def test_only_old_or_only_new_images():
 def test_what_cannot_be_measured(predictions, labels, message):
     with pytest.raises(ValueError, match=message):
         discovery_metrics(torch.tensor(predictions, dtype=torch.long), torch.tensor(labels, dtype=torch.long), 1)
+
+
+def test_new_images_taken_for_old_ones_in_a_small_table():
+    """Cluster 0 is old class 0, 1 is new class 2, 2 is old class 1: of six new images, 2 + 1 are in old ones."""
+    counts = {(0, 0): 5, (2, 1): 4, (1, 2): 3, (0, 2): 2, (2, 3): 1}
+    pairs = [pair for pair, count in counts.items() for _ in range(count)]
+    predictions, labels = torch.tensor(pairs).T
+    figures = discovery_metrics(predictions, labels, 2)
+    assert figures["discovery/new_as_old/share"] == pytest.approx(3 / 6)
+    assert 0 < figures["discovery/new_as_old/chance_share"] < 1
+
+
+def test_unassigned_clusters_are_not_old_ones():
+    predictions, labels = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 0, 1, 1, 1])
+    assert discovery_metrics(predictions, labels, 1)["discovery/new_as_old/share"] == 0
+    assert "discovery/new_as_old/share" not in discovery_metrics(predictions, labels, 2)

@@ -7,8 +7,11 @@ from torch.nn import functional as F
 from meru.encoders.image import timm_image_encoder
 from meru.errors import UserError
 from meru.geometry import poincare
+from meru.losses.hypcd import supervised_distance_loss, view_distance_loss
 from meru.losses.hypgcd import category_loss, local_hierarchy_loss
-from meru.models.hypgcd import HypGCD, hierarchy
+from meru.losses.simgcd import supervised_contrastive_loss, view_contrastive_loss
+from meru.models.hypcd import HypCD
+from meru.models.hypgcd import HypGCD, category, hierarchy
 from meru.models.hypgcd_released import HypGCDReleased
 from meru.models.simgcd import SimGCD, ViewStep
 
@@ -33,7 +36,8 @@ def build(kind=HypGCD, loss=None, **arguments):
     image = timm_image_encoder(
         name="vit_tiny_patch16_224", image_size=32, arguments=VIT, train_last_blocks=arguments.pop("blocks", None)
     )
-    return kind(image=image, num_classes=5, loss=settings, projection_width=32, projection_dimension=16, **arguments)
+    arguments = {"projection_width": 32, "projection_dimension": 16, **arguments}
+    return kind(image=image, num_classes=5, loss=settings, **arguments)
 
 
 @pytest.fixture
@@ -54,7 +58,9 @@ def labelled_step(projected, classes):
     return ViewStep(projected, logits, classes, torch.ones_like(classes, dtype=torch.bool), torch.tensor(0.0))
 
 
-@pytest.mark.parametrize(("kind", "terms"), [(SimGCD, EUCLIDEAN), (HypGCD, {*EUCLIDEAN, "category", "hierarchy"})])
+@pytest.mark.parametrize(
+    ("kind", "terms"), [(SimGCD, EUCLIDEAN), (HypCD, EUCLIDEAN), (HypGCD, {*EUCLIDEAN, "category", "hierarchy"})]
+)
 def test_loss_is_the_weighted_sum_and_trains_everything(kind, terms, batch):
     model = build(kind)
     output = model(batch)
@@ -197,3 +203,77 @@ def test_settings_that_cannot_be():
         build(curvature=0.0)
     with pytest.raises(UserError, match="num_classes=1"):
         SimGCD(image=build(SimGCD).visual, num_classes=1, loss=LOSS)
+
+
+def random_step(epoch=0.0, width=16):
+    generator = torch.Generator().manual_seed(2)
+    projected, logits = torch.randn(8, width, generator=generator), torch.randn(8, 5, generator=generator)
+    labels, labelled = torch.tensor([0, 1, 2, 0] * 2), torch.tensor([True, True, True, False] * 2)
+    return ViewStep(projected, logits, labels, labelled, torch.tensor(epoch))
+
+
+def test_categories_start_later_where_asked():
+    model = build(loss={"category": {"start_epoch": 3}})
+    assert category(model, random_step(2.99)) == 0
+    assert category(model, random_step(3.0)) == category(build(), random_step()) > 0
+
+
+def test_categories_see_labelled_views_and_confident_predictions():
+    step = random_step()
+    probability = (step.logits / 0.1).softmax(dim=1).amax(dim=1)
+    step = step._replace(labelled=torch.arange(8) == int(probability.argmin()))
+    middle = probability.median().item()
+    seen = step.labelled | (probability > middle)
+    assert 2 < seen.sum() < 8
+    model = build(loss={"category": {"confidence": middle}})
+    classes = torch.where(step.labelled, step.labels, step.logits.argmax(dim=1))
+    expected = category_loss(model.lift(step.projected[seen]), classes[seen], 0.1)
+    torch.testing.assert_close(category(model, step), expected)
+    nothing = step._replace(labelled=torch.zeros(8, dtype=torch.bool), logits=step.logits * 0)
+    assert category(model, nothing) == 0
+
+
+def test_scaled_features_fill_the_ball():
+    projected = 8 * F.normalize(random_step().projected, dim=1)
+    assert build().logs(random_step()._replace(projected=projected))["clamped/clip"] == 1
+    model = build(feature_scale=0.25)
+    logs = model.logs(random_step()._replace(projected=projected))
+    assert logs["clamped/clip"] == 0
+    for name in ("radius/mean", "radius/quantile_5", "radius/quantile_95"):
+        assert logs[name].item() == pytest.approx(2 * 8 * 0.25, rel=1e-5)
+    proxies = build(feature_scale=0.25, loss={"hierarchy": {"ancestors": "proxies"}})
+    torch.testing.assert_close(proxies.lift_proxies(), build().lift(proxies.proxies))
+
+
+def test_the_released_code_has_no_late_or_confident_categories():
+    for key in ("start_epoch", "confidence"):
+        with pytest.raises(UserError, match=f"loss.category.{key}=1"):
+            build(HypGCDReleased, loss={"category": {key: 1}})
+
+
+def test_hypcd_mixes_angles_and_distances_of_the_tower_s_features():
+    torch.manual_seed(0)
+    model = build(HypCD, distance_share=0.8, distance_epochs=4, projection_width=None)
+    step = random_step(1.5, width=64)
+    assert model.projection(step.projected) is step.projected
+    share, points, shown = 0.8 * 2 / 4, model.lift(step.projected), step.labelled
+    expected = {
+        "supervised_contrastive": (
+            supervised_contrastive_loss(step.projected[shown], step.labels[shown], 0.07 * 0.3),
+            supervised_distance_loss(points[shown], step.labels[shown], 0.1, 0.07),
+        ),
+        "view_contrastive": (
+            view_contrastive_loss(*step.projected.chunk(2), 0.3), view_distance_loss(*points.chunk(2), 0.1, 1.0)
+        ),
+    }  # fmt: skip
+    for name, (by_angle, by_distance) in expected.items():
+        torch.testing.assert_close(model.terms[name](model, step), (1 - share) * by_angle + share * by_distance)
+
+
+def test_hypcd_predicts_by_a_layer_of_the_ball(batch):
+    model = build(HypCD).eval()
+    images = batch["image"][:, 0]
+    points = model.lift(model.features(images))
+    torch.testing.assert_close(model.predict(images), model.classifier(points))
+    assert (model.predict(images).norm(dim=1) < 0.1**-0.5).all()
+    assert model.embed_ball(images).shape == (8, 16)

@@ -195,6 +195,41 @@ def discovery_data(
     )
 
 
+def validation_data(data: DiscoveryData) -> DiscoveryData:
+    """Data to choose settings on: images of old classes only, of which every second plays a new one.
+
+    Images of new classes and test images are left out. Classes that stay old keep their labelled images, and those
+    that play new ones have none, so the share of labelled images is as in `data`.
+
+    Args:
+        data: With at least four old classes.
+
+    Raises:
+        UserError: for fewer, or if no image would be labelled.
+    """
+    if data.num_old < 4:
+        raise UserError(
+            f"discovery.validation=true: every second old class plays a new one, and there are {data.num_old} old "
+            "classes; it needs at least 4, set it to false or choose another data set"
+        )
+    order = [*range(0, data.num_old, 2), *range(1, data.num_old, 2)]
+    num_old = len(range(0, data.num_old, 2))
+    position = torch.empty(data.num_old, dtype=torch.int64)
+    position[order] = torch.arange(data.num_old)
+    kept = data.train.where(data.train.labels < data.num_old)
+    labels = position[kept.labels]
+    labelled = kept.labelled & (labels < num_old)
+    if not labelled.any():
+        raise UserError("discovery.validation=true: none of the classes that stay old has a labelled image; label more")
+    return DiscoveryData(
+        class_names=tuple(data.class_names[number] for number in order),
+        num_old=num_old,
+        train=DiscoverySplit(kept.images, labels, labelled),
+        test=kept.where(torch.zeros(len(kept), dtype=torch.bool)),
+        families=None if data.families is None else tuple(data.families[number] for number in order),
+    )
+
+
 def draw_labelled(of_old_class: Tensor, *, fraction: float, seed: int) -> Tensor:
     """Which images are labelled: a share of the images of all old classes together, not of each class.
 
