@@ -14,7 +14,7 @@ import yaml
 from meru.configuration.overrides import read_override
 from meru.errors import UserError
 from meru.files import PROJECT
-from meru.runs import ablation, ablation_queue
+from meru.runs import ablation, ablation_file, ablation_plan, ablation_queue
 
 SCRIPTS = PROJECT / "scripts"
 TINY = [
@@ -54,7 +54,7 @@ def workplace(tmp_path, monkeypatch):
 
     (tmp_path / "ablations").mkdir()
     (tmp_path / "train.py").write_text(STUB)
-    monkeypatch.setattr(ablation, "ABLATIONS", tmp_path / "ablations")
+    monkeypatch.setattr(ablation_file, "ABLATIONS", tmp_path / "ablations")
     monkeypatch.setattr(ablation_queue, "TRAIN", tmp_path / "train.py")
     monkeypatch.setattr(ablation_queue, "visible_gpus", list)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -162,7 +162,7 @@ def test_no_more_runs_than_gpus(workplace, monkeypatch):
 
 def test_begun_runs_are_resumed_by_their_own_configuration(workplace):
     start, output = workplace
-    wanted, _ = ablation.configuration_of(["experiment=birds_meru", "+data.load.images_per_species=5", "seed=0"])
+    wanted, _ = ablation_plan.configuration_of(["experiment=birds_meru", "+data.load.images_per_species=5", "seed=0"])
     (output / "meru_0").mkdir(parents=True)
     (output / "meru_0" / "config.yaml").write_text(yaml.safe_dump({**wanted, "folder": "elsewhere"}))
     assert start("seeds=0", "+data.load.images_per_species=5", variants={"MERU": []}) == 0
@@ -174,7 +174,7 @@ def test_begun_runs_are_resumed_by_their_own_configuration(workplace):
 def test_interrupted_runs_save_and_the_same_command_goes_on(workplace, tmp_path, capsys):
     start, output = workplace
     output.mkdir()
-    wanted, _ = ablation.configuration_of(["experiment=birds_meru", "name=wait", "seed=0"])
+    wanted, _ = ablation_plan.configuration_of(["experiment=birds_meru", "name=wait", "seed=0"])
     (output / "slow_0.expected").write_text(yaml.safe_dump(wanted))
     child = os.fork()
     if child == 0:  # interrupts this process once its run is under way
@@ -271,21 +271,21 @@ def test_folders_reach_the_training_as_they_are(name, tmp_path):
     ],
 )
 def test_a_broken_ablation_is_named(text, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation, "ABLATIONS", tmp_path)
+    monkeypatch.setattr(ablation_file, "ABLATIONS", tmp_path)
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        ablation.read_ablation("mine")
+        ablation_file.read_ablation("mine")
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_ablations_there_are_can_be_read(path):
-    assert ablation.read_ablation(path.stem).variants
+    assert ablation_file.read_ablation(path.stem).variants
 
 
 @pytest.mark.parametrize("experiment", ["birds_meru", "cub_meru", "pedestrians_gahr", "birds_hypgcd"])
 def test_recipes_find_the_ablation_of_their_model(experiment):
-    _, model = ablation.configuration_of([f"experiment={experiment}"])
-    assert ablation.read_ablation(ablation.default_ablation(model)).variants
+    _, model = ablation_plan.configuration_of([f"experiment={experiment}"])
+    assert ablation_file.read_ablation(ablation.default_ablation(model)).variants
 
 
 def test_a_figure_that_no_run_has_is_named_below_the_table(workplace, capsys):
@@ -330,7 +330,7 @@ def test_the_number_of_classes_asked_for_is_compared_not_the_one_found(before, n
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
     run = ablation_queue.Run("HypGCD", 0, tmp_path, [], {"discovery": {"num_classes": now}})
     if before == now:
-        ablation.check_unchanged(run)
+        ablation_plan.check_unchanged(run)
     else:
         with pytest.raises(UserError, match=f"discovery.num_classes={before}, which would now be {now}"):
-            ablation.check_unchanged(run)
+            ablation_plan.check_unchanged(run)
