@@ -228,6 +228,7 @@ def start(run: Run, environment: dict[str, str], lock: int) -> subprocess.Popen:
 
     The process also holds the lock. If this script is killed, no second one can start while the runs continue.
     """
+    run.log.parent.mkdir(parents=True, exist_ok=True)
     with run.log.open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             run.command(),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from meru.configuration.saved import read_config
 from meru.errors import UserError
 from meru.files import write_text
 from meru.reports.tables import markdown_table
@@ -114,16 +113,16 @@ def validation_figure(run: Run, name: str) -> float:
     Raises:
         UserError: if the run has no such validation figure.
     """
-    config = read_config(run.folder)
+    config = run.configuration
     if config.get("task") == "discovery":
-        if not config.discovery.get("validation"):
+        if not config["discovery"].get("validation"):
             raise UserError(
                 "tuning: a discovery run evaluates on the images to discover; add discovery.validation=true to "
                 "tuning.overrides, which holds out old classes"
             )
         figures = read_figures(run.folder / FIGURES)
     else:
-        figures = selected_validation(run.folder, monitor=config.trainer.monitor)
+        figures = selected_validation(run.folder, monitor=config["trainer"]["monitor"])
     figure = figures.get(name)
     if figure is None:
         known = ", ".join(sorted(each for each in figures if "chance" not in each)[:6]) or "none"
