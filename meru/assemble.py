@@ -16,6 +16,7 @@ from meru.configuration.saved import read_config
 from meru.data.augmentation import RandomPicks
 from meru.data.transforms import EvaluationTransform, Transforms, discovery_transforms, training_transform
 from meru.encoders.image import ImageEncoder
+from meru.encoders.run_weights import is_run_folder, start_from_run
 from meru.encoders.text import CaptionTokenizer
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
@@ -55,8 +56,7 @@ def build(config: DictConfig) -> Pretrained:
     text = instantiate(config.encoder.text, _convert_="all")
     # `_partial_`, because Hydra would treat the encoders, which are dataclasses, as configurations.
     model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, text=text)
-    if config.encoder.init:
-        load_weights(model, config.encoder.init, what="encoder.init")
+    _load_initial_weights(model, config)
     if augmentation := config.data.get("image_augmentation"):  # missing in configurations of older runs
         training = RandomPicks(image.image_size, **augmentation)
     else:
@@ -66,6 +66,15 @@ def build(config: DictConfig) -> Pretrained:
         evaluation=EvaluationTransform(image.image_size, squash=config.data.squash),
     )
     return Pretrained(model, text.tokenizer, transforms)
+
+
+def _load_initial_weights(model: nn.Module, config: DictConfig) -> None:
+    """Load `encoder.init`: a file with all weights of this model, or a finished run of any model."""
+    init = config.encoder.init
+    if init and is_run_folder(init):
+        start_from_run(model, config)
+    elif init:
+        load_weights(model, init, what="encoder.init")
 
 
 def _require_weights_of_frozen_tower(config: DictConfig) -> None:
@@ -91,8 +100,7 @@ def is_discovery(config: DictConfig) -> bool:
 def _build_discovery(config: DictConfig, image: ImageEncoder) -> Pretrained:
     number = config.discovery.num_classes
     model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, num_classes=number)
-    if config.encoder.init:
-        load_weights(model, config.encoder.init, what="encoder.init")
+    _load_initial_weights(model, config)
     return Pretrained(model, None, discovery_transforms(image.image_size, flip=config.data.flip))
 
 

@@ -7,6 +7,7 @@
     best.safetensors    weights of the best validation so far
     model.safetensors   the finished model (see `meru.load`)
     test.json           the model's figures; a run with this file is finished
+    duration.json       minutes of wall time and of CPU time
     attention/          attention maps of caption words (image–text runs)
     tree/               trees of the predicted classes (discovery runs)
     wandb_id            the run's id in Weights & Biases
@@ -22,6 +23,7 @@ CHECKPOINT = "last.pt"
 BEST = "best.safetensors"
 MODEL = "model.safetensors"
 FIGURES = "test.json"
+DURATION = "duration.json"
 ATTENTION = "attention"
 TREES = "tree"
 WANDB_ID = "wandb_id"

@@ -1,14 +1,18 @@
 """Train every variant of an ablation with every seed, and write a table.
 
     python scripts/ablate.py experiment=birds_meru seeds=0,1,2 [ablation=NAME] [output=FOLDER] [jobs=N] [KEY=VALUE …]
+    python scripts/ablate.py ablation=gahr_from_clip [tune=true] [KEY=VALUE …]
 
 ablation    a file of configs/ablation/ (default: the name of the experiment's model)
-seeds       whole numbers separated by commas (default 0,1,2)
-output      folder for the runs and the table (default runs/ablation_<experiment>)
-jobs        runs at a time (default: one per GPU; one without a GPU)
+experiment  a recipe (default: the one that the ablation names)
+seeds       whole numbers separated by commas (default: those of the ablation, or 0,1,2)
+output      folder for the runs and the tables (default runs/ablation_<experiment>, or without one <ablation>)
+jobs        runs at a time (default: one per GPU; without a GPU, one per core with one thread each)
+tune        true: first choose the overrides of each variant from the candidates in the ablation, by validation figures
 
 Everything else is an override for scripts/train.py, the same for all runs. After an interruption, the same command
-resumes unfinished runs and keeps finished ones. The table is in <output>/ablation.md and ablation.csv, in percent.
+resumes unfinished runs and keeps finished ones. In <output>: ablation.md with mean ± standard deviation and paired
+differences to the first variant, in percent; ablation.csv with the same; ablation_runs.csv with every run.
 """
 
 from __future__ import annotations

@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from omegaconf import OmegaConf
-
-from meru.configuration import absolute_paths, check
-from meru.configuration.composing import CONFIGS, compose
-from meru.configuration.overrides import readable, typed_keys
-from meru.configuration.saved import leaves, read_yaml
 from meru.errors import UserError
 from meru.files import user_path, write_text
-from meru.reports.tables import markdown_table
-from meru.run_layout import CONFIG, FIGURES
-from meru.runs.ablation_queue import Run, slots_of, train_all
-from meru.runs.comparison import NOT_COMPARED, cell, chance_of, mean_and_deviation, read_figures
+from meru.reports.over_seeds import Runs, ablation_csv, ablation_markdown, runs_csv
+from meru.run_layout import FIGURES
+from meru.runs.ablation_file import Ablation, read_ablation
+from meru.runs.ablation_plan import base_overrides, check_unchanged, configuration_of, planned_runs
+from meru.runs.ablation_queue import Run, train_all
+from meru.runs.comparison import read_figures
+from meru.runs.duration import read_duration
+from meru.runs.tuning import read_tuned, tune, with_chosen
 
-ABLATIONS = CONFIGS / "ablation"
 MEANINGS = {
     "experiment": "the name of a recipe in configs/experiment",
     "seeds": "whole numbers with commas between them, like 0,1,2",
     "ablation": "the name of a file in configs/ablation",
     "output": "the path of a folder",
     "jobs": "a whole number of runs at a time",
+    "tune": "true or false",
 }
 OF_EACH_RUN = ("seed", "folder", "resume")
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """The contents of a file in configs/ablation/.
-
-    Attributes:
-        columns: Title → name of a figure in `test.json`.
-        variants: Name → overrides.
-    """
-
-    columns: dict[str, str]
-    variants: dict[str, list[str]]
 
 
 def ablate(own: Mapping[str, str], others: list[str]) -> None:
@@ -57,19 +38,29 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
     Raises:
         UserError: for a user's mistake, before anything is trained; at the end, if runs failed or figures are missing.
     """
-    experiment = checked_overrides(own, others)
-    slots = slots_of(own.get("jobs", ""))
-    seeds = seeds_of(own.get("seeds", "0,1,2"))
-    _, model = configuration_of(experiment)  # also checks the name of the experiment
-    ablation = read_ablation(own.get("ablation") or default_ablation(model))
-    output = user_path(own.get("output") or f"runs/ablation_{own['experiment'].replace('/', '_')}")
-    runs = planned_runs(ablation, experiment, seeds, output)
+    check_words(others)
+    if own.get("tune", "false") not in ("true", "false"):
+        raise UserError(f"tune={own['tune']}: give {MEANINGS['tune']}")
+    ablation, experiment = chosen_ablation(own)
+    base = base_overrides(experiment, ablation.overrides, others)
+    configuration_of(base)  # checks the name of the experiment and the keys of the command line
+    seeds = seeds_of(own["seeds"]) if "seeds" in own else ablation.seeds
+    name = (own.get("experiment") or own["ablation"]).replace("/", "_")
+    output = user_path(own.get("output") or f"runs/ablation_{name}")
+    variants = ablation.variants
+    planned_runs(variants, ablation.starts, base, seeds, output)  # checks the overrides before anything is tuned
+    if own.get("tune") == "true":
+        tuned = tune(ablation, experiment, others, seeds, output, jobs=own.get("jobs", ""))
+        variants = with_chosen(variants, tuned)
+    elif ablation.tuning is not None:
+        variants = with_chosen(variants, read_tuned(ablation, output))
+    runs = planned_runs(variants, ablation.starts, base, seeds, output)
     for run in runs:
         check_unchanged(run)
-    failed = train_all(runs, slots, output)
-    rows = {variant: [run for run in runs if run.variant == variant and run.finished] for variant in ablation.variants}
+    failed = train_all(runs, own.get("jobs", ""), output)
+    rows = {variant: [run for run in runs if run.variant == variant and run.finished] for variant in variants}
     text, missing = write_tables(ablation.columns, rows, output)
-    print("\n" + text)
+    print(f"\n{text}")
     if failed:
         missing.insert(0, f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
     if missing:
@@ -79,17 +70,27 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
 # ---------------------------------------------------------------- command line
 
 
-def checked_overrides(own: Mapping[str, str], words: list[str]) -> list[str]:
-    """The overrides of all runs, with the recipe first, in Hydra's syntax."""
+def check_words(words: list[str]) -> None:
+    """Refuse words of the command line that are no overrides, and keys that differ between the runs."""
     for word in words:
         key, equals, _ = word.partition("=")
         if word.startswith("-") or not (equals or word.startswith("~")):
             raise UserError(f"'{word}': expected key=value; see --help")
         if key in OF_EACH_RUN:
             raise UserError(f"{word}: every run has its own {key}; see seeds= and output= in --help")
+
+
+def chosen_ablation(own: Mapping[str, str]) -> tuple[Ablation, str]:
+    """The ablation that the command line names, or that of the experiment's model; and the experiment."""
+    if "ablation" in own:
+        ablation = read_ablation(own["ablation"])
+        if experiment := own.get("experiment") or ablation.experiment:
+            return ablation, experiment
     if "experiment" not in own:
-        raise UserError("experiment= is missing; see --help")
-    return readable([f"experiment={own['experiment']}", *words], command="train")
+        advice = f", as ablation={own['ablation']} names none" if "ablation" in own else ""
+        raise UserError(f"experiment= is missing{advice}; see --help")
+    _, model = configuration_of(base_overrides(own["experiment"], [], []))
+    return read_ablation(default_ablation(model)), own["experiment"]
 
 
 def seeds_of(text: str) -> list[int]:
@@ -104,137 +105,51 @@ def default_ablation(model: str) -> str:
     return model.removesuffix("_from_scratch")
 
 
-def read_ablation(name: str) -> Ablation:
-    """Read the file `configs/ablation/<name>.yaml`."""
-    path = ABLATIONS / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in ABLATIONS.glob("*.yaml")))
-        raise UserError(f"ablation={name}: {path} is missing; there are {known}")
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    sections = [read.get(section) if isinstance(read, dict) else None for section in ("columns", "variants")]
-    if not all(isinstance(section, dict) and section for section in sections):
-        raise UserError(f"{path} needs `columns:` (title: figure) and `variants:` (name: list of overrides)")
-    columns, variants = sections
-    for variant, overrides in variants.items():
-        if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
-            raise UserError(f"{path}: variant '{variant}' needs a list of key=value, or [] for none")
-    slugs = [slug(str(variant)) for variant in variants]
-    if len(set(slugs)) < len(slugs):
-        raise UserError(f"{path}: two variants would have the same folder name: {', '.join(sorted(slugs))}")
-    return Ablation(
-        columns={str(title): str(figure) for title, figure in columns.items()},
-        variants={str(variant): overrides for variant, overrides in variants.items()},
-    )
-
-
-def slug(variant: str) -> str:
-    """A variant's name as part of a folder name: `without entailment, c = 1` → `without_entailment_c_1`."""
-    return re.sub(r"\W+", "_", variant.lower()).strip("_") or "variant"
-
-
-def planned_runs(ablation: Ablation, experiment: list[str], seeds: list[int], output: Path) -> list[Run]:
-    """List the runs seed by seed, for an early first comparison; a variant's overrides come last and win."""
-    runs = []
-    for seed in seeds:
-        for variant, changes in ablation.variants.items():
-            folder = output / f"{slug(variant)}_{seed}"
-            try:
-                overrides = [*experiment, *readable(changes, command="train"), f"seed={seed}"]
-                configuration, _ = configuration_of(overrides)
-            except UserError as error:
-                raise UserError(f"variant '{variant}', seed {seed}: {error}") from error
-            runs.append(Run(variant, seed, folder, overrides, configuration))
-    return runs
-
-
-def configuration_of(overrides: list[str]) -> tuple[dict, str]:
-    """The checked configuration that `scripts/train.py` would use, and the name of its model."""
-    config, choices = compose(overrides)
-    check(config, command="train", typed=typed_keys(overrides))
-    absolute_paths(config)  # as stored in a run folder
-    return yaml.safe_load(OmegaConf.to_yaml(config, resolve=True)), choices["model"]
-
-
-def check_unchanged(run: Run) -> None:
-    """Refuse a folder with a run of another configuration, whose figures would be in the wrong row."""
-    path = run.folder / CONFIG
-    if not path.is_file():
-        if run.folder.exists() and any(run.folder.iterdir()):
-            raise UserError(f"{run.folder} exists and is not a run folder: move it, or choose another output=")
-        return
-    before = dict(leaves(OmegaConf.to_container(read_yaml(path), resolve=True)))
-    now = dict(leaves(run.configuration))
-    if "discovery.asked_num_classes" in before:  # a run folder has a number in place of null or estimate
-        before["discovery.num_classes"] = before.pop("discovery.asked_num_classes")
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key, "missing"), now.get(key, "missing")
-        if old != new and (key == "seed" or key.partition(".")[0] not in NOT_COMPARED):
-            raise UserError(
-                f"{run.folder} holds a run with {key}={old}, which would now be {new}: choose another output=, "
-                "or remove that folder"
-            )
-
-
 # ---------------------------------------------------------------- the table
 
 
 def write_tables(columns: dict[str, str], rows: dict[str, list[Run]], output: Path) -> tuple[str, list[str]]:
-    """Write `ablation.md` and `ablation.csv` to the output folder; returns the former, and a list of its gaps."""
-    figures, missing = {}, []
+    """Write `ablation.md`, `ablation.csv` and `ablation_runs.csv` to the output folder.
+
+    Returns:
+        The text of the first, and a list of its gaps.
+    """
+    table: dict[str, Runs] = {}
+    missing = []
     for variant, runs in rows.items():
+        if not runs:
+            continue
+        table[variant] = Runs({}, {})
         for run in runs:
             try:
-                read = read_figures(run.folder / FIGURES)
+                table[variant].figures[run.seed] = read_figures(run.folder / FIGURES)
             except UserError as error:
-                read = {}
+                table[variant].figures[run.seed] = {}
                 missing.append(str(error))
-            figures.setdefault(variant, []).append(read)
-    every = [read for of_seeds in figures.values() for read in of_seeds if read]
+            table[variant].durations[run.seed] = read_duration(run.folder)
+    every = [read for of_variant in table.values() for read in of_variant.figures.values() if read]
     for title, key in columns.items():
         if every and not any(key in read for read in every):
             missing.append(f"columns: '{title}': no run has a figure {key}")
-    text = markdown(columns, figures)
-    for name, content in (("ablation.md", text + "\n"), ("ablation.csv", comma_separated(columns, figures))):
+    text = ablation_markdown(columns, table)
+    if note := note_on_starts([run for runs in rows.values() for run in runs]):
+        text = f"{text}\n\n{note}"
+    contents = {
+        "ablation.md": text + "\n",
+        "ablation.csv": ablation_csv(columns, table),
+        "ablation_runs.csv": runs_csv(columns, table),
+    }
+    for name, content in contents.items():
         write_text(output / name, content)
     return text, missing
 
 
-def markdown(columns: dict[str, str], figures: dict[str, list[dict]]) -> str:
-    """A row per variant with mean ± sample standard deviation over its seeds in percent, and one of chance levels."""
-    rows = [
-        [variant, str(len(of_seeds)), *(cell([read.get(key) for read in of_seeds]) for key in columns.values())]
-        for variant, of_seeds in figures.items()
-    ]
-    chances = [f"{100 * chance:.1f}" if chance is not None else "" for chance in chance_row(columns, figures)]
-    return markdown_table(["variant", "seeds", *columns], [*rows, ["chance", "", *chances]])
-
-
-def comma_separated(columns: dict[str, str], figures: dict[str, list[dict]]) -> str:
-    """The same as CSV, with separate columns of means and standard deviations, empty where a figure is missing."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["variant", "seeds", *(f"{title}, {part}" for title in columns for part in ("mean", "deviation"))])
-    for variant, of_seeds in figures.items():
-        numbers = []
-        for key in columns.values():
-            known = [read[key] for read in of_seeds if read.get(key) is not None]
-            numbers += mean_and_deviation(known) if known else (None, None)
-        table.writerow([variant, len(of_seeds), *map(_percent, numbers)])
-    chances = [number for chance in chance_row(columns, figures) for number in (_percent(chance), "")]
-    table.writerow(["chance", "", *chances])
-    return text.getvalue()
-
-
-def chance_row(columns: dict[str, str], figures: dict[str, list[dict]]) -> list[float | None]:
-    """The chance level of every column; it is the same for all runs, because they share the split."""
-    every = [read for of_seeds in figures.values() for read in of_seeds]
-    names = [chance_of(key) for key in columns.values()]
-    return [next((read[name] for read in every if read.get(name) is not None), None) for name in names]
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.3f}"
-
+def note_on_starts(runs: list[Run]) -> str:
+    """One line on the runs that others started from, whose time is not in the table; empty if there are none."""
+    starts = {run.after.folder: run.after for run in runs if run.after is not None}
+    known = [duration["minutes"] for folder in starts if (duration := read_duration(folder))]
+    if not known:
+        return ""
+    variants = ", ".join(dict.fromkeys(run.variant for run in runs if run.after is not None))
+    mean = sum(known) / len(known)
+    return f"Trained first, once per seed, and the start of {variants}: {mean:.1f} minutes each, not in the table."

@@ -1,4 +1,4 @@
-"""Train the runs of an ablation, one per GPU at a time, and resume unfinished ones."""
+"""Train the runs of an ablation, several at a time, and resume unfinished ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from meru.configuration.overrides import override
 from meru.errors import UserError
 from meru.files import CONFIGS, PROJECT
 from meru.run_layout import CONFIG, FIGURES, LOCK
+from meru.runs.duration import read_duration
 
 try:
     import fcntl
@@ -30,8 +32,10 @@ class Run:
     """One variant with one seed.
 
     Attributes:
+        variant: The row of the table; runs of one variant take about the same time.
         overrides: All overrides except the folder.
         configuration: The contents of the run's `config.yaml`, present or future.
+        after: A run that must be finished before this one begins.
     """
 
     variant: str
@@ -39,6 +43,7 @@ class Run:
     folder: Path
     overrides: list[str]
     configuration: dict
+    after: Run | None = None
 
     @property
     def title(self) -> str:
@@ -65,16 +70,24 @@ class Run:
         return [sys.executable, str(TRAIN), *choices, override("resume", self.folder)]
 
 
-def slots_of(jobs: str) -> list[dict[str, str]]:
-    """Environment variables for each concurrent run, which assign it a GPU and its share of the cores."""
+def slots_of(jobs: str, runs: int) -> list[dict[str, str]]:
+    """Environment variables for each concurrent run, which assign it a GPU and its share of the cores.
+
+    Args:
+        jobs: The user's number of runs at a time; empty: one per GPU, or without a GPU one per core. On a CPU, several
+            runs with one thread each finish earlier than one run after the other with all threads.
+        runs: Number of runs to train, which need no more slots.
+    """
     if jobs and not (re.fullmatch(r"[1-9]\d{0,3}", jobs) and int(jobs) <= MOST_JOBS):
         raise UserError(f"jobs={jobs}: give a whole number from 1 to {MOST_JOBS} (runs at a time)")
     gpus = visible_gpus()
-    count = int(jobs or max(1, len(gpus)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    most = len(gpus) or max(1, cores // int(given) if re.fullmatch(r"[1-9]\d{0,5}", given) else cores)
+    count = int(jobs or min(most, max(1, runs)))
     if gpus and count > len(gpus):
         raise UserError(f"jobs={count}: there are {len(gpus)} GPUs, and each takes one run at a time")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // count))
+    threads = given or str(max(1, cores // count))
     gpu_of = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus[:count]] or [{}] * count
     return [{**gpu, "OMP_NUM_THREADS": threads} for gpu in gpu_of]
 
@@ -88,43 +101,126 @@ def visible_gpus() -> list[str]:
     return (named or [str(number) for number in range(count)])[:count]
 
 
-def train_all(runs: list[Run], slots: list[dict[str, str]], output: Path) -> list[str]:
-    """Train the unfinished runs, one per slot at a time; returns the titles of runs that failed.
+def train_all(runs: list[Run], jobs: str, output: Path) -> list[str]:
+    """Train the unfinished runs, several at a time; returns the titles of runs that failed.
+
+    Args:
+        runs: A run whose `after` is among them waits for it.
+        jobs: See `slots_of`.
+        output: The folder of the ablation, locked meanwhile.
 
     Raises:
         UserError: if another such command is using the folder, or Ctrl-C ended this one.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        if run.finished:
-            print(f"{run.title}: already finished")
     waiting = [run for run in runs if not run.finished]
-    total, failed = len(waiting), []
-    free, working = list(slots), []
+    slots = slots_of(jobs, len(waiting))
+    output.mkdir(parents=True, exist_ok=True)
     with (output / LOCK).open("w") as lock:
         try:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{output} is in use by another ablation: wait until it ends") from None
+        print_plan(runs, slots)
+        return Queue(runs, slots, lock.fileno()).train()
+
+
+def print_plan(runs: list[Run], slots: list[dict[str, str]]) -> None:
+    """Print which runs are finished, and how many are to be trained how."""
+    for run in runs:
+        if run.finished:
+            print(f"{run.title}: already finished")
+    finished = sum(run.finished for run in runs)
+    if finished < len(runs):
+        threads = slots[0]["OMP_NUM_THREADS"]
+        print(f"{len(runs)} runs: {finished} finished, {len(runs) - finished} to train, {len(slots)} at a time with "
+              f"{threads} thread{'' if threads == '1' else 's'} each", flush=True)  # fmt: skip
+
+
+class Working(NamedTuple):
+    """A run in progress."""
+
+    run: Run
+    process: subprocess.Popen
+    slot: dict[str, str]
+    began: float
+
+
+class Queue:
+    """Trains the unfinished ones of some runs, one per slot at a time.
+
+    Args:
+        runs: In their order of preference.
+        slots: Environment variables of each slot.
+        lock: Descriptor of the file that locks the folder of the ablation.
+    """
+
+    def __init__(self, runs: list[Run], slots: list[dict[str, str]], lock: int):
+        self.waiting = [run for run in runs if not run.finished]
+        self.total, self.lock = len(self.waiting), lock
+        self.free, self.working = list(slots), list[Working]()
+        self.slots, self.failed = len(slots), list[str]()
+        # Variant → minutes of its finished runs.
+        self.known: dict[str, list[float]] = {}
+        for run in runs:
+            if run.finished and (duration := read_duration(run.folder)):
+                self.known.setdefault(run.variant, []).append(duration["minutes"])
+
+    def train(self) -> list[str]:
+        """Train them; returns the titles of those that failed, or that wait for one that did."""
         try:
-            while waiting or working:
-                while waiting and free:
-                    run, slot = waiting.pop(0), free.pop(0)
-                    print(f"{run.title}: {'goes on' if run.begun else 'begins'}, "
-                          f"number {total - len(waiting)} of {total}", flush=True)  # fmt: skip
-                    working.append((run, start(run, slot, lock.fileno()), slot, time.monotonic()))
+            while self.waiting or self.working:
+                while self.free and (run := self._next()):
+                    self._start(run)
                 time.sleep(0.1)
-                for ended in [item for item in working if item[1].poll() is not None]:
-                    working.remove(ended)
-                    run, process, slot, began = ended
-                    free.append(slot)
-                    if not report_end(run, process.returncode, (time.monotonic() - began) / 60):
-                        failed.append(run.title)
+                for ended in [item for item in self.working if item.process.poll() is not None]:
+                    self._end(ended)
         except KeyboardInterrupt:
-            stop([process for _, process, _, _ in working])
+            stop([item.process for item in self.working])
             raise UserError("interrupted: repeat the command to resume the unfinished runs", exit_code=130) from None
-    return failed
+        return self.failed
+
+    def _next(self) -> Run | None:
+        """The first run that needs no other, or whose other is finished; those that wait in vain are dropped."""
+        in_progress = [*self.waiting, *(item.run for item in self.working)]
+        for run in list(self.waiting):
+            if run.after is None or run.after.finished:
+                self.waiting.remove(run)
+                return run
+            if run.after not in in_progress:
+                self.waiting.remove(run)
+                self.failed.append(run.title)
+                print(f"{run.title}: left out, because {run.after.title} failed", file=sys.stderr, flush=True)
+        return None
+
+    def _start(self, run: Run) -> None:
+        slot, number = self.free.pop(0), self.total - len(self.waiting)
+        print(f"{run.title}: {'goes on' if run.begun else 'begins'}, number {number} of {self.total}", flush=True)
+        self.working.append(Working(run, start(run, slot, self.lock), slot, time.monotonic()))
+
+    def _end(self, ended: Working) -> None:
+        self.working.remove(ended)
+        self.free.append(ended.slot)
+        minutes = (time.monotonic() - ended.began) / 60
+        if not report_end(ended.run, ended.process.returncode, minutes):
+            self.failed.append(ended.run.title)
+            return
+        self.known.setdefault(ended.run.variant, []).append(minutes)
+        if self.waiting or self.working:
+            print(f"about {self.remaining_minutes():.0f} minutes left", flush=True)
+
+    def remaining_minutes(self) -> float:
+        """Estimate from the finished runs, of the same variant if there are any; one must have finished."""
+        every = [minutes for of_variant in self.known.values() for minutes in of_variant]
+
+        def expected(run: Run) -> float:
+            like = self.known.get(run.variant) or every
+            return sum(like) / len(like)
+
+        now = time.monotonic()
+        left = [max(0.0, expected(item.run) - (now - item.began) / 60) for item in self.working]
+        left += [expected(run) for run in self.waiting]
+        return max([sum(left) / self.slots, *left])
 
 
 def start(run: Run, environment: dict[str, str], lock: int) -> subprocess.Popen:
@@ -132,6 +228,7 @@ def start(run: Run, environment: dict[str, str], lock: int) -> subprocess.Popen:
 
     The process also holds the lock. If this script is killed, no second one can start while the runs continue.
     """
+    run.log.parent.mkdir(parents=True, exist_ok=True)
     with run.log.open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             run.command(),

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from meru.configuration.saved import read_yaml
 from meru.errors import UserError
+from meru.reports.over_seeds import cell, chance_of
 from meru.reports.tables import markdown_table
 from meru.run_layout import CONFIG, FIGURES
 from meru.tasks.columns import COLUMNS
@@ -103,30 +104,3 @@ def read_figures(path: Path) -> dict[str, float | None]:
 
 def _is_number(figure: object) -> bool:
     return isinstance(figure, int | float) and not isinstance(figure, bool) and abs(figure) < 1e300
-
-
-def chance_of(key: str) -> str:
-    """Key of a figure's chance level: `…/recall@1` → `…/chance_recall@1`."""
-    row, _, metric = key.rpartition("/")
-    return f"{row}/chance_{metric}"
-
-
-def cell(shares: Sequence[float | None]) -> str:
-    """Mean, and for at least two runs the standard deviation, in percent.
-
-    If some runs lack the figure, the others are averaged and their number is appended; a dash if all runs lack it.
-    """
-    known = [share for share in shares if share is not None]
-    if not known:
-        return "–"
-    mean, spread = mean_and_deviation(known)
-    text = f"{100 * mean:.1f}" if spread is None else f"{100 * mean:.1f} ± {100 * spread:.1f}"
-    return text if len(known) == len(shares) else f"{text} (of {len(known)})"
-
-
-def mean_and_deviation(shares: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and for at least two values the sample standard deviation."""
-    mean = sum(shares) / len(shares)
-    if len(shares) == 1:
-        return mean, None
-    return mean, (sum((share - mean) ** 2 for share in shares) / (len(shares) - 1)) ** 0.5

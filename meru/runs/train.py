@@ -19,6 +19,7 @@ from meru.configuration.overrides import pasteable
 from meru.configuration.saved import check_targets
 from meru.data.loading import check_decoding, reading_options
 from meru.data.sampling import BatchPlan
+from meru.runs.duration import Stopwatch
 from meru.runs.finish import finish
 from meru.runs.folder import (
     environment,
@@ -70,7 +71,7 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     Raises:
         UserError: for failures that the user can fix.
     """
-    settings = TrainerSettings.of(config.trainer)
+    watch, settings = Stopwatch(), TrainerSettings.of(config.trainer)
     task = task_of(config)(config, device=device)
     check_decoding(task.data.paths(), **reading_options(config.data))
     plan = BatchPlan.of(
@@ -108,7 +109,7 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
         on_resumed=partial(save_changes, folder, config),
     )
     figures = None
-    with closing(logger, folder):
+    with closing(logger, folder, watch):
         finished = trainer.run()
         if distributed.is_main() and finished:
             figures = finish(task, folder, trainer, pretrained, logger)
@@ -119,13 +120,16 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
 
 
 @contextlib.contextmanager
-def closing(logger: NoLogger | WandbLogger, folder: Path) -> Iterator[None]:
-    """Close a run's logger after the block, as failed after an error, and unlock the run folder."""
+def closing(logger: NoLogger | WandbLogger, folder: Path, watch: Stopwatch) -> Iterator[None]:
+    """Close a run's logger after the block, as failed after an error, record the duration, and unlock the folder."""
     try:
         yield
     except BaseException:
         logger.finish(exit_code=1)
         raise
+    finally:
+        if distributed.is_main():
+            watch.save(folder)
     logger.finish()
     release(folder)
 

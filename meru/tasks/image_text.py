@@ -20,6 +20,7 @@ from meru.data.pairs import WordsOfViews, evaluation_loader, training_loader
 from meru.data.parts import CropParts, PartWords, part_places
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.sampling import BatchPlan
+from meru.encoders.run_weights import brings_scales
 from meru.errors import UserError
 from meru.evaluation.examples import evenly_spread, retrieved_images, save_attention
 from meru.evaluation.image_text import evaluate_image_text
@@ -79,8 +80,7 @@ class ImageText(Task):
             log.info(
                 "%d of %d training captions exceed the context length and are truncated", cut, len(captions)
             )
-        # Weights of a whole model include the alphas.
-        if model.initial_radius and not begun and not self.config.encoder.init:
+        if model.initial_radius and not begun and not brings_scales(self.config.encoder.init):
             self.use_cached_views(pretrained)
             sample = [train[index] for index in evenly_spread(len(train), 256)]
             images = self.images_of(sample, pretrained)

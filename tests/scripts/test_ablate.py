@@ -10,76 +10,24 @@ import time
 
 import pytest
 import yaml
+from ablation_stub import SCRIPTS, calls, make_workplace
 
 from meru.configuration.overrides import read_override
 from meru.errors import UserError
 from meru.files import PROJECT
-from meru.runs import ablation, ablation_queue
+from meru.runs import ablation, ablation_file, ablation_plan, ablation_queue
 
-SCRIPTS = PROJECT / "scripts"
 TINY = [
     "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2", "encoder.embedding_dimension=16",
     "data.load._target_=meru.data.datasets.cub.load_cub", "data.batch_size=4", "data.workers=0", "trainer.epochs=1",
     "evaluation.pointing=false", "logger=none",
 ]  # fmt: skip
-# Does what the words after `do=` of the variant's override say, instead of training.
-STUB = """
-import json, os, pathlib, signal, sys, time
-words = dict(word.split("=", 1) for word in sys.argv[1:])
-resumed = "resume" in words
-folder = pathlib.Path(words["resume" if resumed else "folder"])
-folder.mkdir(parents=True, exist_ok=True)
-with (folder.parent / "calls.jsonl").open("a") as calls:
-    environment = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-    calls.write(json.dumps([sys.argv[1:], environment, time.monotonic()]) + "\\n")
-do = words.get("name", "")
-if do == "fail" and not resumed:
-    print("reading", flush=True)
-    sys.exit("error: the disk is full")
-if do == "wait" and not resumed:
-    (folder / "config.yaml").write_text((folder.parent / f"{folder.name}.expected").read_text())
-    signal.signal(signal.SIGTERM, lambda *_: ((folder / "last.pt").touch(), sys.exit(0)))
-    (folder / "waiting").touch()
-    time.sleep(60)
-share = 0.1 * (1 + int(str(folder)[-1]))
-(folder / "test.json").write_text(json.dumps({"found/recall@1": share, "found/chance_recall@1": 0.02}))
-"""
 
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """Two variants whose training is the stub; returns how to start the script, and its output folder."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import ablate
-
-    (tmp_path / "ablations").mkdir()
-    (tmp_path / "train.py").write_text(STUB)
-    monkeypatch.setattr(ablation, "ABLATIONS", tmp_path / "ablations")
-    monkeypatch.setattr(ablation_queue, "TRAIN", tmp_path / "train.py")
-    monkeypatch.setattr(ablation_queue, "visible_gpus", list)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    output = tmp_path / "runs"
-
-    def start(*words, variants=None, columns=None):
-        variants = variants or {"MERU": [], "without entailment": ["loss.entailment.weight=0"]}
-        text = yaml.safe_dump({"columns": columns or {"R@1": "found/recall@1"}, "variants": variants}, sort_keys=False)
-        (tmp_path / "ablations" / "meru.yaml").write_text(text)
-        monkeypatch.setattr(sys, "argv", ["ablate.py", "experiment=birds_meru", f"output={output}", *words])
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            ablate.main()
-            return 0
-        except SystemExit as left:
-            return left.code
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-
-    return start, output
-
-
-def calls(output):
-    return [json.loads(line) for line in (output / "calls.jsonl").read_text().splitlines()]
+    """Two variants whose training is a stub; returns how to start the script, and its output folder."""
+    return make_workplace(tmp_path, monkeypatch)
 
 
 def test_a_real_ablation_is_trained_tabulated_and_not_repeated(workplace, cub_folder, warm_python, monkeypatch, capsys):
@@ -94,7 +42,8 @@ def test_a_real_ablation_is_trained_tabulated_and_not_repeated(workplace, cub_fo
     table = (output / "ablation.md").read_text("utf-8")
     assert table in capsys.readouterr().out
     names = [line.split(" | ")[0][2:] for line in table.splitlines()[2:]]
-    assert names == ["MERU", "without entailment", "chance"] and table.endswith("| chance | | 33.3 | 33.3 |\n")
+    assert names[:3] == ["MERU", "without entailment", "chance"] and "| chance | | 33.3 | 33.3 | |\n" in table
+    assert "with one seed, there is no interval" in table and (output / "meru_0" / "duration.json").is_file()
     trained = yaml.safe_load((output / "without_entailment_0" / "config.yaml").read_text("utf-8"))
     assert trained["loss"]["entailment"]["weight"] == 0 and trained["seed"] == 0
     assert start(*words, columns=columns) == 0
@@ -111,7 +60,7 @@ def test_the_script_explains_itself():
 
 def test_every_variant_runs_with_every_seed_and_variants_win(workplace, capsys):
     start, output = workplace
-    assert start("seeds=0,2", "trainer.epochs=3", "loss.entailment.weight=0.3") == 0
+    assert start("seeds=0,2", "jobs=1", "trainer.epochs=3", "loss.entailment.weight=0.3") == 0
     words = [call[0] for call in calls(output)]
     assert [made[-1].rpartition("/")[2] for made in words] == [
         "meru_0", "without_entailment_0", "meru_2", "without_entailment_2"
@@ -122,12 +71,21 @@ def test_every_variant_runs_with_every_seed_and_variants_win(workplace, capsys):
     shown = capsys.readouterr().out
     assert "without entailment, seed 2: finished after 0.0 minutes" in shown and "number 4 of 4" in shown
     assert (output / "ablation.md").read_text("utf-8").splitlines() == [
-        "| variant | seeds | R@1 |", "|---|---|---|", "| MERU | 2 | 20.0 ± 14.1 |",
-        "| without entailment | 2 | 20.0 ± 14.1 |", "| chance | | 2.0 |",
+        "| variant | seeds | R@1 | minutes |", "|---|---|---|---|", "| MERU | 2 | 20.0 ± 14.1 | 1.5 |",
+        "| without entailment | 2 | 20.0 ± 14.1 | 1.5 |", "| chance | | 2.0 | |", "",
+        "Difference to MERU in percentage points: mean over the seeds that both have, with its 95 % interval by "
+        "Student's t for paired figures.", "",
+        "| variant | R@1 |", "|---|---|", "| without entailment | +0.0 [+0.0, +0.0] |",
     ]  # fmt: skip
     rows = list(csv.DictReader((output / "ablation.csv").open(encoding="utf-8")))
-    assert rows[0] == {"variant": "MERU", "seeds": "2", "R@1, mean": "20.000", "R@1, deviation": "14.142"}
-    assert rows[2]["R@1, mean"] == "2.000"
+    assert {key: value for key, value in rows[0].items() if value} == {
+        "variant": "MERU", "seeds": "2", "R@1, mean": "20.000", "R@1, deviation": "14.142", "minutes": "1.5",
+        "CPU minutes": "3.0",
+    }  # fmt: skip
+    assert rows[1]["R@1, difference"] == "0.000" and rows[1]["R@1, pairs"] == "2" and rows[2]["R@1, mean"] == "2.000"
+    single = list(csv.DictReader((output / "ablation_runs.csv").open(encoding="utf-8")))
+    assert [(row["variant"], row["seed"]) for row in single][1] == ("MERU", "2")
+    assert float(single[1]["found/recall@1"]) == pytest.approx(0.3) and single[1]["CPU minutes"] == "3.0"
 
 
 def test_a_failing_run_shows_its_last_lines_and_does_not_stop_the_others(workplace, capsys):
@@ -143,7 +101,8 @@ def test_a_failing_run_shows_its_last_lines_and_does_not_stop_the_others(workpla
 @pytest.mark.parametrize(
     ("gpus", "jobs", "environments"),
     [
-        ([], "", [{"OMP_NUM_THREADS": "8"}]),
+        ([], "", [{"OMP_NUM_THREADS": "2"}] * 4),
+        ([], "1", [{"OMP_NUM_THREADS": "8"}]),
         ([], "3", [{"OMP_NUM_THREADS": "2"}] * 3),
         (["2", "5"], "", [{"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": "4"} for gpu in "25"]),
         (["2", "5"], "1", [{"CUDA_VISIBLE_DEVICES": "2", "OMP_NUM_THREADS": "8"}]),
@@ -151,18 +110,24 @@ def test_a_failing_run_shows_its_last_lines_and_does_not_stop_the_others(workpla
 )
 def test_a_run_has_a_gpu_or_its_share_of_the_cores(gpus, jobs, environments, workplace, monkeypatch):
     monkeypatch.setattr(ablation_queue, "visible_gpus", lambda: gpus)
-    assert ablation_queue.slots_of(jobs) == environments
+    assert ablation_queue.slots_of(jobs, 4) == environments
+
+
+def test_without_a_gpu_the_cores_are_filled_with_runs_of_one_thread(workplace, monkeypatch):
+    assert ablation_queue.slots_of("", 20) == [{"OMP_NUM_THREADS": "1"}] * 8
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert ablation_queue.slots_of("", 20) == [{"OMP_NUM_THREADS": "4"}] * 2
 
 
 def test_no_more_runs_than_gpus(workplace, monkeypatch):
     monkeypatch.setattr(ablation_queue, "visible_gpus", lambda: ["0", "1"])
     with pytest.raises(UserError, match="jobs=3: there are 2 GPUs"):
-        ablation_queue.slots_of("3")
+        ablation_queue.slots_of("3", 9)
 
 
 def test_begun_runs_are_resumed_by_their_own_configuration(workplace):
     start, output = workplace
-    wanted, _ = ablation.configuration_of(["experiment=birds_meru", "+data.load.images_per_species=5", "seed=0"])
+    wanted, _ = ablation_plan.configuration_of(["experiment=birds_meru", "+data.load.images_per_species=5", "seed=0"])
     (output / "meru_0").mkdir(parents=True)
     (output / "meru_0" / "config.yaml").write_text(yaml.safe_dump({**wanted, "folder": "elsewhere"}))
     assert start("seeds=0", "+data.load.images_per_species=5", variants={"MERU": []}) == 0
@@ -174,7 +139,7 @@ def test_begun_runs_are_resumed_by_their_own_configuration(workplace):
 def test_interrupted_runs_save_and_the_same_command_goes_on(workplace, tmp_path, capsys):
     start, output = workplace
     output.mkdir()
-    wanted, _ = ablation.configuration_of(["experiment=birds_meru", "name=wait", "seed=0"])
+    wanted, _ = ablation_plan.configuration_of(["experiment=birds_meru", "name=wait", "seed=0"])
     (output / "slow_0.expected").write_text(yaml.safe_dump(wanted))
     child = os.fork()
     if child == 0:  # interrupts this process once its run is under way
@@ -271,21 +236,21 @@ def test_folders_reach_the_training_as_they_are(name, tmp_path):
     ],
 )
 def test_a_broken_ablation_is_named(text, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation, "ABLATIONS", tmp_path)
+    monkeypatch.setattr(ablation_file, "ABLATIONS", tmp_path)
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        ablation.read_ablation("mine")
+        ablation_file.read_ablation("mine")
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_ablations_there_are_can_be_read(path):
-    assert ablation.read_ablation(path.stem).variants
+    assert ablation_file.read_ablation(path.stem).variants
 
 
 @pytest.mark.parametrize("experiment", ["birds_meru", "cub_meru", "pedestrians_gahr", "birds_hypgcd"])
 def test_recipes_find_the_ablation_of_their_model(experiment):
-    _, model = ablation.configuration_of([f"experiment={experiment}"])
-    assert ablation.read_ablation(ablation.default_ablation(model)).variants
+    _, model = ablation_plan.configuration_of([f"experiment={experiment}"])
+    assert ablation_file.read_ablation(ablation.default_ablation(model)).variants
 
 
 def test_a_figure_that_no_run_has_is_named_below_the_table(workplace, capsys):
@@ -316,10 +281,13 @@ def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, t
             (run.folder / "test.json").write_text(json.dumps(figures))
     (tmp_path / "MERU_0" / "test.json").write_text(text)
     table, missing = ablation.write_tables({"R@1": "found/recall@1"}, rows, tmp_path)
-    assert table.splitlines()[2:] == ["| MERU | 2 | 20.0 (of 1) |", "| CLIP | 2 | 15.0 ± 7.1 |", "| chance | | 2.0 |"]
+    assert table.splitlines()[2:5] == [
+        "| MERU | 2 | 20.0 (of 1) | – |", "| CLIP | 2 | 15.0 ± 7.1 | – |", "| chance | | 2.0 | |"
+    ]  # fmt: skip
+    assert table.endswith("| CLIP | +0.0 (1 pair) |")
     assert [message in line and "MERU_0" in line for line in missing] == ([True] if message else [])
     with (tmp_path / "ablation.csv").open() as file:
-        numbers = [row[2:] for row in csv.reader(file)]
+        numbers = [row[2:4] for row in csv.reader(file)]
     assert numbers[1:] == [["20.000", ""], ["15.000", "7.071"], ["2.000", ""]]
 
 
@@ -330,7 +298,7 @@ def test_the_number_of_classes_asked_for_is_compared_not_the_one_found(before, n
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
     run = ablation_queue.Run("HypGCD", 0, tmp_path, [], {"discovery": {"num_classes": now}})
     if before == now:
-        ablation.check_unchanged(run)
+        ablation_plan.check_unchanged(run)
     else:
         with pytest.raises(UserError, match=f"discovery.num_classes={before}, which would now be {now}"):
-            ablation.check_unchanged(run)
+            ablation_plan.check_unchanged(run)

@@ -1,0 +1,178 @@
+"""Tables of runs with several seeds: mean ± deviation, and paired differences to the first row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from meru.metrics.statistics import Difference, mean_and_deviation, paired_difference
+from meru.reports.tables import markdown_table
+
+Figures = Mapping[str, float | None]
+
+
+class Runs(NamedTuple):
+    """The runs of a variant.
+
+    Attributes:
+        figures: Seed → figures by name; empty for a run without figures.
+        durations: Seed → `minutes` of wall time and `cpu_minutes`; empty if the run did not record them.
+    """
+
+    figures: dict[int, Figures]
+    durations: dict[int, Mapping[str, float]]
+
+    def known(self, key: str) -> dict[int, float]:
+        """Seed → figure, without the runs that lack it."""
+        every = {seed: read.get(key) for seed, read in self.figures.items()}
+        return {seed: figure for seed, figure in every.items() if figure is not None}
+
+    def mean_duration(self, name: str) -> float | None:
+        """Mean over the seeds whose runs recorded it."""
+        known = [duration[name] for duration in self.durations.values() if duration]
+        return sum(known) / len(known) if known else None
+
+
+def chance_of(key: str) -> str:
+    """Key of a figure's chance level: `…/recall@1` → `…/chance_recall@1`."""
+    row, _, metric = key.rpartition("/")
+    return f"{row}/chance_{metric}"
+
+
+def cell(shares: Sequence[float | None]) -> str:
+    """Mean, and for at least two runs the standard deviation, in percent.
+
+    If some runs lack the figure, the others are averaged and their number is appended; a dash if all runs lack it.
+    """
+    known = [share for share in shares if share is not None]
+    if not known:
+        return "–"
+    mean, spread = mean_and_deviation(known)
+    text = f"{100 * mean:.1f}" if spread is None else f"{100 * mean:.1f} ± {100 * spread:.1f}"
+    return text if len(known) == len(shares) else f"{text} (of {len(known)})"
+
+
+def difference_cell(difference: Difference | None, *, seeds: int) -> str:
+    """A paired difference in percentage points with its interval; bold with a star if that excludes 0.
+
+    Args:
+        difference: None without a pair.
+        seeds: Number of seeds of the table; with fewer pairs, their number is appended.
+    """
+    if difference is None:
+        return "–"
+    text = f"{100 * difference.mean:+.1f}"
+    if difference.low is not None and difference.high is not None:
+        text += f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    if difference.excludes_zero:
+        text = f"**{text}** \\*"
+    return text if difference.pairs == seeds else f"{text} ({_number(difference.pairs, 'pair')})"
+
+
+# ---------------------------------------------------------------- ablation
+
+
+def ablation_markdown(columns: Mapping[str, str], table: Mapping[str, Runs]) -> str:
+    """The means of all variants with their chance levels, then the differences to the first variant.
+
+    Args:
+        columns: Title → name of a figure.
+        table: Variant → its runs; the differences are left out if it has a single variant or no common seeds.
+    """
+    rows = []
+    for variant, runs in table.items():
+        cells = [cell([read.get(key) for read in runs.figures.values()]) for key in columns.values()]
+        rows.append([variant, str(len(runs.figures)), *cells, _minutes(runs.mean_duration("minutes"))])
+    chances = [f"{100 * chance:.1f}" if chance is not None else "" for chance in chance_row(columns, table)]
+    means = markdown_table(["variant", "seeds", *columns, "minutes"], [*rows, ["chance", "", *chances, ""]])
+    differences = _differences_markdown(columns, table)
+    return f"{means}\n\n{differences}" if differences else means
+
+
+def _differences_markdown(columns: Mapping[str, str], table: Mapping[str, Runs]) -> str:
+    compared = differences(columns, table)
+    found = [each for of_variant in compared.values() for each in of_variant if each is not None]
+    if not found:
+        return ""
+    seeds = len({seed for runs in table.values() for seed in runs.figures})
+    rows = [
+        [variant, *(difference_cell(each, seeds=seeds) for each in of_variant)]
+        for variant, of_variant in compared.items()
+    ]
+    explained = (
+        f"Difference to {next(iter(table))} in percentage points: mean over the seeds that both have, with its 95 % "
+        "interval by Student's t for paired figures."
+    )
+    if max(each.pairs for each in found) == 1:
+        explained = f"Difference to {next(iter(table))} in percentage points; with one seed, there is no interval."
+    stars = "\n\n\\* The interval excludes 0." if any(each.excludes_zero for each in found) else ""
+    return f"{explained}\n\n{markdown_table(['variant', *columns], rows)}{stars}"
+
+
+def differences(columns: Mapping[str, str], table: Mapping[str, Runs]) -> dict[str, list[Difference | None]]:
+    """Every variant but the first → for each column, its paired difference to the first."""
+    variants = list(table)
+    return {
+        variant: [
+            paired_difference(table[variants[0]].known(key), table[variant].known(key)) for key in columns.values()
+        ]
+        for variant in variants[1:]
+    }
+
+
+def ablation_csv(columns: Mapping[str, str], table: Mapping[str, Runs]) -> str:
+    """The same as CSV in percent, a column for each number, empty where it is missing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    parts = ("mean", "deviation", "difference", "low", "high", "pairs")
+    header = [f"{title}, {part}" for title in columns for part in parts]
+    writer.writerow(["variant", "seeds", *header, "minutes", "CPU minutes"])
+    compared = differences(columns, table)
+    for variant, runs in table.items():
+        numbers: list[str] = []
+        of_variant = compared.get(variant, [None] * len(columns))
+        for key, difference in zip(columns.values(), of_variant, strict=True):
+            known = list(runs.known(key).values())
+            numbers += map(_percent, mean_and_deviation(known) if known else (None, None))
+            numbers += [""] * 4 if difference is None else [*map(_percent, difference[:3]), str(difference.pairs)]
+        spent = [_minutes(runs.mean_duration(name), missing="") for name in ("minutes", "cpu_minutes")]
+        writer.writerow([variant, len(runs.figures), *numbers, *spent])
+    chances = [number for chance in chance_row(columns, table) for number in (_percent(chance), *[""] * 5)]
+    writer.writerow(["chance", "", *chances, "", ""])
+    return text.getvalue()
+
+
+def runs_csv(columns: Mapping[str, str], table: Mapping[str, Runs]) -> str:
+    """A row per run as CSV: the unrounded figures of the columns, shares in 0 … 1, by their names in `test.json`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    keys = list(dict.fromkeys(columns.values()))
+    writer.writerow(["variant", "seed", *keys, "minutes", "CPU minutes"])
+    for variant, runs in table.items():
+        for seed, read in runs.figures.items():
+            figures = ["" if read.get(key) is None else repr(read[key]) for key in keys]
+            duration = runs.durations.get(seed) or {}
+            spent = [_minutes(duration.get(name), missing="") for name in ("minutes", "cpu_minutes")]
+            writer.writerow([variant, seed, *figures, *spent])
+    return text.getvalue()
+
+
+def chance_row(columns: Mapping[str, str], table: Mapping[str, Runs]) -> list[float | None]:
+    """The chance level of every column; it is the same for all runs, because they share the split."""
+    every = [read for runs in table.values() for read in runs.figures.values()]
+    names = [chance_of(key) for key in columns.values()]
+    return [next((read[name] for read in every if read.get(name) is not None), None) for name in names]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.3f}"
+
+
+def _minutes(minutes: float | None, *, missing: str = "–") -> str:
+    return missing if minutes is None else f"{minutes:.1f}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,197 @@
+"""The files of configs/ablation/: columns and variants of a table, its seeds, common start and tuning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meru.errors import UserError
+from meru.files import CONFIGS
+
+ABLATIONS = CONFIGS / "ablation"
+SECTIONS = ("experiment", "seeds", "overrides", "start", "tuning", "columns", "variants")
+OF_VARIANT, OF_START = ("overrides", "start"), ("overrides",)
+OF_TUNING = ("select", "overrides", "seeds", "grids")
+TUNING_SEED = 100
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table.
+
+    Attributes:
+        overrides: Overrides of the experiment.
+        start: Name of the start that the variant's runs begin with, a key of `Ablation.starts`; None: their own.
+    """
+
+    overrides: list[str]
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the overrides of each variant are chosen before the table is made.
+
+    Attributes:
+        select: Name of the validation figure to maximise.
+        grids: Variant → candidate overrides, the same number for each.
+        overrides: Overrides of all tuning runs.
+        seeds: Seeds of the tuning runs, none of which is in the table.
+    """
+
+    select: str
+    grids: dict[str, list[list[str]]]
+    overrides: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [TUNING_SEED])
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The contents of a file in configs/ablation/.
+
+    Attributes:
+        columns: Title → name of a figure in `test.json`.
+        variants: By name, the first is the one that the others are compared with.
+        experiment: A recipe of configs/experiment/, if the command line names none.
+        seeds: Seeds, if the command line names none.
+        overrides: Overrides of all runs; the command line's win.
+        starts: Name → overrides of the run that is trained first, once per seed, and given as `encoder.init`.
+    """
+
+    columns: dict[str, str]
+    variants: dict[str, Variant]
+    experiment: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    overrides: list[str] = field(default_factory=list)
+    starts: dict[str, list[str]] = field(default_factory=dict)
+    tuning: Tuning | None = None
+
+
+def read_ablation(name: str) -> Ablation:
+    """Read the file `configs/ablation/<name>.yaml`.
+
+    Raises:
+        UserError: if it is missing or malformed; the message names the section.
+    """
+    path = ABLATIONS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in ABLATIONS.glob("*.yaml")))
+        raise UserError(f"ablation={name}: {path} is missing; there are {known}")
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    sections = [read.get(section) if isinstance(read, dict) else None for section in ("columns", "variants")]
+    if not all(isinstance(section, dict) and section for section in sections):
+        raise UserError(f"{path} needs `columns:` (title: figure) and `variants:` (name: list of overrides)")
+    _require_known(read, SECTIONS, place=str(path))
+    starts, variants = {}, {}
+    if "start" in read:
+        starts["start"] = _start(read["start"], place=f"{path}: start")
+    for title, content in read["variants"].items():
+        variants[str(title)] = _variant(str(title), content, starts, place=f"{path}: variant '{title}'")
+    _require_different_folders(variants, starts, path)
+    optional: dict[str, Any] = {}
+    if read.get("experiment") is not None:
+        optional["experiment"] = str(read["experiment"])
+    if read.get("seeds") is not None:
+        optional["seeds"] = _seeds(read["seeds"], place=f"{path}: seeds")
+    if read.get("tuning") is not None:
+        optional["tuning"] = _tuning(read["tuning"], list(variants), place=f"{path}: tuning")
+    return Ablation(
+        columns={str(title): str(figure) for title, figure in read["columns"].items()},
+        variants=variants,
+        overrides=_overrides(read.get("overrides") or [], place=f"{path}: overrides"),
+        starts=starts,
+        **optional,
+    )
+
+
+def slug(variant: str) -> str:
+    """A variant's name as part of a folder name: `without entailment, c = 1` → `without_entailment_c_1`."""
+    return re.sub(r"\W+", "_", variant.lower()).strip("_") or "variant"
+
+
+def _variant(title: str, content: object, starts: dict[str, list[str]], *, place: str) -> Variant:
+    """A variant; a start of its own is added to `starts`."""
+    common = "start" if "start" in starts else None
+    if not isinstance(content, dict) or not content:
+        return Variant(_overrides(content, place=place), common)
+    _require_known(content, OF_VARIANT, place=place)
+    overrides = _overrides(content.get("overrides") or [], place=place)
+    if "start" not in content:
+        return Variant(overrides, common)
+    if content["start"] is None:  # `start: null`: from the experiment's own weights
+        return Variant(overrides, None)
+    own = f"start_{slug(title)}"
+    starts[own] = _start(content["start"], place=f"{place}, start")
+    return Variant(overrides, own)
+
+
+def _start(content: object, *, place: str) -> list[str]:
+    if not isinstance(content, dict):
+        raise UserError(f"{place} needs `overrides:`, those of the run to train first")
+    _require_known(content, OF_START, place=place)
+    return _overrides(content.get("overrides") or [], place=place)
+
+
+def _tuning(content: object, variants: list[str], *, place: str) -> Tuning:
+    if not isinstance(content, dict) or not isinstance(content.get("select"), str):
+        raise UserError(f"{place} needs `select:` (a validation figure) and `grids:` (variant: lists of overrides)")
+    _require_known(content, OF_TUNING, place=place)
+    grids = content.get("grids")
+    if not isinstance(grids, dict) or set(map(str, grids)) != set(variants):
+        raise UserError(f"{place}: grids needs candidates for every variant and no other: {', '.join(variants)}")
+    grids = {str(variant): grid for variant, grid in grids.items()}
+    read = {variant: _grid(variant, grids, place=f"{place}: grids: '{variant}'") for variant in variants}
+    sizes = {variant: len(grid) for variant, grid in read.items()}
+    if len(set(sizes.values())) > 1:
+        counts = ", ".join(f"{variant} {size}" for variant, size in sizes.items())
+        raise UserError(
+            f"{place}: every method gets the same budget, so give each variant the same number of candidates; "
+            f"there are {counts}"
+        )
+    overrides = _overrides(content.get("overrides") or [], place=f"{place}: overrides")
+    seeds = _seeds(content["seeds"], place=f"{place}: seeds") if "seeds" in content else [TUNING_SEED]
+    return Tuning(content["select"], read, overrides, seeds)
+
+
+def _grid(variant: str, grids: Mapping[str, object], *, place: str) -> list[list[str]]:
+    """The candidates of a variant, its own or those of another that `same_as` names."""
+    grid = grids[variant]
+    if isinstance(grid, dict) and set(grid) == {"same_as"}:
+        other = grids.get(str(grid["same_as"]))
+        if not isinstance(other, list):
+            raise UserError(f"{place}: same_as: {grid['same_as']}: name a variant with a list of candidates")
+        grid = other
+    if not isinstance(grid, list) or not grid:
+        raise UserError(f"{place} needs a list of candidates, each a list of key=value, or `same_as: <variant>`")
+    return [_overrides(candidate, place=place) for candidate in grid]
+
+
+def _overrides(content: object, *, place: str) -> list[str]:
+    if not isinstance(content, list) or not all(isinstance(override, str) for override in content):
+        raise UserError(f"{place} needs a list of key=value, or [] for none")
+    return content
+
+
+def _seeds(content: object, *, place: str) -> list[int]:
+    if not isinstance(content, list) or not content or not all(type(seed) is int and seed >= 0 for seed in content):
+        raise UserError(f"{place} needs a list of whole numbers, like [0, 1, 2]")
+    return list(dict.fromkeys(content))
+
+
+def _require_known(content: Mapping, known: tuple[str, ...], *, place: str) -> None:
+    if unknown := [str(key) for key in content if key not in known]:
+        raise UserError(f"{place}: no such section '{unknown[0]}'; there are {', '.join(known)}")
+
+
+def _require_different_folders(variants: Mapping[str, Variant], starts: Mapping[str, object], path: Path) -> None:
+    slugs = [*map(slug, variants), *starts]
+    if len(set(slugs)) < len(slugs):
+        raise UserError(f"{path}: two variants would have the same folder name: {', '.join(sorted(slugs))}")

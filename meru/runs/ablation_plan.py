@@ -1,0 +1,99 @@
+"""The runs of an ablation: their overrides, configurations and folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+
+from meru.configuration import absolute_paths, check
+from meru.configuration.composing import compose
+from meru.configuration.overrides import override, readable, typed_keys
+from meru.configuration.saved import leaves, read_yaml
+from meru.errors import UserError
+from meru.run_layout import CONFIG
+from meru.runs.ablation_file import Variant, slug
+from meru.runs.ablation_queue import Run
+from meru.runs.comparison import NOT_COMPARED
+
+
+def base_overrides(experiment: str, of_file: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The overrides of all runs in Hydra's syntax: the recipe, the ablation's, and the command line's, which win."""
+    return readable([f"experiment={experiment}", *of_file, *words], command="train")
+
+
+def planned_runs(
+    variants: Mapping[str, Variant], starts: Mapping[str, list[str]], base: list[str], seeds: list[int], output: Path
+) -> list[Run]:
+    """List the runs seed by seed, for an early first comparison; a variant's overrides come last and win.
+
+    Args:
+        variants: Title → variant.
+        starts: Name → overrides of a run that variants start from.
+        base: Overrides of all runs.
+        seeds: Seeds of each variant.
+        output: Parent of the run folders.
+    """
+    runs = []
+    for seed in seeds:
+        used = [name for name in starts if any(variant.start == name for variant in variants.values())]
+        first = {name: _run(name, starts[name], base, seed, output / f"{name}_{seed}") for name in used}
+        runs += first.values()
+        for title, variant in variants.items():
+            after = first.get(variant.start or "")
+            init = [override("encoder.init", after.folder)] if after else []
+            folder = output / f"{slug(title)}_{seed}"
+            runs.append(_run(title, variant.overrides, [*base, *init], seed, folder, after))
+    return runs
+
+
+def _run(title: str, changes: list[str], base: list[str], seed: int, folder: Path, after: Run | None = None) -> Run:
+    try:
+        overrides = [*merged([*base, *readable(changes, command="train")]), f"seed={seed}"]
+        configuration, _ = configuration_of(overrides)
+    except UserError as error:
+        raise UserError(f"variant '{title}', seed {seed}: {error}") from error
+    return Run(title, seed, folder, overrides, configuration, after)
+
+
+def merged(words: Sequence[str]) -> list[str]:
+    """Overrides without keys added by `+` a second time, which Hydra refuses: the last value counts."""
+    kept: list[str] = []
+    for word in words:
+        form = re.match(r"(\+*)([^=+]+)=", word)
+        for other in [each for each in kept if form and re.match(rf"\++{re.escape(form[2])}=", each)]:
+            kept.remove(other)
+            word = f"{'' if form[1] else '+'}{word}"
+        kept.append(word)
+    return kept
+
+
+def configuration_of(overrides: list[str]) -> tuple[dict, str]:
+    """The checked configuration that `scripts/train.py` would use, and the name of its model."""
+    config, choices = compose(overrides)
+    check(config, command="train", typed=typed_keys(overrides))
+    absolute_paths(config)  # as stored in a run folder
+    return yaml.safe_load(OmegaConf.to_yaml(config, resolve=True)), choices["model"]
+
+
+def check_unchanged(run: Run) -> None:
+    """Refuse a folder with a run of another configuration, whose figures would be in the wrong row."""
+    path = run.folder / CONFIG
+    if not path.is_file():
+        if run.folder.exists() and any(run.folder.iterdir()):
+            raise UserError(f"{run.folder} exists and is not a run folder: move it, or choose another output=")
+        return
+    before = dict(leaves(OmegaConf.to_container(read_yaml(path), resolve=True)))
+    now = dict(leaves(run.configuration))
+    if "discovery.asked_num_classes" in before:  # a run folder has a number in place of null or estimate
+        before["discovery.num_classes"] = before.pop("discovery.asked_num_classes")
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key, "missing"), now.get(key, "missing")
+        if old != new and (key == "seed" or key.partition(".")[0] not in NOT_COMPARED):
+            raise UserError(
+                f"{run.folder} holds a run with {key}={old}, which would now be {new}: choose another output=, "
+                "or remove that folder"
+            )
