@@ -14,11 +14,16 @@ from meru.models.gahr import GAHR
 from meru.models.hycoclip import HyCoCLIP
 from meru.models.meru import MERU
 from meru.models.meru_patches import MERUPatches
+from meru.models.uncha import UNCHA
 
 WORLD, BATCH = 2, 6
 
 
-def build(kind, positives):
+SIGMOID = {"kind": "sigmoid", "bias": -3.0}
+ARGENT = {"kind": "argent"}
+
+
+def build(kind, positives, contrastive=None, entailment=None):
     torch.manual_seed(0)
     return kind(
         image=timm_image_encoder(
@@ -28,7 +33,12 @@ def build(kind, positives):
         ),
         text=text_transformer(architecture="L1_W64_A4", context_length=8),
         embedding_dimension=16,
-        loss=EVERY_TERM | {"contrastive": {"weight": 1.0, "positives": positives}},
+        loss=EVERY_TERM
+        | {
+            "contrastive": {"weight": 1.0, "positives": positives, **(contrastive or {})},
+            "entailment": {**EVERY_TERM["entailment"], **(entailment or {})},
+            "norm": {"weight": 0.1},
+        },
     )
 
 
@@ -53,10 +63,10 @@ def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def one_step(rank, kind, positives):
+def one_step(rank, *arguments):
     share = BATCH // WORLD
     batch = {name: value[rank * share :][:share] for name, value in whole_batch().items()}
-    model = build(kind, positives)
+    model = build(*arguments)
     parallel = DistributedDataParallel(model)  # must outlive the backward pass
     output = parallel(batch)
     output.loss.backward()
@@ -64,14 +74,23 @@ def one_step(rank, kind, positives):
 
 
 @pytest.mark.parametrize(
-    ("kind", "positives"),
-    [(CLIP, "pair"), (MERU, "class"), (HyCoCLIP, "class"), (MERUPatches, "image"), (GAHR, "class")],
+    "arguments",
+    [
+        (CLIP, "pair"),
+        (CLIP, "class", SIGMOID),
+        (MERU, "class"),
+        (HyCoCLIP, "class"),
+        (HyCoCLIP, "class", SIGMOID, ARGENT),
+        (MERUPatches, "image"),
+        (GAHR, "class"),
+        (UNCHA, "class"),
+    ],
 )
-def test_two_processes_give_the_loss_and_gradients_of_one(kind, positives):
-    model = build(kind, positives)
+def test_two_processes_give_the_loss_and_gradients_of_one(arguments):
+    model = build(*arguments)
     expected = model(whole_batch())
     expected.loss.backward()
-    (first_loss, first), (second_loss, second) = results_of(one_step, kind, positives)
+    (first_loss, first), (second_loss, second) = results_of(one_step, *arguments)
     torch.testing.assert_close((first_loss + second_loss) / 2, expected.loss.detach())
     for name, gradient in gradients(model).items():
         assert torch.equal(first[name], second[name]), name

@@ -1,7 +1,8 @@
-"""Contrastive loss with one or several positives per row.
+"""Contrastive losses with one or several positives per row.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 2.3;
-several positives as normalised targets: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2.
+several positives as normalised targets: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2;
+every pair judged by itself: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023, equation 1.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 POSITIVES = ("pair", "image", "class")  # captions of a batch that are positives of an image: those with an equal label
+CONTRASTS = ("softmax", "sigmoid")  # by `row_contrast`, by `sigmoid_row_contrast`
 
 
 def contrastive_targets(rows: Tensor, columns: Tensor) -> Tensor:
@@ -55,3 +57,17 @@ def row_contrast(logits: Tensor, targets: Tensor) -> Tensor:
     """
     with torch.autocast(logits.device.type, enabled=False):
         return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def sigmoid_row_contrast(logits: Tensor, positive: Tensor) -> Tensor:
+    """Loss of every row if each pair is judged by itself: Σ_j softplus(−y_ij z_ij), y = 1 for positives, else −1.
+
+    Args:
+        logits: z, shape `(B1, B2)`, scaled and shifted by the learned bias: −s·d + b.
+        positive: bool, shape `(B1, B2)`.
+
+    Returns:
+        Shape `(B1,)`, ≥ 0, float32. The mean over the images of all processes is the loss of Zhai et al.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.softplus(torch.where(positive, -logits.float(), logits.float())).sum(dim=1)

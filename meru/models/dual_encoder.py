@@ -16,7 +16,7 @@ from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistic
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError
 from meru.geometry.spaces import Space
-from meru.losses.contrastive import contrastive_targets
+from meru.losses.contrastive import contrastive_targets, row_contrast, sigmoid_row_contrast
 from meru.models import Output, Term, combined, values_of, weight_of
 from meru.models.terms import PAIR_TERMS, Step, check_settings
 
@@ -75,6 +75,9 @@ class DualEncoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(min(logit_scale, maximum_logit_scale))))
         self.maximum_logit_scale = maximum_logit_scale
         self.image_size = image.image_size
+        judges_pairs = loss["contrastive"].get("kind") == "sigmoid" and self.weight("contrastive")
+        bias = torch.tensor(float(loss["contrastive"]["bias"])) if judges_pairs else None
+        self.register_parameter("logit_bias", None if bias is None else nn.Parameter(bias))
         self.patch_offset = patch_offset(image.network, image.image_size)
         self.register_buffer("pixel_mean", torch.tensor(image.pixel_mean).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(image.pixel_std).view(3, 1, 1))
@@ -224,6 +227,18 @@ class DualEncoder(nn.Module):
         """The configured weight of a term: see `meru.models.weight_of`."""
         return weight_of(self.loss, term)
 
+    def contrast(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Contrastive loss of every row, of the kind `loss.contrastive.kind`.
+
+        Args:
+            scores: Similarities `(B1, B2)`.
+            targets: Their `contrastive_targets`; the sigmoid loss only uses which are above 0.
+        """
+        logits = self.logit_scale.exp() * scores
+        if self.logit_bias is None:
+            return row_contrast(logits, targets)
+        return sigmoid_row_contrast(logits + self.logit_bias, targets > 0)
+
     def cross_similarities(self, step: Step) -> tuple[Tensor, Tensor]:
         """Similarities of this process's images to all processes' texts, and vice versa, `(B, B · world)` each."""
         image_scores = self.similarity(step.image, distributed.gather(step.text))
@@ -250,6 +265,7 @@ class DualEncoder(nn.Module):
         return {
             **{name: scale.exp() for name, scale in self.logit_scales().items()},
             "clamped/logit_scale": (self.logit_scale >= self._maximum).float(),
+            **({} if self.logit_bias is None else {"logit_bias": self.logit_bias.clone()}),
         }
 
     @torch.no_grad()

@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meru import distributed
-from meru.losses.contrastive import row_contrast
+from meru.losses.entailment import norm_regulariser
 from meru.models import Term
 from meru.models.meru import MERU
 from meru.models.terms import Step
+
+# Of the relations of `relation_losses` in ARGENT and UNCHA: the pair within the modalities is averaged.
+RELATION_WEIGHTS = (0.5, 0.5, 0.25, 0.25)
 
 
 @dataclass(kw_only=True)
@@ -37,31 +40,52 @@ def part_contrastive(model: HyCoCLIP, step: PartStep) -> Tensor:
 
         ¼ [CE(image → text) + CE(text → image) + CE(part image → text) + CE(part text → image)]
 
-    Parts are not contrasted with parts. Terms without a sample in the batch are left out of the average.
+    CE is the loss of `loss.contrastive.kind`. Parts are not contrasted with parts. Terms without a sample in the batch
+    are left out of the average.
     """
-    scale, size = model.logit_scale.exp(), len(step.image)
-    towards_text = scale * model.similarity(torch.cat([step.image, step.part_image]), distributed.gather(step.text))
-    towards_image = scale * model.similarity(torch.cat([step.text, step.part_text]), distributed.gather(step.image))
+    size = len(step.image)
+    towards_text = model.similarity(torch.cat([step.image, step.part_image]), distributed.gather(step.text))
+    towards_image = model.similarity(torch.cat([step.text, step.part_text]), distributed.gather(step.image))
     targets = model.positive_targets(step.batch)
-    logits = (*towards_text.split(size), *towards_image.split(size))
-    image_loss, part_image_loss, text_loss, part_text_loss = (row_contrast(each, targets) for each in logits)
+    scores = (*towards_text.split(size), *towards_image.split(size))
+    image_loss, part_image_loss, text_loss, part_text_loss = (model.contrast(each, targets) for each in scores)
     everyone = torch.ones_like(step.has_part)
     masks = torch.stack([everyone, everyone, step.has_part, step.has_text])
     return average_of_terms(torch.stack([image_loss, text_loss, part_image_loss, part_text_loss]), masks)
 
 
 def part_entailment(model: HyCoCLIP, step: PartStep) -> Tensor:
-    """Images lie in cones of texts, wholes in cones of parts: twice the mean of the terms that have samples."""
-    across, within = model.apertures
-    floor = model.apex_floor("entailment")
-    excesses = [
-        model.excess(step.text, step.image, across, floor),
-        model.excess(step.part_text, step.part_image, across, floor),
-        model.excess(step.part_image, step.image, within, floor),
-        model.excess(step.part_text, step.text, within, floor),
+    """Images lie beyond texts, wholes beyond parts: twice the mean of the relations that have samples.
+
+    With `loss.entailment.kind=argent`, the sum weighted by `RELATION_WEIGHTS`.
+    """
+    losses, masks = relation_losses(model, step)
+    if model.loss["entailment"].get("kind") == "argent":
+        return (losses.new_tensor(RELATION_WEIGHTS) * distributed.masked_mean(losses, masks)).sum()
+    return 2 * average_of_terms(losses, masks)
+
+
+def relation_losses(model: MERU, step: PartStep) -> tuple[Tensor, Tensor]:
+    """The entailment of each pair in the four relations, and the rows that have the pair, `(4, B)` each.
+
+    In order: image beyond text, part image beyond part text, image beyond part image, text beyond part text.
+    """
+    across, within = apertures(model)
+    losses = [
+        model.entailment_loss(step.text, step.image, across),
+        model.entailment_loss(step.part_text, step.part_image, across),
+        model.entailment_loss(step.part_image, step.image, within, within_modality=True),
+        model.entailment_loss(step.part_text, step.text, within, within_modality=True),
     ]
-    masks = torch.stack([torch.ones_like(step.has_part), step.has_text, step.has_part, step.has_text])
-    return 2 * average_of_terms(torch.stack(excesses), masks)
+    masks = [torch.ones_like(step.has_part), step.has_text, step.has_part, step.has_text]
+    return torch.stack(losses), torch.stack(masks)
+
+
+def part_norm(model: MERU, step: PartStep) -> Tensor:
+    """ARGENT's regulariser of the norms of images, captions, parts and their texts, averaged over these four."""
+    values = norm_regulariser(torch.stack([step.image, step.text, step.part_image, step.part_text]))
+    everyone = torch.ones_like(step.has_part)
+    return average_of_terms(values, torch.stack([everyone, everyone, step.has_part, step.has_text]))
 
 
 class HyCoCLIP(MERU):
@@ -79,62 +103,75 @@ class HyCoCLIP(MERU):
     own_terms: ClassVar[Mapping[str, Term]] = MERU.own_terms | {
         "contrastive": part_contrastive,
         "entailment": part_entailment,
+        "norm": part_norm,
     }
 
     def encode(self, batch: Mapping[str, Tensor]) -> PartStep:
         """Embed a batch with MERU's keys and those of the parts."""
-        size = len(batch["image"])
-        # Wholes and parts in one pass, so that they share batch norm statistics and the matrices are larger.
-        image, part_image = self.embed_image(torch.cat([batch["image"], batch["part_image"]])).split(size)
-        tokens, part_tokens = batch["tokens"], batch["part_tokens"]
-        length = max(tokens.shape[1], part_tokens.shape[1])
-        padded = [F.pad(each, (0, length - each.shape[1])) for each in (tokens, part_tokens)]
-        text, part_text = self.embed_text(torch.cat(padded)).split(size)
-        return PartStep(
-            batch=batch,
-            image=image,
-            text=text,
-            part_image=part_image,
-            part_text=part_text,
-            has_part=batch["has_part"],
-            has_text=batch["has_part"] & batch["has_part_text"],
-        )
+        return encode_with_part(self, batch)
 
     @torch.no_grad()
     def logs(self, step: PartStep) -> dict[str, Tensor]:
         """MERU's figures and those of the parts; `share_in_cone` uses the aperture across modalities."""
-        figures = {
-            "norm/part_image": step.part_image[step.has_part].norm(dim=-1),
-            "norm/part_text": step.part_text[step.has_text].norm(dim=-1),
-            "share_with_part": step.has_part.float().mean(),
-            "share_with_part_text": step.has_text.float().mean(),
-        }
-        cones = self.part_cone_shares(step) if self.space.has_cones else {}
-        return {**super().logs(step), **cones, **figures}
+        return {**super().logs(step), **part_figures(self, step)}
 
-    def part_cone_shares(self, step: PartStep) -> dict[str, Tensor]:
-        """Figures of the four relations of `part_entailment`; see `MERU.cone_shares`."""
-        across, within = self.apertures
-        has_part, has_text = step.has_part, step.has_text
-        worded_text, worded_image = step.part_text[has_text], step.part_image[has_text]
-        text_image, _ = self.cone_shares(step.text, step.image, across)
-        part_text_part_image, dead_text = self.cone_shares(worded_text, worded_image, across)
-        part_image_image, dead_image = self.cone_shares(step.part_image[has_part], step.image[has_part], within)
-        part_text_text, _ = self.cone_shares(worded_text, step.text[has_text], within)
-        return {
-            "share_in_cone": text_image,
-            "share_in_cone/part_text_part_image": part_text_part_image,
-            "share_in_cone/part_image_image": part_image_image,
-            "share_in_cone/part_text_text": part_text_text,
-            "clamped/half_aperture_part_text": dead_text,
-            "clamped/half_aperture_part_image": dead_image,
-        }
 
-    @property
-    def apertures(self) -> tuple[float, float]:
-        """The aperture factors η across modalities and of a part's cone around its whole."""
-        settings = self.loss["entailment"]
-        return settings["across_aperture"], settings["within_aperture"]
+def encode_with_part(model: MERU, batch: Mapping[str, Tensor]) -> PartStep:
+    """Embed a batch with MERU's keys and those of the parts."""
+    size = len(batch["image"])
+    # Wholes and parts in one pass, so that they share batch norm statistics and the matrices are larger.
+    image, part_image = model.embed_image(torch.cat([batch["image"], batch["part_image"]])).split(size)
+    tokens, part_tokens = batch["tokens"], batch["part_tokens"]
+    length = max(tokens.shape[1], part_tokens.shape[1])
+    padded = [F.pad(each, (0, length - each.shape[1])) for each in (tokens, part_tokens)]
+    text, part_text = model.embed_text(torch.cat(padded)).split(size)
+    return PartStep(
+        batch=batch,
+        image=image,
+        text=text,
+        part_image=part_image,
+        part_text=part_text,
+        has_part=batch["has_part"],
+        has_text=batch["has_part"] & batch["has_part_text"],
+    )
+
+
+@torch.no_grad()
+def part_figures(model: MERU, step: PartStep) -> dict[str, Tensor]:
+    """Figures of the parts for the logs."""
+    figures = {
+        "norm/part_image": step.part_image[step.has_part].norm(dim=-1),
+        "norm/part_text": step.part_text[step.has_text].norm(dim=-1),
+        "share_with_part": step.has_part.float().mean(),
+        "share_with_part_text": step.has_text.float().mean(),
+    }
+    cones = part_cone_shares(model, step) if model.space.has_cones else {}
+    return {**cones, **figures}
+
+
+def part_cone_shares(model: MERU, step: PartStep) -> dict[str, Tensor]:
+    """Figures of the four relations of `relation_losses`; see `MERU.cone_shares`."""
+    across, within = apertures(model)
+    has_part, has_text = step.has_part, step.has_text
+    worded_text, worded_image = step.part_text[has_text], step.part_image[has_text]
+    text_image, _ = model.cone_shares(step.text, step.image, across)
+    part_text_part_image, dead_text = model.cone_shares(worded_text, worded_image, across)
+    part_image_image, dead_image = model.cone_shares(step.part_image[has_part], step.image[has_part], within)
+    part_text_text, _ = model.cone_shares(worded_text, step.text[has_text], within)
+    return {
+        "share_in_cone": text_image,
+        "share_in_cone/part_text_part_image": part_text_part_image,
+        "share_in_cone/part_image_image": part_image_image,
+        "share_in_cone/part_text_text": part_text_text,
+        "clamped/half_aperture_part_text": dead_text,
+        "clamped/half_aperture_part_image": dead_image,
+    }
+
+
+def apertures(model: MERU) -> tuple[float, float]:
+    """The aperture factors η across modalities and of a part's cone around its whole."""
+    settings = model.loss["entailment"]
+    return settings["across_aperture"], settings["within_aperture"]
 
 
 def average_of_terms(values: Tensor, masks: Tensor) -> Tensor:

@@ -12,15 +12,22 @@ from torch import Tensor, nn
 from meru import distributed
 from meru.errors import UserError, require
 from meru.geometry.spaces import SPACES, Space
-from meru.losses.entailment import entailment_excess, inside_dead_radius
+from meru.losses.entailment import entailment_angle, entailment_excess, inside_dead_radius, norm_regulariser
 from meru.models import Term
 from meru.models.dual_encoder import DualEncoder
 from meru.models.terms import CONE_TERMS, Step
 
+SCORES = ("distance", "squared_distance")
+
 
 def entailment(model: MERU, step: Step) -> Tensor:
-    """Angles by which images lie outside the cones of their own captions."""
-    return model.excess(step.text, step.image, apex_floor=model.apex_floor("entailment")).mean()
+    """Angles by which images lie outside the cones of their own captions, or off the rays through them."""
+    return model.entailment_loss(step.text, step.image).mean()
+
+
+def norm(model: MERU, step: Step) -> Tensor:
+    """ARGENT's regulariser of the norms of images and captions."""
+    return norm_regulariser(torch.stack([step.image, step.text])).mean()
 
 
 class MERU(DualEncoder):
@@ -28,7 +35,8 @@ class MERU(DualEncoder):
 
     Args:
         loss: Besides the terms of all models: `entailment.weight`, `entailment.minimum_radius`, K of the cones, and
-            `entailment.apex_floor`, see `entailment_excess`.
+            `entailment.apex_floor`, see `entailment_excess`; `entailment.kind`, `cone` or `argent`, see
+            `entailment_angle`; `norm.weight`, see `norm_regulariser`.
         space: `hyperboloid` as in the paper, or another of `meru.geometry.spaces.SPACES`: `euclidean` (EuCLIP) without
             curvature, `sphere` without cones and feature scales. Parameters that a space does not use exist untrained,
             so that weights of one space can initialise another.
@@ -39,13 +47,15 @@ class MERU(DualEncoder):
             trained from scratch, these differences at first dominate the ones that distinguish images.
         initial_radius: Average distance from the origin that `start_at_radius` sets; None: the alphas start at 1/√D, as
             in the paper.
+        score: `distance`, or `squared_distance`, the similarity of EuCLIP, which ranks alike.
         **dual_encoder: Arguments of `DualEncoder`.
 
     Raises:
-        UserError: for an unknown space, a term that the space does not support, or an exponent or radius out of range.
+        UserError: for an unknown space, a term or score that the space does not support, or an exponent or radius out
+            of range.
     """
 
-    own_terms: ClassVar[Mapping[str, Term]] = {"entailment": entailment}
+    own_terms: ClassVar[Mapping[str, Term]] = {"entailment": entailment, "norm": norm}
     log_scalars: ClassVar[Mapping[str, str]] = DualEncoder.log_scalars | {
         "curv": "curvature",
         "visual_alpha": "alpha/image",
@@ -60,11 +70,14 @@ class MERU(DualEncoder):
         learn_curvature: bool = True,
         norm_exponent: float = 1.0,
         initial_radius: float | None = None,
+        score: str = "distance",
         **dual_encoder,
     ):
         super().__init__(**dual_encoder)
         require(space, tuple(SPACES), key="model.space")
+        require(score, SCORES, key="model.score")
         self.kind_of_space = SPACES[space]
+        self.squares_distance = score == "squared_distance"
         if curvature <= 0:
             raise ValueError(f"curvature must be positive, got {curvature}")
         if not 0 <= norm_exponent <= 1:
@@ -85,6 +98,11 @@ class MERU(DualEncoder):
             scale.requires_grad_(self.kind_of_space.has_cones)
 
     def _check_cones(self, space: str) -> None:
+        if not self.kind_of_space.has_cones:
+            if self.weight("norm"):
+                raise UserError(f"model.space={space}: all points have norm 1; set loss.norm.weight=0")
+            if self.squares_distance:
+                raise UserError(f"model.space={space} is compared by cosines: set model.score=distance")
         for term in (term for term in CONE_TERMS if term in self.loss):
             if self.weight(term) and not self.kind_of_space.has_cones:
                 raise UserError(
@@ -103,6 +121,11 @@ class MERU(DualEncoder):
     def curvature(self) -> Tensor:
         """c > 0, a scalar with gradient."""
         return self.curv.exp()
+
+    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """Similarity of every query to every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`, float32: −d or −d²."""
+        scores = super().similarity(queries, gallery)
+        return -scores.square() if self.squares_distance else scores
 
     def lift_image(self, features: Tensor) -> Tensor:
         """Map features of images or patches `(…, D)` to points of the space, float32."""
@@ -161,6 +184,14 @@ class MERU(DualEncoder):
             apex_floor=apex_floor,
         )
 
+    def entailment_loss(
+        self, general: Tensor, specific: Tensor, aperture_scale: float = 1.0, *, within_modality: bool = False
+    ) -> Tensor:
+        """The term `entailment` row by row, of the kind `loss.entailment.kind`; the apertures are those of cones."""
+        if self.loss["entailment"].get("kind") == "argent":
+            return entailment_angle(general, specific, self.space, within_modality=within_modality)
+        return self.excess(general, specific, aperture_scale, self.apex_floor("entailment"))
+
     def apex_floor(self, term: str) -> float:
         """Configured floor of the apexes' radius in a term, in units of 2K; 0 (no floor) if the run lacks the key."""
         return self.loss[term].get("apex_floor", 0.0)
@@ -190,6 +221,8 @@ class MERU(DualEncoder):
                 "share_in_cone": in_cone,
                 "clamped/half_aperture": dead,
             }
+            if self.loss["entailment"].get("kind") == "argent":
+                figures["angle"] = space.exterior_angle(step.text, step.image)
         if space.curved:
             low, high = self.curvature_bounds
             figures |= {

@@ -15,7 +15,8 @@ from torch import Tensor
 from meru import distributed
 from meru.errors import UserError, require
 from meru.geometry.all_pairs import exact_product
-from meru.losses.contrastive import POSITIVES, contrastive_loss
+from meru.losses.contrastive import CONTRASTS, POSITIVES, contrastive_loss
+from meru.losses.entailment import KINDS
 from meru.losses.hypgcd import category_loss, local_hierarchy_loss
 from meru.losses.interaction import SCOPES
 from meru.losses.semantic_margin import (
@@ -58,6 +59,11 @@ def check_settings(loss: Mapping[str, Mapping]) -> None:
         UserError: for an invalid setting; the message names the key.
     """
     require(loss["contrastive"]["positives"], POSITIVES, key="loss.contrastive.positives")
+    require(loss["contrastive"].get("kind", "softmax"), CONTRASTS, key="loss.contrastive.kind")
+    entailment = loss.get("entailment", {})
+    require(entailment.get("kind", "cone"), KINDS, key="loss.entailment.kind")
+    if entailment.get("kind") == "argent" and (floor := entailment.get("apex_floor")):
+        raise UserError(f"loss.entailment.apex_floor={floor}: kind=argent has no cones; set it to 0, or kind=cone")
     if weight_of(loss, "semantic_margin"):
         require(loss["semantic_margin"]["margin_source"], MARGIN_SOURCES, key="loss.semantic_margin.margin_source")
         if (epochs := loss["semantic_margin"].get("soft_label_epochs", 1.0)) <= 0:
@@ -70,6 +76,9 @@ def check_settings(loss: Mapping[str, Mapping]) -> None:
 
 def contrastive(model: DualEncoder, step: Step) -> Tensor:
     """Contrastive loss against the images and texts of all processes."""
+    if model.logit_bias is not None:  # a pair is judged once, among those of its image
+        scores = model.similarity(step.image, distributed.gather(step.text))
+        return model.contrast(scores, model.positive_targets(step.batch)).mean()
     scale = model.logit_scale.exp()
     image_scores, text_scores = model.cross_similarities(step)
     return contrastive_loss(scale * image_scores, scale * text_scores, model.positive_targets(step.batch))
