@@ -27,6 +27,7 @@ class TrainingPairs(ImageDataset):
         tokenize: Caption → int64 `(L,)`.
         seed: Seed of the choice of captions and of the augmentation.
         parts: Draws one part of each image at random; None: images and captions only.
+        queries: Caption → further entries of its sample, see `meru.data.caption_queries.query_entries`; None: none.
         augment_text: Changes captions; None: captions stay as they are.
         reading: `on_error` and `maximum_pixels`, as for `ImageDataset`. With `skip`, an image that cannot
             be decoded is replaced by the next one that can, so that batches keep their size.
@@ -40,6 +41,7 @@ class TrainingPairs(ImageDataset):
         tokenize: Tokenize,
         seed: int,
         parts: CropParts | None = None,
+        queries: Callable[[str], Batch] | None = None,
         augment_text: CaptionAugmentation | None = None,
         **reading,
     ):
@@ -48,6 +50,7 @@ class TrainingPairs(ImageDataset):
         self.tokenize = tokenize
         self.seed = seed
         self.parts = parts
+        self.queries = queries
         self.augment_text = augment_text
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
@@ -64,6 +67,8 @@ class TrainingPairs(ImageDataset):
                 height, width = image.shape[1:]
                 part = self.parts(record, height=height, width=width, caption=caption)
                 sample |= self._part_of(image, part)
+            if self.queries:
+                sample |= self.queries(caption)
         return {**sample, **self.facts(chosen, skipped=skipped)}
 
     def _part_of(self, image: Tensor, part: Part | None) -> Batch:
@@ -105,7 +110,8 @@ def training_loader(
     Returns:
         Batches: `image` uint8 `(B, 3, S, S)`; `tokens` int64 `(B, L)`, padded with 0 to the longest caption;
         `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the number of images replaced. With parts
-        also `part_image` and `part_tokens`, of the same types, and `has_part` and `has_part_text`, bool `(B,)`.
+        also `part_image` and `part_tokens`, of the same types, and `has_part` and `has_part_text`, bool `(B,)`. With
+        queries also those of `query_entries`, stacked.
     """
     data = TrainingPairs(records, seed=seed, **samples)
     batches = RunBatches(

@@ -1,7 +1,8 @@
 """MERU with patches: attention between words and patches, and images in the cones of their parts.
 
 MERU (Desai et al., ICML 2023) with the bidirectional attention of GAHR (IEEE TIFS 2025), the parts of HyCoCLIP (Pal et
-al., ICLR 2025) and the late interaction of FILIP (Yao et al., ICLR 2022).
+al., ICLR 2025), the late interaction of FILIP (Yao et al., ICLR 2022) and the caption hierarchy of Hyper3-CLIP (ECCV
+2026 workshops).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import ClassVar
 from meru.encoders.image import ImageEncoder
 from meru.encoders.text import TextEncoder
 from meru.models import Term
+from meru.models.caption_hierarchy import caption_hierarchy, query_pooling
 from meru.models.meru import MERU
 from meru.models.word_patch_interaction import WORD_TERMS, hold_interaction
 
@@ -27,11 +29,12 @@ class MERUPatches(MERU):
         local_logit_scale: Initial inverse temperature of `word_contrast` and `word_grounding`, learned.
         loss: Besides MERU's: weights of `word_contrast` (with `scope` and `exclude_class`), `word_grounding` (with
             `exclude_class`), `patch_agreement`, `part_entailment` (with an `apex_floor` of its own) and
-            `late_interaction`; `entailment.within_aperture`, η of a part's cone around its image.
+            `late_interaction`; `entailment.within_aperture`, η of a part's cone around its image; `caption_hierarchy`,
+            with `pooling`, `order` and `parents`, for batches that also have the queries of captions.
         **meru: Arguments of `MERU`.
     """
 
-    own_terms: ClassVar[Mapping[str, Term]] = MERU.own_terms | WORD_TERMS
+    own_terms: ClassVar[Mapping[str, Term]] = MERU.own_terms | WORD_TERMS | {"caption_hierarchy": caption_hierarchy}
     log_scalars: ClassVar[Mapping[str, str]] = MERU.log_scalars | {"local_logit_scale": "local_logit_scale"}
 
     def __init__(
@@ -52,3 +55,7 @@ class MERUPatches(MERU):
             self, image, text, local_logit_scale,
             merge=merge, top=top, activation=activation, word_window=word_window, class_token=class_token,
         )  # fmt: skip
+        self.reads_caption_queries = self.weight("caption_hierarchy") > 0
+        if self.reads_caption_queries:
+            dimension = self.visual_proj.out_features
+            self.local.query_pooling = query_pooling(self.loss["caption_hierarchy"], dimension=dimension)

@@ -91,7 +91,7 @@ class WordPatchInteraction(nn.Module):
         class_token: bool,
     ):
         super().__init__()
-        trained = {term for term in (*ATTENDING, *LIFTING) if weight(term)}
+        trained = {term for term in (*ATTENDING, *LIFTING, "caption_hierarchy") if weight(term)}
         self.merge, self.top, self.class_token = merge, top, class_token
         self.attends = not trained.isdisjoint(ATTENDING)
         self.grounds = "word_grounding" in trained
@@ -99,7 +99,7 @@ class WordPatchInteraction(nn.Module):
         self.reads_text_tower = "late_interaction" in trained or ("part_entailment" in trained and not self.attends)
         self.patch_level = image.patch_level if trained else None
         self.patch_offset = patch_offset(image.network, image.image_size, patch_level=self.patch_level) / merge
-        self.patch_proj = self.predictor = self.interaction = self.word_window = None
+        self.patch_proj = self.predictor = self.interaction = self.word_window = self.query_pooling = None
         if self.patch_level is not None:
             self.patch_proj = nn.Linear(image.patch_width, dimension, bias=False)
         if "patch_agreement" in trained:

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import Compose
 
 from meru.assemble import Pretrained
 from meru.data.augmentation import caption_augmentation
+from meru.data.caption_queries import query_entries
 from meru.data.loading import read_or_skip, reading_options
 from meru.data.pairs import evaluation_loader, training_loader
 from meru.data.parts import CropParts, PartWords, part_places
@@ -63,6 +64,12 @@ class ImageText(Task):
             return None
         return CropParts(PartWords.of(self.config.data), crops=parts.crops, window=parts.window)
 
+    def queries(self, pretrained: Pretrained) -> Callable[[str], dict[str, Tensor]] | None:
+        """The queries of a caption as entries of its sample, for models that train on them; None for other models."""
+        if not pretrained.model.reads_caption_queries:
+            return None
+        return partial(query_entries, words=PartWords.of(self.config.data), tokenize=pretrained.tokenizer)
+
     def describe(self) -> str:
         data = self.data
         kind = "identities" if data.class_kind == "identity" else "classes"
@@ -92,6 +99,7 @@ class ImageText(Task):
             transform=pretrained.transforms.training,
             tokenize=pretrained.tokenizer,
             parts=self.crops(),
+            queries=self.queries(pretrained),
             augment_text=caption_augmentation(self.config.data.get("text_augmentation")),
             **self.loader_options(plan, start),
         )
