@@ -74,8 +74,8 @@ def test_entries_of_a_sample_are_padded_and_stacked():
         {**entries(caption), "skipped": torch.tensor(0)}
         for caption in ("a bird. its wings are long and very white indeed, say all", "crow")
     ]
-    assert samples[0]["query_weight"].tolist() == [1.0, 1.0, 0.75, 0.75, 0.5]
-    assert samples[0]["query_parent"].tolist() == [-1, -1, -1, -1, 0]
+    assert samples[0]["query_weight"].tolist() == [1.0, 1.0, 0.75, 0.5, 0.5]
+    assert samples[0]["query_parent"].tolist() == [-1, -1, -1, 0, 0]
     assert samples[1]["query_weight"].tolist() == [0.0] * MAXIMUM
     batch = collate(samples)
     longest = samples[0]["query_tokens"].shape[1]
