@@ -17,7 +17,7 @@ from meru.errors import UserError, require
 from meru.losses.caption_hierarchy import ORDERS, caption_hierarchy_loss, relations
 
 if TYPE_CHECKING:
-    from meru.models.meru_patches import MERUPatches
+    from meru.models.meru import MERU
     from meru.models.word_patch_interaction import PatchStep
 
 HEADS = 8
@@ -66,7 +66,7 @@ def query_pooling(settings: Mapping, *, dimension: int) -> QueryPooling | None:
     return QueryPooling(dimension=dimension) if settings["pooling"] == "query" else None
 
 
-def caption_hierarchy(model: MERUPatches, step: PatchStep) -> Tensor:
+def caption_hierarchy(model: MERU, step: PatchStep) -> Tensor:
     """Mean over the queries of all processes, weighted by their kind, of `caption_hierarchy_loss`; 0 without queries.
 
     The batch has `query_tokens` `(B, Q, L)`, `query_weight` `(B, Q)` and `query_parent` `(B, Q)`, see
@@ -94,7 +94,7 @@ def caption_hierarchy(model: MERUPatches, step: PatchStep) -> Tensor:
     return (weights * losses).sum() / torch.where(average == 0, 1, average)
 
 
-def _pooled(model: MERUPatches, patches: Tensor, features: Tensor, present: Tensor) -> Tensor:
+def _pooled(model: MERU, patches: Tensor, features: Tensor, present: Tensor) -> Tensor:
     """What every query sees of its image, `(B, Q, D)`; arbitrary where there is no query."""
     if model.local.query_pooling is None:
         return patches.mean(dim=1, keepdim=True).expand(-1, present.shape[1], -1)
@@ -109,7 +109,7 @@ def _captions_of_others(step: PatchStep) -> Tensor:
 
 
 @torch.no_grad()
-def _figures(model: MERUPatches, step: PatchStep, of_queries: Mapping, text: Tensor) -> dict[str, Tensor]:
+def _figures(model: MERU, step: PatchStep, of_queries: Mapping, text: Tensor) -> dict[str, Tensor]:
     """Figures for the logs: queries per caption, shares inside the cones, and radii of captions and queries."""
     weights = step.batch["query_weight"]
     radii, kinds = model.radius(text), weights[weights > 0]

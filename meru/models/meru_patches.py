@@ -13,7 +13,6 @@ from typing import ClassVar
 from meru.encoders.image import ImageEncoder
 from meru.encoders.text import TextEncoder
 from meru.models import Term
-from meru.models.caption_hierarchy import caption_hierarchy, query_pooling
 from meru.models.meru import MERU
 from meru.models.word_patch_interaction import WORD_TERMS, hold_interaction
 
@@ -34,7 +33,7 @@ class MERUPatches(MERU):
         **meru: Arguments of `MERU`.
     """
 
-    own_terms: ClassVar[Mapping[str, Term]] = MERU.own_terms | WORD_TERMS | {"caption_hierarchy": caption_hierarchy}
+    own_terms: ClassVar[Mapping[str, Term]] = MERU.own_terms | WORD_TERMS
     log_scalars: ClassVar[Mapping[str, str]] = MERU.log_scalars | {"local_logit_scale": "local_logit_scale"}
 
     def __init__(
@@ -55,7 +54,3 @@ class MERUPatches(MERU):
             self, image, text, local_logit_scale,
             merge=merge, top=top, activation=activation, word_window=word_window, class_token=class_token,
         )  # fmt: skip
-        self.reads_caption_queries = self.weight("caption_hierarchy") > 0
-        if self.reads_caption_queries:
-            dimension = self.visual_proj.out_features
-            self.local.query_pooling = query_pooling(self.loss["caption_hierarchy"], dimension=dimension)
