@@ -36,11 +36,10 @@ def test_a_step_with_drawn_birds(compose, tmp_path):
     assert all(p.grad.isfinite().all() and p.grad.any() for p in (pooling.query.weight, pooling.mlp[0].weight))
 
 
-@pytest.mark.parametrize("change", ["loss.caption_hierarchy.weight=0", "model=clip"])
-def test_other_runs_have_no_queries(compose, cub_folder, change):
+@pytest.mark.parametrize("recipe", ["birds_meru_patches", "birds_clip"])
+def test_other_runs_have_no_queries(compose, cub_folder, recipe):
     load = "data.load._target_=meru.data.datasets.cub.load_cub"
-    small = [word for word in SMALL if "hierarchy" not in word]
-    config = compose(*small, f"data.root={cub_folder}", load, "optim.multipliers=null", change)
+    config = compose(f"experiment={recipe}", f"data.root={cub_folder}", load)
     assert ImageText(config, device=CPU).queries(build(config)) is None
 
 
