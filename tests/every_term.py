@@ -15,6 +15,7 @@ EVERY_TERM = {
     "patch_agreement": {"weight": 0.5},
     "part_entailment": {"weight": 0.5},
     "late_interaction": {"weight": 0.5},
+    "caption_hierarchy": {"weight": 0.5, "pooling": "query", "order": "image_below_query", "parents": "shuffled"},
     "semantic_margin": {"weight": 0.5, "margin": 0.2, "margin_source": "intra", "soft_label": 0.4},
     "reverse_contrastive": {"weight": 0.5, "smoothing": 0.01},
     "cyclic": {"weight": 0.1, "within": 10.0, "across": 1.0},

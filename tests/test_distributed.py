@@ -56,6 +56,10 @@ def whole_batch():
         "part_tokens": tokens.flip(0),
         "has_part": torch.tensor([True, False, False, True, True, True]),
         "has_part_text": torch.tensor([False, True, False, True, False, True]),
+        # Queries too: 3 and 1.
+        "query_tokens": tokens[:, None].repeat(1, 2, 1).flip(0),
+        "query_weight": torch.tensor([[1.0, 0.5], [0.75, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.5], [0.0, 0.0]]),
+        "query_parent": torch.tensor([[-1, 0], [-1, -1], [-1, -1], [-1, -1], [-1, -1], [-1, -1]]),
     }
 
 

@@ -290,6 +290,9 @@ def pairs(pictures: torch.Tensor, tokenizer) -> dict[str, torch.Tensor]:
         "part_tokens": tokenizer.batch(["long black beak"] * batch_size),
         "has_part": torch.ones(batch_size, dtype=torch.bool),
         "has_part_text": torch.ones(batch_size, dtype=torch.bool),
+        "query_tokens": tokenizer.batch(["long black beak"] * batch_size)[:, None],
+        "query_weight": torch.ones(batch_size, 1),
+        "query_parent": torch.full((batch_size, 1), -1),
         "image_index": torch.arange(batch_size),
         "class_index": torch.arange(batch_size) // 2,
     }

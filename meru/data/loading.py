@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from meru.data.images import MAXIMUM_PIXELS, check_maximum_pixels, read_image
@@ -175,16 +175,27 @@ def collate(samples: list[Batch] | UserError) -> Batch | UserError:
 
     Returns:
         The tensors of the samples stacked, `(B, …)`; token ids, whose names end in `tokens`, are padded with 0 to the
-        longest caption, `(B, L)`. `skipped` is the number of images that were replaced, int64 `()`.
+        longest caption, `(B, L)` or `(B, Q, L)`. `skipped` is the number of images that were replaced, int64 `()`.
     """
     if isinstance(samples, UserError):
         return samples
+    batch = stacked(samples)
+    return {**batch, "skipped": batch["skipped"].sum()}
+
+
+def stacked(samples: list[Batch]) -> Batch:
+    """The entries of samples stacked by name; token ids are padded as in `collate`."""
     columns = {name: [sample[name] for sample in samples] for name in samples[0]}
-    batch = {
-        name: pad_sequence(column, batch_first=True) if name.endswith("tokens") else torch.stack(column)
+    return {
+        name: _padded(column) if name.endswith("tokens") else torch.stack(column)
         for name, column in columns.items()
     }
-    return {**batch, "skipped": batch["skipped"].sum()}
+
+
+def _padded(column: list[Tensor]) -> Tensor:
+    """Token ids of samples, `(L,)` or `(Q, L)` each, padded at the end with 0 to the longest and stacked."""
+    longest = max(tokens.shape[-1] for tokens in column)
+    return torch.stack([F.pad(tokens, (0, longest - tokens.shape[-1])) for tokens in column])
 
 
 def collate_images(samples: list[Batch] | UserError) -> Batch | UserError:

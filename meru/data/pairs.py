@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from meru.data.augmentation import CaptionAugmentation
 from meru.data.cached_rows import SEED, ViewChoice, Window, as_it_is, cached_loader
 from meru.data.images import image_size
-from meru.data.loading import Batch, ImageDataset, collate, ordered_loader
+from meru.data.loading import Batch, ImageDataset, collate, ordered_loader, stacked
 from meru.data.parts import CropParts, Part
 from meru.data.records import ImageRecord
 from meru.data.sampling import RunBatches, derived_seed
@@ -30,6 +30,7 @@ class TrainingPairs(ImageDataset):
         tokenize: Caption → int64 `(L,)`.
         seed: Seed of the choice of captions and of the augmentation.
         parts: Draws one part of each image at random; None: images and captions only.
+        queries: Caption → further entries of its sample, see `meru.data.caption_queries.query_entries`; None: none.
         augment_text: Changes captions; None: captions stay as they are.
         reading: `on_error` and `maximum_pixels`, as for `ImageDataset`. With `skip`, an image that cannot
             be decoded is replaced by the next one that can, so that batches keep their size.
@@ -43,6 +44,7 @@ class TrainingPairs(ImageDataset):
         tokenize: Tokenize,
         seed: int,
         parts: CropParts | None = None,
+        queries: Callable[[str], Batch] | None = None,
         augment_text: CaptionAugmentation | None = None,
         **reading,
     ):
@@ -51,6 +53,7 @@ class TrainingPairs(ImageDataset):
         self.tokenize = tokenize
         self.seed = seed
         self.parts = parts
+        self.queries = queries
         self.augment_text = augment_text
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
@@ -66,6 +69,8 @@ class TrainingPairs(ImageDataset):
                 height, width = image.shape[1:]
                 part = self.parts(record, height=height, width=width, caption=caption)
                 sample |= self._part_of(image, part)
+            if self.queries:
+                sample |= self.queries(caption)
         return {**sample, **self.facts(chosen, skipped=skipped)}
 
     def _part_of(self, image: Tensor, part: Part | None) -> Batch:
@@ -135,6 +140,7 @@ class CachedPairs(Dataset):
         records, tokenize, seed, augment_text: As for `TrainingPairs`; the seed also chooses the views.
         views: Rows of the tower's frozen part for V views of every image, `(n, V, F)`.
         parts: Such rows for a part in each view, and the words; None: images and captions only.
+        queries: As for `TrainingPairs`; not used with parts.
     """
 
     def __init__(
@@ -145,10 +151,11 @@ class CachedPairs(Dataset):
         tokenize: Tokenize,
         seed: int,
         parts: tuple[Tensor, WordsOfViews] | None = None,
+        queries: Callable[[str], Batch] | None = None,
         augment_text: CaptionAugmentation | None = None,
     ):
         self.records, self.views, self.tokenize, self.seed = records, views, tokenize, seed
-        self.parts, self.augment_text = parts, augment_text
+        self.parts, self.queries, self.augment_text = parts, queries, augment_text
         self.choice = ViewChoice(seed, images=len(records), views=views.shape[1])
         self.class_index = _images_and_classes(records)[1]["class_index"]
 
@@ -160,7 +167,10 @@ class CachedPairs(Dataset):
         view = torch.cat([self.choice.one(epoch, index[row : row + 1]) for row, (epoch, _) in enumerate(keys)])
         batch = {"image": self.views[index, view]}
         if self.parts is None:
-            batch["tokens"] = self._padded([self._caption(*key) for key in keys])
+            captions = [self._caption(*key) for key in keys]
+            batch["tokens"] = self._padded(captions)
+            if self.queries:
+                batch |= stacked([self.queries(caption) for caption in captions])
         else:
             batch |= self._with_parts(index, view)
         return {
@@ -224,11 +234,12 @@ def training_loader(
         Batches: `image` uint8 `(B, 3, S, S)`, or cached rows `(B, F)`; `tokens` int64 `(B, L)`, padded with 0 to the
         longest caption;
         `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the number of images replaced. With parts
-        also `part_image` and `part_tokens`, of the same types, and `has_part` and `has_part_text`, bool `(B,)`.
+        also `part_image` and `part_tokens`, of the same types, and `has_part` and `has_part_text`, bool `(B,)`. With
+        queries also those of `query_entries`, stacked.
     """
     data, together = TrainingPairs(records, seed=seed, **samples), collate
     if views is not None:
-        words = {"tokenize": samples["tokenize"], "augment_text": samples.get("augment_text")}
+        words = {name: samples.get(name) for name in ("tokenize", "queries", "augment_text")}
         data, together = CachedPairs(records, views=views, parts=view_parts, seed=seed, **words), as_it_is
         workers = 0  # sending rows between processes would be slower
     batches = RunBatches(

@@ -50,6 +50,7 @@ class DualEncoder(nn.Module):
     log_scalars: ClassVar[Mapping[str, str]] = {"logit_scale": "logit_scale"}
     # Initial distance from the origin of the points of a pretrained model; None: not set.
     initial_radius: float | None = None
+    reads_caption_queries: bool = False  # whether batches need the entries of `meru.data.caption_queries`
     patch_level: int | None = None  # the feature map that patches come from, see `encode_image`
 
     def __init__(

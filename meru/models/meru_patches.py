@@ -1,7 +1,8 @@
 """MERU with patches: attention between words and patches, and images in the cones of their parts.
 
 MERU (Desai et al., ICML 2023) with the bidirectional attention of GAHR (IEEE TIFS 2025), the parts of HyCoCLIP (Pal et
-al., ICLR 2025) and the late interaction of FILIP (Yao et al., ICLR 2022).
+al., ICLR 2025), the late interaction of FILIP (Yao et al., ICLR 2022) and the caption hierarchy of Hyper3-CLIP (ECCV
+2026 workshops).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class MERUPatches(MERU):
         local_logit_scale: Initial inverse temperature of `word_contrast` and `word_grounding`, learned.
         loss: Besides MERU's: weights of `word_contrast` (with `scope` and `exclude_class`), `word_grounding` (with
             `exclude_class`), `patch_agreement`, `part_entailment` (with an `apex_floor` of its own) and
-            `late_interaction`; `entailment.within_aperture`, η of a part's cone around its image.
+            `late_interaction`; `entailment.within_aperture`, η of a part's cone around its image; `caption_hierarchy`,
+            with `pooling`, `order` and `parents`, for batches that also have the queries of captions.
         **meru: Arguments of `MERU`.
     """
 

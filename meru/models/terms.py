@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from meru.models.dual_encoder import DualEncoder
     from meru.models.meru import MERU
 
-CONE_TERMS = ("entailment", "part_entailment")  # terms that need a space with cones
+CONE_TERMS = ("entailment", "part_entailment", "caption_hierarchy")  # terms that need a space with cones
 
 
 @dataclass(kw_only=True)

@@ -2,6 +2,7 @@
 
 Contains the bidirectional attention of GAHR (IEEE TIFS 2025, doi 10.1109/TIFS.2025.3574970), the late interaction of
 FILIP (Yao et al., ICLR 2022), and the most attended patches as parts in the sense of HyCoCLIP (Pal et al., ICLR 2025).
+The caption hierarchy is in `meru.models.caption_hierarchy`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from meru.layers.bidirectional_attention import BidirectionalAttention, Interact
 from meru.losses import interaction
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
 from meru.models import Term
+from meru.models.caption_hierarchy import caption_hierarchy, query_pooling
 from meru.models.terms import Step, images_in_cones_of_parts
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ class WordPatchInteraction(nn.Module):
         class_token: bool,
     ):
         super().__init__()
-        trained = {term for term in (*ATTENDING, *LIFTING) if weight(term)}
+        trained = {term for term in (*ATTENDING, *LIFTING, "caption_hierarchy") if weight(term)}
         self.merge, self.top, self.class_token = merge, top, class_token
         self.attends = not trained.isdisjoint(ATTENDING)
         self.grounds = "word_grounding" in trained
@@ -99,7 +101,7 @@ class WordPatchInteraction(nn.Module):
         self.reads_text_tower = "late_interaction" in trained or ("part_entailment" in trained and not self.attends)
         self.patch_level = image.patch_level if trained else None
         self.patch_offset = patch_offset(image.network, image.image_size, patch_level=self.patch_level) / merge
-        self.patch_proj = self.predictor = self.interaction = self.word_window = None
+        self.patch_proj = self.predictor = self.interaction = self.word_window = self.query_pooling = None
         if self.patch_level is not None:
             self.patch_proj = nn.Linear(image.patch_width, dimension, bias=False)
         if "patch_agreement" in trained:
@@ -188,6 +190,8 @@ def hold_interaction(
 ) -> None:
     """Give a model its module `local`, and `local_logit_scale`, a learned inverse temperature, if a term needs one.
 
+    Sets `reads_caption_queries` if the batches of the model need the queries of captions.
+
     `settings` are the other arguments of `WordPatchInteraction`.
     """
     dimension = model.visual_proj.out_features
@@ -195,6 +199,9 @@ def hold_interaction(
     model.patch_level, model.patch_offset = model.local.patch_level, model.local.patch_offset
     if model.local.has_scale:
         model.local_logit_scale = nn.Parameter(torch.tensor(local_logit_scale).log())
+    model.reads_caption_queries = model.weight("caption_hierarchy") > 0
+    if model.reads_caption_queries:
+        model.local.query_pooling = query_pooling(model.loss["caption_hierarchy"], dimension=dimension)
 
 
 # ------------------------------------------------------------------------------------------------- terms
@@ -288,4 +295,5 @@ WORD_TERMS: dict[str, Term] = {
     "patch_agreement": patch_agreement,
     "late_interaction": late_interaction,
     "part_entailment": part_entailment,
+    "caption_hierarchy": caption_hierarchy,
 }

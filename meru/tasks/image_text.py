@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import Compose
 
 from meru.assemble import Pretrained
 from meru.data.augmentation import CaptionAugmentation, caption_augmentation
+from meru.data.caption_queries import query_entries
 from meru.data.loading import read_or_skip, reading_options
 from meru.data.pairs import WordsOfViews, evaluation_loader, training_loader
 from meru.data.parts import CropParts, PartWords, part_places
@@ -64,6 +65,12 @@ class ImageText(Task):
             return None
         return CropParts(PartWords.of(self.config.data), crops=parts.crops, window=parts.window)
 
+    def queries(self, pretrained: Pretrained) -> Callable[[str], dict[str, Tensor]] | None:
+        """The queries of a caption as entries of its sample, for models that train on them; None for other models."""
+        if not pretrained.model.reads_caption_queries:
+            return None
+        return partial(query_entries, words=PartWords.of(self.config.data), tokenize=pretrained.tokenizer)
+
     def describe(self) -> str:
         data = self.data
         kind = "identities" if data.class_kind == "identity" else "classes"
@@ -99,6 +106,7 @@ class ImageText(Task):
             augment_text=augment_text,
             views=self.cached_training_views(paths, pretrained.transforms),
             view_parts=self.cached_parts(paths, pretrained, augment_text),
+            queries=self.queries(pretrained),
             **self.loader_options(plan, start),
         )
 

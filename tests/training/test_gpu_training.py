@@ -79,6 +79,9 @@ def batch_number(number, device="cpu"):
         "part_tokens": tokens.flip(0),
         "has_part": torch.tensor([True, False, False, True, True, True]),
         "has_part_text": torch.tensor([False, True, False, True, False, True]),
+        "query_tokens": tokens[:, None],
+        "query_weight": torch.tensor([[1.0], [0.0], [0.5], [0.75], [0.0], [1.0]]),
+        "query_parent": torch.full((BATCH, 1), -1),
         "epoch": torch.tensor(1.0),
     }
     return {name: value.to(device) for name, value in batch.items()}
