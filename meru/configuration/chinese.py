@@ -36,6 +36,7 @@ MEANINGS = {
     "trainer.monitor": "用来选择模型的验证指标",
     "trainer.log_every": "每隔多少步记录一行",
     "trainer.checkpoint_every": "除每次验证后的检查点外，每隔多少步再存一个；0：不存",
+    "trainer.diagnose_every": "每隔多少步测量一次各损失项的梯度，供 scripts/diagnose.py 使用；0：不测",
     "evaluation.captions_per_image": "每张图像用多少条描述；null：全部",
     "evaluation.templates": "零样本分类的提示模板；null：data.prompts",
     "evaluation.batch_size": "一次编码多少张图像",
