@@ -218,7 +218,7 @@ MEANINGS = {
 MEANINGS_OF_EVALUATE = {
     "run": "运行目录",
     "split": "用哪部分图像；null：test，对类别发现的运行为 test 和 train",
-    "suite": "robustness：用退化的图像和缩短的描述，代替通常的指标",
+    "suite": "代替通常的指标。robustness：用退化的图像和缩短的描述；geometry：点在空间中的位置",
     "root": "数据所在的文件夹，如果与训练时不同",
     "captions_per_image": "每张图像用多少条描述；null：全部；1：以每张图像的第一条描述作为查询",
     "templates": "零样本分类的提示模板，用 {} 代替类别名；null：运行的 data.prompts",

@@ -197,22 +197,7 @@ def discovery_geometry(
     Raises:
         UserError: if no image can be decoded.
     """
-    parts: dict[str, list[Tensor]] = {}
-    for batch in batches:
-        if len(batch["image"]):
-            features = model.features(batch["image"].to(device, non_blocking=True))
-            found = {
-                "tower": F.normalize(features, dim=-1),
-                "projected": model.projection(features).float(),
-                "predicted": model.class_logits(features).argmax(dim=1),
-                "label": batch["label"],
-                "labelled": batch["labelled"],
-            }
-            for name, value in found.items():
-                parts.setdefault(name, []).append(value.cpu())
-    if not parts:
-        raise UserError("no image can be decoded: restore the images")
-    read = {name: torch.cat(values) for name, values in parts.items()}
+    read = _read(model, batches, device)
     projected, label = read["projected"], read["label"]
     figures = _quantiles("norm/projected", projected.norm(dim=-1))
     for kind in ("tower", "projected"):
@@ -234,6 +219,26 @@ def discovery_geometry(
     figures["share_of_new_in_old"] = _share(read["predicted"][unlabelled & ~old] < num_old)
     figures["share_of_old_in_new"] = _share(read["predicted"][unlabelled & old] >= num_old)
     return figures
+
+
+def _read(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """Features, predictions and labels of all images, on the CPU."""
+    parts: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        if len(batch["image"]):
+            features = model.features(batch["image"].to(device, non_blocking=True))
+            found = {
+                "tower": F.normalize(features, dim=-1),
+                "projected": model.projection(features).float(),
+                "predicted": model.class_logits(features).argmax(dim=1),
+                "label": batch["label"],
+                "labelled": batch["labelled"],
+            }
+            for name, value in found.items():
+                parts.setdefault(name, []).append(value.cpu())
+    if not parts:
+        raise UserError("no image can be decoded: restore the images")
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def _of_ball(model: nn.Module, projected: Tensor, sample: Tensor, same: Tensor) -> Figures:

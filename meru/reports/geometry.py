@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from meru.reports.attention import printable
 
@@ -191,8 +192,12 @@ def gradients_figure(lines: Sequence[Figures], title: str = "") -> Figure:
             axis.plot(*zip(*kept, strict=True) if kept else ([], []), marker=".", linewidth=1, label=term)
         if logarithmic:
             axis.set_yscale("log")
+            # The usual labels are mathematics, which `save_figure` does not interpret.
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
         else:
             axis.set_ylim(-1.05, 1.05)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_title(name, fontsize=8)
         axis.tick_params(labelsize=7)
         axis.set_xlabel("step", fontsize=7)

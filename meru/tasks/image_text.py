@@ -45,8 +45,8 @@ class ImageText(Task):
 
     validates = True
     suites: ClassVar[Mapping[str, Suite]] = {
-        "robustness": Suite(evaluate_robustness, format_robustness, robustness_figure),
         "geometry": Suite(evaluate_geometry, format_geometry, geometry_figure),
+        "robustness": Suite(evaluate_robustness, format_robustness, robustness_figure),
     }
     data: ImageTextData
 
