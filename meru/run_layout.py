@@ -3,6 +3,7 @@
     asked.yaml          the configuration as requested on the command line
     config.yaml         the resolved configuration; a folder with this file is a run folder
     metrics.jsonl       one line per logged step and one per validation
+    diagnosis.jsonl     gradients of each loss term, one line per `trainer.diagnose_every` steps
     last.pt             everything needed to resume: model, optimizer, average, best figure, step, random states
     best.safetensors    weights of the best validation so far
     model.safetensors   the finished model (see `meru.load`)
@@ -10,6 +11,7 @@
     duration.json       minutes of wall time and of CPU time
     attention/          attention maps of caption words (image–text runs)
     tree/               trees of the predicted classes (discovery runs)
+    diagnosis/          what scripts/diagnose.py measured
     wandb_id            the run's id in Weights & Biases
     .lock               names the process that is using the folder
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 ASKED = "asked.yaml"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
+GRADIENTS = "diagnosis.jsonl"
 CHECKPOINT = "last.pt"
 BEST = "best.safetensors"
 MODEL = "model.safetensors"
@@ -26,5 +29,6 @@ FIGURES = "test.json"
 DURATION = "duration.json"
 ATTENTION = "attention"
 TREES = "tree"
+DIAGNOSIS = "diagnosis"
 WANDB_ID = "wandb_id"
 LOCK = ".lock"

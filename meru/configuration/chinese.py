@@ -36,6 +36,7 @@ MEANINGS = {
     "trainer.monitor": "用来选择模型的验证指标",
     "trainer.log_every": "每隔多少步记录一行",
     "trainer.checkpoint_every": "除每次验证后的检查点外，每隔多少步再存一个；0：不存",
+    "trainer.diagnose_every": "每隔多少步测量一次各损失项的梯度，供 scripts/diagnose.py 使用；0：不测",
     "evaluation.captions_per_image": "每张图像用多少条描述；null：全部",
     "evaluation.templates": "零样本分类的提示模板；null：data.prompts",
     "evaluation.batch_size": "一次编码多少张图像",
@@ -238,7 +239,7 @@ MEANINGS = {
 MEANINGS_OF_EVALUATE = {
     "run": "运行目录",
     "split": "用哪部分图像；null：test，对类别发现的运行为 test 和 train",
-    "suite": "robustness：用退化的图像和缩短的描述，代替通常的指标",
+    "suite": "代替通常的指标。robustness：用退化的图像和缩短的描述；geometry：点在空间中的位置",
     "root": "数据所在的文件夹，如果与训练时不同",
     "captions_per_image": "每张图像用多少条描述；null：全部；1：以每张图像的第一条描述作为查询",
     "templates": "零样本分类的提示模板，用 {} 代替类别名；null：运行的 data.prompts",

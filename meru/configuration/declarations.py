@@ -57,6 +57,7 @@ _TRAINER = {
     "monitor": Key(Text("a figure of the validation split")),
     "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),
     "checkpoint_every": Key(Whole(0, 10**9), "steps"),
+    "diagnose_every": Key(Whole(0, 10**9), "steps"),
 }
 _EVALUATION = {
     "captions_per_image": Key(Whole(1, 10_000), "captions", null=True),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from meru.errors import UserError
@@ -32,10 +33,12 @@ class Output:
         loss: Scalar to minimise, with gradient.
         logs: Detached figures by name: scalars are averaged, one-dimensional tensors become histograms.
             Names under `loss/` are the unweighted terms.
+        terms: The weighted terms by name, with gradient; `loss` is their sum. Empty in a compiled model.
     """
 
     loss: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
+    terms: dict[str, Tensor] = field(default_factory=dict)
 
 
 def weight_of(loss: Mapping[str, Mapping], term: str) -> float:
@@ -56,5 +59,8 @@ def combined(loss: Mapping[str, Mapping], values: Mapping[str, Tensor], logs: Ma
     """
     if not values:
         raise UserError("every loss.….weight is 0, so there is nothing to learn: set one of them above 0")
-    total = sum(weight_of(loss, name) * value for name, value in values.items())
-    return Output(loss=total, logs={**{f"loss/{name}": value.detach() for name, value in values.items()}, **logs})
+    weighted = {name: weight_of(loss, name) * value for name, value in values.items()}
+    unweighted = {f"loss/{name}": value.detach() for name, value in values.items()}
+    # More outputs with gradient would change the backward pass of a compiled model.
+    terms = {} if torch.compiler.is_compiling() else weighted
+    return Output(loss=sum(weighted.values()), logs={**unweighted, **logs}, terms=terms)

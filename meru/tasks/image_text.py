@@ -24,10 +24,12 @@ from meru.data.sampling import BatchPlan
 from meru.encoders.run_weights import brings_scales
 from meru.errors import UserError
 from meru.evaluation.examples import evenly_spread, retrieved_images, save_attention
+from meru.evaluation.geometry import evaluate_geometry
 from meru.evaluation.image_text import evaluate_image_text
 from meru.evaluation.pointing import pointing_game
 from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
 from meru.optional_part import optional
+from meru.reports.geometry import format_geometry, geometry_figure
 from meru.reports.tables import finite_figures, format_table
 from meru.run_layout import ATTENTION
 from meru.tasks.contract import Figures, Findings, Suite, Task
@@ -45,6 +47,7 @@ class ImageText(Task):
 
     validates = True
     suites: ClassVar[Mapping[str, Suite]] = {
+        "geometry": Suite(evaluate_geometry, format_geometry, geometry_figure),
         "robustness": Suite(evaluate_robustness, format_robustness, robustness_figure),
     }
     data: ImageTextData

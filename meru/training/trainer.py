@@ -23,7 +23,7 @@ from tqdm import tqdm
 from meru import distributed, stopping
 from meru.errors import UserError
 from meru.layers.batch_norm import share_batch_norms
-from meru.run_layout import BEST, CHECKPOINT, METRICS
+from meru.run_layout import BEST, CHECKPOINT, GRADIENTS, METRICS
 from meru.training.checkpoint import (
     MetricsFile,
     load_checkpoint,
@@ -32,6 +32,7 @@ from meru.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
+from meru.training.gradients import TermGradients
 from meru.training.optimizer import warmup_cosine
 from meru.training.scalars import ScalarMovement
 from meru.training.settings import TrainerSettings, allow_tf32
@@ -77,6 +78,7 @@ class Trainer:
     best: dict[str, float] = field(default_factory=lambda: {"figure": -math.inf, "step": -1}, init=False)
     stop_requested: bool = field(default=False, init=False)
     warned: set[str] = field(default_factory=set, init=False)
+    diagnosis: MetricsFile | None = field(default=None, init=False)
 
     def __post_init__(self):
         self.steps_per_epoch = max(1, self.batches_per_epoch // self.settings.accumulate)
@@ -98,6 +100,8 @@ class Trainer:
         allow_tf32(self.settings.tf32, device=self.device)
         states = self._resume()
         metrics = MetricsFile(self.folder / METRICS, step=self.step) if distributed.is_main() else None
+        if self.settings.diagnose_every and distributed.is_main():
+            self.diagnosis = MetricsFile(self.folder / GRADIENTS, step=self.step)
         stream = self._on_device(self.batches(self.step * self.settings.accumulate))
         first = next(stream, None)  # starts the workers, which draws random numbers
         stream = itertools.chain([first], stream)
@@ -136,12 +140,15 @@ class Trainer:
         """Take one optimizer step over `accumulate` batches."""
         totals: dict[str, Tensor] = {}
         size = 0
+        measured = TermGradients(self.model) if self._diagnosis_due() else None
         for micro in range(self.settings.accumulate):
             batch = {**next(stream), "epoch": torch.tensor(self.step / self.steps_per_epoch, device=self.device)}
             last = micro == self.settings.accumulate - 1
             with self._synchronised(forward, last):
                 with self._autocast():
                     output = forward(batch)
+                if measured:
+                    measured.add(output, share=1 / self.settings.accumulate)
                 (output.loss / self.settings.accumulate).backward()
             size += len(batch["image"])
             if "skipped" in batch:
@@ -154,6 +161,8 @@ class Trainer:
         limit = self.settings.clip_gradient_norm or math.inf
         totals["gradient_norm"] = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self._check_finite(totals)
+        if measured:
+            self._log_gradients(measured)
         per_epoch = self.settings.rate_changes == "epoch"
         factor = warmup_cosine(
             self.step // self.steps_per_epoch * self.steps_per_epoch if per_epoch else self.step,
@@ -215,6 +224,11 @@ class Trainer:
         histograms = {name: value for name, value in figures.items() if value.dim()}
         self.logger.log({**line, **histograms, "images_per_second": speed}, step=self.step)
         progress.set_postfix({"loss": f"{scalars['loss']:.3f}", "images/s": f"{speed:.0f}"})
+
+    def _log_gradients(self, measured: TermGradients) -> None:
+        figures = measured.figures()
+        if self.diagnosis is not None:
+            self.diagnosis.write({"step": self.step + 1, "epoch": (self.step + 1) / self.steps_per_epoch, **figures})
 
     def _warn_of_clamps(self, active: set[str]) -> None:
         """Warn once about a clamp that removes the gradient, unless the model or its initial values explain it."""
@@ -299,6 +313,9 @@ class Trainer:
 
     def _checkpoint_due(self) -> bool:
         return self.settings.checkpoint_every > 0 and self.step % self.settings.checkpoint_every == 0
+
+    def _diagnosis_due(self) -> bool:
+        return self.settings.diagnose_every > 0 and self.step % self.settings.diagnose_every == 0
 
     def _agreed(self, flag: bool) -> bool:
         """True in every process if `flag` is True in one."""

@@ -97,6 +97,11 @@ ROWS = (
     ),
     Row(r"python scripts/evaluate\.py run=<run folder> split=\w+", add=("workers=0",), says="zero-shot"),
     Row(
+        r"python scripts/diagnose\.py run=<run folder>",
+        add=("workers=0",),
+        says="What stands out:",
+    ),
+    Row(
         r"python scripts/visualize\.py attention .*",
         change=(("<file>", "{picture}"),),
         makes="attention.png",
