@@ -11,13 +11,12 @@ from safetensors.torch import save_file
 import meru
 from meru.assemble import build
 from meru.configuration import check
-from meru.data.discovery.loading import every_view_loader, weighted_view_loader
-from meru.encoders.frozen import FrozenPart
+from meru.data.discovery.loading import weighted_view_loader
 from meru.errors import UserError
 from meru.evaluation.classes import class_trees, purities, save_trees
 from meru.runs.train import train
 from meru.tasks.discovery import Discovery
-from meru.tasks.discovery_batches import keep_views, nearest_images, released_neighbours
+from meru.tasks.discovery_batches import nearest_images, released_neighbours
 from meru.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
@@ -46,6 +45,7 @@ def configuration(compose, birds, tmp_path):
             "trainer.epochs=1",
             "trainer.log_every=1",
             "logger=none",
+            f"data.cache={tmp_path / 'cache'}",
             f"folder={tmp_path / folder}",
             *overrides,
         )
@@ -161,7 +161,7 @@ KEPT = (*TOWER, RANDOM)
 
 @pytest.mark.parametrize("sampler", ["weighted", "neighbours"])
 def test_a_run_on_kept_views(sampler, configuration):
-    config = configuration(*KEPT, "discovery.cached_views=4", f"discovery.sampler={sampler}", experiment="birds_simgcd")
+    config = configuration(*KEPT, "data.cached_views=4", f"discovery.sampler={sampler}", experiment="birds_simgcd")
     assert 0 <= train(config, device=DEVICE)["discovery/all/accuracy"] <= 1
 
 
@@ -176,7 +176,7 @@ def test_a_run_on_kept_views(sampler, configuration):
 )
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(views, more, configuration, tmp_path, monkeypatch):
     """Also one that began with the weights of a file, which are not read again."""
-    overrides = ["trainer.epochs=2", f"discovery.cached_views={views}", *more]
+    overrides = ["trainer.epochs=2", f"data.cached_views={views}", *more]
     if views:
         weights = tmp_path / "weights.safetensors"
         save_file(timm.create_model("mobilenetv2_035", num_classes=0).state_dict(), weights)
@@ -200,52 +200,11 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(views, more, 
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_the_first_step_on_all_kept_views_is_that_on_the_images(configuration, tmp_path):
-    """Kept in half precision, and first and second views exchanged at random, which no loss tells apart."""
-    losses = []
-    for views in (0, 2):
-        overrides = (*KEPT, f"discovery.cached_views={views}", "discovery.sampler=uniform")
-        train(configuration(*overrides, experiment="birds_simgcd", folder=f"run{views}"), device=DEVICE)
-        first = (tmp_path / f"run{views}" / "metrics.jsonl").read_text().splitlines()[0]
-        losses.append(json.loads(first)["loss"])
-    assert losses[0] == pytest.approx(losses[1], rel=3e-3)  # the rounding of half precision
-
-
-def test_kept_views_are_what_the_frozen_part_says_of_different_views(configuration):
-    config = configuration(*KEPT, "discovery.cached_views=4", experiment="birds_simgcd")
-    config.discovery.num_classes = 48
-    data, pretrained = Discovery(config, device=DEVICE).data, build(config)
-    model, transforms = pretrained.model, pretrained.transforms
-    kept = keep_views(config, data.train, model, transforms, device=DEVICE)
-    assert kept.shape[:2] == (len(data.train), 4) and kept.dtype == torch.float16
-    assert not torch.equal(kept[0, 0], kept[0, 2])
-    batch = next(iter(every_view_loader_of(config, data, transforms, epoch=1)))
-    model.eval()
-    of_images = model.features(batch["image"][:, 1])
-    of_kept = FrozenPart(model.visual).rest(kept[batch["image_index"], 3].float())
-    torch.testing.assert_close(of_kept, of_images, rtol=1e-2, atol=1e-2)
-
-
-def every_view_loader_of(config, data, transforms, *, epoch):
-    return every_view_loader(
-        data.train,
-        transform=transforms.training,
-        epoch=epoch,
-        batch_size=5,
-        seed=config.seed,
-        workers=0,
-        on_error="raise",
-    )
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["discovery.cached_views=3"], "views come in pairs"),
-        (["discovery.cached_views=-2"], "views come in pairs"),
-        (["discovery.cached_views=2"], "timm's ResNet cannot be split"),
-        (["discovery.cached_views=2", KEPT[0]], "set encoder.image.train_last_blocks"),
-        (["discovery.cached_views=2", *KEPT, "encoder.image.train_last_blocks=0"], "set encoder.image.train_last"),
+        (["data.cached_views=2"], "ResNet cannot be split"),
+        (["data.cached_views=2", KEPT[0]], "set encoder.image.train_last_blocks"),
     ],
 )
 def test_views_that_cannot_be_kept(overrides, message, configuration):
