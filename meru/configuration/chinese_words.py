@@ -38,7 +38,7 @@ HEADINGS = {
     "encoder": "encoder：两个编码器",
     "model": "model：模型",
     "loss": "loss：各项损失的权重和设置",
-    "parts": "parts：批次中除图像和描述以外的内容，用于 model=hycoclip",
+    "parts": "parts：批次中除图像和描述以外的内容，用于 model=hycoclip 和 model=uncha",
     "discovery": "discovery：类别发现，用于 model=simgcd 和 hypgcd",
     "optim": "optim：优化器和学习率",
     "logger": "logger：日志",

@@ -46,7 +46,7 @@ HEADINGS = {
     "encoder": "encoder: the two towers",
     "model": "model",
     "loss": "loss: weights and settings of the terms",
-    "parts": "parts: crops in addition to images and captions, in model=hycoclip",
+    "parts": "parts: crops in addition to images and captions, in model=hycoclip and model=uncha",
     "discovery": "discovery: category discovery, in model=simgcd and hypgcd",
     "optim": "optim: optimizer and learning rate",
     "logger": "logger",

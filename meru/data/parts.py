@@ -169,8 +169,8 @@ class CropParts:
                 others = [other for other in self.KINDS if have[other]]
                 instead = f"parts.crops=[{others[0]}], " if others else ""
                 raise UserError(
-                    f"parts.crops={list(self.crops)} needs {files[kind]}, which {root} lacks or where none is visible: "
-                    f"restore it, or choose {instead}model=meru_patches or model=meru_grid"
+                    f"parts.crops={list(self.crops)} needs {files[kind]}, which {root} lacks (or in which none is "
+                    f"visible): restore it, or choose {instead}model=meru_patches or model=meru_grid"
                 )
 
     def __call__(self, record: ImageRecord, *, height: int, width: int, caption: str) -> Part | None:
