@@ -94,7 +94,7 @@ MEANINGS = {
     "encoder.image.norm_epsilon": "所有层归一化的 ε；null：timm 的值",
     "encoder.image.fixed_positions": "用固定的正弦余弦位置编码代替可学习的",
     "encoder.image.train_last_blocks": "只训练最后多少个 Transformer 层；0：冻结整个编码器；null：全部训练",
-    "encoder.image.train_final_layers": "是否连同最后的归一化层一起训练；发布的代码只训练名称含 block 的参数",
+    "encoder.image.train_final_layers": "是否训练最后一个块之后的层，如最后的归一化层或 MobileNet 的最后一个卷积；null：随最后的块一起训练",
     "encoder.image.freeze_batch_norm": "固定批归一化的增益、偏置和统计量",
     "encoder.image.gradient_checkpointing": "多做一次前向计算以节省显存",
     "encoder.image.patch_level": "图像块取自哪一层特征图；null：最后一层",

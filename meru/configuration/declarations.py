@@ -134,7 +134,7 @@ _ENCODER = {
     "image.norm_epsilon": fixed(Number(0, 1, above=True), "", "epsilon of every layer norm; null: timm's", null=True),
     "image.fixed_positions": fixed(Flag(), meaning="fixed sine–cosine positions instead of learned ones"),
     "image.train_last_blocks": fixed(Whole(0, 10_000), "blocks", null=True),
-    "image.train_final_layers": fixed(Flag()),
+    "image.train_final_layers": fixed(Flag(), null=True),
     "image.freeze_batch_norm": fixed(Flag(), meaning="fix the gains, biases and statistics of batch norms"),
     "image.gradient_checkpointing": Key(Flag(), meaning="trade a second forward pass for memory"),
     "image.patch_level": fixed(Whole(0, 10_000), null=True),

@@ -139,7 +139,7 @@ def timm_image_encoder(
     norm_epsilon: float | None = None,
     fixed_positions: bool = False,
     train_last_blocks: int | None = None,
-    train_final_layers: bool = True,
+    train_final_layers: bool | None = None,
     freeze_batch_norm: bool = False,
     gradient_checkpointing: bool = False,
     patch_level: int | None = None,
@@ -158,7 +158,8 @@ def timm_image_encoder(
         fixed_positions: Fixed 2-D sine–cosine positions in a vision transformer instead of learned ones
             (Chen et al., "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021).
         train_last_blocks: Number of last blocks to train; 0 freezes all, None trains all.
-        train_final_layers: Whether layers after the last block, such as a transformer's final norm, are trained too.
+        train_final_layers: Whether layers after the last block, such as a transformer's final norm or MobileNet's last
+            convolution, are trained too; None: with the last blocks, and not if all of these are frozen.
         freeze_batch_norm: Fix the gains and biases of batch norms, and with them their statistics.
         gradient_checkpointing: Save memory at the cost of a second forward pass.
         patch_level: Which of timm's feature maps (`network.feature_info`) gives the patches; None: the last.
@@ -263,11 +264,16 @@ def _fix_positions(network: nn.Module) -> None:
     network.pos_embed.requires_grad_(False)
 
 
-def _freeze_all_but_last(network: nn.Module, blocks: int, *, final_layers: bool) -> None:
+def _freeze_all_but_last(network: nn.Module, blocks: int, *, final_layers: bool | None) -> None:
     """Freeze all but the last blocks. timm orders parameters by depth; later layers belong to the last block."""
     layer_of = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
-    first_trained = max(layer_of.values()) + 1 - blocks
+    last = max(layer_of.values())
     for name, parameter in network.named_parameters():
         in_block = not hasattr(network, "blocks") or name.startswith("blocks.")
-        if layer_of[name] < first_trained or not (in_block or final_layers):
+        trained = layer_of[name] > last - blocks
+        if not in_block and layer_of[name] == last and final_layers is not None:
+            trained = final_layers
+        elif not in_block and final_layers is False:
+            trained = False
+        if not trained:
             parameter.requires_grad_(False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meru.geometry.all_pairs import exact_product
+from meru.metrics.class_hierarchy import class_hierarchy_metrics
 from meru.metrics.retrieval import image_text_retrieval
 from meru.metrics.zero_shot import class_prompts, zero_shot_metrics
 
@@ -67,6 +68,7 @@ def evaluate_image_text(
     templates: Sequence[str] = (),
     captions_per_image: int | None = None,
     class_kind: str = "class",
+    families: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Retrieval in both directions at image and class level, and zero-shot classification.
 
@@ -88,6 +90,7 @@ def evaluate_image_text(
         captions_per_image: Use only this many captions of each image, the first ones; None: all.
         templates: Prompt templates, averaged by the model for each class; unused for identities.
         class_kind: `class`, or `identity`.
+        families: Family of each class, for the figures of `meru.metrics.class_hierarchy`; None: without these.
 
     Returns:
         Figures by the names that `meru.reports.tables` lists.
@@ -110,22 +113,34 @@ def evaluate_image_text(
         metrics = _at_identity(metrics, "identity") | _at_identity(beside, "identity_cosine")
     else:
         classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
-        metrics |= _classification(model, images, classes, text_embeddings, text_image_index)
+        metrics |= _classification(model, images, classes, text_embeddings, text_image_index, families)
     model.train(was_training)
     return metrics
 
 
 def _classification(
-    model: nn.Module, images: dict[str, Tensor], classes: Tensor, texts: Tensor, text_image_index: Tensor
+    model: nn.Module,
+    images: dict[str, Tensor],
+    classes: Tensor,
+    texts: Tensor,
+    text_image_index: Tensor,
+    families: Sequence[str] | None,
 ) -> dict[str, float]:
     """`zero_shot/…` with embeddings of all classes, and `class_captions/…` with captions of the classes that occur."""
     present, labels = images["class_index"].unique(return_inverse=True)
     text_labels = labels[text_image_index]
     described = torch.stack([model.average(texts[text_labels == k]) for k in range(len(present))])
     metrics = {}
-    choices = {"zero_shot": (classes, images["class_index"]), "class_captions": (described, labels)}
-    for row, (candidates, right) in choices.items():
-        figures = zero_shot_metrics(images["embeddings"], candidates, labels=right, similarity=model.similarity)
+    choices = {
+        "zero_shot": (classes, images["class_index"], range(len(classes))),
+        "class_captions": (described, labels, present.tolist()),
+    }
+    for row, (candidates, right, numbers) in choices.items():
+        compared = {"labels": right, "similarity": model.similarity}
+        figures = zero_shot_metrics(images["embeddings"], candidates, **compared)
+        if families:
+            of_candidates = [families[number] for number in numbers]
+            figures |= class_hierarchy_metrics(images["embeddings"], candidates, families=of_candidates, **compared)
         metrics |= {f"{row}/{name}": figure for name, figure in figures.items()}
     return metrics
 

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import Compose
 from meru.assemble import Pretrained
 from meru.data.augmentation import CaptionAugmentation, caption_augmentation
 from meru.data.caption_queries import query_entries
+from meru.data.families import families_by_name
 from meru.data.loading import read_or_skip, reading_options
 from meru.data.pairs import WordsOfViews, evaluation_loader, training_loader
 from meru.data.parts import CropParts, PartWords, part_places
@@ -176,6 +177,7 @@ class ImageText(Task):
             captions=captions,
             class_names=self.data.class_names,
             class_kind=self.data.class_kind,
+            families=families_by_name(self.data.class_names, self.config.data.get("families")),
             tokenizer=pretrained.tokenizer.batch,
             device=self.device,
             captions_per_image=settings.captions_per_image,

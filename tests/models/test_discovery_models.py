@@ -137,6 +137,17 @@ def test_the_final_norm_is_frozen_where_asked(batch):
         assert trained == ({"blocks", "norm"} if final_layers else {"blocks"})
 
 
+def test_the_final_layers_can_be_trained_alone():
+    image = timm_image_encoder(
+        name="vit_tiny_patch16_224", image_size=32, arguments=VIT, train_last_blocks=0, train_final_layers=True
+    )
+    assert {name.split(".")[0] for name, p in image.network.named_parameters() if p.requires_grad} == {"norm"}
+    mobile = timm_image_encoder(
+        name="mobilenetv2_035", image_size=32, train_last_blocks=0, train_final_layers=True, freeze_batch_norm=True
+    )
+    assert {name for name, p in mobile.network.named_parameters() if p.requires_grad} == {"conv_head.weight"}
+
+
 def test_proxies_are_parameters_and_only_theirs(batch):
     model = build(loss={"hierarchy": {"ancestors": "proxies"}})
     assert model.proxies.shape == (7, 16)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from meru.data.families import families_by_name
 from meru.data.folders import FileFinder, first_repeated, inner_path
 from meru.data.records import Images
 from meru.errors import UserError
 from meru.files import user_path
 
 SPLITS_FOLDER = Path(__file__).parent / "ssb_splits"
-FAMILY_RULES = ("last_word", "file")
 
 log = logging.getLogger("meru")
 
@@ -103,12 +102,8 @@ class DiscoveryData:
         Raises:
             UserError: for another rule.
         """
-        if rule not in (*FAMILY_RULES, None):
-            raise UserError(f"data.families={rule}: choose one of {', '.join(FAMILY_RULES)}, or null for none")
-        if rule == "file":
-            return self
-        families = tuple(_last_word(name) for name in self.class_names) if rule else None
-        return replace(self, families=families)
+        families = families_by_name(self.class_names, rule)
+        return self if rule == "file" else replace(self, families=families)
 
     def paths(self) -> dict[str, Sequence[Path]]:
         """The image files of each split; empty for images in memory."""
@@ -293,11 +288,6 @@ def from_torchvision(data_set: type, root: str | Path, *, what: str, download: b
             f"no {what}: {root} does not hold a complete copy ({error}); set data.download=true to download it, or "
             "data.root=<folder> to a copy of it"
         ) from None
-
-
-def _last_word(name: str) -> str:
-    words = re.findall(r"[^\s_]+", name)
-    return words[-1] if words else name
 
 
 def _check_classes(source: str | Path, names: Sequence[str], classes: ClassList, numbers: Sequence[int]) -> None:
