@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from meru.errors import UserError
 from meru.models import Term
 from meru.models.meru import MERU
 from meru.models.terms import Step, images_in_cones_of_parts
@@ -44,6 +45,11 @@ class MERUGrid(MERU):
     def __init__(self, *, grid: int = 2, **meru):
         super().__init__(**meru)
         self.grid = grid
+
+    @property
+    def frozen_part(self) -> NoReturn:
+        """Refused: cells are cut from the images, which cached rows do not have."""
+        raise UserError("data.cached_views: model=meru_grid cuts every image into cells before the tower; set it to 0")
 
     def encode(self, batch: Mapping[str, Tensor]) -> GridStep:
         """Embed a batch with MERU's keys."""
