@@ -110,7 +110,7 @@ MEANINGS = {
     "encoder.text.random_weights": "不加载权重，无论其他键怎么写",
     "encoder.embedding_dimension": "图像与描述共同空间的维数",
     "encoder.initial_radius": "CLIP 的特征很长且长短不一：先看一批特征，再设定 MERU 的 α，使点平均落在这个半径；null：按从零训练设定",
-    "encoder.init": "整个模型的公开检查点，如 meru_vit_s.pth",
+    "encoder.init": "整个模型的公开检查点，如 meru_vit_s.pth；或任一模型已完成的运行目录",
     "model._target_": "模型的类",
     "model.embedding_dimension": "图像与描述共同空间的维数",
     "model.logit_scale": "初始温度的倒数；null：编码器来自 CLIP 权重时用 CLIP 的值，否则为 1 / 0.07",
