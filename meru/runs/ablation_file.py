@@ -15,7 +15,7 @@ from meru.files import CONFIGS
 
 ABLATIONS = CONFIGS / "ablation"
 SECTIONS = ("experiment", "seeds", "overrides", "start", "tuning", "columns", "variants")
-OF_VARIANT, OF_START = ("overrides", "start"), ("overrides",)
+OF_VARIANT, OF_START = ("overrides", "start"), ("overrides", "seed")
 OF_TUNING = ("select", "overrides", "seeds", "grids")
 TUNING_SEED = 100
 
@@ -34,12 +34,25 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A run that is trained first and given to variants as `encoder.init`.
+
+    Attributes:
+        overrides: Overrides of the experiment.
+        seed: The only seed it is trained with, so that all runs start from the same weights; None: that of each run.
+    """
+
+    overrides: list[str]
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
 class Tuning:
     """How the overrides of each variant are chosen before the table is made.
 
     Attributes:
         select: Name of the validation figure to maximise.
-        grids: Variant → candidate overrides, the same number for each.
+        grids: Variant → candidate overrides, the same number for each; without variants that have nothing to tune.
         overrides: Overrides of all tuning runs.
         seeds: Seeds of the tuning runs, none of which is in the table.
     """
@@ -60,7 +73,7 @@ class Ablation:
         experiment: A recipe of configs/experiment/, if the command line names none.
         seeds: Seeds, if the command line names none.
         overrides: Overrides of all runs; the command line's win.
-        starts: Name → overrides of the run that is trained first, once per seed, and given as `encoder.init`.
+        starts: Name → the run that is trained first.
     """
 
     columns: dict[str, str]
@@ -68,7 +81,7 @@ class Ablation:
     experiment: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     overrides: list[str] = field(default_factory=list)
-    starts: dict[str, list[str]] = field(default_factory=dict)
+    starts: dict[str, Start] = field(default_factory=dict)
     tuning: Tuning | None = None
 
 
@@ -117,7 +130,7 @@ def slug(variant: str) -> str:
     return re.sub(r"\W+", "_", variant.lower()).strip("_") or "variant"
 
 
-def _variant(title: str, content: object, starts: dict[str, list[str]], *, place: str) -> Variant:
+def _variant(title: str, content: object, starts: dict[str, Start], *, place: str) -> Variant:
     """A variant; a start of its own is added to `starts`."""
     common = "start" if "start" in starts else None
     if not isinstance(content, dict) or not content:
@@ -133,11 +146,12 @@ def _variant(title: str, content: object, starts: dict[str, list[str]], *, place
     return Variant(overrides, own)
 
 
-def _start(content: object, *, place: str) -> list[str]:
+def _start(content: object, *, place: str) -> Start:
     if not isinstance(content, dict):
         raise UserError(f"{place} needs `overrides:`, those of the run to train first")
     _require_known(content, OF_START, place=place)
-    return _overrides(content.get("overrides") or [], place=place)
+    seed = _seeds([content["seed"]], place=f"{place}: seed, in brackets,")[0] if "seed" in content else None
+    return Start(_overrides(content.get("overrides") or [], place=place), seed)
 
 
 def _tuning(content: object, variants: list[str], *, place: str) -> Tuning:
@@ -148,7 +162,8 @@ def _tuning(content: object, variants: list[str], *, place: str) -> Tuning:
     if not isinstance(grids, dict) or set(map(str, grids)) != set(variants):
         raise UserError(f"{place}: grids needs candidates for every variant and no other: {', '.join(variants)}")
     grids = {str(variant): grid for variant, grid in grids.items()}
-    read = {variant: _grid(variant, grids, place=f"{place}: grids: '{variant}'") for variant in variants}
+    tuned = [variant for variant in variants if grids[variant] is not None]
+    read = {variant: _grid(variant, grids, place=f"{place}: grids: '{variant}'") for variant in tuned}
     sizes = {variant: len(grid) for variant, grid in read.items()}
     if len(set(sizes.values())) > 1:
         counts = ", ".join(f"{variant} {size}" for variant, size in sizes.items())

@@ -15,7 +15,7 @@ from meru.configuration.overrides import override, readable, typed_keys
 from meru.configuration.saved import leaves, read_yaml
 from meru.errors import UserError
 from meru.run_layout import CONFIG
-from meru.runs.ablation_file import Variant, slug
+from meru.runs.ablation_file import Start, Variant, slug
 from meru.runs.ablation_queue import Run
 from meru.runs.comparison import NOT_COMPARED
 
@@ -26,22 +26,40 @@ def base_overrides(experiment: str, of_file: Sequence[str], words: Sequence[str]
 
 
 def planned_runs(
-    variants: Mapping[str, Variant], starts: Mapping[str, list[str]], base: list[str], seeds: list[int], output: Path
+    variants: Mapping[str, Variant],
+    starts: Mapping[str, Start],
+    base: list[str],
+    seeds: list[int],
+    output: Path,
+    *,
+    shared: Path | None = None,
 ) -> list[Run]:
     """List the runs seed by seed, for an early first comparison; a variant's overrides come last and win.
 
     Args:
         variants: Title → variant.
-        starts: Name → overrides of a run that variants start from.
+        starts: Name → a run that variants start from.
         base: Overrides of all runs.
         seeds: Seeds of each variant.
         output: Parent of the run folders.
+        shared: Parent of starts with a seed of their own; None: `output`.
     """
-    runs = []
+    runs: list[Run] = []
+    used = {name: start for name, start in starts.items() if any(each.start == name for each in variants.values())}
+    once = {
+        name: _run(name, start.overrides, base, start.seed, (shared or output) / f"{name}_{start.seed}")
+        for name, start in used.items()
+        if start.seed is not None
+    }
+    runs += once.values()
     for seed in seeds:
-        used = [name for name in starts if any(variant.start == name for variant in variants.values())]
-        first = {name: _run(name, starts[name], base, seed, output / f"{name}_{seed}") for name in used}
-        runs += first.values()
+        each = {
+            name: _run(name, start.overrides, base, seed, output / f"{name}_{seed}")
+            for name, start in used.items()
+            if start.seed is None
+        }
+        runs += each.values()
+        first = once | each
         for title, variant in variants.items():
             after = first.get(variant.start or "")
             init = [override("encoder.init", after.folder)] if after else []

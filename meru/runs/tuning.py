@@ -48,7 +48,7 @@ def tune(
         raise UserError(f"tuning: seed {common[0]} is also a seed of the table: choose others for one of them")
     variants = candidates(ablation, tuning)
     base = base_overrides(experiment, [*ablation.overrides, *tuning.overrides], words)
-    runs = planned_runs(variants, ablation.starts, base, tuning.seeds, output / FOLDER)
+    runs = planned_runs(variants, ablation.starts, base, tuning.seeds, output / FOLDER, shared=output)
     for run in runs:
         check_unchanged(run)
     print(f"tuning: {len(next(iter(tuning.grids.values())))} candidates for each of {len(tuning.grids)} variants")

@@ -76,6 +76,19 @@ def test_a_start_is_trained_once_per_seed_and_given_to_the_variants(workplace, c
     assert len(calls(output)) == 12
 
 
+def test_a_start_with_a_seed_is_trained_once_for_all_seeds_and_for_tuning(workplace):
+    start, output = workplace
+    of_tuning = tuning(grids={"MERU": RATES, "CLIP": None})  # nothing to tune in CLIP
+    shared = {"overrides": ["model=clip"], "seed": 7}
+    assert start("seeds=0,1", "jobs=1", "tune=true", variants=TWO, start=shared, tuning=of_tuning) == 0
+    runs = trained(output)
+    assert sorted(runs) == ["clip_0", "clip_1", "meru_0", "meru_1", "start_7"] and runs["start_7"][-1] == "seed=7"
+    candidates = trained(output / "tuning")
+    assert sorted(candidates) == ["meru_1_100", "meru_2_100", "meru_3_100"]
+    begun = [words for name, words in (runs | candidates).items() if name != "start_7"]
+    assert all(f"encoder.init={output / 'start_7'}" in words for words in begun)
+
+
 def test_runs_whose_start_failed_are_left_out(workplace, capsys):
     start, output = workplace
     assert start("seeds=0", variants=TWO, start={"overrides": ["name=fail"]}) == 1
