@@ -106,7 +106,7 @@ def test_a_bad_value_of_any_key_is_one_line_that_says_what_is_allowed(command, k
         ("optim.learning_rate", -1, "give a number from 0 to 1000"),
         ("trainer.ema_decay", 1, "give a number of at least 0 and below 1"),
         ("model.curvature", 0, "give a number above 0 and at most 10000"),
-        ("discovery.cached_views", 3, "give a multiple of 2 from 0 to 1000 (views)"),
+        ("data.cached_views", 3, "give a multiple of 2 from 0 to 1000 (views)"),
         ("loss.entailment.apex_floor", 0.5, "give 0, or a number above 1 and at most 1000"),
         ("discovery.num_classes", "many", "give a whole number from 2 to 1000000, or estimate (classes), or null"),
     ],
