@@ -222,7 +222,7 @@ class MERU(DualEncoder):
                 "clamped/half_aperture": dead,
             }
             if self.loss["entailment"].get("kind") == "argent":
-                figures["angle"] = space.exterior_angle(step.text, step.image)
+                figures["angle"] = space.exterior_angle(step.text, step.image).mean()
         if space.curved:
             low, high = self.curvature_bounds
             figures |= {

@@ -142,12 +142,17 @@ class UNCHA(MERU):
 
     @torch.no_grad()
     def logs(self, step: PartStep) -> dict[str, Tensor]:
-        """HyCoCLIP's figures, and the uncertainty of wholes and parts."""
+        """HyCoCLIP's figures, and the mean uncertainty of wholes and parts."""
         return {
             **super().logs(step),
             **part_figures(self, step),
-            "uncertainty/image": uncertainty(step.image),
-            "uncertainty/text": uncertainty(step.text),
-            "uncertainty/part_image": uncertainty(step.part_image[step.has_part]),
-            "uncertainty/part_text": uncertainty(step.part_text[step.has_text]),
+            "uncertainty/image": uncertainty(step.image).mean(),
+            "uncertainty/text": uncertainty(step.text).mean(),
+            "uncertainty/part_image": _mean_uncertainty(step.part_image, step.has_part),
+            "uncertainty/part_text": _mean_uncertainty(step.part_text, step.has_text),
         }
+
+
+def _mean_uncertainty(points: Tensor, mask: Tensor) -> Tensor:
+    """The mean over the points that the mask has; 0 if it has none."""
+    return torch.where(mask, uncertainty(points), 0).sum() / mask.sum().clamp(min=1)

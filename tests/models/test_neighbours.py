@@ -167,7 +167,7 @@ def test_every_scale_of_uncha_learns_and_is_bounded_and_parts_are_more_uncertain
     model.constrain_()
     assert all(scale.exp() <= 100.001 for scale in model.logit_scales().values())
     logs = model.logs(step)
-    assert logs["uncertainty/part_image"].mean() > logs["uncertainty/image"].mean()
+    assert logs["uncertainty/part_image"] > logs["uncertainty/image"]
     assert {"contrast/whole", "contrast/part", "contrast/part_whole"} <= step.figures.keys()
 
 
