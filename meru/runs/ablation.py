@@ -48,8 +48,8 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
     name = (own.get("experiment") or own["ablation"]).replace("/", "_")
     output = user_path(own.get("output") or f"runs/ablation_{name}")
     variants = ablation.variants
-    planned_runs(variants, ablation.starts, base, seeds, output)  # checks the overrides before anything is tuned
     if own.get("tune") == "true":
+        planned_runs(variants, ablation.starts, base, seeds, output)  # checks the overrides before anything is tuned
         tuned = tune(ablation, experiment, others, seeds, output, jobs=own.get("jobs", ""))
         variants = with_chosen(variants, tuned)
     elif ablation.tuning is not None:

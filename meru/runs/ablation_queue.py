@@ -158,6 +158,7 @@ class Queue:
     def __init__(self, runs: list[Run], slots: list[dict[str, str]], lock: int):
         self.waiting = [run for run in runs if not run.finished]
         self.total, self.lock = len(self.waiting), lock
+        self.order = [run.title for run in self.waiting]
         self.free, self.working = list(slots), list[Working]()
         self.slots, self.failed = len(slots), list[str]()
         # Variant → minutes of its finished runs.
@@ -178,7 +179,7 @@ class Queue:
         except KeyboardInterrupt:
             stop([item.process for item in self.working])
             raise UserError("interrupted: repeat the command to resume the unfinished runs", exit_code=130) from None
-        return self.failed
+        return [title for title in self.order if title in self.failed]
 
     def _next(self) -> Run | None:
         """The first run that needs no other, or whose other is finished; those that wait in vain are dropped."""

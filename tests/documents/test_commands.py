@@ -103,12 +103,16 @@ def trained_with(command: str, here: Path) -> list[list[str]]:
         overrides = [re.sub(r"^(\w+=[^,\[]+),.*", r"\1", word) for word in overrides]
     if words[1] != "scripts/ablate.py":
         return [overrides]
-    own = dict(word.split("=", 1) for word in overrides if re.match(r"(experiment|seeds|jobs|output)=", word))
-    shared = [word for word in overrides if word.partition("=")[0] not in ("seeds", "jobs", "output")]
+    of_script = ("experiment", "ablation", "seeds", "jobs", "output", "tune")
+    own = {key: value for key, _, value in (word.partition("=") for word in overrides) if key in of_script}
     assert re.fullmatch(r"\d+(,\d+)*", own.get("seeds", "0"))
-    model = own["experiment"].rpartition("_")[2]
-    ablation = yaml.safe_load((PROJECT / "configs" / "ablation" / f"{model}.yaml").read_text(encoding="utf-8"))
-    return [[*shared, *changes] for changes in ablation["variants"].values()]
+    name = own.get("ablation") or own["experiment"].rpartition("_")[2]
+    ablation = yaml.safe_load((PROJECT / "configs" / "ablation" / f"{name}.yaml").read_text(encoding="utf-8"))
+    experiment = own.get("experiment") or ablation["experiment"]
+    shared = [f"experiment={experiment}", *ablation.get("overrides", [])]
+    shared += [word for word in overrides if word.partition("=")[0] not in of_script]
+    starts = [ablation["start"]["overrides"]] if "start" in ablation else []
+    return [[*shared, *changes] for changes in (*starts, *ablation["variants"].values())]
 
 
 def compose_and_check(overrides: list[str], compose: Callable, *, of: str) -> None:
