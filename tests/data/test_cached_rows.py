@@ -126,7 +126,7 @@ def test_facts_of_images_follow_their_files(tmp_path):
     before = image_facts(paths)
     assert image_facts(list(paths)) == before != image_facts(paths[::-1])
     paths[0].write_bytes(b"others")
-    assert image_facts(paths) != (changed := before)
+    assert (changed := image_facts(paths)) != before
     os.utime(paths[1], ns=(0, 0))
     assert image_facts(paths) not in (before, changed)
     pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
