@@ -95,6 +95,16 @@ def test_nothing_is_left_of_a_computation_that_failed(tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
 
 
+def test_the_leftover_of_a_killed_process_is_removed(tmp_path):
+    stored(tmp_path, Source())
+    (rows,), (description,) = tmp_path.glob("*.bin"), tmp_path.glob("*.json")
+    description.unlink()
+    leftover = tmp_path / f".{rows.name}.1.tmp"
+    leftover.write_bytes(b"half")
+    stored(tmp_path, Source())
+    assert not leftover.exists() and description.exists()
+
+
 def test_what_the_user_can_mend_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data.cache=.*file"):

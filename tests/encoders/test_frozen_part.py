@@ -39,7 +39,7 @@ def test_both_parts_together_are_the_tower(name, trained, level):
 @pytest.mark.parametrize("padding", ["", "same"])
 def test_folded_batch_norms_give_the_values_and_gradients_of_the_blocks(padding):
     torch.manual_seed(0)
-    network = timm.create_model("mobilenetv2_035", num_classes=0, pad_type=padding)
+    network = timm.create_model("mobilenetv2_035", num_classes=0, pad_type=padding).double()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             for value in (module.weight, module.bias, module.running_mean, module.running_var):
@@ -47,7 +47,7 @@ def test_folded_batch_norms_give_the_values_and_gradients_of_the_blocks(padding)
             module.requires_grad_(False)
     fix_frozen_statistics(network.train())
     blocks = [block for stage in network.blocks[1:] for block in stage]
-    given = torch.rand(2, network.blocks[1][0].conv_pw.in_channels, 16, 16)
+    given = torch.rand(2, network.blocks[1][0].conv_pw.in_channels, 16, 16).double()
     results = []
     for apply in (folded_block, lambda block, x: block(x)):
         network.zero_grad()
@@ -56,7 +56,7 @@ def test_folded_batch_norms_give_the_values_and_gradients_of_the_blocks(padding)
             x = apply(block, x)
         x.square().mean().backward()
         results.append([x, *(each.grad for each in network.blocks[1:].parameters() if each.requires_grad)])
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-9)
 
 
 def test_trained_batch_norms_are_not_folded():
