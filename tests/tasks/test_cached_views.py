@@ -1,7 +1,9 @@
 """Runs on cached views: what is shared, what makes a new file, and that the figures are those of the images."""
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 import meru
 from meru.assemble import build
@@ -19,12 +21,10 @@ SMALL = (
     "encoder.image.image_size=64",
     "encoder.text.architecture=L1_W64_A1",
     "encoder.embedding_dimension=32",
-    "+encoder.image.random_weights=true",
     "data.validation_fraction=0.25",
     "data.batch_size=4",
     "data.workers=0",
     "data.cached_views=2",
-    "evaluation.attention_pictures=0",
     "trainer.epochs=1",
     "trainer.log_every=1",
     "logger=none",
@@ -37,12 +37,20 @@ MODELS = {
 }
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv2_035.safetensors"
+    save_file(timm.create_model("mobilenetv2_035", num_classes=0).state_dict(), path)
+    return path
+
+
 @pytest.fixture
-def configuration(compose, cub_folder, tmp_path):
+def configuration(compose, cub_folder, weights, tmp_path):
     def make(*overrides, folder="run"):
-        overrides = [word for word in (*SMALL, *overrides) if not word.startswith("evaluation.attention")]
-        return compose(*overrides, f"data.root={cub_folder}", f"data.cache={tmp_path / 'cache'}",
-                       f"folder={tmp_path / folder}")  # fmt: skip
+        places = {"encoder.image.weights": weights, "data.root": cub_folder, "data.cache": tmp_path / "cache"}
+        given = [f"{key}={path}" for key, path in {**places, "folder": tmp_path / folder}.items()]
+        return compose(*SMALL, *given, *overrides)
 
     return make
 
