@@ -165,7 +165,8 @@ def _write(path: Path, shape: tuple[int, int, int], compute: Callable[[], Iterab
 
     advice = "make room, name another folder by data.cache=<folder>, or set data.cached_views=0"
     with contextlib.suppress(OSError):
-        path.with_suffix(".json").unlink(missing_ok=True)
+        for old in (path.with_suffix(".json"), *path.parent.glob(f".{path.name}.*.tmp")):  # of a killed process
+            old.unlink(missing_ok=True)
     write_atomically(path, write, advice=advice)
     description = {"version": VERSION, "what": what, "shape": shape, "dtype": "float16", "checksum": _checksum(path)}
     write_text(path.with_suffix(".json"), json.dumps(description), advice=advice)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from meru.data.augmentation import CaptionAugmentation
 from meru.data.cached_rows import SEED, ViewChoice, Window, as_it_is, cached_loader
-from meru.data.images import image_size
+from meru.data.images import MAXIMUM_PIXELS, image_size
 from meru.data.loading import Batch, ImageDataset, collate, ordered_loader, stacked
 from meru.data.parts import CropParts, Part
 from meru.data.records import ImageRecord
@@ -141,6 +141,7 @@ class CachedPairs(Dataset):
         views: Rows of the tower's frozen part for V views of every image, `(n, V, F)`.
         parts: Such rows for a part in each view, and the words; None: images and captions only.
         queries: As for `TrainingPairs`; not used with parts.
+        maximum_pixels: As for `ImageDataset`.
     """
 
     def __init__(
@@ -153,9 +154,12 @@ class CachedPairs(Dataset):
         parts: tuple[Tensor, WordsOfViews] | None = None,
         queries: Callable[[str], Batch] | None = None,
         augment_text: CaptionAugmentation | None = None,
+        maximum_pixels: int = MAXIMUM_PIXELS,
     ):
         self.records, self.views, self.tokenize, self.seed = records, views, tokenize, seed
         self.parts, self.queries, self.augment_text = parts, queries, augment_text
+        self.maximum_pixels = maximum_pixels
+        self._drawn: dict[tuple[int, int], tuple[str, Part | None]] = {}
         self.choice = ViewChoice(seed, images=len(records), views=views.shape[1])
         self.class_index = _images_and_classes(records)[1]["class_index"]
 
@@ -187,10 +191,11 @@ class CachedPairs(Dataset):
 
     def _with_parts(self, index: Tensor, view: Tensor) -> Batch:
         rows, words = self.parts
-        drawn = [
-            words(image, number, *image_size(self.records[image].path))
-            for image, number in zip(index.tolist(), view.tolist(), strict=True)
-        ]
+        keys = list(zip(index.tolist(), view.tolist(), strict=True))
+        for key in set(keys) - self._drawn.keys():
+            size = image_size(self.records[key[0]].path, maximum_pixels=self.maximum_pixels)
+            self._drawn[key] = words(*key, *size)
+        drawn = [self._drawn[key] for key in keys]
         phrases = ["" if part is None else part.phrase for _, part in drawn]
         return {
             "tokens": self._padded([caption for caption, _ in drawn]),
@@ -232,15 +237,15 @@ def training_loader(
 
     Returns:
         Batches: `image` uint8 `(B, 3, S, S)`, or cached rows `(B, F)`; `tokens` int64 `(B, L)`, padded with 0 to the
-        longest caption;
-        `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the number of images replaced. With parts
-        also `part_image` and `part_tokens`, of the same types, and `has_part` and `has_part_text`, bool `(B,)`. With
-        queries also those of `query_entries`, stacked.
+        longest caption; `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the number of images
+        replaced. With parts also `part_image` and `part_tokens`, of the same types, and `has_part` and
+        `has_part_text`, bool `(B,)`. With queries also those of `query_entries`, stacked.
     """
     data, together = TrainingPairs(records, seed=seed, **samples), collate
     if views is not None:
-        words = {name: samples.get(name) for name in ("tokenize", "queries", "augment_text")}
-        data, together = CachedPairs(records, views=views, parts=view_parts, seed=seed, **words), as_it_is
+        names = ("tokenize", "queries", "augment_text", "maximum_pixels")
+        kept = {name: samples[name] for name in names if name in samples}
+        data, together = CachedPairs(records, views=views, parts=view_parts, seed=seed, **kept), as_it_is
         workers = 0  # sending rows between processes would be slower
     batches = RunBatches(
         length=len(records),
@@ -266,8 +271,7 @@ def evaluation_loader(
 
     Returns:
         Batches: `image` uint8 `(B, 3, S, S)`, or rows `(B, F)`; `class_index` and `image_index` int64 `(B,)`,
-        the latter the position in
-        `records`; `skipped` int64 `()`. Skipped images are not included.
+        the latter the position in `records`; `skipped` int64 `()`. Skipped images are not included.
     """
     images, known = _images_and_classes(records)
     if rows is not None:

@@ -10,6 +10,7 @@ import torch
 from timm.models import EfficientNet, VisionTransformer
 from torch import Tensor, nn
 
+from meru.encoders.folding import convolved, folded_block
 from meru.encoders.image import fix_frozen_statistics
 from meru.errors import UserError
 
@@ -71,11 +72,11 @@ class FrozenPart:
         if self.blocks_before_patches == self.frozen_blocks:
             patches = given
         for number, block in enumerate(self.blocks[self.frozen_blocks :], start=self.frozen_blocks + 1):
-            given = block(given)
+            given = folded_block(block, given)
             if number == self.blocks_before_patches:
                 patches = given
         network = self.network
-        given = network.norm(given) if self.transformer else network.bn2(network.conv_head(given))
+        given = network.norm(given) if self.transformer else convolved(network.conv_head, network.bn2, given)
         patches = given if patches is None else patches
         pooled = network.forward_head(given, pre_logits=True)
         if patches.dim() == 4:

@@ -9,7 +9,15 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from meru.data.cached_rows import ViewsOfImages, Window, cache_folder, image_facts, stored_rows, transform_facts
+from meru.data.cached_rows import (
+    ViewsOfImages,
+    Window,
+    cache_folder,
+    digest_of,
+    image_facts,
+    stored_rows,
+    transform_facts,
+)
 from meru.data.loading import collate, reading_options
 from meru.data.records import Images
 from meru.data.workers import Loader, loader_options, worker_options
@@ -30,6 +38,7 @@ class CachedViews:
     def __init__(self, config: DictConfig, model: nn.Module, *, device: torch.device):
         self.config, self.model, self.device = config, model, device
         self.views = config.data.cached_views
+        self._found: dict[str, Tensor] = {}
         pixels = [each.flatten().tolist() for each in (model.pixel_mean, model.pixel_std)]
         self.facts = (model.frozen_part.fingerprint(), model.frozen_part.shapes, pixels)
 
@@ -58,18 +67,21 @@ class CachedViews:
             window: As for `ViewsOfImages`.
             window_facts: All that `window` depends on.
         """
-        facts = (self.facts, image_facts(images), transform_facts(transform), window_facts)
+        facts = digest_of((self.facts, image_facts(images), transform_facts(transform), window_facts))
+        if facts in self._found:
+            return self._found[facts]
         reading = {**reading_options(self.config.data), "on_error": "raise"}
         data = ViewsOfImages(images, transform=transform, views=views, window=window, **reading)
         shape = (len(images), views, self.model.frozen_part.width)
         described = f"{views} views of {len(images)} {what}" if views > 1 else f"{len(images)} {what}"
-        return stored_rows(
+        self._found[facts] = stored_rows(
             cache_folder(self.config.data.get("cache")),
             facts,
             shape=shape,
             compute=lambda: self._computed(data, described),
             what=described,
         )
+        return self._found[facts]
 
     @torch.no_grad()
     def _computed(self, data: ViewsOfImages, described: str) -> Iterator[Tensor]:

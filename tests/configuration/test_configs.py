@@ -79,7 +79,7 @@ def test_every_recipe_of_discovery_takes_two_steps(experiment, compose, cub_fold
         "encoder.image.image_size=32",
         "+encoder.image.random_weights=true",
         "model.projection_width=16",
-        "discovery.cached_views=0",
+        "data.cached_views=0",
         "data.batch_size=5",
         "data.workers=0",
         "trainer.epochs=1",

@@ -191,3 +191,9 @@ def test_who_types_an_old_key_is_told_the_new_one(renamed, compose):
     OmegaConf.update(config, "before.margin", 0.1, force_add=True)
     with pytest.raises(UserError, match="^before.margin: this key is now after.margin$"):
         check(config, command="train")
+
+
+def test_cached_views_are_a_key_of_the_data():
+    found = read(discovery={"cached_views": 8, "sampler": "weighted"}, data={"prompts": None})
+    assert found["data"]["cached_views"] == 8 and found["discovery"] == {"sampler": "weighted"}
+    assert "this key is now data.cached_views" in str(unknown_key("discovery.cached_views", command="train"))

@@ -95,6 +95,16 @@ def test_nothing_is_left_of_a_computation_that_failed(tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
 
 
+def test_the_leftover_of_a_killed_process_is_removed(tmp_path):
+    stored(tmp_path, Source())
+    (rows,), (description,) = tmp_path.glob("*.bin"), tmp_path.glob("*.json")
+    description.unlink()
+    leftover = tmp_path / f".{rows.name}.1.tmp"
+    leftover.write_bytes(b"half")
+    stored(tmp_path, Source())
+    assert not leftover.exists() and description.exists()
+
+
 def test_what_the_user_can_mend_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data.cache=.*file"):
@@ -126,7 +136,7 @@ def test_facts_of_images_follow_their_files(tmp_path):
     before = image_facts(paths)
     assert image_facts(list(paths)) == before != image_facts(paths[::-1])
     paths[0].write_bytes(b"others")
-    assert image_facts(paths) != (changed := before)
+    assert (changed := image_facts(paths)) != before
     os.utime(paths[1], ns=(0, 0))
     assert image_facts(paths) not in (before, changed)
     pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)

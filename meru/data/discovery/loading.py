@@ -107,12 +107,11 @@ def discovery_training_loader(
         batch_size, rank, world_size, start_step, total_steps: As for `RunBatches`.
         neighbours, independent: For the sampler `neighbours`. `neighbours` is called at the start of every epoch, with
             the model at that point, and once more when a run resumes within an epoch.
-        views: `views` of `CachedTrainingViews`, to train on these instead of the images, which are then not read.
+        views: As for `CachedTrainingViews`, to train on these without reading the images.
 
     Returns:
-        Batches: `image` uint8 `(B, 2, 3, S, S)`, two views, or their cached rows `(B, 2, F)`; `label` int64 `(B,)`, −1
-        for unlabelled images;
-        `labelled` bool `(B,)`; `image_index` int64 `(B,)`, the place in the split; `skipped` int64 `()`.
+        Batches: `image`, two views, uint8 `(B, 2, 3, S, S)`, or cached rows `(B, 2, F)`; int64 `(B,)` `label`, −1 for
+        unlabelled images, and `image_index`, the place in the split; `labelled` bool `(B,)`; `skipped` int64 `()`.
 
     Raises:
         UserError: for an unknown sampler, or a batch larger than the training set or smaller than k.
@@ -196,8 +195,7 @@ def discovery_evaluation_loader(
 
     Returns:
         Batches: `image` uint8 `(B, 3, S, S)`, or rows `(B, F)`; `label` int64, `labelled` bool and `image_index`
-        int64, all `(B,)`;
-        `skipped` int64 `()`. Skipped images are not included.
+        int64, all `(B,)`; `skipped` int64 `()`. Skipped images are not included.
     """
     known = {"label": split.labels, "labelled": split.labelled}
     if rows is not None:
