@@ -158,8 +158,7 @@ def timm_image_encoder(
         fixed_positions: Fixed 2-D sine–cosine positions in a vision transformer instead of learned ones
             (Chen et al., "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021).
         train_last_blocks: Number of last blocks to train; 0 freezes all, None trains all.
-        train_final_layers: Whether layers after the last block, such as a transformer's final norm or MobileNet's last
-            convolution, are trained too; None: with the last blocks, and not if all of these are frozen.
+        train_final_layers: Whether to train layers after the last block; None: unless all blocks are frozen.
         freeze_batch_norm: Fix the gains and biases of batch norms, and with them their statistics.
         gradient_checkpointing: Save memory at the cost of a second forward pass.
         patch_level: Which of timm's feature maps (`network.feature_info`) gives the patches; None: the last.
