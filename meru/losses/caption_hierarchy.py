@@ -7,28 +7,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from meru.geometry.all_pairs import full_precision, length
 from meru.geometry.spaces import Space
+from meru.losses.uncha import calibrated_residual, uncertainty
 
 ORDERS = ("image_below_query", "reversed")
 ACROSS, WITHIN = 0.7, 1.2  # η of a text's cone around an image, and of cones within a modality
 SLOPE = 0.1  # of the angle itself, which keeps a gradient inside the cone
 CALIBRATION = 10.0  # α
-
-
-def uncertainty(points: Tensor) -> Tensor:
-    """u(x) = ln(1 + exp(−‖x‖)), in (0, ln 2]: points near the origin are general and therefore uncertain.
-
-    Args:
-        points: Components in space, shape `(…, D)`.
-
-    Returns:
-        Shape `(…)`, float32, with gradient 0 at the origin.
-    """
-    with full_precision(1.0, points) as (_, x):
-        return F.softplus(-length(x))
 
 
 def piecewise_entailment(
@@ -71,10 +57,7 @@ def calibrated_entailment(
     residual = piecewise_entailment(
         general, specific, space, aperture_scale=aperture_scale, minimum_radius=minimum_radius
     )
-    uncertain = uncertainty(general)
-    with torch.autocast(residual.device.type, enabled=False):
-        calibration = 0.5 * (residual.detach() * torch.exp(-uncertain) + uncertain)
-        return 0.5 * residual + CALIBRATION * calibration
+    return 0.5 * residual + CALIBRATION * calibrated_residual(residual, uncertainty(general))
 
 
 def relations(

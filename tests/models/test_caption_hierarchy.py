@@ -9,7 +9,8 @@ from meru.encoders.image import timm_image_encoder
 from meru.encoders.text import text_transformer
 from meru.errors import UserError
 from meru.geometry.spaces import Euclidean, Hyperboloid
-from meru.losses.caption_hierarchy import calibrated_entailment, uncertainty
+from meru.losses.caption_hierarchy import calibrated_entailment
+from meru.losses.uncha import uncertainty
 from meru.models.meru_patches import MERUPatches
 
 VIT = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
