@@ -17,7 +17,7 @@ from meru.training.checkpoint import save_weights
 from meru.training.optimizer import warmup_cosine
 
 EVERY = sorted(path.stem for path in (PROJECT / "configs" / "experiment").glob("[!_]*.yaml"))
-DISCOVERING = [name for name in EVERY if name.endswith("gcd")]
+DISCOVERING = [name for name in EVERY if name.endswith(("gcd", "hypcd"))]
 EXPERIMENTS = [name for name in EVERY if name not in DISCOVERING]
 # Small enough for a test: the recipes' towers by other sizes.
 PERSON_SIZES = {
