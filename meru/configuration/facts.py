@@ -51,7 +51,7 @@ def require_loader(data: Mapping, *, discovering: bool) -> None:
     if discovering and "load_discovery" not in data:
         raise UserError("this data set has no split for discovery: choose another, such as data=cub or data=birds")
     if not discovering and "load" not in data:
-        raise UserError("this data set has no captions, only classes to discover: choose model=simgcd or model=hypgcd")
+        raise UserError("this data set has no captions, only classes to discover: choose model=simgcd, hypgcd or hypcd")
 
 
 def notes(config: Mapping) -> list[str]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-9  # differences of figures below it are rounding errors
 
 
 class Difference(NamedTuple):
@@ -28,7 +29,7 @@ class Difference(NamedTuple):
     @property
     def excludes_zero(self) -> bool:
         """Whether 0 lies outside the interval; False with one pair."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        return self.low is not None and self.high is not None and (self.low > ROUNDING or self.high < -ROUNDING)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

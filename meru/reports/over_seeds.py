@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from meru.metrics.statistics import Difference, mean_and_deviation, paired_difference
-from meru.reports.tables import markdown_table
+from meru.reports.tables import is_share, markdown_table
 
 Figures = Mapping[str, float | None]
 
@@ -41,21 +41,21 @@ def chance_of(key: str) -> str:
     return f"{row}/chance_{metric}"
 
 
-def cell(shares: Sequence[float | None]) -> str:
-    """Mean, and for at least two runs the standard deviation, in percent.
+def cell(figures: Sequence[float | None], *, share: bool = True) -> str:
+    """Mean, and for at least two runs the standard deviation, in percent if they are shares.
 
     If some runs lack the figure, the others are averaged and their number is appended; a dash if all runs lack it.
     """
-    known = [share for share in shares if share is not None]
+    known = [figure for figure in figures if figure is not None]
     if not known:
         return "–"
     mean, spread = mean_and_deviation(known)
-    text = f"{100 * mean:.1f}" if spread is None else f"{100 * mean:.1f} ± {100 * spread:.1f}"
-    return text if len(known) == len(shares) else f"{text} (of {len(known)})"
+    text = _shown(mean, share) if spread is None else f"{_shown(mean, share)} ± {_shown(spread, share)}"
+    return text if len(known) == len(figures) else f"{text} (of {len(known)})"
 
 
-def difference_cell(difference: Difference | None, *, seeds: int) -> str:
-    """A paired difference in percentage points with its interval; bold with a star if that excludes 0.
+def difference_cell(difference: Difference | None, *, seeds: int, share: bool = True) -> str:
+    """A paired difference with its interval, in percentage points for shares; bold with a star if that excludes 0.
 
     Args:
         difference: None without a pair.
@@ -63,9 +63,9 @@ def difference_cell(difference: Difference | None, *, seeds: int) -> str:
     """
     if difference is None:
         return "–"
-    text = f"{100 * difference.mean:+.1f}"
+    text = _shown(difference.mean, share, sign="+")
     if difference.low is not None and difference.high is not None:
-        text += f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+        text += f" [{_shown(difference.low, share, sign='+')}, {_shown(difference.high, share, sign='+')}]"
     if difference.excludes_zero:
         text = f"**{text}** \\*"
     return text if difference.pairs == seeds else f"{text} ({_number(difference.pairs, 'pair')})"
@@ -74,72 +74,91 @@ def difference_cell(difference: Difference | None, *, seeds: int) -> str:
 # ---------------------------------------------------------------- ablation
 
 
-def ablation_markdown(columns: Mapping[str, str], table: Mapping[str, Runs]) -> str:
-    """The means of all variants with their chance levels, then the differences to the first variant.
+def ablation_markdown(columns: Mapping[str, str], table: Mapping[str, Runs], reference: str) -> str:
+    """The means of all variants with their chance levels, then the differences to one of them.
 
     Args:
         columns: Title → name of a figure.
-        table: Variant → its runs; the differences are left out if it has a single variant or no common seeds.
+        table: Variant → its runs.
+        reference: The variant that the others are compared with; the differences are left out without its runs, for a
+            single variant, and without common seeds.
     """
     rows = []
     for variant, runs in table.items():
-        cells = [cell([read.get(key) for read in runs.figures.values()]) for key in columns.values()]
+        cells = [
+            cell([read.get(key) for read in runs.figures.values()], share=is_share(key)) for key in columns.values()
+        ]
         rows.append([variant, str(len(runs.figures)), *cells, _minutes(runs.mean_duration("minutes"))])
-    chances = [f"{100 * chance:.1f}" if chance is not None else "" for chance in chance_row(columns, table)]
+    chances = [
+        "" if chance is None else _shown(chance, is_share(key))
+        for key, chance in zip(columns.values(), chance_row(columns, table), strict=True)
+    ]
     means = markdown_table(["variant", "seeds", *columns, "minutes"], [*rows, ["chance", "", *chances, ""]])
-    differences = _differences_markdown(columns, table)
-    return f"{means}\n\n{differences}" if differences else means
+    compared = _differences_markdown(columns, table, reference)
+    return f"{means}\n\n{compared}" if compared else means
 
 
-def _differences_markdown(columns: Mapping[str, str], table: Mapping[str, Runs]) -> str:
-    compared = differences(columns, table)
+def _differences_markdown(columns: Mapping[str, str], table: Mapping[str, Runs], reference: str) -> str:
+    compared = differences(columns, table, reference)
     found = [each for of_variant in compared.values() for each in of_variant if each is not None]
     if not found:
         return ""
     seeds = len({seed for runs in table.values() for seed in runs.figures})
     rows = [
-        [variant, *(difference_cell(each, seeds=seeds) for each in of_variant)]
+        [
+            variant,
+            *(
+                difference_cell(each, seeds=seeds, share=is_share(key))
+                for key, each in zip(columns.values(), of_variant, strict=True)
+            ),
+        ]
         for variant, of_variant in compared.items()
     ]
     explained = (
-        f"Difference to {next(iter(table))} in percentage points: mean over the seeds that both have, with its 95 % "
-        "interval by Student's t for paired figures."
+        f"Difference to {reference}, for shares in percentage points: mean over the seeds that both have, with its "
+        "95 % interval by Student's t for paired figures."
     )
     if max(each.pairs for each in found) == 1:
-        explained = f"Difference to {next(iter(table))} in percentage points; with one seed, there is no interval."
+        explained = f"Difference to {reference}, for shares in percentage points; with one seed, there is no interval."
     stars = "\n\n\\* The interval excludes 0." if any(each.excludes_zero for each in found) else ""
     return f"{explained}\n\n{markdown_table(['variant', *columns], rows)}{stars}"
 
 
-def differences(columns: Mapping[str, str], table: Mapping[str, Runs]) -> dict[str, list[Difference | None]]:
-    """Every variant but the first → for each column, its paired difference to the first."""
-    variants = list(table)
+def differences(
+    columns: Mapping[str, str], table: Mapping[str, Runs], reference: str
+) -> dict[str, list[Difference | None]]:
+    """Every variant but the reference → for each column, its paired difference to it; empty without its runs."""
+    if reference not in table:
+        return {}
     return {
-        variant: [
-            paired_difference(table[variants[0]].known(key), table[variant].known(key)) for key in columns.values()
-        ]
-        for variant in variants[1:]
+        variant: [paired_difference(table[reference].known(key), runs.known(key)) for key in columns.values()]
+        for variant, runs in table.items()
+        if variant != reference
     }
 
 
-def ablation_csv(columns: Mapping[str, str], table: Mapping[str, Runs]) -> str:
-    """The same as CSV in percent, a column for each number, empty where it is missing."""
+def ablation_csv(columns: Mapping[str, str], table: Mapping[str, Runs], reference: str) -> str:
+    """The same as CSV, shares in percent, a column for each number, empty where it is missing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = ("mean", "deviation", "difference", "low", "high", "pairs")
     header = [f"{title}, {part}" for title in columns for part in parts]
     writer.writerow(["variant", "seeds", *header, "minutes", "CPU minutes"])
-    compared = differences(columns, table)
+    compared = differences(columns, table, reference)
     for variant, runs in table.items():
         numbers: list[str] = []
         of_variant = compared.get(variant, [None] * len(columns))
         for key, difference in zip(columns.values(), of_variant, strict=True):
             known = list(runs.known(key).values())
-            numbers += map(_percent, mean_and_deviation(known) if known else (None, None))
-            numbers += [""] * 4 if difference is None else [*map(_percent, difference[:3]), str(difference.pairs)]
+            share = is_share(key)
+            numbers += [_exact(each, share) for each in (mean_and_deviation(known) if known else (None, None))]
+            ends = [] if difference is None else [_exact(each, share) for each in difference[:3]]
+            numbers += [*ends, str(difference.pairs)] if difference is not None else [""] * 4
         spent = [_minutes(runs.mean_duration(name), missing="") for name in ("minutes", "cpu_minutes")]
         writer.writerow([variant, len(runs.figures), *numbers, *spent])
-    chances = [number for chance in chance_row(columns, table) for number in (_percent(chance), *[""] * 5)]
+    chances: list[str] = []
+    for key, chance in zip(columns.values(), chance_row(columns, table), strict=True):
+        chances += [_exact(chance, is_share(key)), *[""] * 5]
     writer.writerow(["chance", "", *chances, "", ""])
     return text.getvalue()
 
@@ -166,8 +185,12 @@ def chance_row(columns: Mapping[str, str], table: Mapping[str, Runs]) -> list[fl
     return [next((read[name] for read in every if read.get(name) is not None), None) for name in names]
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.3f}"
+def _shown(figure: float, share: bool, *, sign: str = "") -> str:
+    return f"{100 * figure:{sign}.1f}" if share else f"{figure:{sign}.2f}"
+
+
+def _exact(figure: float | None, share: bool) -> str:
+    return "" if figure is None else f"{(100 if share else 1) * figure:.3f}"
 
 
 def _minutes(minutes: float | None, *, missing: str = "–") -> str:

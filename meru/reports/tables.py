@@ -50,6 +50,11 @@ ROWS = {
     "box_centre": "box centre",
     "box_centre/mean_of_parts": "box centre, mean of parts",
 }
+# Figures in a unit of their own, by the last part of their names; all others are shares.
+NOT_SHARES = {
+    *("tree_induced_error", "lowest_common_ancestor"),
+    *("images", "queries", "queries_without_match", "num_classes", "true_num_classes"),
+}
 POINTING = ("pointing", "box_centre")  # rows of single parts are only in the JSON file
 COLUMNS = {
     "R@1": ("recall@1", "accuracy@1"),
@@ -58,6 +63,11 @@ COLUMNS = {
     "mAP": ("mean_average_precision",),
     "mINP": ("mean_inverse_negative_penalty",),
 }
+
+
+def is_share(name: str) -> bool:
+    """Whether a figure is a share in 0 … 1, which tables print in percent."""
+    return name.rpartition("/")[2].removeprefix("chance_") not in NOT_SHARES
 
 
 def format_table(metrics: Mapping[str, float | None], title: str, *, pointing: bool = True) -> str:
@@ -121,8 +131,8 @@ def format_rows(
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; bars in cells are escaped."""
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in (header, *rows)]
+    """A Markdown table; bars in cells are escaped, line breaks become spaces."""
+    cells = [[" ".join(cell.replace("|", "\\|").split("\n")) for cell in line] for line in (header, *rows)]
     head, *body = ("|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in cells)
     return "\n".join([head, "|" + "---|" * len(header), *body])
 

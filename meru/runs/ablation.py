@@ -10,7 +10,7 @@ from meru.errors import UserError
 from meru.files import user_path, write_text
 from meru.reports.over_seeds import Runs, ablation_csv, ablation_markdown, runs_csv
 from meru.run_layout import FIGURES
-from meru.runs.ablation_file import Ablation, read_ablation
+from meru.runs.ablation_file import OF_EACH_RUN, Ablation, read_ablation
 from meru.runs.ablation_plan import base_overrides, check_unchanged, configuration_of, planned_runs
 from meru.runs.ablation_queue import Run, train_all
 from meru.runs.comparison import read_figures
@@ -25,7 +25,6 @@ MEANINGS = {
     "jobs": "a whole number of runs at a time",
     "tune": "true or false",
 }
-OF_EACH_RUN = ("seed", "folder", "resume")
 
 
 def ablate(own: Mapping[str, str], others: list[str]) -> None:
@@ -59,7 +58,7 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
         check_unchanged(run)
     failed = train_all(runs, own.get("jobs", ""), output)
     rows = {variant: [run for run in runs if run.variant == variant and run.finished] for variant in variants}
-    text, missing = write_tables(ablation.columns, rows, output)
+    text, missing = write_tables(ablation.columns, rows, output, reference=next(iter(variants)))
     print(f"\n{text}")
     if failed:
         missing.insert(0, f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
@@ -108,8 +107,16 @@ def default_ablation(model: str) -> str:
 # ---------------------------------------------------------------- the table
 
 
-def write_tables(columns: dict[str, str], rows: dict[str, list[Run]], output: Path) -> tuple[str, list[str]]:
+def write_tables(
+    columns: dict[str, str], rows: dict[str, list[Run]], output: Path, *, reference: str
+) -> tuple[str, list[str]]:
     """Write `ablation.md`, `ablation.csv` and `ablation_runs.csv` to the output folder.
+
+    Args:
+        columns: Title → name of a figure.
+        rows: Variant → its finished runs.
+        output: The folder.
+        reference: The variant that the others are compared with.
 
     Returns:
         The text of the first, and a list of its gaps.
@@ -131,17 +138,33 @@ def write_tables(columns: dict[str, str], rows: dict[str, list[Run]], output: Pa
     for title, key in columns.items():
         if every and not any(key in read for read in every):
             missing.append(f"columns: '{title}': no run has a figure {key}")
-    text = ablation_markdown(columns, table)
+    missing += gaps(columns, table)
+    if table and reference not in table:
+        missing.append(f"no run of {reference} is finished, so nothing can be compared with it")
+    text = ablation_markdown(columns, table, reference)
     if note := note_on_starts([run for runs in rows.values() for run in runs]):
         text = f"{text}\n\n{note}"
     contents = {
         "ablation.md": text + "\n",
-        "ablation.csv": ablation_csv(columns, table),
+        "ablation.csv": ablation_csv(columns, table, reference),
         "ablation_runs.csv": runs_csv(columns, table),
     }
     for name, content in contents.items():
         write_text(output / name, content)
     return text, missing
+
+
+def gaps(columns: dict[str, str], table: dict[str, Runs]) -> list[str]:
+    """Figures that some runs of a variant lack, or that are not finite; a variant may lack a column altogether."""
+    found = []
+    for title, key in columns.items():
+        for variant, runs in table.items():
+            lacking = [seed for seed, read in runs.figures.items() if read and read.get(key) is None]
+            named = any(key in read for read in runs.figures.values())
+            if named and lacking:
+                seeds = ", ".join(map(str, lacking))
+                found.append(f"columns: '{title}': {variant}, seed {seeds}, has no finite figure {key}")
+    return found
 
 
 def note_on_starts(runs: list[Run]) -> str:

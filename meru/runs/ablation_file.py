@@ -18,6 +18,8 @@ SECTIONS = ("experiment", "seeds", "overrides", "start", "tuning", "columns", "v
 OF_VARIANT, OF_START = ("overrides", "start"), ("overrides", "seed")
 OF_TUNING = ("select", "overrides", "seeds", "grids")
 TUNING_SEED = 100
+OF_EACH_RUN = ("seed", "folder", "resume")  # keys that no override may give
+LOWER_IS_BETTER = ("tree_induced_error", "lowest_common_ancestor")
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,9 @@ def read_ablation(name: str) -> Ablation:
         known = ", ".join(sorted(file.stem for file in ABLATIONS.glob("*.yaml")))
         raise UserError(f"ablation={name}: {path} is missing; there are {known}")
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        read = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())[:300]}") from None
     sections = [read.get(section) if isinstance(read, dict) else None for section in ("columns", "variants")]
     if not all(isinstance(section, dict) and section for section in sections):
         raise UserError(f"{path} needs `columns:` (title: figure) and `variants:` (name: list of overrides)")
@@ -116,13 +118,25 @@ def read_ablation(name: str) -> Ablation:
         optional["seeds"] = _seeds(read["seeds"], place=f"{path}: seeds")
     if read.get("tuning") is not None:
         optional["tuning"] = _tuning(read["tuning"], list(variants), place=f"{path}: tuning")
+    if odd := [title for title, figure in read["columns"].items() if not isinstance(figure, str)]:
+        raise UserError(f"{path}: columns: '{odd[0]}' needs the name of a figure")
     return Ablation(
-        columns={str(title): str(figure) for title, figure in read["columns"].items()},
+        columns={str(title): figure for title, figure in read["columns"].items()},
         variants=variants,
         overrides=_overrides(read.get("overrides") or [], place=f"{path}: overrides"),
         starts=starts,
         **optional,
     )
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [str(self.construct_object(key, deep=True)) for key, _ in node.value]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"'{repeated[0]}' is there twice{node.start_mark}")
+        return super().construct_mapping(node, deep=deep)
 
 
 def slug(variant: str) -> str:
@@ -158,12 +172,16 @@ def _tuning(content: object, variants: list[str], *, place: str) -> Tuning:
     if not isinstance(content, dict) or not isinstance(content.get("select"), str):
         raise UserError(f"{place} needs `select:` (a validation figure) and `grids:` (variant: lists of overrides)")
     _require_known(content, OF_TUNING, place=place)
+    if content["select"].rpartition("/")[2] in LOWER_IS_BETTER:
+        raise UserError(f"{place}: select: {content['select']}: its lowest value is best, but the highest is chosen")
     grids = content.get("grids")
     if not isinstance(grids, dict) or set(map(str, grids)) != set(variants):
         raise UserError(f"{place}: grids needs candidates for every variant and no other: {', '.join(variants)}")
     grids = {str(variant): grid for variant, grid in grids.items()}
     tuned = [variant for variant in variants if grids[variant] is not None]
     read = {variant: _grid(variant, grids, place=f"{place}: grids: '{variant}'") for variant in tuned}
+    if not read:
+        raise UserError(f"{place}: grids has no candidates: give some variant a list, or leave the section out")
     sizes = {variant: len(grid) for variant, grid in read.items()}
     if len(set(sizes.values())) > 1:
         counts = ", ".join(f"{variant} {size}" for variant, size in sizes.items())
@@ -192,6 +210,9 @@ def _grid(variant: str, grids: Mapping[str, object], *, place: str) -> list[list
 def _overrides(content: object, *, place: str) -> list[str]:
     if not isinstance(content, list) or not all(isinstance(override, str) for override in content):
         raise UserError(f"{place} needs a list of key=value, or [] for none")
+    for override in content:
+        if override.lstrip("+~").partition("=")[0] in OF_EACH_RUN:
+            raise UserError(f"{place}: {override}: every run has its own; use `seeds:` or `start:`")
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -94,12 +95,16 @@ def read_tuned(ablation: Ablation, output: Path) -> dict[str, list[str]]:
         print("note: this ablation can tune its variants; without tune=true they keep the settings of the experiment")
         return {}
     try:
-        chosen = yaml.safe_load(path.read_text(encoding="utf-8"))["chosen"]
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+        chosen = read["chosen"]
+        tried = {variant: [each["overrides"] for each in grid] for variant, grid in read["candidates"].items()}
         fits = all(chosen[variant] in grid for variant, grid in ablation.tuning.grids.items())
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        made_from = (read["select"], read["seeds"], read["overrides"], tried)
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path} is damaged: write it again with tune=true") from None
-    if not fits:
-        raise UserError(f"{path} was made from other candidates: write it again with tune=true")
+    tuning = ablation.tuning
+    if not fits or made_from != (tuning.select, tuning.seeds, tuning.overrides, tuning.grids):
+        raise UserError(f"{path} was made from another section `tuning:`: write it again with tune=true")
     print(f"chosen by tuning, from {path}")
     return dict(chosen)
 
@@ -133,9 +138,16 @@ def validation_figure(run: Run, name: str) -> float:
 def selected_validation(folder: Path, *, monitor: str) -> dict[str, float | None]:
     """Figures of the validation with the highest monitored figure, the first of equal ones; empty without any."""
     best: dict[str, float | None] = {}
-    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-        read = json.loads(line)
-        figures = {name.removeprefix("validation/"): read[name] for name in read if name.startswith("validation/")}
+    for line in (folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            read = json.loads(line)
+        except ValueError:  # the last line of a process that was killed
+            continue
+        figures = {
+            name.removeprefix("validation/"): figure
+            for name, figure in (read.items() if isinstance(read, dict) else ())
+            if name.startswith("validation/") and isinstance(figure, int | float) and math.isfinite(figure)
+        }
         if figures.get(monitor) is not None and (not best or figures[monitor] > best[monitor]):
             best = figures
     return best
@@ -160,7 +172,13 @@ def _content(tuning: Tuning, means: Mapping[str, float], chosen: Mapping[str, in
         for variant, grid in tuning.grids.items()
     }
     best = {variant: tuning.grids[variant][number] for variant, number in chosen.items()}
-    content = {"select": tuning.select, "seeds": tuning.seeds, "chosen": best, "candidates": every}
+    content = {
+        "select": tuning.select,
+        "seeds": tuning.seeds,
+        "overrides": tuning.overrides,
+        "chosen": best,
+        "candidates": every,
+    }
     return yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False, allow_unicode=True)
 
 

@@ -57,5 +57,6 @@ def test_one_pair_has_no_interval_and_none_no_difference():
 
 
 def test_an_interval_that_ends_at_zero_does_not_exclude_it():
+    assert not Difference(1e-16, 1e-16, 1e-16, 2).excludes_zero  # rounding
     assert not Difference(1.0, 0.0, 2.0, 3).excludes_zero and not Difference(0.0, 0.0, 0.0, 2).excludes_zero
-    assert Difference(-1.0, -2.0, -1e-9, 3).excludes_zero and not Difference(5.0, None, None, 1).excludes_zero
+    assert Difference(-1.0, -2.0, -1e-6, 3).excludes_zero and not Difference(5.0, None, None, 1).excludes_zero

@@ -36,13 +36,13 @@ def test_the_table_has_means_then_differences_to_the_first_row():
         "two seeds": runs({1: 0.20, 2: 0.34}),
         "broken": runs({0: None}),
     }
-    lines = ablation_markdown(COLUMNS, table).splitlines()
+    lines = ablation_markdown(COLUMNS, table, "MERU").splitlines()
     assert lines[2:6] == [
         "| MERU | 3 | 20.0 ± 10.0 | 2.0 |", "| better | 3 | 25.0 ± 10.0 | 3.0 |", "| two seeds | 2 | 27.0 ± 9.9 | – |",
         "| broken | 1 | – | – |",
     ]  # fmt: skip
     assert lines[8].startswith(
-        "Difference to MERU in percentage points: mean over the seeds that both have, with its 95 %"
+        "Difference to MERU, for shares in percentage points: mean over the seeds that both have, with its 95 %"
     )
     assert lines[12:15] == [
         "| better | **+5.0 [+5.0, +5.0]** \\* |", "| two seeds | +2.0 [-23.4, +27.4] (2 pairs) |", "| broken | – |",
@@ -51,14 +51,14 @@ def test_the_table_has_means_then_differences_to_the_first_row():
 
 
 def test_one_seed_has_no_interval_and_one_variant_no_differences():
-    text = ablation_markdown(COLUMNS, {"MERU": runs({0: 0.1}), "CLIP": runs({0: 0.2})})
+    text = ablation_markdown(COLUMNS, {"MERU": runs({0: 0.1}), "CLIP": runs({0: 0.2})}, "MERU")
     assert "with one seed, there is no interval" in text and "| CLIP | +10.0 |" in text and "\\*" not in text
-    assert "Difference" not in ablation_markdown(COLUMNS, {"MERU": runs({0: 0.1, 1: 0.2})})
+    assert "Difference" not in ablation_markdown(COLUMNS, {"MERU": runs({0: 0.1, 1: 0.2})}, "MERU")
 
 
 def test_the_files_have_every_number():
     table = {"MERU": runs({0: 0.1, 1: 0.2}, minutes=2.0), "CLIP": runs({0: 1 / 3, 1: None})}
-    first, second, chance = csv.DictReader(ablation_csv(COLUMNS, table).splitlines())
+    first, second, chance = csv.DictReader(ablation_csv(COLUMNS, table, "MERU").splitlines())
     assert first["R@1, mean"] == "15.000" and first["R@1, difference"] == "" and first["CPU minutes"] == "4.0"
     assert second["R@1, difference"] == "23.333" and second["R@1, pairs"] == "1" and second["R@1, low"] == ""
     assert chance["variant"] == "chance"
@@ -70,3 +70,20 @@ def test_the_files_have_every_number():
         ("CLIP", "1"),
     ]
     assert float(single[2]["found/recall@1"]) == 1 / 3 and single[3]["found/recall@1"] == ""
+
+
+def test_figures_that_are_no_shares_keep_their_unit():
+    key = "zero_shot/hierarchy/tree_induced_error"
+    chance = "zero_shot/hierarchy/chance_tree_induced_error"
+    table = {
+        name: Runs({seed: {key: edges + seed / 10, chance: 3.9} for seed in (0, 1)}, {0: {}, 1: {}})
+        for name, edges in (("MERU", 2.1), ("CLIP", 1.9))
+    }
+    text = ablation_markdown({"edges": key}, table, "MERU")
+    assert "| MERU | 2 | 2.15 ± 0.07 |" in text and "| chance | | 3.90 |" in text and "-0.20" in text
+    assert "2.150" in ablation_csv({"edges": key}, table, "MERU")
+
+
+def test_without_runs_of_the_reference_nothing_is_compared():
+    text = ablation_markdown(COLUMNS, {"CLIP": runs({0: 0.1, 1: 0.3}), "UNCHA": runs({0: 0.2, 1: 0.2})}, "MERU")
+    assert "Difference" not in text and "| UNCHA | 2 |" in text

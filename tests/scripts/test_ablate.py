@@ -73,8 +73,8 @@ def test_every_variant_runs_with_every_seed_and_variants_win(workplace, capsys):
     assert (output / "ablation.md").read_text("utf-8").splitlines() == [
         "| variant | seeds | R@1 | minutes |", "|---|---|---|---|", "| MERU | 2 | 20.0 ± 14.1 | 1.5 |",
         "| without entailment | 2 | 20.0 ± 14.1 | 1.5 |", "| chance | | 2.0 | |", "",
-        "Difference to MERU in percentage points: mean over the seeds that both have, with its 95 % interval by "
-        "Student's t for paired figures.", "",
+        "Difference to MERU, for shares in percentage points: mean over the seeds that both have, with its 95 % "
+        "interval by Student's t for paired figures.", "",
         "| variant | R@1 |", "|---|---|", "| without entailment | +0.0 [+0.0, +0.0] |",
     ]  # fmt: skip
     rows = list(csv.DictReader((output / "ablation.csv").open(encoding="utf-8")))

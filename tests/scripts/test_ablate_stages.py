@@ -12,7 +12,7 @@ from meru.runs import tuning as tuning_module
 from meru.runs.ablation_file import read_ablation
 from meru.runs.ablation_plan import merged
 from meru.runs.ablation_queue import Run
-from meru.runs.tuning import validation_figure
+from meru.runs.tuning import selected_validation, validation_figure
 
 TWO = {"MERU": [], "CLIP": ["model=clip"]}
 RATES = [["optim.learning_rate=0.01"], ["optim.learning_rate=0.03"], ["optim.learning_rate=0.02"]]
@@ -144,7 +144,7 @@ def test_tuning_chooses_by_validation_and_later_commands_keep_the_choice(workpla
     assert len(calls(output / "tuning")) == 6
     other = {"MERU": [["optim.learning_rate=0.5"]], "CLIP": [["optim.learning_rate=0.5"]]}
     assert start("seeds=0", variants=TWO, tuning=tuning(grids=other)) == 2
-    assert "was made from other candidates: write it again with tune=true" in capsys.readouterr().err
+    assert "was made from another section `tuning:`: write it again with tune=true" in capsys.readouterr().err
 
 
 def test_tuning_begins_with_a_start_of_its_own_seed(workplace):
@@ -210,6 +210,9 @@ def test_discovery_is_tuned_on_held_out_classes_only(validating, tmp_path):
         ("grids: {x: [[a=1]], y: []}, select: f", "'y' needs a list of candidates"),
         ("grids: {x: [a=1], y: [a=1]}, select: f", "'x' needs a list of key=value"),
         ("grids: {x: [[a=1]], y: [[a=1]]}", "needs `select:`"),
+        ("grids: {x: null, y: null}, select: f", "grids has no candidates"),
+        ("grids: {x: [[seed=1]], y: [[a=1]]}, select: f", "seed=1: every run has its own"),
+        ("grids: {x: [[a=1]], y: [[a=1]]}, select: f/tree_induced_error", "its lowest value is best"),
         ("grids: {x: [[a=1]], y: [[a=1]]}, select: f, seed: 3", "no such section 'seed'"),
     ],
 )
@@ -220,6 +223,22 @@ def test_candidates_are_checked(section, message, tmp_path, monkeypatch):
         read_ablation("mine")
 
 
+def test_a_file_in_another_encoding_and_a_figure_without_a_name_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation_file, "ABLATIONS", tmp_path)
+    (tmp_path / "mine.yaml").write_bytes("columns: {a: b}\nvariants: {é: []}".encode("latin-1"))
+    with pytest.raises(UserError, match="is not valid YAML"):
+        read_ablation("mine")
+    (tmp_path / "mine.yaml").write_text("columns: {R: null}\nvariants: {x: []}")
+    with pytest.raises(UserError, match="columns: 'R' needs the name of a figure"):
+        read_ablation("mine")
+
+
+def test_damaged_lines_and_figures_of_a_metrics_file_are_left_out(tmp_path):
+    lines = ['{"step": 1, "validation/a": 0.2}', '{"validation/a": NaN}', '{"validation/a": "x"}', "[1]", '{"validat']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert selected_validation(tmp_path, monitor="a") == {"a": 0.2}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -228,6 +247,11 @@ def test_candidates_are_checked(section, message, tmp_path, monkeypatch):
         ("variants: {x: []}\nseeds: [a]", "seeds needs a list of whole numbers"),
         ("variants: {x: []}\nstart: [model=clip]", "start needs `overrides:`"),
         ("variants: {start: []}\nstart: {overrides: []}", "the same folder name"),
+        ("variants: {x: [], x: [a=1]}", "'x' is there twice"),
+        ("variants: {1: [], '1': [a=1]}", "'1' is there twice"),
+        ("variants: {x: [+resume=a]}", "resume=a: every run has its own"),
+        ("variants: {x: []}\noverrides: [folder=a]", "folder=a: every run has its own"),
+        ("variants: " + "[" * 3000, "is not valid YAML"),
     ],
 )
 def test_other_sections_are_checked(text, message, tmp_path, monkeypatch):
