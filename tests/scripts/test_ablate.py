@@ -93,7 +93,10 @@ def test_a_failing_run_shows_its_last_lines_and_does_not_stop_the_others(workpla
     assert start("seeds=0,1", variants={"broken": ["name=fail"], "whole": []}) == 1
     seen = capsys.readouterr()
     assert "broken, seed 0: failed with exit code 1" in seen.err and "    error: the disk is full" in seen.err
-    assert seen.err.splitlines()[-1] == "error: 2 of 4 runs failed: broken, seed 0; broken, seed 1"
+    assert seen.err.splitlines()[-1] == (
+        "error: 2 of 4 runs failed: broken, seed 0; broken, seed 1; no run of broken is finished, so nothing can be "
+        "compared with it"
+    )
     assert "| whole | 2 | 15.0 ± 7.1 |" in seen.out and "| broken" not in seen.out
     assert (output / "broken_0.log").exists()
 
@@ -205,7 +208,7 @@ def test_a_mistake_is_one_line_before_anything_is_trained(words, message, workpl
         ("model.norm_exponent=7", "variant 'second', seed 0: model.norm_exponent=7: give a number from 0 to 1"),
         ("trainer.epoch=3", "variant 'second', seed 0: trainer.epoch: no such key; did you mean trainer.epochs?"),
         ("+loss.cyclic.weight=1", "variant 'second', seed 0: loss.cyclic.weight: this model (model=meru) has no"),
-        ("seed=1,2", "variant 'second', seed 0: seed=1,2: give a whole number"),
+        ("seed=1,2", "variant 'second': seed=1,2: every run has its own"),
     ],
 )
 def test_every_variant_is_checked_before_the_first_is_trained(change, message, workplace, capsys):
@@ -280,12 +283,15 @@ def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, t
             figures = {"found/recall@1": 0.1 + 0.1 * run.seed, "found/chance_recall@1": 0.02}
             (run.folder / "test.json").write_text(json.dumps(figures))
     (tmp_path / "MERU_0" / "test.json").write_text(text)
-    table, missing = ablation.write_tables({"R@1": "found/recall@1"}, rows, tmp_path)
+    table, missing = ablation.write_tables({"R@1": "found/recall@1"}, rows, tmp_path, reference="MERU")
     assert table.splitlines()[2:5] == [
         "| MERU | 2 | 20.0 (of 1) | – |", "| CLIP | 2 | 15.0 ± 7.1 | – |", "| chance | | 2.0 | |"
     ]  # fmt: skip
     assert table.endswith("| CLIP | +0.0 (1 pair) |")
     assert [message in line and "MERU_0" in line for line in missing] == ([True] if message else [])
+    (tmp_path / "MERU_1" / "test.json").write_text('{"found/recall@1": NaN}')
+    _, missing = ablation.write_tables({"R@1": "found/recall@1"}, rows, tmp_path, reference="MERU")
+    assert "columns: 'R@1': no run of MERU has a finite figure found/recall@1" in missing
     with (tmp_path / "ablation.csv").open() as file:
         numbers = [row[2:4] for row in csv.reader(file)]
     assert numbers[1:] == [["20.000", ""], ["15.000", "7.071"], ["2.000", ""]]
