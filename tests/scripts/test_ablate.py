@@ -289,12 +289,12 @@ def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, t
     ]  # fmt: skip
     assert table.endswith("| CLIP | +0.0 (1 pair) |")
     assert [message in line and "MERU_0" in line for line in missing] == ([True] if message else [])
-    (tmp_path / "MERU_1" / "test.json").write_text('{"found/recall@1": NaN}')
-    _, missing = ablation.write_tables({"R@1": "found/recall@1"}, rows, tmp_path, reference="MERU")
-    assert "columns: 'R@1': no run of MERU has a finite figure found/recall@1" in missing
     with (tmp_path / "ablation.csv").open() as file:
         numbers = [row[2:4] for row in csv.reader(file)]
     assert numbers[1:] == [["20.000", ""], ["15.000", "7.071"], ["2.000", ""]]
+    (tmp_path / "MERU_1" / "test.json").write_text('{"found/recall@1": NaN}')
+    _, missing = ablation.write_tables({"R@1": "found/recall@1"}, rows, tmp_path, reference="MERU")
+    assert "columns: 'R@1': no run of MERU has a finite figure found/recall@1" in missing
 
 
 @pytest.mark.parametrize("before", [None, "estimate", 48])
