@@ -7,8 +7,9 @@ another class.
     radius/<kind>/50                    distance from the origin
     angle/matched/50, …/unmatched/50    angle at the origin between caption and image, degrees
     exterior_angle/matched/50           angle at the caption between the continued ray from the origin and the image
-    half_aperture/50                    half aperture of the captions' cones, with the model's factor η, degrees
-    share_in_cone/matched               share of images inside the cone of a caption; there `entailment` is 0
+    half_aperture/50                    half aperture of the captions' cones, with η of `across_aperture`, degrees
+    share_in_cone/matched               share of images inside the cone of a caption: the published cone, without
+                                        `apex_floor`, also for a kind of entailment that has no cones
     share_in_dead_radius/<kind>         share so near the origin that the half aperture has its largest value
     share_at_limit/<kind>               share at the largest radius that the space allows
     share_of_ties/text_to_image         share of scores of a query that equal another of its scores, among the images or
@@ -156,8 +157,7 @@ def _of_cones(model: nn.Module, points: Mapping[str, Tensor], own: Tensor, other
     """Figures of the published cones, without a floor of the apexes, of captions around images."""
     space, settings = model.space, getattr(model, "loss", {}).get("entailment", {})
     minimum_radius = settings.get("minimum_radius", 0.1)
-    # Only a model with parts scales the cones of captions.
-    factor = model.apertures[0] if hasattr(model, "apertures") else 1.0
+    factor = settings.get("across_aperture", 1.0)  # only models with parts have the key
     aperture = factor * space.half_aperture(points["caption"], minimum_radius)
     figures = _quantiles("half_aperture", torch.rad2deg(aperture))
     apart = other != own
@@ -178,7 +178,8 @@ def discovery_geometry(
     """Figures of a model that discovers classes, by the true classes of the images.
 
         norm/projected/50               length of the projected features
-        clip, share_at_clip             longest length that enters the ball, and the share of features beyond it
+        feature_scale                   factor on the features before they are clipped
+        clip, share_at_clip             longest length that enters the ball, and the share of scaled features beyond it
         radius/image/50                 distance from the origin in the ball
         curvature, curved_radius/image, bending       as for image–text models, for pairs of different classes
         distance/within_class, …/between_classes      mean distance, in the ball or else angle in degrees
@@ -188,8 +189,8 @@ def discovery_geometry(
         alignment, uniformity/projected               directions of projected features; aligned are those of one class
 
     Args:
-        model: Has `features`, `projection` and `class_logits`, and with a ball also `lift`, `curvature` and `clip`; in
-            evaluation mode.
+        model: Has `features`, `projection` and `class_logits`, and with a ball also `lift`, `curvature`, `clip` and,
+            if it scales features, `feature_scale`; in evaluation mode.
         batches: From `discovery_evaluation_loader`.
         num_old: Number of old classes, which come first.
         device: The model's device.
@@ -248,7 +249,9 @@ def _of_ball(model: nn.Module, projected: Tensor, sample: Tensor, same: Tensor) 
     figures = {"curvature": curvature, **_quantiles("radius/image", radius)}
     figures["curved_radius/image"] = curvature**0.5 * figures["radius/image/50"]
     if clip := getattr(model, "clip", None):
-        figures |= {"clip": float(clip), "share_at_clip": _share(projected.norm(dim=-1) > clip)}
+        scale = getattr(model, "feature_scale", 1.0)
+        figures |= {"feature_scale": float(scale), "clip": float(clip)}
+        figures["share_at_clip"] = _share(scale * projected.norm(dim=-1) > clip)
     some = points[sample]
     first, second = torch.triu_indices(len(some), len(some), offset=1)
     distances = poincare.pairwise_distance(some, some, curvature)[first, second]

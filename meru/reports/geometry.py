@@ -33,9 +33,10 @@ class Row:
 
 ROWS = (
     Row("radius/*", "distance from the origin: median (5–95 %)"),
-    Row("norm/*", "length of features before they enter the space: median (5–95 %)"),
+    Row("norm/*", "length of features before they are scaled and enter the space: median (5–95 %)"),
+    Row("feature_scale", "factor on features before they are clipped"),
     Row("clip", "longest length that enters the ball"),
-    Row("share_at_clip", "features longer than the clip, so that all of them get one radius", percent=True),
+    Row("share_at_clip", "scaled features longer than the clip, so that all of them get one radius", percent=True),
     Row("curvature", "c; the space has curvature −c"),
     Row("curved_radius/*", "√c · radius: below about 0.5, the space is almost flat there"),
     Row("bending", "how much longer distances are than in flat space, on average", percent=True),
@@ -43,7 +44,7 @@ ROWS = (
     Row("angle/*", "angle at the origin between caption and image, degrees: median (5–95 %)"),
     Row("exterior_angle/*", "angle at the caption between the ray outwards and the image, degrees"),
     Row("half_aperture", "half aperture of the captions' cones, degrees"),
-    Row("share_in_cone/*", "images inside the cone of a caption, where entailment is 0", percent=True),
+    Row("share_in_cone/*", "images inside the published cone of a caption, without apex_floor", percent=True),
     Row("share_in_dead_radius/*", "texts so near the origin that their cone has its largest aperture", percent=True),
     Row("share_of_ties/*", "scores of a query that equal another one, so that their order is chance", percent=True),
     Row("effective_rank/*", "dimensions that the features fill"),
@@ -91,13 +92,17 @@ def _names(runs: Sequence[Figures], row: Row) -> list[str]:
 
 def _cell(figures: Figures, name: str, row: Row) -> str:
     if f"{name}/50" in figures:
-        low, middle, high = (_number(figures[f"{name}/{percent}"]) for percent in (5, 50, 95))
-        return f"{middle} ({low}–{high})"
+        quantiles = [figures.get(f"{name}/{percent}") for percent in (5, 50, 95)]
+        low, middle, high = map(_number, quantiles)
+        return "–" if quantiles == [None] * 3 else f"{middle} ({low}–{high})"
     value = figures.get(name)
-    return "–" if value is None else f"{100 * value:.1f} %" if row.percent else _number(value)
+    return f"{100 * value:.1f} %" if row.percent and value is not None else _number(value)
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    """A number in few digits; a dash for None."""
+    if value is None:
+        return "–"
     return f"{value:.4f}" if abs(value) < 0.1 and abs(value) >= 5e-4 else f"{value:.3g}"
 
 
@@ -146,15 +151,16 @@ def _draw_spreads(axis: Axes, family: str, kinds: Sequence[str], runs: Mapping[s
     labels = []
     for kind in kinds:
         for number, (run, figures) in enumerate(runs.items()):
-            if (middle := figures.get(f"{family}/{kind}/50")) is None:
+            low, middle, high = (figures.get(f"{family}/{kind}/{percent}") for percent in (5, 50, 95))
+            if None in (low, middle, high):
                 continue
             place, colour = len(labels), f"C{number % 10}"
-            low, high = figures[f"{family}/{kind}/5"], figures[f"{family}/{kind}/95"]
             axis.plot([low, high], [place, place], color=colour, linewidth=6, alpha=0.4, solid_capstyle="butt")
             axis.plot([middle], [place], color=colour, marker="o")
             labels.append(f"{kind} {printable(run, width=LONGEST_NAME)}".strip())
             if family == "norm" and figures.get("clip"):
-                axis.axvline(figures["clip"], color=colour, linestyle=":", linewidth=1)
+                clipped_from = figures["clip"] / (figures.get("feature_scale") or 1.0)
+                axis.axvline(clipped_from, color=colour, linestyle=":", linewidth=1)
     axis.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
     axis.set_xlim(left=0)
     axis.margins(y=0.3)
@@ -165,10 +171,12 @@ def gradients_figure(lines: Sequence[Figures], title: str = "") -> Figure:
     """A plot of each term's gradient over training: its length by group of parameters, and its cosine with the total.
 
     Args:
-        lines: The lines of `diagnosis.jsonl`, at least one.
+        lines: From `read_gradients`, at least one.
         title: Written above.
     """
-    names = [name.split("/") for name in lines[0] if name.startswith("gradient_norm/")]
+    # The first step may lack a term whose gradient was not finite.
+    every = dict.fromkeys(name for line in lines for name in line)
+    names = [name.split("/") for name in every if name.startswith("gradient_norm/")]
     terms = list(dict.fromkeys(term for _, term, _ in names))
     groups = list(dict.fromkeys(group for _, _, group in names))
     panels = [(f"gradient norm, {group}", f"gradient_norm/{{}}/{group}") for group in groups]

@@ -16,49 +16,69 @@ TIES = 0.01
 FEW_DIMENSIONS = 0.1  # share
 
 
-def hints(figures: Figures, *, weights: Mapping[str, float]) -> list[str]:
+def hints(figures: Figures, *, loss: Mapping[str, Mapping]) -> list[str]:
     """At most three sentences about what stands out, the most serious first; empty if nothing does.
 
     Args:
         figures: Of one run.
-        weights: Configured weight of each loss term.
+        loss: Settings of each loss term: its `weight`, and for `entailment` also `kind`, `apex_floor` and `slope`, if
+            the model has them.
     """
-    found = [*_of_space(figures), *_of_cones(figures, weights), *_of_gradients(figures), *_of_features(figures)]
+    found = [*_of_space(figures), *_of_cones(figures, loss), *_of_gradients(figures), *_of_features(figures)]
     return found[:MOST]
 
 
 def _of_space(figures: Figures) -> Iterator[str]:
     if (share := figures.get("share_at_clip") or 0) >= NEARLY_ALL:
         yield f"{share:.0%} of the features lie at the clip: all have one radius, and the ball is used as a sphere"
-    elif (bent := figures.get("bending")) is not None and abs(bent) < NEARLY_FLAT:
+    if (bent := figures.get("bending")) is not None and abs(bent) < NEARLY_FLAT:
         yield f"distances differ from flat ones by {bent:.1%} on average: at these radii the space is almost flat"
     for kind in _kinds(figures, "share_at_limit"):
         if (share := figures[f"share_at_limit/{kind}"] or 0) >= HALF:
             yield f"{share:.0%} of the points of {_plural(kind)} are at the largest radius: they only change direction"
 
 
-def _of_cones(figures: Figures, weights: Mapping[str, float]) -> Iterator[str]:
+def _of_cones(figures: Figures, loss: Mapping[str, Mapping]) -> Iterator[str]:
+    """About the cones of texts, if a term that is on has any."""
+    entailment = loss.get("entailment", {})
+    in_cones = bool(entailment.get("weight")) and entailment.get("kind", "cone") == "cone"
+    if in_cones:
+        yield from _of_entailment(figures, entailment)
+    if in_cones or loss.get("caption_hierarchy", {}).get("weight"):
+        pushed = "; apex_floor pushes apexes outwards there" if in_cones and entailment.get("apex_floor") else ""
+        for kind in _kinds(figures, "share_in_dead_radius"):
+            if (share := figures[f"share_in_dead_radius/{kind}"] or 0) >= HALF:
+                yield (
+                    f"{share:.0%} of {_plural(kind)} lie in the dead radius, where the cones' aperture has no "
+                    f"gradient{pushed}"
+                )
+
+
+def _of_entailment(figures: Figures, settings: Mapping) -> Iterator[str]:
+    """About images in the cones of captions. The figures are those of cones without a floor of the apexes."""
     inside, others = (figures.get(f"share_in_cone/{name}") for name in ("matched", "unmatched"))
-    if inside is not None and inside >= NEARLY_ALL and weights.get("entailment"):
+    angle, aperture = (figures.get(f"{name}/50") for name in ("exterior_angle/matched", "half_aperture"))
+    floor = ", without apex_floor" if settings.get("apex_floor") else ""
+    if inside is not None and inside >= NEARLY_ALL:
+        slope = settings.get("slope")
+        left = f"{slope:g} times the exterior angle" if slope else "0 without gradient"
+        where = " if the caption lies beyond the floor (apex_floor)" if floor else ""
         also = "" if others is None else f"; so do {others:.0%} of images of other classes"
-        yield f"{inside:.0%} of images lie in their caption's cone, where entailment is 0 without gradient{also}"
-    elif inside is not None and inside <= 1 - NEARLY_ALL and weights.get("entailment"):
-        angle, aperture = (figures[f"{name}/50"] for name in ("exterior_angle/matched", "half_aperture"))
+        yield f"{inside:.0%} of images lie in their caption's cone, where entailment is {left}{where}{also}"
+    elif None not in (inside, angle, aperture) and inside <= 1 - NEARLY_ALL:
         yield (
             f"only {inside:.0%} of images lie in their caption's cone: the exterior angle is {angle:.0f} degrees, the "
-            f"half aperture {aperture:.0f} (medians)"
+            f"half aperture {aperture:.0f} (medians{floor})"
         )
-    for kind in _kinds(figures, "share_in_dead_radius"):
-        if (share := figures[f"share_in_dead_radius/{kind}"] or 0) >= HALF:
-            yield f"{share:.0%} of {_plural(kind)} lie in the dead radius, where the cones' aperture has no gradient"
 
 
 def _of_gradients(figures: Figures) -> Iterator[str]:
-    of_all = [name.split("/") for name in figures if name.startswith("gradient_norm/") and name.endswith("/all")]
-    norms = {term: figures[f"gradient_norm/{term}/all"] for _, term, _ in of_all}
-    if not norms:
+    names = [name.split("/") for name in figures if name.startswith("gradient_norm/") and name.endswith("/all")]
+    lengths = {parts[1]: figures["/".join(parts)] for parts in names if len(parts) == 3}
+    norms = {term: length for term, length in lengths.items() if length is not None}
+    strongest = max(norms, key=norms.get, default=None)
+    if strongest is None or not norms[strongest] > 0:
         return
-    strongest = max(norms, key=norms.get)
     weak = {term: 100 * norm / norms[strongest] for term, norm in norms.items() if norm < WEAK * norms[strongest]}
     if weak:
         shares = ", ".join(f"{term} {share:.2g} %" for term, share in weak.items())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import json
 import logging
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +23,12 @@ from meru.errors import UserError
 from meru.evaluation.geometry import discovery_geometry, evaluate_geometry
 from meru.files import user_path
 from meru.metrics.zero_shot import class_prompts
-from meru.models import weight_of
 from meru.optional_part import optional
 from meru.reports.attention import save_figure
 from meru.reports.geometry import geometry_table, gradients_figure, radii_figure
 from meru.reports.hints import hints
 from meru.reports.tables import finite_figures, write_json
-from meru.run_layout import CONFIG, DIAGNOSIS, GRADIENTS
+from meru.run_layout import CONFIG, DIAGNOSIS, GRADIENTS, MODEL
 from meru.runs.folder import require_data
 from meru.tasks.contract import Figures
 from meru.tasks.discovery import Discovery
@@ -37,7 +38,24 @@ from meru.training.settings import allow_tf32
 
 log = logging.getLogger("meru")
 
-GRADIENT_FIGURES = ("weighted/", "gradient_norm/", "cosine_to_total/")
+GRADIENT_FIGURES = re.compile(r"(weighted|cosine_to_total)/[\w.-]+|gradient_norm/[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Measurable:
+    """A finished run that can be measured.
+
+    Attributes:
+        run: Its folder.
+        task: Its data, with the settings of this measurement.
+        split: `train`, `validation` or `test`.
+        lines: The lines of `diagnosis.jsonl`.
+    """
+
+    run: Path
+    task: Discovery | ImageText
+    split: str
+    lines: list[Figures]
 
 
 @dataclass(frozen=True)
@@ -62,19 +80,24 @@ class Diagnosis:
 def diagnose(run: str, *, split: str | None = None, root: str | None = None, workers: int = 2) -> str:
     """Measure finished runs, write the results into their folders, and return the table and the hints.
 
+    All runs are checked before the first is measured, and the results of each are written as soon as it is measured.
+
     Args:
-        run: Run folders, separated by commas; each may be a pattern such as `runs/birds_meru/*`.
+        run: Run folders, separated by commas; each may be a pattern such as `runs/birds_meru/*`, of whose matches those
+            that cannot be measured are left out with a message.
         split: `validation`, `test` or `train`; None: the validation images of an image–text run, or its training images
             if it has none, and the training images of a discovery run.
         root: Folder of the data if it has moved since the training.
         workers: Processes that read images.
 
     Raises:
-        UserError: if a folder is no finished run, its data are missing, or it has no images of that split.
+        UserError: if a named folder is no finished run, its data are missing, or it has no images of that split, or if
+            none of the matches of patterns can be measured.
     """
-    found = [measure(folder, split=split, root=root, workers=workers) for folder in run_folders(run)]
-    for each in found:
-        save(each)
+    found = []
+    for each in _measurable(run, split=split, root=root, workers=workers):
+        found.append(measure(each))
+        save(found[-1])
     names = _names([each.run for each in found])
     title = f"{', '.join(dict.fromkeys(each.images for each in found))} of {', '.join(names)}"
     parts = [geometry_table({name: each.figures for name, each in zip(names, found, strict=True)}, title)]
@@ -88,20 +111,37 @@ def diagnose(run: str, *, split: str | None = None, root: str | None = None, wor
     return "\n\n".join(parts)
 
 
-def run_folders(text: str) -> list[Path]:
-    """The run folders that a word names: paths or patterns, separated by commas.
+def _measurable(text: str, **settings) -> list[Measurable]:
+    """Check the runs that a word names, with the settings of `check`; see `diagnose`."""
+    found, left_out = [], []
+    for folder, named in run_folders(text).items():
+        try:
+            found.append(check(folder, **settings))
+        except UserError as error:
+            if named:
+                raise
+            left_out.append(f"{folder.name} ({error if (folder / MODEL).is_file() else 'not finished'})")
+    if not found:
+        raise UserError(f"run={text}: no run can be measured: {'; '.join(left_out)}")
+    if left_out:
+        log.warning("left out: %s", "; ".join(left_out))
+    return found
+
+
+def run_folders(text: str) -> dict[Path, bool]:
+    """The run folders that a text names by paths or patterns, separated by commas, and whether by its own path.
 
     Other matches of a pattern are left out with a message.
 
     Raises:
-        UserError: for a path that is not a run folder, or a pattern that matches none.
+        UserError: if there is none, or a pattern matches none.
     """
     words = [text] if user_path(text).exists() else [word for word in text.split(",") if word.strip()]
-    folders: list[Path] = []
+    folders: dict[Path, bool] = {}
     for word in words:
         path = user_path(word)
         if path.exists() or not glob.has_magic(word):
-            folders.append(path)
+            folders[path] = True
             continue
         matches = [Path(match) for match in sorted(glob.glob(str(path)))]
         runs = [match for match in matches if (match / CONFIG).is_file()]
@@ -109,38 +149,48 @@ def run_folders(text: str) -> list[Path]:
             raise UserError(f"run={word}: no run folder matches")
         if others := [match.name for match in matches if match not in runs]:
             log.info("left out, not run folders: %s", ", ".join(others))
-        folders += runs
+        for match in runs:
+            folders.setdefault(match, False)
     if not folders:
         raise UserError(f"run={text}: name at least one run folder")
-    return list(dict.fromkeys(folders))
+    return folders
 
 
-def measure(folder: Path, *, split: str | None, root: str | None, workers: int) -> Diagnosis:
-    """Load a run and compute all its figures; see `diagnose`."""
+def check(folder: Path, *, split: str | None, root: str | None, workers: int) -> Measurable:
+    """Check all that measuring a run needs; see `diagnose`. The model is only tried, so that many runs fit in memory.
+
+    Raises:
+        UserError: see `diagnose`.
+    """
     config = read_config(folder)
     kind = task_of(config)
     if kind is Discovery:
         asked = {"suite": None, "captions_per_image": None, "templates": None, "split": split}
         kind.check_question(OmegaConf.create(asked), name=folder.name)
     lines = read_gradients(folder / GRADIENTS)
-    pretrained = load(folder)
+    load(folder)
     if root:
         change(config, "data.root", str(user_path(root)))
     absolute_paths(config)
     require_data(config, key="root")
     config.data.workers = workers
-    device = distributed.start()
-    task = kind(config, device=device)
+    task = kind(config, device=distributed.start())
     if split is None:
         split = "train" if kind is Discovery or not task.records("validation") else "validation"
     task.require_images(split)
-    pretrained.model.to(device)
-    allow_tf32(config.trainer.get("tf32", False), device=device)
-    log.info("%s: %s", folder.name, images := _images(task, split))
-    geometry = geometry_of_discovery if kind is Discovery else geometry_of_pairs
-    figures = finite_figures(geometry(task, pretrained, split)) | means_of_gradients(lines)
-    weights = {term: weight_of(pretrained.model.loss, term) for term in pretrained.model.loss}
-    return Diagnosis(folder, images, figures, lines, hints(figures, weights=weights))
+    return Measurable(folder, task, split, lines)
+
+
+def measure(run: Measurable) -> Diagnosis:
+    """Load a run and compute all its figures."""
+    task, split = run.task, run.split
+    pretrained = load(run.run)
+    pretrained.model.to(task.device)
+    allow_tf32(task.config.trainer.get("tf32", False), device=task.device)
+    log.info("%s: %s", run.run.name, images := _images(task, split))
+    geometry = geometry_of_discovery if isinstance(task, Discovery) else geometry_of_pairs
+    figures = finite_figures(geometry(task, pretrained, split) | means_of_gradients(run.lines))
+    return Diagnosis(run.run, images, figures, run.lines, hints(figures, loss=pretrained.model.loss))
 
 
 def _images(task: Discovery | ImageText, split: str) -> str:
@@ -180,10 +230,13 @@ def geometry_of_discovery(task: Discovery, pretrained: Pretrained, split: str) -
 
 
 def read_gradients(path: Path) -> list[Figures]:
-    """The lines of `diagnosis.jsonl`; none if the file is missing.
+    """The lines of `diagnosis.jsonl`, with `step` and figures about gradients; none if the file is missing.
+
+    Figures that are missing (null), not finite, or of another name are left out, and so is an incomplete last line, of
+    a killed process.
 
     Raises:
-        UserError: for a damaged file. An incomplete last line, of a killed process, is left out.
+        UserError: for a damaged file.
     """
     if not path.is_file():
         return []
@@ -191,19 +244,26 @@ def read_gradients(path: Path) -> list[Figures]:
     lines = []
     for number, line in enumerate([*complete, *([last] if last.endswith("}") else [])], start=1):
         try:
-            lines.append({name: None if value is None else float(value) for name, value in json.loads(line).items()})
-            lines[-1]["step"] + 0
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            values = {name: None if value is None else float(value) for name, value in json.loads(line).items()}
+            if not math.isfinite(values["step"]):
+                raise ValueError("the step is not finite")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise UserError(f"{path}, line {number} has no figures of a step: remove the line") from None
+        lines.append({name: value for name, value in values.items() if _is_usable(name, value)})
     return lines
 
 
+def _is_usable(name: str, value: float | None) -> bool:
+    of_gradients = GRADIENT_FIGURES.fullmatch(name) and not (name.startswith("gradient_norm/") and (value or 0) < 0)
+    return value is not None and math.isfinite(value) and bool(name == "step" or of_gradients)
+
+
 def means_of_gradients(lines: Sequence[Figures]) -> Figures:
-    """Mean of each figure about gradients over the lines that have it; None if none has."""
+    """Mean of each figure about gradients over the lines that have it."""
     means: Figures = {}
-    for name in dict.fromkeys(name for line in lines for name in line if name.startswith(GRADIENT_FIGURES)):
-        values = [line[name] for line in lines if line.get(name) is not None]
-        means[name] = sum(values) / len(values) if values else None
+    for name in dict.fromkeys(name for line in lines for name in line if name != "step"):
+        values = [line[name] for line in lines if name in line]
+        means[name] = sum(values) / len(values)
     return means
 
 

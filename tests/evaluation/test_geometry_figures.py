@@ -19,10 +19,10 @@ IMAGES = torch.tensor([[2.0, 0.0], [0.0, 4.0], [-2.0, 0.0]])
 TEXTS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [0.0, 0.05], "wing": [3.0, 4.0]}
 
 
-def figures_of(space, **changes):
+def figures_of(space, **entailment):
     model = SimpleNamespace(
         space=space, similarity=space.similarity, embed_image=lambda images: space.lift(IMAGES),
-        embed_text=lambda tokens: space.lift(tokens), loss={"entailment": {"minimum_radius": 0.1}}, **changes,
+        embed_text=lambda tokens: space.lift(tokens), loss={"entailment": {"minimum_radius": 0.1, **entailment}},
     )  # fmt: skip
     batch = {"image": torch.zeros(3, 3, 1, 1), "class_index": torch.tensor([0, 1, 1]), "image_index": torch.arange(3)}
     return evaluate_geometry(
@@ -58,7 +58,7 @@ def test_figures_of_points_in_a_curved_space():
     assert figures["radius/image/50"] == pytest.approx(2, rel=1e-5)
     assert figures["curvature"] == 4 and figures["curved_radius/image"] == pytest.approx(4, rel=1e-5)
     assert figures["bending"] > 0.1 and figures["share_at_limit/image"] == 0
-    narrow = figures_of(Hyperboloid(4.0), apertures=(0.5, 1.0))
+    narrow = figures_of(Hyperboloid(4.0), across_aperture=0.5, within_aperture=1.2)
     assert narrow["half_aperture/50"] == pytest.approx(figures["half_aperture/50"] / 2)
 
 
@@ -125,6 +125,21 @@ def test_figures_of_discovered_classes():
     assert "clip" in geometry_table({"one": figures}, "title") and len(geometry_figure(figures).axes) == 2
 
 
+def test_the_clip_acts_on_scaled_features():
+    class Scaled(Discoverer):
+        feature_scale = 0.15
+
+        def lift(self, features):
+            return super().lift(self.feature_scale * features)
+
+    figures, _ = discovered(Scaled())
+    assert figures["share_at_clip"] == 0.25  # lengths 0.75, 1.5, 0.075, 0.075
+    assert figures["norm/projected/50"] == pytest.approx((0.5 + 5) / 2)
+    line = [line for line in geometry_figure(figures).axes[1].lines if line.get_linestyle() == ":"]
+    assert line[0].get_xdata()[0] == pytest.approx(1 / 0.15)
+    assert "feature_scale" in geometry_table({"one": figures}, "title")
+
+
 def test_without_a_ball_distances_of_classes_are_angles():
     model = Discoverer()
     flat = SimpleNamespace(**{name: getattr(model, name) for name in ("features", "projection", "class_logits")})
@@ -142,7 +157,7 @@ def test_no_image_at_all_is_one_line():
 @pytest.mark.parametrize(
     ("figures", "said"),
     [
-        ({"share_at_clip": 0.99, "bending": 0.0}, ["99% of the features lie at the clip"]),
+        ({"share_at_clip": 0.99, "bending": 0.0}, ["99% of the features lie at the clip", "flat ones by 0.0%"]),
         ({"bending": 0.012}, ["differ from flat ones by 1.2% on average"]),
         ({"share_in_cone/matched": 0.98, "share_in_cone/unmatched": 0.97}, ["98% of images.*97% of images of other"]),
         (
@@ -154,6 +169,9 @@ def test_no_image_at_all_is_one_line():
             {"gradient_norm/a/all": 2.0, "gradient_norm/b/all": 0.01, "cosine_to_total/b": -0.5},
             ["beside that of a: b 0.5 % of its length", "b pulls against the whole loss: .* -0.50"],
         ),
+        ({"gradient_norm/a/all": None, "gradient_norm/all": 1.0, "gradient_norm/b/c/all": 2.0}, []),
+        ({"gradient_norm/a/all": 0.0, "gradient_norm/b/all": -1.0}, []),
+        ({"share_in_cone/matched": 0.0, "exterior_angle/matched/50": None}, []),
         ({"effective_rank/image": 3.0, "dimension": 64.0}, ["features of images fill 3.0 of 64 dimensions"]),
         ({"share_of_ties/text_to_image": 0.2}, ["20.0% of the scores tie .text to image."]),
         ({"share_of_new_in_old": 0.75}, ["75% of the unlabelled images of new classes"]),
@@ -161,7 +179,7 @@ def test_no_image_at_all_is_one_line():
     ],
 )  # fmt: skip
 def test_hints_give_their_number(figures, said):
-    found = hints(figures, weights={"entailment": 0.2})
+    found = hints(figures, loss={"entailment": {"weight": 0.2}})
     assert len(found) == len(said)
     for sentence, pattern in zip(found, said, strict=True):
         assert re.search(pattern, sentence), sentence
@@ -169,8 +187,35 @@ def test_hints_give_their_number(figures, said):
 
 def test_there_are_at_most_three_hints_and_none_about_a_term_that_is_off():
     striking = {f"share_at_limit/{kind}": 1.0 for kind in "abcde"}
-    assert len(hints(striking, weights={})) == 3
-    assert hints({"share_in_cone/matched": 1.0}, weights={"entailment": 0.0}) == []
+    assert len(hints(striking, loss={})) == 3
+    assert hints({"share_in_cone/matched": 1.0}, loss={"entailment": {"weight": 0.0}}) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"kind": "cone"}, ["entailment is 0 without gradient; so do", "aperture has no gradient$"]),
+        ({"kind": "argent"}, []),
+        ({"slope": 0.1}, ["entailment is 0.1 times the exterior angle; so do", "aperture has no gradient$"]),
+        ({"apex_floor": 2.0}, ["beyond the floor .apex_floor.; so do", "apex_floor pushes apexes outwards there$"]),
+    ],
+)
+def test_hints_about_cones_fit_the_kind_of_entailment(settings, said):
+    figures = {"share_in_cone/matched": 1.0, "share_in_cone/unmatched": 0.9, "share_in_dead_radius/caption": 0.8}
+    found = hints(figures, loss={"entailment": {"weight": 0.2, **settings}})
+    assert len(found) == len(said)
+    for sentence, pattern in zip(found, said, strict=True):
+        assert re.search(pattern, sentence), sentence
+    far = {"share_in_cone/matched": 0.0, "exterior_angle/matched/50": 90.0, "half_aperture/50": 9.0}
+    found = hints(far, loss={"entailment": {"weight": 0.2, **settings}})
+    assert ["without apex_floor" in sentence for sentence in found] == ["apex_floor" in settings] * bool(said)
+
+
+def test_quantiles_that_are_missing_are_dashes():
+    figures = {"radius/image/5": None, "radius/image/50": 1.0, "norm/projected/50": None, "share_at_clip": None}
+    table = geometry_table({"": figures}, "title")
+    assert "1 (–––)" in table and table.count("–  ") == 2
+    assert geometry_figure(figures).axes
 
 
 def test_the_table_shows_runs_side_by_side_and_dashes_for_what_one_lacks():

@@ -111,7 +111,56 @@ def test_runs_side_by_side(untrained, tmp_path, monkeypatch):
     assert table.splitlines()[0] == "test split of clip, hycoclip"
     assert table.splitlines()[1].split() == ["clip", "hycoclip"]
     assert "What stands out in hycoclip:" in table
-    assert run_folders(f"{first},{second}") == [first, second] == run_folders(f"hycoclip,{second},hy*")
+    assert list(run_folders(f"{first},{second}")) == [first, second] == list(run_folders(f"hycoclip,{second},hy*"))
+
+
+def test_a_pattern_leaves_out_what_cannot_be_measured_and_named_folders_are_checked_first(
+    untrained, tmp_path, caplog, monkeypatch
+):
+    whole, unfinished, damaged = untrained("clip"), untrained("hycoclip"), untrained("meru_patches")
+    (unfinished / "model.safetensors").unlink()
+    (damaged / "diagnosis.jsonl").write_text("nonsense\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="meru_patches/diagnosis.jsonl, line 1"):
+        diagnose("clip,meru_patches", workers=0)
+    with pytest.raises(UserError, match="holds no finished run"):
+        diagnose("clip,hycoclip,*", workers=0)
+    with pytest.raises(UserError, match="no run can be measured: hycoclip .not finished."):
+        diagnose("hy*", workers=0)
+    assert not (whole / "diagnosis").exists()
+    caplog.clear()
+    assert "validation" in diagnose("*", workers=0).splitlines()[0]
+    messages = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.startswith("left out: hycoclip (not finished); meru_patches (") for message in messages] == [True]
+    assert (whole / "diagnosis" / "diagnosis.json").is_file()
+
+
+def test_each_run_is_saved_as_soon_as_it_is_measured(untrained, monkeypatch):
+    first, second = untrained("clip"), untrained("simgcd")
+
+    def fail(*_):
+        raise UserError("no image can be decoded")
+
+    monkeypatch.setattr("meru.runs.diagnosis.geometry_of_discovery", fail)
+    with pytest.raises(UserError, match="no image can be decoded"):
+        diagnose(f"{first},{second}", workers=0)
+    assert (first / "diagnosis" / "diagnosis.json").is_file()
+
+
+def test_the_factor_of_the_cones_is_the_one_of_the_run(untrained):
+    folder = untrained("hycoclip")
+
+    def aperture():
+        diagnose(str(folder), workers=0)
+        figures = json.loads((folder / "diagnosis" / "diagnosis.json").read_text())["figures"]
+        return figures["half_aperture/50"]
+
+    published = aperture()
+    for name in ("asked.yaml", "config.yaml"):
+        text = (folder / name).read_text()
+        assert "across_aperture: 0.7" in text
+        (folder / name).write_text(text.replace("across_aperture: 0.7", "across_aperture: 0.35"))
+    assert aperture() == pytest.approx(published / 2)
 
 
 def test_means_are_over_the_steps_that_have_a_figure(tmp_path):
@@ -119,6 +168,10 @@ def test_means_are_over_the_steps_that_have_a_figure(tmp_path):
     assert read_gradients(path) == []
     path.write_text('{"step": 1, "cosine_to_total/a": 0.5}\n{"step": 3, "cosine_to_total/a": null}\n{"step": 5, "co')
     assert means_of_gradients(read_gradients(path)) == {"cosine_to_total/a": 0.5}
+    odd = {f"gradient_norm/{name}": 1.0 for name in ("all", "a", "a/b/all", "a\x1b/all")}
+    odd |= {"gradient_norm/a/all": None, "gradient_norm/b/all": -1.0, "weighted/a": float("inf"), "loss": 1.0}
+    path.write_text(json.dumps({"step": 1, **odd, "gradient_norm/c/all": 2.0}) + "\n{" + '"step": 1' + "}\n")
+    assert read_gradients(path) == [{"step": 1, "gradient_norm/c/all": 2.0}, {"step": 1}]
     path.write_text('{"step": 1}\nnonsense\n')
     with pytest.raises(UserError, match="diagnosis.jsonl, line 2 has no figures of a step"):
         read_gradients(path)
