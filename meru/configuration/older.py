@@ -63,6 +63,27 @@ OF_PATCHES = ("merge", "top", "grid", "activation", "word_window", "class_token"
 ONCE_FOR_ALL = CONFIGS / "data" / "_birds.yaml"
 FAMILIES_BY_NAME = ("load_cub_discovery", "load_birds_discovery")
 
+# Later key → a key that the same files had, and the value with which nothing changes.
+LATER_KEYS: dict[str, tuple[str, object]] = {
+    "trainer.diagnose_every": ("trainer.epochs", 0),
+    "data.cached_views": ("data.batch_size", 0),
+    "data.cache": ("data.batch_size", None),
+    "encoder.image.train_final_layers": ("encoder.image.freeze_batch_norm", None),
+    "model.score": ("model.space", "distance"),
+    "model.feature_scale": ("model.clip", 1.0),
+    "loss.contrastive.kind": ("loss.contrastive.weight", "softmax"),
+    "loss.contrastive.bias": ("loss.contrastive.weight", -10.0),
+    "loss.entailment.kind": ("loss.entailment.weight", "cone"),
+    "loss.norm.weight": ("loss.entailment.weight", 0.0),
+    "loss.caption_hierarchy.weight": ("loss.word_grounding.weight", 0.0),
+    "loss.caption_hierarchy.pooling": ("loss.word_grounding.weight", "query"),
+    "loss.caption_hierarchy.order": ("loss.word_grounding.weight", "image_below_query"),
+    "loss.caption_hierarchy.parents": ("loss.word_grounding.weight", "caption"),
+    "loss.category.start_epoch": ("loss.hierarchy.exclude_members", 0),
+    "loss.category.confidence": ("loss.hierarchy.exclude_members", 0.0),
+    "discovery.validation": ("discovery.sampler", False),
+}
+
 
 def new_target(target: object) -> object:
     """The present name of a `_target_`; unchanged if it was not renamed."""
@@ -102,7 +123,13 @@ def modernised(config: DictConfig) -> DictConfig:
 
 def _with_later_keys(values: dict[Names, object]) -> dict[Names, object]:
     """Add to the leaves the values that applied before later keys existed."""
-    return _with_later_keys_of_data(_with_space(values))
+    values = _with_later_keys_of_data(_with_space(values))
+    for later, (neighbour, value) in LATER_KEYS.items():
+        for place in ((), ("model",)) if later.startswith("loss.") else ((),):
+            path = (*place, *later.split("."))
+            if path not in values and (*place, *neighbour.split(".")) in values:
+                values[path] = value
+    return values
 
 
 def _with_space(values: dict[Names, object]) -> dict[Names, object]:
