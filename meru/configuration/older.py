@@ -69,8 +69,8 @@ LATER_KEYS: dict[str, tuple[str, object]] = {
     "data.cached_views": ("data.batch_size", 0),
     "data.cache": ("data.batch_size", None),
     "encoder.image.train_final_layers": ("encoder.image.freeze_batch_norm", None),
-    "model.score": ("model.space", "distance"),
-    "model.feature_scale": ("model.clip", 1.0),
+    "model.score": ("model.norm_exponent", "distance"),
+    "model.feature_scale": ("loss.hierarchy.exclude_members", 1.0),
     "loss.contrastive.kind": ("loss.contrastive.weight", "softmax"),
     "loss.contrastive.bias": ("loss.contrastive.weight", -10.0),
     "loss.entailment.kind": ("loss.entailment.weight", "cone"),
@@ -81,7 +81,7 @@ LATER_KEYS: dict[str, tuple[str, object]] = {
     "loss.caption_hierarchy.parents": ("loss.word_grounding.weight", "caption"),
     "loss.category.start_epoch": ("loss.hierarchy.exclude_members", 0),
     "loss.category.confidence": ("loss.hierarchy.exclude_members", 0.0),
-    "discovery.validation": ("discovery.sampler", False),
+    "discovery.validation": ("discovery.neighbours", False),
 }
 
 
