@@ -172,4 +172,4 @@ def note_on_starts(runs: list[Run]) -> str:
         return ""
     variants = ", ".join(dict.fromkeys(run.variant for run in runs if run.after is not None))
     mean = sum(known) / len(known)
-    return f"Trained first, once per seed, and the start of {variants}: {mean:.1f} minutes each, not in the table."
+    return f"Trained first, the start of {variants}: {mean:.1f} minutes each, not in the table."

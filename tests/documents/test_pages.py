@@ -15,7 +15,7 @@ from meru.configuration.check import GROUPS
 from meru.files import PROJECT
 
 # Words with "=" that are arguments of other commands than training.
-OTHERS = {"ablation", "key", "run", "split", "suite", "seeds", "jobs", "captions_per_image", "root"}
+OTHERS = {"ablation", "key", "tune", "run", "split", "suite", "seeds", "jobs", "captions_per_image", "root"}
 LONGEST = 200  # lines of a README
 
 
