@@ -41,6 +41,28 @@ def warm_python() -> Iterator[Path]:
         yield prefix / "bin" / "python"
 
 
+@pytest.fixture
+def train_until_step_3(monkeypatch: pytest.MonkeyPatch) -> Callable[[DictConfig], None]:
+    """Trains by a configuration whose run saves a checkpoint at step 3, and interrupts the run just after."""
+    from meru.runs.train import train
+    from meru.training.trainer import Trainer
+
+    save = Trainer._save
+
+    def save_then_stop(trainer: Trainer) -> None:
+        save(trainer)
+        if trainer.step == 3:
+            raise KeyboardInterrupt
+
+    def run(config: DictConfig) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Trainer, "_save", save_then_stop)
+            with pytest.raises(KeyboardInterrupt):
+                train(config, device=torch.device("cpu"))
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def person_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirteen drawn persons with an image each, eight for training, in CUHK-PEDES' layout; to be read only."""

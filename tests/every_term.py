@@ -1,15 +1,16 @@
 """Settings that give every term of the image–text models a weight."""
 
+ENTAILMENT = {
+    "weight": 0.2,
+    "minimum_radius": 0.1,
+    "across_aperture": 0.7,
+    "within_aperture": 1.2,
+    "slope": 0.1,
+    "calibration": 10.0,
+}
 EVERY_TERM = {
     "contrastive": {"weight": 1.0, "positives": "class"},
-    "entailment": {
-        "weight": 0.2,
-        "minimum_radius": 0.1,
-        "across_aperture": 0.7,
-        "within_aperture": 1.2,
-        "slope": 0.1,
-        "calibration": 10.0,
-    },
+    "entailment": ENTAILMENT,
     "word_grounding": {"weight": 1.0, "exclude_class": True},
     "word_contrast": {"weight": 0.5, "scope": "caption", "exclude_class": True},
     "patch_agreement": {"weight": 0.5},

@@ -56,8 +56,9 @@ def read_features(
 
     Returns:
         On the CPU, in the images' order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
-        the projection head `(n, D)`, `points` of the ball `(n, D)` if the model has one, `prediction`, `label`,
-        `labelled` and `image_index`, all `(n,)`. Empty if no image can be decoded.
+        the projection head `(n, D)`, `projected_length`, their lengths before that, `points` of the ball `(n, D)` if
+        the model has one, `prediction`, `label`, `labelled` and `image_index`; the shape is `(n,)` unless given. Empty
+        if no image can be decoded.
     """
     was_training = model.training
     model.eval()
@@ -69,6 +70,7 @@ def read_features(
         found = {
             "features": F.normalize(features, dim=-1),
             "projected": F.normalize(projected := model.projection(features).float(), dim=-1),
+            "projected_length": projected.norm(dim=-1),
             **({"points": model.lift(projected)} if hasattr(model, "lift") else {}),
             "prediction": model.class_logits(features).argmax(dim=1),
             **{name: batch[name] for name in ("label", "labelled", "image_index")},

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meru.errors import UserError
+from meru.evaluation.classes import read_features
 from meru.evaluation.image_text import BatchTokenizer, embed_captions, embed_images
 from meru.geometry import poincare
 from meru.geometry.spaces import Space, Sphere
@@ -198,12 +199,14 @@ def discovery_geometry(
     Raises:
         UserError: if no image can be decoded.
     """
-    read = _read(model, batches, device)
-    projected, label = read["projected"], read["label"]
-    figures = _quantiles("norm/projected", projected.norm(dim=-1))
-    for kind in ("tower", "projected"):
-        figures[f"dimension/{kind}"] = float(read[kind].shape[1])
-        figures[f"effective_rank/{kind}"] = effective_rank(read[kind])
+    read = read_features(model, batches, device=device)
+    if not read:
+        raise UserError("no image can be decoded: restore the images")
+    projected, label = read["projected"] * read["projected_length"][:, None], read["label"]
+    figures = _quantiles("norm/projected", read["projected_length"])
+    for kind, vectors in (("tower", read["features"]), ("projected", projected)):
+        figures[f"dimension/{kind}"] = float(vectors.shape[1])
+        figures[f"effective_rank/{kind}"] = effective_rank(vectors)
     sample = spread_out(len(projected))
     figures["uniformity/projected"] = uniformity(projected[sample])
     first, second = torch.triu_indices(len(sample), len(sample), offset=1)
@@ -217,29 +220,9 @@ def discovery_geometry(
         apart = torch.rad2deg(Sphere().distance(directions[first], directions[second]))
         figures |= _by_class(apart, same)
     unlabelled, old = ~read["labelled"], label < num_old
-    figures["share_of_new_in_old"] = _share(read["predicted"][unlabelled & ~old] < num_old)
-    figures["share_of_old_in_new"] = _share(read["predicted"][unlabelled & old] >= num_old)
+    figures["share_of_new_in_old"] = _share(read["prediction"][unlabelled & ~old] < num_old)
+    figures["share_of_old_in_new"] = _share(read["prediction"][unlabelled & old] >= num_old)
     return figures
-
-
-def _read(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-    """Features, predictions and labels of all images, on the CPU."""
-    parts: dict[str, list[Tensor]] = {}
-    for batch in batches:
-        if len(batch["image"]):
-            features = model.features(batch["image"].to(device, non_blocking=True))
-            found = {
-                "tower": F.normalize(features, dim=-1),
-                "projected": model.projection(features).float(),
-                "predicted": model.class_logits(features).argmax(dim=1),
-                "label": batch["label"],
-                "labelled": batch["labelled"],
-            }
-            for name, value in found.items():
-                parts.setdefault(name, []).append(value.cpu())
-    if not parts:
-        raise UserError("no image can be decoded: restore the images")
-    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def _of_ball(model: nn.Module, projected: Tensor, sample: Tensor, same: Tensor) -> Figures:

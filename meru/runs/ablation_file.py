@@ -12,6 +12,7 @@ import yaml
 
 from meru.errors import UserError
 from meru.files import CONFIGS
+from meru.reports.tables import ERRORS
 
 ABLATIONS = CONFIGS / "ablation"
 SECTIONS = ("experiment", "seeds", "overrides", "start", "tuning", "columns", "variants")
@@ -19,7 +20,6 @@ OF_VARIANT, OF_START = ("overrides", "start"), ("overrides", "seed")
 OF_TUNING = ("select", "overrides", "seeds", "grids")
 TUNING_SEED = 100
 OF_EACH_RUN = ("seed", "folder", "resume")  # keys that no override may give
-LOWER_IS_BETTER = ("tree_induced_error", "lowest_common_ancestor")
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _tuning(content: object, variants: list[str], *, place: str) -> Tuning:
     if not isinstance(content, dict) or not isinstance(content.get("select"), str):
         raise UserError(f"{place} needs `select:` (a validation figure) and `grids:` (variant: lists of overrides)")
     _require_known(content, OF_TUNING, place=place)
-    if content["select"].rpartition("/")[2] in LOWER_IS_BETTER:
+    if content["select"].rpartition("/")[2] in ERRORS:
         raise UserError(f"{place}: select: {content['select']}: its lowest value is best, but the highest is chosen")
     grids = content.get("grids")
     if not isinstance(grids, dict) or set(map(str, grids)) != set(variants):

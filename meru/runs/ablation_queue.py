@@ -126,7 +126,7 @@ def train_all(runs: list[Run], jobs: str, output: Path) -> list[str]:
 
 
 def print_plan(runs: list[Run], slots: list[dict[str, str]]) -> None:
-    """Print which runs are finished, and how many are to be trained how."""
+    """Print the finished runs, and how the others will be trained."""
     for run in runs:
         if run.finished:
             print(f"{run.title}: already finished")

@@ -84,10 +84,8 @@ def test_samples_reach_from_the_first_to_the_last():
     assert len(many) == len(many.unique()) == 2048 and many[0] == 0 and many[-1] == 5000
 
 
-class Discoverer:
+class Flat(torch.nn.Module):
     """Features are the images' values, and so are their projections; class 0 is predicted for a positive first one."""
-
-    curvature, clip = 0.5, 1.0
 
     def features(self, images):
         return images.flatten(1)[:, :2]
@@ -98,6 +96,12 @@ class Discoverer:
     def class_logits(self, features):
         return torch.stack([features[:, 0], -features[:, 0]], dim=1)
 
+
+class Discoverer(Flat):
+    """The same with a ball."""
+
+    curvature, clip = 0.5, 1.0
+
     def lift(self, features):
         return poincare.exp_map0(poincare.clip_features(features, self.clip), self.curvature)
 
@@ -106,7 +110,11 @@ def discovered(model):
     points = torch.tensor([[3.0, 4.0], [6.0, 8.0], [-0.3, 0.4], [0.5, 0.0]])
     images = torch.zeros(4, 3, 1, 1)
     images[:, :2, 0, 0] = points
-    facts = {"label": torch.tensor([0, 0, 1, 1]), "labelled": torch.tensor([True, False, False, False])}
+    facts = {
+        "image_index": torch.arange(4),
+        "label": torch.tensor([0, 0, 1, 1]),
+        "labelled": torch.tensor([True, False, False, False]),
+    }
     empty = {"image": images[:0], **{name: value[:0] for name, value in facts.items()}}
     return discovery_geometry(model, [{"image": images, **facts}, empty], num_old=1, device=CPU), points
 
@@ -141,9 +149,7 @@ def test_the_clip_acts_on_scaled_features():
 
 
 def test_without_a_ball_distances_of_classes_are_angles():
-    model = Discoverer()
-    flat = SimpleNamespace(**{name: getattr(model, name) for name in ("features", "projection", "class_logits")})
-    figures, _ = discovered(flat)
+    figures, _ = discovered(Flat())
     angle = math.degrees(math.atan2(4, -3))
     assert figures["distance/within_class"] == pytest.approx(angle / 2, rel=1e-5)
     assert "clip" not in figures and "radius/image/50" not in figures

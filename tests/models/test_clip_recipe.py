@@ -134,19 +134,12 @@ def test_a_temperature_in_the_configuration_counts_more_than_the_weights(configu
     assert build(configuration("cub_meru", "model.logit_scale=20")).model.logit_scale.exp().item() == pytest.approx(20)
 
 
-def test_a_resumed_run_measures_nothing_and_goes_on_to_the_same_weights(small, tmp_path, monkeypatch):
+def test_a_resumed_run_measures_nothing_and_goes_on_to_the_same_weights(
+    small, tmp_path, monkeypatch, train_until_step_3
+):
     train(small(folder="whole"), device=CPU)
-    config, save = small("trainer.checkpoint_every=1", folder="stopped"), Trainer._save
-
-    def save_then_stop(self):
-        save(self)
-        if self.step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_save", save_then_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, device=CPU)
+    config = small("trainer.checkpoint_every=1", folder="stopped")
+    train_until_step_3(config)
     monkeypatch.setattr("meru.tasks.image_text.start_at_initial_radius", lambda *_, **__: pytest.fail("measured again"))
     config.resume, config.folder = str(tmp_path / "stopped"), None
     train(config, device=CPU)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from every_term import ENTAILMENT
 
 from meru.encoders.image import timm_image_encoder
 from meru.encoders.text import text_transformer
@@ -21,14 +22,7 @@ from meru.models.uncha import UNCHA
 MODELS = [CLIP, MERU, HyCoCLIP, MERUPatches, MERUGrid, GAHR, UNCHA]
 LOSS = {
     "contrastive": {"weight": 1.0, "positives": "pair"},
-    "entailment": {
-        "weight": 0.2,
-        "minimum_radius": 0.1,
-        "across_aperture": 0.7,
-        "within_aperture": 1.2,
-        "slope": 0.1,
-        "calibration": 10.0,
-    },
+    "entailment": ENTAILMENT,
     "word_contrast": {"weight": 0.1, "scope": "caption", "exclude_class": True},
     "part_entailment": {"weight": 0.1, "apex_floor": 2.0},
     "toy": {"weight": 0.0},

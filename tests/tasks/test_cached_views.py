@@ -11,7 +11,6 @@ from meru.data.sampling import BatchPlan
 from meru.errors import UserError
 from meru.runs.train import train
 from meru.tasks.kinds import task_of
-from meru.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
 SMALL = (
@@ -85,21 +84,11 @@ def test_seeds_and_methods_share_files_and_other_views_do_not(configuration, tmp
 
 
 @pytest.mark.parametrize("name", ["meru", "hycoclip"])
-def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(name, configuration, tmp_path, monkeypatch):
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(name, configuration, tmp_path, train_until_step_3):
     overrides = [*MODELS[name], "trainer.epochs=2", "trainer.checkpoint_every=3"]
     train(configuration(*overrides, folder="whole"), device=DEVICE)
     config = configuration(*overrides, folder="stopped")
-    save = Trainer._save
-
-    def save_then_stop(self):
-        save(self)
-        if self.step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_save", save_then_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, device=DEVICE)
+    train_until_step_3(config)
     config.resume, config.folder = str(tmp_path / "stopped"), None
     before = files(tmp_path)
     train(config, device=DEVICE)

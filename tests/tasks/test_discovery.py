@@ -17,7 +17,6 @@ from meru.evaluation.classes import class_trees, purities, save_trees
 from meru.runs.train import train
 from meru.tasks.discovery import Discovery
 from meru.tasks.discovery_batches import nearest_images, released_neighbours
-from meru.training.trainer import Trainer
 
 DEVICE = torch.device("cpu")
 
@@ -174,7 +173,9 @@ def test_a_run_on_kept_views(sampler, configuration):
         (0, ["discovery.sampler=neighbours", "model=hypgcd_released"]),
     ],
 )
-def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(views, more, configuration, tmp_path, monkeypatch):
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(
+    views, more, configuration, tmp_path, train_until_step_3
+):
     """Also one that began with the weights of a file, which are not read again."""
     overrides = ["trainer.epochs=2", f"data.cached_views={views}", *more]
     if views:
@@ -183,17 +184,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(views, more, 
         overrides += [*TOWER, f"+encoder.image.weights={weights}"]
     train(configuration(*overrides, folder="whole"), device=DEVICE)
     config = configuration(*overrides, "trainer.checkpoint_every=3", folder="stopped")
-    save = Trainer._save
-
-    def save_then_stop(self):
-        save(self)
-        if self.step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_save", save_then_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, device=DEVICE)
+    train_until_step_3(config)
     config.resume, config.folder = str(tmp_path / "stopped"), None
     train(config, device=DEVICE)
     weights = [meru.load(tmp_path / name).model.state_dict() for name in ("whole", "stopped")]
