@@ -12,12 +12,12 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from meru.files import PROJECT, write_text
 from meru.run_layout import FIGURES as TEST
@@ -99,16 +99,31 @@ def driver_version() -> str | None:
 
 
 def tests(part: Part) -> None:
-    """The tests that need a GPU; without one, all are skipped."""
+    """The tests that need a GPU, except those of the compiler; without one, all are skipped."""
+    run_tests(part, "not compiled")
+
+
+def compiling(part: Part) -> None:
+    """The tests of torch.compile, which take longer than all others together."""
+    run_tests(part, "compiled")
+
+
+def run_tests(part: Part, names: str) -> None:
+    """Run the GPU tests whose names fit pytest's expression; the log has a line per test, also if time runs out."""
     files = sorted(path for path in (PROJECT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text("utf-8"))
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-q", *map(str, files)]
+    summary = part.output.with_suffix(".xml")
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-k", names, "-p", "no:cacheprovider", "-v"]
+    command += ["--durations=10", f"--junitxml={summary}", *map(str, files)]
     if importlib.util.find_spec("xdist"):
         command += ["-n", "0"]
     settings = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    done = subprocess.run(command, cwd=PROJECT, env=settings, stdout=subprocess.PIPE, text=True, check=False)
-    print(done.stdout, flush=True)
-    counts = re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", (done.stdout.splitlines() or [""])[-1])
-    part.keep({"exit_code": done.returncode, **{kind: int(number) for number, kind in counts}})
+    done = subprocess.run(command, cwd=PROJECT, env=settings, check=False)
+    counts: dict[str, int] = {}
+    if summary.exists():
+        suite = ElementTree.parse(summary).find("testsuite")
+        counts = {kind: int(suite.get(kind)) for kind in ("failures", "errors", "skipped")}
+        counts["passed"] = int(suite.get("tests")) - sum(counts.values())
+    part.keep({"exit_code": done.returncode, **{kind: number for kind, number in counts.items() if number}})
     if done.returncode not in ((0, 5) if part.smoke else (0,)):  # 5: no tests
         sys.exit(f"pytest ended with exit code {done.returncode}")
 
@@ -246,7 +261,7 @@ def rounds(part: Part) -> int:
 
 PARTS: dict[str, Callable[[Part], None]] = {
     function.__name__: function
-    for function in (environment, tests, steps, gahr, discovery, loss, training, compiled)
+    for function in (environment, tests, steps, gahr, discovery, loss, training, compiling, compiled)
 }
 
 

@@ -39,6 +39,10 @@ def tests(figures: dict, machine: dict) -> list[str]:
     return ["## Tests that need a GPU", ", ".join(counts) or f"exit code {figures['exit_code']}"]
 
 
+def compiling(figures: dict, machine: dict) -> list[str]:
+    return ["## Tests of the compiler", *tests(figures, machine)[1:]]
+
+
 def steps(figures: dict, machine: dict) -> list[str]:
     title = "## Training step, compiled" if "backend" in figures else "## Training step"
     note = f"{' '.join(figures['towers'])}, batch {figures['batch']}, {figures['precision']}"
@@ -114,6 +118,7 @@ SECTIONS: dict[str, Callable[[dict, dict], list[str]]] = {
     "environment": environment,
     "tests": tests,
     "steps": steps,
+    "compiling": compiling,
     "compiled": steps,
     "gahr": gahr,
     "discovery": discovery,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
@@ -93,7 +94,9 @@ class CachedViews:
             collate_fn=collate,
             **loader_options(**worker_options(self.config.data)),
         )
-        with tqdm(total=len(data), desc=f"caching {described}", unit="image") as progress:
+        # In a log file, a line that changes all the time would be a megabyte.
+        every = 0.1 if sys.stderr.isatty() else 20.0
+        with tqdm(total=len(data), desc=f"caching {described}", unit="image", mininterval=every) as progress:
             for batch in loader:
                 images = batch["image"].flatten(0, 1).to(self.device, non_blocking=True)
                 yield self.model.frozen_output(images).unflatten(0, (-1, data.views)).cpu()
