@@ -208,8 +208,7 @@ def test_a_group_of_one_process_steps_and_gathers(device, group):
     ("device", "kind", "backend"),
     [
         ("cpu", CLIP, "eager"),
-        pytest.param("cuda", MERU, "inductor", marks=CUDA),
-        pytest.param("cuda", CLIP, "inductor", marks=CUDA),
+        pytest.param("cuda", MERU, "inductor", marks=CUDA),  # has all that CLIP has; compiling takes a minute or more
     ],
 )
 def test_compiled_gives_the_loss_and_gradients_of_eager(device, kind, backend):
