@@ -10,7 +10,7 @@ MOST = 3
 NEARLY_ALL = 0.9
 HALF = 0.5
 NEARLY_FLAT = 0.05  # relative difference of distances
-WEAK = 0.01  # share of the strongest term's gradient
+WEAK = 0.03  # share of the strongest term's gradient
 AGAINST = -0.1  # cosine
 TIES = 0.01
 FEW_DIMENSIONS = 0.1  # share
@@ -29,8 +29,8 @@ def hints(figures: Figures, *, loss: Mapping[str, Mapping]) -> list[str]:
 
 
 def _of_space(figures: Figures) -> Iterator[str]:
-    if (share := figures.get("share_at_clip") or 0) >= NEARLY_ALL:
-        yield f"{share:.0%} of the features lie at the clip: all have one radius, and the ball is used as a sphere"
+    if (share := figures.get("share_at_clip") or 0) >= HALF:
+        yield f"{share:.0%} of the features lie at the clip: with one radius, as if the ball were a sphere"
     if (bent := figures.get("bending")) is not None and abs(bent) < NEARLY_FLAT:
         yield f"distances differ from flat ones by {bent:.1%} on average: at these radii the space is almost flat"
     for kind in _kinds(figures, "share_at_limit"):

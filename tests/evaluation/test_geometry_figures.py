@@ -164,6 +164,8 @@ def test_no_image_at_all_is_one_line():
     ("figures", "said"),
     [
         ({"share_at_clip": 0.99, "bending": 0.0}, ["99% of the features lie at the clip", "flat ones by 0.0%"]),
+        ({"share_at_clip": 0.8}, ["80% of the features lie at the clip"]),
+        ({"share_at_clip": 0.4}, []),
         ({"bending": 0.012}, ["differ from flat ones by 1.2% on average"]),
         ({"share_in_cone/matched": 0.98, "share_in_cone/unmatched": 0.97}, ["98% of images.*97% of images of other"]),
         (
@@ -175,6 +177,8 @@ def test_no_image_at_all_is_one_line():
             {"gradient_norm/a/all": 2.0, "gradient_norm/b/all": 0.01, "cosine_to_total/b": -0.5},
             ["beside that of a: b 0.5 % of its length", "b pulls against the whole loss: .* -0.50"],
         ),
+        ({"gradient_norm/a/all": 2.0, "gradient_norm/b/all": 0.04}, ["beside that of a: b 2 % of its length"]),
+        ({"gradient_norm/a/all": 2.0, "gradient_norm/b/all": 0.1}, []),
         ({"gradient_norm/a/all": None, "gradient_norm/all": 1.0, "gradient_norm/b/c/all": 2.0}, []),
         ({"gradient_norm/a/all": 0.0, "gradient_norm/b/all": -1.0}, []),
         ({"share_in_cone/matched": 0.0, "exterior_angle/matched/50": None}, []),
