@@ -39,7 +39,7 @@ HEADINGS = {
     "model": "model：模型",
     "loss": "loss：各项损失的权重和设置",
     "parts": "parts：批次中除图像和描述以外的内容，用于 model=hycoclip 和 model=uncha",
-    "discovery": "discovery：类别发现，用于 model=simgcd 和 hypgcd",
+    "discovery": "discovery：类别发现，用于 model=simgcd、hypgcd 和 hypcd",
     "optim": "optim：优化器和学习率",
     "logger": "logger：日志",
 }
@@ -97,6 +97,7 @@ PLAIN_KINDS = {
     Section: "一节键",
     "the path of a folder": "文件夹的路径",
     "the path of a file": "文件的路径",
+    "the path of a file or folder": "文件或文件夹的路径",
     "the dotted path of a class or function": "类或函数的点分路径",
     "a figure of the validation split": "验证集上的一个指标",
     "a tag of open_clip": "open_clip 的权重标签",

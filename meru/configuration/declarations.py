@@ -150,7 +150,7 @@ _ENCODER = {
     "text.random_weights": fixed(Flag(), meaning="load no weights, whatever the other keys say"),
     "embedding_dimension": fixed(Whole(2, 65_536), "dimensions", "of the space of images and captions"),
     "initial_radius": fixed(POSITIVE, null=True),
-    "init": fixed(FILE, null=True),
+    "init": fixed(FilePath("the path of a file or folder"), null=True),
 }
 _MODEL = {
     "_target_": fixed(TARGET, meaning="the model's class"),

@@ -47,7 +47,7 @@ HEADINGS = {
     "model": "model",
     "loss": "loss: weights and settings of the terms",
     "parts": "parts: crops in addition to images and captions, in model=hycoclip and model=uncha",
-    "discovery": "discovery: category discovery, in model=simgcd and hypgcd",
+    "discovery": "discovery: category discovery, in model=simgcd, hypgcd and hypcd",
     "optim": "optim: optimizer and learning rate",
     "logger": "logger",
 }
