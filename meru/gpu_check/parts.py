@@ -103,7 +103,7 @@ def tests(part: Part) -> None:
     run_tests(part, "not compiled")
 
 
-def compiling(part: Part) -> None:
+def compiler_tests(part: Part) -> None:
     """The tests of torch.compile, which take longer than all others together."""
     run_tests(part, "compiled")
 
@@ -261,7 +261,7 @@ def rounds(part: Part) -> int:
 
 PARTS: dict[str, Callable[[Part], None]] = {
     function.__name__: function
-    for function in (environment, tests, steps, gahr, discovery, loss, training, compiling, compiled)
+    for function in (environment, tests, steps, gahr, discovery, loss, training, compiler_tests, compiled)
 }
 
 

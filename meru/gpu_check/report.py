@@ -39,7 +39,7 @@ def tests(figures: dict, machine: dict) -> list[str]:
     return ["## Tests that need a GPU", ", ".join(counts) or f"exit code {figures['exit_code']}"]
 
 
-def compiling(figures: dict, machine: dict) -> list[str]:
+def compiler_tests(figures: dict, machine: dict) -> list[str]:
     return ["## Tests of the compiler", *tests(figures, machine)[1:]]
 
 
@@ -118,7 +118,7 @@ SECTIONS: dict[str, Callable[[dict, dict], list[str]]] = {
     "environment": environment,
     "tests": tests,
     "steps": steps,
-    "compiling": compiling,
+    "compiler_tests": compiler_tests,
     "compiled": steps,
     "gahr": gahr,
     "discovery": discovery,

@@ -13,6 +13,7 @@ from test_architecture import FLOORS
 from meru.configuration import declaration
 from meru.configuration.check import GROUPS
 from meru.files import PROJECT
+from meru.runs import ablation_file
 
 # Words with "=" that are arguments of other commands than training.
 OTHERS = {"ablation", "key", "tune", "run", "split", "suite", "seeds", "jobs", "captions_per_image", "root"}
@@ -80,3 +81,11 @@ def test_every_key_exists_and_may_have_its_value():
 def test_every_picture_is_small():
     for path in Path(PROJECT, "docs", "images").glob("*"):
         assert path.stat().st_size < 100_000, path
+
+
+def test_the_ablation_of_ones_own_is_one(tmp_path, monkeypatch):
+    (example,) = [block for block in blocks("docs/running.md", "yaml") if "variants:" in block]
+    (tmp_path / "mine.yaml").write_text(example, encoding="utf-8")
+    monkeypatch.setattr(ablation_file, "ABLATIONS", tmp_path)
+    ablation = ablation_file.read_ablation("mine")
+    assert ablation.experiment and len(ablation.variants) == 2
