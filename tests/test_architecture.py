@@ -15,6 +15,7 @@ FLOORS = [
     {"encoders", "layers", "losses", "metrics"},
     {"data", "models", "reports", "training"},
     {"assemble"},
+    {"sources"},
     {"evaluation"},
     {"tasks"},
     {"runs"},
