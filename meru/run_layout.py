@@ -13,6 +13,9 @@
     tree/               trees of the predicted classes (discovery runs)
     diagnosis/          what scripts/diagnose.py measured
     wandb_id            the run's id in Weights & Biases
+    swanlab_id          the run's id in SwanLab
+    swanlab/            SwanLab's files
+    tensorboard/        TensorBoard's event files
     .lock               names the process that is using the folder
 """
 
@@ -31,4 +34,7 @@ ATTENTION = "attention"
 TREES = "tree"
 DIAGNOSIS = "diagnosis"
 WANDB_ID = "wandb_id"
+SWANLAB_ID = "swanlab_id"
+SWANLAB = "swanlab"
+TENSORBOARD = "tensorboard"
 LOCK = ".lock"

@@ -275,7 +275,10 @@ def _taken(section: str, target: str) -> tuple[set[str] | frozenset[str] | None,
     if taken is None:
         return None, True
     given = {"model": {"image", "text", "num_classes"}, "logger": {"folder", "config", "name", "identity"}}
-    return taken.names - given.get(section, set()), taken.others and section != "logger"
+    names = taken.names - given.get(section, set())
+    if section == "logger" and names | given["logger"] == taken.names:
+        names |= {"also"}  # read by the run; a logger that does nothing has none beside it
+    return names, taken.others and section != "logger"
 
 
 def _optimizer_arguments(target: str) -> set[str] | None:

@@ -230,11 +230,13 @@ MEANINGS = {
     "optim.weight_decay": "矩阵的权重衰减；增益、偏置和可学习的标量不衰减",
     "optim.multipliers.*": "该模块或参数的学习率倍数；scalars 指所有可学习的标量",
     "logger._target_": "除 metrics.jsonl 外，指标还记录到哪里",
-    "logger.project": "Weights & Biases 的项目",
+    "logger.also": "同时记录到的其他日志工具",
+    "logger.project": "Weights & Biases 或 SwanLab 的项目",
     "logger.entity": "Weights & Biases 的用户或团队",
-    "logger.mode": "auto：按 WANDB_MODE；未设时，已登录则 online，否则 offline",
-    "logger.tags": "Weights & Biases 中运行的标签",
-    "logger.group": "Weights & Biases 中运行所属的组",
+    "logger.workspace": "SwanLab 的用户或组织",
+    "logger.mode": "auto：按 WANDB_MODE 或 SWANLAB_MODE；未设时，已登录则 online，否则 offline",
+    "logger.tags": "Weights & Biases 或 SwanLab 中运行的标签",
+    "logger.group": "Weights & Biases 或 SwanLab 中运行所属的组",
 }
 MEANINGS_OF_EVALUATE = {
     "run": "运行目录",

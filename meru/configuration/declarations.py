@@ -296,11 +296,16 @@ _OPTIM = {
 }
 _LOGGER = {
     "_target_": Key(TARGET, meaning="the logger used besides metrics.jsonl"),
-    "project": Key(Text(), meaning="the project in Weights & Biases", null=True),
+    "also": Key(
+        ListOf(Choice(("wandb", "swanlab", "tensorboard")), "[tensorboard]", different=True),
+        meaning="other loggers for the same figures",
+    ),
+    "project": Key(Text(), meaning="the project in Weights & Biases or SwanLab", null=True),
     "entity": Key(Text(), meaning="the user or team in Weights & Biases", null=True),
+    "workspace": Key(Text(), meaning="the user or organisation in SwanLab", null=True),
     "mode": Key(Choice(("auto", "online", "offline", "disabled"))),
-    "tags": Key(TEXTS, meaning="of the run in Weights & Biases", null=True),
-    "group": Key(Text(), meaning="of the run in Weights & Biases", null=True),
+    "tags": Key(TEXTS, meaning="of the run in Weights & Biases or SwanLab", null=True),
+    "group": Key(Text(), meaning="of the run in Weights & Biases or SwanLab", null=True),
 }
 
 
