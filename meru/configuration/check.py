@@ -272,13 +272,11 @@ def _taken(section: str, target: str) -> tuple[set[str] | frozenset[str] | None,
     if section == "optim.optimizer":
         return _optimizer_arguments(target), False
     taken = arguments_of(target)
+    given = {"model": {"image", "text", "num_classes"}, "logger": {"folder", "config", "name", "identity"}}
     if taken is None:
         return None, True
-    given = {"model": {"image", "text", "num_classes"}, "logger": {"folder", "config", "name", "identity"}}
-    names = taken.names - given.get(section, set())
-    if section == "logger" and names | given["logger"] == taken.names:
-        names |= {"also"}  # read by the run; a logger that does nothing has none beside it
-    return names, taken.others and section != "logger"
+    beside = {"also"} if section == "logger" and not taken.others else set()  # other loggers, which the run makes
+    return taken.names - given.get(section, set()) | beside, taken.others and section != "logger"
 
 
 def _optimizer_arguments(target: str) -> set[str] | None:
@@ -331,9 +329,8 @@ def _check_needed(plain: dict) -> None:
         if found:
             common = frozenset.intersection(*(file.keys for file in found))
             needed += sorted(key for key in common if not key.startswith(CALLS[:2]))
-    for key in needed:
-        if not _is_present(plain, key):
-            raise UserError(f"{key} was removed, and a run needs it: leave ~{key} out, or give {key}=<value>")
+    if key := next((key for key in needed if not _is_present(plain, key)), None):
+        raise UserError(f"{key} was removed, and a run needs it: leave ~{key} out, or give {key}=<value>")
 
 
 def _is_present(plain: dict, key: str) -> bool:

@@ -49,7 +49,7 @@ MEANINGS = {
     "data.workers": "每个训练进程用多少个进程读图像",
     "data.on_error": "raise：遇到不能解码的图像就停止；skip：跳过并计数",
     "data.timeout": "等待读图像进程交出一批的秒数；0：一直等",
-    "data.maximum_pixels": "更大的图像不解码：文件头可能有误，内存也可能不够",
+    "data.maximum_pixels": "更大的 JPEG 缩小解码，其他更大的图像不解码",
     "data.cached_views": "每张图像缓存多少个视图在冻结块之后的特征，并用它们训练：更快，变化更少；0：不缓存",
     "data.cache": "存放缓存视图的文件夹，各次运行共用；null：用户缓存文件夹中的 meru",
     "data.crop_scale": "训练裁剪占图像面积的比例",
