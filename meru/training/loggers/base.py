@@ -52,13 +52,13 @@ class ServiceLogger:
             log.warning("%s failed (%s); training goes on, figures are in metrics.jsonl", self.service, reason)
             self.run = None
 
-    def require(self, missing: ImportError) -> None:
-        """Say which package is missing; the run goes on without this logger."""
+    def require(self, package: str) -> None:
+        """Say that a package is missing; the run goes on without this logger."""
         log.warning(
-            "%s is not installed (%s); training goes on, figures are in metrics.jsonl. To install it: "
-            'pip install "meru-hyperbolic[loggers]"',
+            "%s needs a package that is not installed; training goes on, figures are in metrics.jsonl. To install it: "
+            "pip install %s",
             self.service,
-            missing,
+            package,
         )
 
 

@@ -67,8 +67,8 @@ class SwanlabLogger(ServiceLogger):
             return
         try:
             import swanlab
-        except ImportError as error:
-            self.require(error)
+        except ImportError:
+            self.require("swanlab")
             return
         self.swanlab: ModuleType = swanlab
         arguments = {

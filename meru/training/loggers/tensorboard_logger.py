@@ -32,8 +32,8 @@ class TensorboardLogger(ServiceLogger):
     def __init__(self, *, folder: Path, config: Mapping, name: str, identity: str):
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            self.require(error)
+        except ImportError:
+            self.require("tensorboard")
             return
         self.place, self.purge = folder / TENSORBOARD, True
         self.guarded(lambda: self._start(SummaryWriter, config))
