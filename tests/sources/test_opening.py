@@ -200,9 +200,9 @@ def test_without_network_one_line_says_what_to_do(source, no_network):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nothing", "there is no such file or folder .*nothing; give the folder of a finished run, a folder or file"),
-        ("a/b/c", "there is no such file or folder"),
-        ("tests/nothing", "there is no such file or folder"),
+        ("nothing", "nothing is not a run folder: .*/nothing does not exist; give the folder of a finished run, a fol"),
+        ("a/b/c", "is not a run folder: .* does not exist; give"),
+        ("tests/nothing", "is not a run folder: .* does not exist; give"),
         ("hf-hub:name", "write the id of a repository as hf-hub:org/name"),
         ("hf-hub:../name", "write the id of a repository"),
         ("ViT-B-16/opena", "no such weights of ViT-B-16; write one of ViT-B-16/openai, "),
