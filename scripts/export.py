@@ -9,7 +9,7 @@
 SOURCE is a run folder or whatever else `meru.load` takes; FOLDER is made, or empty.
 
 safetensors  model.safetensors and config.json; `meru.load(FOLDER)` gives the same embeddings
-onnx         image.onnx and text.onnx with projection and lift, compared with PyTorch; images are uint8, or float in [0, 1]
+onnx         image.onnx and text.onnx with projection and lift, compared with PyTorch; pixels: uint8 | float in [0, 1]
 hub          as safetensors, with a model card; nothing is uploaded without push_to_hub
 meru         a .pth in the layout of the published MERU and HyCoCLIP checkpoints, for their code
 """

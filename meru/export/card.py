@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 import yaml
@@ -19,7 +20,9 @@ from meru.sources.opened import Opened
 
 # First parts of names of figures that say nothing of a model as a whole.
 _ASIDE = ("box_centre", "pointing")
-_MOST = 24  # rows of the table
+# Another mean of the same discovery figures.
+_DETAIL = re.compile(r"^discovery_balanced/")
+_HEADLINES = ("recall@1", "accuracy@1", "mean_average_precision", "accuracy")
 
 
 def model_card(opened: Opened, *, repository: str | None = None, licence: str | None = None) -> str:
@@ -61,7 +64,7 @@ def figures_of(opened: Opened) -> dict[str, float]:
     return {name: figure for name, figure in found.items() if isinstance(figure, int | float)}
 
 
-def chosen_figures(opened: Opened, figures: Mapping[str, float]) -> list[tuple[str, str, float, float | None]]:
+def figure_rows(opened: Opened, figures: Mapping[str, float]) -> list[tuple[str, str, float, float | None]]:
     """Row, metric, value and chance level of the shares that describe the model as a whole."""
     columns = {metric for names in COLUMNS.values() for metric in names}
     attends = getattr(opened.pretrained.model, "has_word_attention", False)
@@ -69,18 +72,17 @@ def chosen_figures(opened: Opened, figures: Mapping[str, float]) -> list[tuple[s
     for name, value in figures.items():
         row, _, metric = name.rpartition("/")
         aside = row.partition("/")[0] in _ASIDE and not (attends and row == "pointing")
-        if metric.startswith("chance_") or aside or not is_share(name):
+        if metric.startswith("chance_") or aside or not is_share(name) or _DETAIL.search(name):
             continue
-        if row in ROWS and metric not in columns:
-            continue
-        chosen.append((row, metric, value, figures.get(f"{row}/chance_{metric}" if row else f"chance_{metric}")))
-    return chosen[:_MOST]
+        if metric == "accuracy" if is_discovery(opened.config) else (row in ROWS and metric in columns):
+            chosen.append((row, metric, value, figures.get(f"{row}/chance_{metric}" if row else f"chance_{metric}")))
+    return chosen
 
 
 def _head(opened: Opened, title: str, figures: Mapping[str, float], licence: str | None) -> str:
     config = opened.config
     discovers = is_discovery(config)
-    tags = [LIBRARY, type(opened.pretrained.model).__name__.lower()]
+    tags = list(dict.fromkeys([LIBRARY, type(opened.pretrained.model).__name__.lower()]))
     tags += ["category-discovery"] if discovers else ["image-text", "zero-shot"]
     tags += ["hyperbolic"] if _curvature(opened) is not None else []
     head: dict[str, object] = {"library_name": LIBRARY}
@@ -93,7 +95,8 @@ def _head(opened: Opened, title: str, figures: Mapping[str, float], licence: str
         head["datasets"] = [data]
     metrics = [
         {"type": f"{row}/{metric}", "value": round(value, 4), "name": f"{ROWS.get(row, row)}, {metric}"}
-        for row, metric, value, _ in chosen_figures(opened, figures)
+        for row, metric, value, _ in figure_rows(opened, figures)
+        if metric in _HEADLINES
     ]
     if metrics and data:
         result = {"task": {"type": head["pipeline_tag"]}, "dataset": {"name": data, "type": data}, "metrics": metrics}
@@ -138,7 +141,7 @@ def _use(config: DictConfig, repository: str | None) -> str:
 def _training(opened: Opened, started: list[Origin]) -> str:
     config = opened.config
     began = "; ".join(f"{each.what} ({each.licence or 'see the licence there'})" for each in started)
-    rows = [("started from", began or "random weights" if opened.has_data else began or "see the source")]
+    rows = [("started from", began or ("random weights" if opened.folder else "see where this model was taken from"))]
     if data := _data_name(opened):
         rows.append(("data", data))
     if opened.has_data:
@@ -152,14 +155,17 @@ def _training(opened: Opened, started: list[Origin]) -> str:
 
 
 def _figures(opened: Opened, figures: Mapping[str, float]) -> str:
-    rows = [
-        (ROWS.get(row, row), metric, f"{100 * value:.1f}", "" if chance is None else f"{100 * chance:.1f}")
-        for row, metric, value, chance in chosen_figures(opened, figures)
-    ]
-    if not rows:
+    cells: dict[str, dict[str, str]] = {}
+    columns = {metric: column for column, names in COLUMNS.items() for metric in names}
+    for row, metric, value, chance in figure_rows(opened, figures):
+        beside = "" if chance is None else f" ({100 * chance:.1f})"
+        cells.setdefault(ROWS.get(row, row), {})[columns.get(metric, metric)] = f"{100 * value:.1f}{beside}"
+    if not cells:
         return "None are known: the source has no evaluation on a test split."
-    table = markdown_table(("", "metric", "percent", "chance"), rows)
-    return f"On the test split, one run. Chance is what a random order reaches.\n\n{table}"
+    header = list(dict.fromkeys(column for of_row in cells.values() for column in of_row))
+    table = markdown_table(["", *header], ([row, *(of.get(each, "") for each in header)] for row, of in cells.items()))
+    split = "unlabelled training images; inductive: test images" if is_discovery(opened.config) else "the test split"
+    return f"Percent (chance level in brackets) of one run, on {split}.\n\n{table}"
 
 
 def _limits(opened: Opened, started: list[Origin], licence: str | None) -> str:
@@ -172,7 +178,7 @@ def _limits(opened: Opened, started: list[Origin], licence: str | None) -> str:
     ]
     if unknown := [each.what for each in started if each.licence is None]:
         lines.append(f"The licence of {' and '.join(unknown)} applies to this model too; check it before you share it.")
-    elif not licence and not started:
+    elif not licence and not started and opened.folder:
         lines.append("Trained from random weights; terms of the training data may apply.")
     return "\n".join(f"- {line}" for line in lines)
 
@@ -190,4 +196,4 @@ def _curvature(opened: Opened) -> float | None:
     model = opened.pretrained.model
     if is_discovery(opened.config):
         return getattr(model, "curvature", None)
-    return float(model.space.curvature) if model.space.curved else None
+    return model.space.curvature.item() if model.space.curved else None

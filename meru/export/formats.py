@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors.torch import save
-from torch import Tensor
-
-import meru
 from meru.configuration.kinds import Whole
-from meru.encoders.weights import CHECKSUM, checksum
 from meru.errors import UserError
 from meru.export.card import model_card
 from meru.export.folders import appearing, free_folder
-from meru.export.hub import check_target, push
+from meru.export.hub import check_target, push, write_model
 from meru.export.onnx_files import OPSET, PIXELS, check_opset, require_libraries, write_onnx
 from meru.export.published import checkpoint_file, write_published
-from meru.files import write_atomically, write_text
-from meru.run_layout import MODEL
-from meru.sources.hub_folder import CARD, LIBRARY, write_hub_config
+from meru.files import write_text
+from meru.sources.hub_folder import CARD
 from meru.sources.opened import Opened
 from meru.sources.opening import open_source
 
@@ -77,25 +70,9 @@ def export(given: Mapping[str, str]) -> str:
     return f"exported to {folder}: {listed}"
 
 
-def save_model(folder: Path, weights: Mapping[str, Tensor], **metadata: str) -> None:
-    """Write `model.safetensors` with a checksum that `meru.encoders.weights.read_weights` verifies."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    content = save(plain, metadata={"format": "pt", CHECKSUM: checksum(plain), **metadata})
-    write_atomically(folder / MODEL, lambda file: file.write(content))
-
-
 def write_safetensors(opened: Opened, folder: Path) -> None:
     """The weights, with what they are of in the file's metadata, and `config.json`: `meru.load` takes the folder."""
-    write_hub_config(folder, opened.config, version=meru.__version__, architecture=model_name(opened))
-    section = json.loads((folder / "config.json").read_text(encoding="utf-8"))[LIBRARY]
-    save_model(
-        folder,
-        opened.pretrained.model.state_dict(),
-        library=LIBRARY,
-        version=meru.__version__,
-        architecture=model_name(opened),
-        config=json.dumps({key: section[key] for key in ("model", "encoder")}, ensure_ascii=False),
-    )
+    write_model(folder, opened.config, opened.pretrained.model)
 
 
 def write_hub(opened: Opened, folder: Path, *, push_to_hub: str | None = None, license: str | None = None, **_) -> None:
@@ -126,11 +103,6 @@ def check_hub(*, push_to_hub: str | None = None, private: bool | None = None, li
         raise UserError("private=: only with push_to_hub=<organisation/name>")
     if push_to_hub is not None:
         check_target(push_to_hub)
-
-
-def model_name(opened: Opened) -> str:
-    """The name of the model's class, such as `MERU`."""
-    return type(opened.pretrained.model).__name__
 
 
 def whole_number(word: str) -> int:

@@ -1,14 +1,41 @@
-"""Uploads a Hub folder, only on request."""
+"""Writes the files of a Hub folder that `meru.load` reads, and uploads a folder, only on request."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-from meru.encoders.weights import first_cause, quietly
+from omegaconf import DictConfig
+from safetensors.torch import save
+from torch import nn
+
+import meru
+from meru.encoders.weights import CHECKSUM, checksum, first_cause, quietly
 from meru.errors import UserError
+from meru.files import write_atomically
+from meru.run_layout import MODEL
+from meru.sources.hub_folder import LIBRARY, write_hub_config
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+
+
+def write_model(folder: Path, config: DictConfig, model: nn.Module, **others: object) -> None:
+    """Write `config.json` and `model.safetensors`.
+
+    Args:
+        folder: Exists.
+        config: The training configuration of the model.
+        model: Its weights are saved with a checksum that `meru.encoders.weights.read_weights` verifies.
+        others: Further entries of `config.json` and of the metadata of the weights, JSON values.
+    """
+    facts = {"version": meru.__version__, "architecture": type(model).__name__, **others}
+    write_hub_config(folder, config, **facts)
+    # safetensors refuses tensors that share or skip memory
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+    content = save(plain, metadata={"format": "pt", "library": LIBRARY, CHECKSUM: checksum(plain), **texts})
+    write_atomically(folder / MODEL, lambda file: file.write(content))
 
 
 def check_target(repository: str) -> None:

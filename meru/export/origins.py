@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +93,7 @@ def command_of(folder: Path, config: DictConfig) -> str | None:
     literal = {key for key, raw in leaves(own) if "${" not in str(raw)}
     for key, value in changed.items():
         if key in literal:
-            words.append(override(key, _word(value)))
+            words.append(override(key, value) if isinstance(value, str) else f"{key}={_literal(value)}")
     return without_paths(" ".join(["python scripts/train.py", *words]))
 
 
@@ -111,7 +112,6 @@ def _of_machine(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in _MACHINE)
 
 
-def _word(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+def _literal(value: object) -> str:
+    """A number, a truth value, null or a list of such in Hydra's syntax."""
+    return json.dumps(value, ensure_ascii=False).replace(" ", "")
