@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from meru.assemble import Pretrained
+from meru.encoders.weights import first_cause
 from meru.errors import UserError
+
+WITHOUT_NETWORK = (
+    "behind a mirror set HF_ENDPOINT=<address>, for another cache HF_HOME=<folder>, or download the weights elsewhere "
+    "and name their file or folder"
+)
 
 
 @dataclass(frozen=True)
@@ -54,3 +62,21 @@ class Opened:
         if self.folder is None:
             raise UserError(f"run={self.name} is no run folder: {what}")
         return self.folder
+
+
+@contextmanager
+def obtaining_weights(name: str) -> Iterator[None]:
+    """Turn errors of building a tower with its library's weights into one line about the source of that name."""
+    try:
+        yield
+    except InstantiationException as error:  # wraps the error of the tower's function
+        cause = error.__cause__
+        if not isinstance(cause, UserError):
+            raise
+        if cause.__cause__ is None:
+            raise UserError(f"run={name}: {cause}") from None
+        # The tower's own message advises keys of a training.
+        raise UserError(
+            f"run={name}: its weights are not in the local cache, and the hub cannot be reached "
+            f"({first_cause(cause.__cause__)}); {WITHOUT_NETWORK}"
+        ) from None
