@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meru.assemble import is_discovery
 from meru.configuration.kinds import Whole
 from meru.errors import UserError
 from meru.export.card import model_card
@@ -72,7 +73,10 @@ def export(given: Mapping[str, str]) -> str:
 
 def write_safetensors(opened: Opened, folder: Path) -> None:
     """The weights, with what they are of in the file's metadata, and `config.json`: `meru.load` takes the folder."""
-    write_model(folder, opened.config, opened.pretrained.model)
+    model = opened.pretrained.model
+    if opened.pretrained.tokenizer is None and not is_discovery(opened.config):
+        raise UserError(f"run={opened.name} is an image tower alone, which its library saves: choose format=onnx")
+    write_model(folder, opened.config, model, has_data=opened.has_data)
 
 
 def write_hub(opened: Opened, folder: Path, *, push_to_hub: str | None = None, license: str | None = None, **_) -> None:

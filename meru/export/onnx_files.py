@@ -16,7 +16,7 @@ from torch import Tensor
 from meru.assemble import Pretrained
 from meru.encoders.weights import quietly, short
 from meru.errors import UserError, require
-from meru.export.sides import DiscoverySide, ImageSide, Side, TextSide
+from meru.export.sides import DiscoverySide, ImageSide, Side, TextSide, TowerSide
 
 log = logging.getLogger("meru")
 
@@ -100,7 +100,8 @@ def sides_of(pretrained: Pretrained, *, pixels: str) -> Iterator[tuple[str, Side
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     image = Input("image", images if pixels == "uint8" else images / 255, {0: "batch"}, {})
     if pretrained.tokenizer is None:
-        yield "image", DiscoverySide(model), DiscoverySide(model), image
+        side = DiscoverySide(model) if hasattr(model, "class_logits") else TowerSide(model)
+        yield "image", side, side, image
         return
     yield "image", ImageSide(model), ImageSide(model), image
     tokens = pretrained.tokenizer.batch(list(_CAPTIONS))

@@ -90,6 +90,15 @@ class ImageSide(Side):
         return self.of_points(self.model.embed_image(image))
 
 
+class TowerSide(Side):
+    """Images → `embedding` `(B, W)`, of a model that has an image tower alone."""
+
+    outputs = ("embedding",)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (self.model.embed_image(image),)
+
+
 class TextSide(Side):
     """Token ids `(B, L)`, int64, padded with 0 on the right, → the outputs of `ImageSide`.
 
