@@ -1,11 +1,11 @@
-"""Safetensors, Hub folders and the published layout: the same embeddings after loading, and no place of this machine."""
+"""Safetensors, Hub folders and the published layout: equal embeddings after loading, and no place of this machine."""
 
 import json
 
 import pytest
 import torch
 import yaml
-from runs import SMALL, make_run
+from finished_runs import SMALL, make_run
 from safetensors import safe_open
 
 import meru
@@ -27,6 +27,11 @@ def run(compose, tmp_path_factory):
     return make_run(folder, config, figures=FIGURES)
 
 
+@pytest.fixture(scope="module")
+def original(run):
+    return embeddings(run)
+
+
 def embeddings(source):
     pretrained = meru.load(source)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -36,12 +41,12 @@ def embeddings(source):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "hub"])
-def test_a_folder_gives_the_same_embeddings_to_the_bit_and_names_no_place(run, kind, tmp_path):
+def test_a_folder_gives_the_same_embeddings_to_the_bit_and_names_no_place(run, original, kind, tmp_path):
     folder = tmp_path / "new" / "model"
     line = export({"run": str(run), "format": kind, "output": str(folder)})
     assert str(folder) in line and "model.safetensors" in line
     assert [path.name for path in folder.parent.iterdir()] == ["model"]  # no scratch folder is left
-    for ours, theirs in zip(embeddings(run), embeddings(folder), strict=True):
+    for ours, theirs in zip(original, embeddings(folder), strict=True):
         assert torch.equal(ours, theirs)
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         assert file.metadata()["architecture"] == "MERU"
@@ -167,7 +172,7 @@ def test_an_upload_that_fails_is_one_line_and_the_folder_stays(tmp_path, monkeyp
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
-    with pytest.raises(UserError, match=r"push_to_hub=org/name: not uploaded \(no route to host\); the folder .* is com"):
+    with pytest.raises(UserError, match=r"push_to_hub=org/name: not uploaded \(no route to host\); the folder .* is"):
         push(tmp_path, "org/name", private=False)
 
 

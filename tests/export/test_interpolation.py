@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import SMALL, make_run
+from finished_runs import SMALL, make_run
 
 import meru
 from meru.errors import UserError
