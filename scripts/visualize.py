@@ -3,6 +3,7 @@
     python scripts/visualize.py attention run=RUN_FOLDER image=FILE text="a red bird with a long bill" [output=FILE.png]
     python scripts/visualize.py tree run=RUN_FOLDER [root=FOLDER] [output=FOLDER]
 
+run          a run folder; for attention also published weights, an open_clip tag or an id of the hub
 attention    attention maps of each word of a sentence in an image, saved as PNG
 tree         the tree of the classes that a discovery run predicts, as dendrogram and Poincaré disk, in the run's folder
              `tree` or in `output`; `root` is the folder of the data if it has moved since training
@@ -14,7 +15,7 @@ from meru.command_line import one_line_errors, own_arguments, report_progress, w
 from meru.errors import UserError
 
 MEANINGS = {
-    "run": "the folder of a finished run",
+    "run": "the folder of a finished run, or another source of a model",
     "image": "the path of an image",
     "text": "a sentence",
     "root": "the folder of the data",

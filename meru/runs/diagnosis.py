@@ -14,9 +14,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from meru import distributed
-from meru.assemble import Pretrained
+from meru.assemble import Pretrained, load_run
 from meru.configuration import absolute_paths
-from meru.configuration.saved import change
+from meru.configuration.saved import change, read_config
 from meru.data.discovery.loading import discovery_evaluation_loader
 from meru.data.parts import PartWords
 from meru.errors import UserError
@@ -30,7 +30,6 @@ from meru.reports.hints import hints
 from meru.reports.tables import finite_figures, write_json
 from meru.run_layout import CONFIG, DIAGNOSIS, GRADIENTS, MODEL
 from meru.runs.folder import require_data
-from meru.sources.opening import load, open_source
 from meru.tasks.contract import Figures
 from meru.tasks.discovery import Discovery
 from meru.tasks.image_text import ImageText
@@ -163,15 +162,13 @@ def check(folder: Path, *, split: str | None, root: str | None, workers: int) ->
     Raises:
         UserError: see `diagnose`.
     """
-    opened = open_source(folder)
-    opened.require_folder(what="diagnose.py measures finished runs, and writes into their folders")
-    config = opened.config
+    config = read_config(folder)
     kind = task_of(config)
     if kind is Discovery:
         asked = {"suite": None, "captions_per_image": None, "templates": None, "split": split}
         kind.check_question(OmegaConf.create(asked), name=folder.name)
     lines = read_gradients(folder / GRADIENTS)
-    _ = opened.pretrained
+    load_run(folder)
     if root:
         change(config, "data.root", str(user_path(root)))
     absolute_paths(config)
@@ -187,7 +184,7 @@ def check(folder: Path, *, split: str | None, root: str | None, workers: int) ->
 def measure(run: Measurable) -> Diagnosis:
     """Load a run and compute all its figures."""
     task, split = run.task, run.split
-    pretrained = load(run.run)
+    pretrained = load_run(run.run)
     pretrained.model.to(task.device)
     allow_tf32(task.config.trainer.get("tf32", False), device=task.device)
     log.info("%s: %s", run.run.name, images := _images(task, split))

@@ -19,13 +19,12 @@ def composed_config(*choices: str, **values: object) -> DictConfig:
         values: Values by key, with `__` in place of the dots; a mapping replaces what is there.
     """
     # The script that is running may be in the middle of a configuration of its own.
-    hydra, described = GlobalHydra.instance(), HydraConfig.instance()
-    before = hydra.hydra, described.cfg
-    hydra.clear()
+    before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
     try:
         config, _ = compose([*choices, "logger=none", "name=published"])
     finally:
-        hydra.hydra, described.cfg = before
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = before
     for key, value in values.items():
         place = key.replace("__", ".")
         OmegaConf.update(config, place, value, merge=not isinstance(value, Mapping), force_add=True)

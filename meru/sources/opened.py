@@ -53,16 +53,6 @@ class Opened:
         """Where results called `name` belong if the user names no place: in the run folder; None without one."""
         return self.folder / name if self.folder else None
 
-    def require_folder(self, *, what: str) -> Path:
-        """The run folder.
-
-        Raises:
-            UserError: if there is none; `what` says what needs it.
-        """
-        if self.folder is None:
-            raise UserError(f"run={self.name} is no run folder: {what}")
-        return self.folder
-
 
 @contextmanager
 def obtaining_weights(name: str) -> Iterator[None]:

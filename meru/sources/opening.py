@@ -56,7 +56,7 @@ def open_source(source: str | Path) -> Opened:
         return open_clip_models.open_tag(word)
     if hub.is_hub_id(word) and not _looks_like_a_path(word):
         return _open_path(hub.downloaded(word), name=word.removeprefix(hub.PREFIX))
-    raise UserError(f"run={source}: there is no such file or folder {path}; give {KINDS}")
+    raise UserError(f"run={source} is not a run folder: {path} does not exist; give {KINDS}")
 
 
 def load(source: str | Path) -> Pretrained:
