@@ -19,7 +19,7 @@ FLOORS = [
     {"evaluation"},
     {"tasks"},
     {"runs"},
-    {"benchmarks", "gpu_check"},
+    {"benchmarks", "export", "gpu_check"},
 ]
 FILES = sorted((PROJECT / "meru").rglob("*.py"))
 SCRIPTS = sorted((PROJECT / "scripts").glob("*.py"))

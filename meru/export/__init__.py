@@ -1,0 +1,1 @@
+"""Finished models in the files that others read: safetensors, ONNX, Hub folders, published layouts; mixed weights."""
