@@ -31,7 +31,7 @@ class Pretrained(NamedTuple):
         model: Has `embed_image`, `embed_text` and `similarity`; a category discovery model has `predict` instead.
         tokenizer: `tokenizer.batch(captions)` returns the token ids `(B, L)` for `embed_text`; None for category
             discovery.
-        transforms: Map uint8 RGB `(3, H, W)` to uint8 `(3, S, S)`; stack the results for `embed_image`.
+        transforms: Map uint8 RGB `(3, height, width)` to uint8 `(3, H, W)`; stack the results for `embed_image`.
     """
 
     model: nn.Module
@@ -74,7 +74,7 @@ def _load_initial_weights(model: nn.Module, config: DictConfig) -> None:
     if init and is_run_folder(init):
         start_from_run(model, config)
     elif init:
-        load_weights(model, init, what="encoder.init")
+        load_weights(model, init, what="encoder.init", resample=True)
 
 
 def _require_weights_of_frozen_tower(config: DictConfig) -> None:

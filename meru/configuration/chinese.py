@@ -84,7 +84,7 @@ MEANINGS = {
     "data.load.split_seed": "决定哪些图像带标签",
     "encoder.image._target_": "构造图像编码器的函数",
     "encoder.image.name": "timm 或 open_clip 中网络的名称",
-    "encoder.image.image_size": "编码器输入的正方形边长",
+    "encoder.image.image_size": "编码器输入的正方形边长，或高和宽（如行人检索用 [384,128]：位置编码重新采样，评测时图像直接缩放到该尺寸）；null：权重自带的",
     "encoder.image.pretrained": "预训练权重；open_clip 的标签（如 openai）也决定是否使用 QuickGELU",
     "encoder.image.weights": "本地权重文件，代替下载",
     "encoder.image.arguments": "timm.create_model 的参数",

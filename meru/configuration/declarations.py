@@ -124,7 +124,12 @@ _DATA = {
 _ENCODER = {
     "image._target_": fixed(TARGET, meaning="the function that makes the image tower"),
     "image.name": fixed(Text(), meaning="timm's or open_clip's name of the network"),
-    "image.image_size": fixed(Whole(8, 4096), "pixels", "side of the tower's square input"),
+    "image.image_size": fixed(
+        Either((Whole(8, 4096), ListOf(Whole(8, 4096), "[384,128]", least=2, most=2))),
+        "pixels",
+        "side of the tower's square input, or its height and width; null: that of the weights",
+        null=True,
+    ),
     "image.pretrained": fixed(Either((Flag(), Text("a tag of open_clip"))), null=True),
     "image.weights": fixed(FILE, null=True),
     "image.arguments": fixed(Section(), meaning="arguments of timm.create_model", null=True),

@@ -13,6 +13,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from meru.encoders.sizes import ImageSize, grid_of, image_size_of, require_whole_patches, sides
 from meru.encoders.weights import first_cause, load_weights, quietly
 from meru.errors import UserError
 
@@ -24,7 +25,7 @@ class ImageEncoder:
     Attributes:
         network: The tower, with its library's parameter names.
         width: Channels of pooled features and tokens.
-        image_size: Side of the square input, pixels.
+        image_size: Side of the square input, or height and width, pixels.
         pixel_mean, pixel_std: Normalisation of RGB values in [0, 1] that the weights expect.
         projection: Pretrained projection to the shared space, `(embedding, width)`, or None.
         logit_scale: Inverse temperature that the weights were trained with, or None.
@@ -35,7 +36,7 @@ class ImageEncoder:
 
     network: nn.Module
     width: int
-    image_size: int
+    image_size: ImageSize
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
     projection: Tensor | None = None
@@ -50,7 +51,7 @@ def encode_image(network: nn.Module, images: Tensor, *, patch_level: int | None 
 
     Args:
         network: `ImageEncoder.network`.
-        images: Normalised RGB images, shape `(B, 3, S, S)`.
+        images: Normalised RGB images, shape `(B, 3, H, W)`.
         patch_level: Take the patches from this one of timm's feature maps, counted from the input, instead of the
             last: earlier maps of a convolutional network are finer, with smaller receptive fields.
 
@@ -72,14 +73,15 @@ def encode_image(network: nn.Module, images: Tensor, *, patch_level: int | None 
 
 
 @torch.no_grad()
-def patch_offset(network: nn.Module, image_size: int, *, patch_level: int | None = None) -> float:
+def patch_offset(network: nn.Module, image_size: ImageSize, *, patch_level: int | None = None) -> float:
     """The offset of a convolutional network's receptive fields from the centres of its patches.
 
     A strided 3 × 3 convolution that pads both sides is centred on every second pixel from the first; TensorFlow's,
     which pads one side, from the second. After five of them, the centre of a position's receptive field lies half a
     square beside the centre of its square in the grid. Computed by receptive field arithmetic (Araujo et al.,
     "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019) along the first path through every
-    change of resolution.
+    change of resolution; along the height, which the width equals if both are multiples of the
+    network's stride.
 
     Returns:
         The distance to the right and down, as a share of a square; 0 for a vision transformer.
@@ -104,13 +106,14 @@ def patch_offset(network: nn.Module, image_size: int, *, patch_level: int | None
     layers = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
     hooks = [module.register_forward_hook(note) for module in network.modules() if isinstance(module, layers)]
     was_training = network.training
-    _, patches = encode_image(network.eval(), torch.zeros(1, 3, image_size, image_size), patch_level=patch_level)
+    _, patches = encode_image(network.eval(), torch.zeros(1, 3, *sides(image_size)), patch_level=patch_level)
     network.train(was_training)
     for hook in hooks:
         hook.remove()
-    side = round(patches.shape[1] ** 0.5)
-    pixels = sum(shift * image_size / size for size, shift in steps.items() if size > side)
-    return pixels * side / image_size
+    height, _ = sides(image_size)
+    rows, _ = grid_of(patches.shape[1], image_size)
+    pixels = sum(shift * height / size for size, shift in steps.items() if size > rows)
+    return pixels * rows / height
 
 
 def fix_frozen_statistics(network: nn.Module) -> None:
@@ -130,7 +133,7 @@ def _batch_norms(network: nn.Module) -> list[nn.Module]:
 def timm_image_encoder(
     *,
     name: str,
-    image_size: int,
+    image_size: int | Sequence[int] | None,
     pretrained: bool = False,
     weights: str | None = None,
     arguments: Mapping | None = None,
@@ -149,7 +152,8 @@ def timm_image_encoder(
 
     Args:
         name: timm's model name, optionally followed by a dot and a pretrained tag.
-        image_size: Side of the square input, pixels.
+        image_size: Side of the input, or `[height, width]`, pixels; None: that of timm's weights. Positions of a vision
+            transformer's weights are resampled; its sides are multiples of the patch.
         pretrained: Whether to download timm's weights for the name.
         weights: A local file with timm's parameter names to use instead, see `read_weights`; a classifier is left out.
         arguments: Passed to `timm.create_model`.
@@ -172,7 +176,10 @@ def timm_image_encoder(
         raise UserError(f"encoder.image.name={name}: timm has no such model; {near} …")
     arguments = dict(arguments or {})
     fetch = pretrained and not weights and not random_weights
-    network = _create(name, image_size=image_size, pretrained=fetch, arguments=arguments)
+    size = image_size_of(image_size or timm.get_pretrained_cfg(name).input_size[1:])
+    network = _create(name, size, pretrained=fetch, arguments=arguments)
+    if not random_weights and hasattr(network, "patch_embed"):
+        require_whole_patches(size, network.patch_embed.patch_size)
     if weights and not random_weights:
         _load_without_classifier(network, weights)
     if norm_epsilon is not None:
@@ -186,11 +193,17 @@ def timm_image_encoder(
         network.set_grad_checkpointing()
     if train_last_blocks is not None:
         _freeze_all_but_last(network, train_last_blocks, final_layers=train_final_layers)
-    return _described(network, name=name, size=image_size, mean=pixel_mean, std=pixel_std, patch_level=patch_level)
+    return _described(network, name=name, size=size, mean=pixel_mean, std=pixel_std, patch_level=patch_level)
 
 
 def _described(
-    network: nn.Module, *, name: str, size: int, mean: Sequence | None, std: Sequence | None, patch_level: int | None
+    network: nn.Module,
+    *,
+    name: str,
+    size: ImageSize,
+    mean: Sequence | None,
+    std: Sequence | None,
+    patch_level: int | None,
 ) -> ImageEncoder:
     """The tower with the properties that models and transforms use; None: timm's values."""
     if patch_level is not None and not 0 <= patch_level < len(network.feature_info):
@@ -210,12 +223,18 @@ def _described(
     )
 
 
-def _create(name: str, *, image_size: int, pretrained: bool, arguments: dict) -> nn.Module:
-    if issubclass(_network_class(name), timm.models.VisionTransformer):
-        arguments = {"img_size": image_size, **arguments}
+def _create(name: str, size: ImageSize, *, pretrained: bool, arguments: dict) -> nn.Module:
+    transformer = issubclass(_network_class(name), timm.models.VisionTransformer)
+    # timm takes as many positions for the same grid, so a rectangle of as many patches is set afterwards.
+    afterwards = transformer and pretrained and not isinstance(size, int) and "img_size" not in arguments
+    if transformer and not afterwards:
+        arguments = {"img_size": size, **arguments}
     try:
         with quietly():
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+            network = timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+            if afterwards:
+                network.set_input_size(img_size=size)
+            return network
     except TypeError as error:
         raise UserError(f"encoder.image.arguments={arguments}: timm's {name} does not accept them: {error}") from error
     except Exception as error:  # hubs pass on the errors of their network libraries, which have no common base
@@ -237,7 +256,7 @@ def _network_class(name: str) -> type:
 def _load_without_classifier(network: nn.Module, weights: str) -> None:
     classifier = network.pretrained_cfg.get("classifier") or ()
     heads = [classifier] if isinstance(classifier, str) else classifier
-    load_weights(network, weights, what="encoder.image.weights", surplus=heads)
+    load_weights(network, weights, what="encoder.image.weights", surplus=heads, resample=True)
 
 
 def _set_norm_epsilon(network: nn.Module, epsilon: float) -> None:
