@@ -204,7 +204,7 @@ def training_step(
     if is_discovery(config):
         config.discovery.num_classes = 200  # as in CUB
     torch.manual_seed(0)
-    model, tokenizer, _ = build(without_pretrained_weights(config))  # weights do not affect the time
+    model, tokenizer, _ = build(without_pretrained_weights(config, low_rank=True))  # weights do not affect the time
     model = model.to(device).train()
     forward = torch.compile(model, backend=compiled) if compiled else model
     optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))

@@ -144,6 +144,11 @@ _ENCODER = {
     "image.gradient_checkpointing": Key(Flag(), meaning="trade a second forward pass for memory"),
     "image.patch_level": fixed(Whole(0, 10_000), null=True),
     "image.random_weights": fixed(Flag(), meaning="load no weights, whatever the other keys say"),
+    "image.lora_rank": fixed(
+        Whole(0, 1024), meaning="rank of LoRA's updates; null or 0: the tower's own weights are trained", null=True
+    ),
+    "image.lora_alpha": fixed(POSITIVE, meaning="scale of the updates, times the rank; null: the rank", null=True),
+    "image.lora_norms": fixed(Flag(), meaning="train the layer norms beside the updates"),
     "text._target_": fixed(TARGET, meaning="the function that makes the text tower"),
     "text.name": fixed(Text(), meaning="open_clip's name of the network"),
     "text.pretrained": fixed(Either((Flag(), Text("a tag of open_clip"))), "", "that of encoder.image", null=True),
@@ -153,6 +158,11 @@ _ENCODER = {
     "text.dropout": Key(Number(0, 1, below=True), "share"),
     "text.gradient_checkpointing": Key(Flag(), meaning="trade a second forward pass for memory"),
     "text.random_weights": fixed(Flag(), meaning="load no weights, whatever the other keys say"),
+    "text.lora_rank": fixed(
+        Whole(0, 1024), meaning="rank of LoRA's updates; null or 0: the tower's own weights are trained", null=True
+    ),
+    "text.lora_alpha": fixed(POSITIVE, meaning="scale of the updates, times the rank; null: the rank", null=True),
+    "text.lora_norms": fixed(Flag(), meaning="train the layer norms beside the updates"),
     "embedding_dimension": fixed(Whole(2, 65_536), "dimensions", "of the space of images and captions"),
     "initial_radius": fixed(POSITIVE, null=True),
     "init": fixed(FilePath("the path of a file or folder"), null=True),

@@ -6,7 +6,7 @@ The towers keep timm's own parameter names, so a model's `visual.*` is timm's st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import timm
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from meru.encoders.sizes import ImageSize, grid_of, image_size_of, require_whole_patches, sides
 from meru.encoders.weights import first_cause, load_weights, quietly
 from meru.errors import UserError
+from meru.layers.low_rank import LowRank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class ImageEncoder:
         logit_scale: Inverse temperature that the weights were trained with, or None.
         patch_level: Index of the feature map that gives the patches, see `encode_image`; None: the last.
         patch_width: Channels of that map.
+        low_rank: Updates to train instead of the tower's weights, or None.
         class_token: Whether the pooled features are those of a class token.
     """
 
@@ -44,6 +46,7 @@ class ImageEncoder:
     patch_level: int | None = None
     patch_width: int | None = None
     class_token: bool = False
+    low_rank: LowRank | None = None
 
 
 def encode_image(network: nn.Module, images: Tensor, *, patch_level: int | None = None) -> tuple[Tensor, Tensor]:
@@ -146,6 +149,9 @@ def timm_image_encoder(
     freeze_batch_norm: bool = False,
     gradient_checkpointing: bool = False,
     patch_level: int | None = None,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_norms: bool = False,
     random_weights: bool = False,
 ) -> ImageEncoder:
     """Build a backbone of timm.
@@ -166,6 +172,8 @@ def timm_image_encoder(
         freeze_batch_norm: Fix the gains and biases of batch norms, and with them their statistics.
         gradient_checkpointing: Save memory at the cost of a second forward pass.
         patch_level: Which of timm's feature maps (`network.feature_info`) gives the patches; None: the last.
+        lora_rank, lora_alpha, lora_norms: Low-rank updates that are trained instead of the tower's own weights, once
+            these have been loaded, see `meru.layers.low_rank`; None or 0: none.
         random_weights: Ignore `pretrained` and `weights`, because a checkpoint is loaded afterwards.
 
     Raises:
@@ -193,7 +201,8 @@ def timm_image_encoder(
         network.set_grad_checkpointing()
     if train_last_blocks is not None:
         _freeze_all_but_last(network, train_last_blocks, final_layers=train_final_layers)
-    return _described(network, name=name, size=size, mean=pixel_mean, std=pixel_std, patch_level=patch_level)
+    described = _described(network, name=name, size=size, mean=pixel_mean, std=pixel_std, patch_level=patch_level)
+    return replace(described, low_rank=LowRank.of(lora_rank, lora_alpha, lora_norms))
 
 
 def _described(

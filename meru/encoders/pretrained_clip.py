@@ -15,6 +15,7 @@ from meru.encoders.sizes import ImageSize, image_size_of, require_whole_patches,
 from meru.encoders.text import CaptionTokenizer, QuickGELU, TextEncoder, TextTransformer
 from meru.encoders.weights import first_cause, fit, quietly, read_weights
 from meru.errors import UserError
+from meru.layers.low_rank import LowRank
 
 _POSITIONS = "visual.positional_embedding"
 # Sizes that OpenAI's archives store among the weights, and a bias that only the sigmoid loss uses.
@@ -105,6 +106,9 @@ def clip_image_encoder(
     pixel_std: tuple[float, float, float] | None = None,
     train_last_blocks: int | None = None,
     gradient_checkpointing: bool = False,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_norms: bool = False,
     random_weights: bool = False,
 ) -> ImageEncoder:
     """The image tower of an open_clip model.
@@ -119,6 +123,7 @@ def clip_image_encoder(
         pixel_mean, pixel_std: Normalisation; by default the values that the weights were trained with.
         train_last_blocks: Number of last blocks to train; 0 freezes all, None trains all.
         gradient_checkpointing: Save memory at the cost of a second forward pass.
+        lora_rank, lora_alpha, lora_norms: As in `meru.encoders.image.timm_image_encoder`.
         random_weights: Ignore `pretrained` and `weights`, because a checkpoint is loaded afterwards.
 
     Raises:
@@ -148,6 +153,7 @@ def clip_image_encoder(
         projection=projection,
         class_token=network.attn_pool is None and network.pool_type == "tok",
         logit_scale=_logit_scale(model, bool(pretrained or weights) and not random_weights),
+        low_rank=LowRank.of(lora_rank, lora_alpha, lora_norms),
     )
 
 
@@ -158,6 +164,9 @@ def clip_text_encoder(
     weights: str | None = None,
     dropout: float = 0.0,
     gradient_checkpointing: bool = False,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_norms: bool = False,
     random_weights: bool = False,
 ) -> TextEncoder:
     """The text tower of an open_clip model as a `TextTransformer`.
@@ -195,6 +204,7 @@ def clip_text_encoder(
         tokenizer=CaptionTokenizer(context_length=context_length),
         projection=torch.clone(model.text_projection.detach().t()),
         logit_scale=_logit_scale(model, bool(pretrained or weights) and not random_weights),
+        low_rank=LowRank.of(lora_rank, lora_alpha, lora_norms),
     )
 
 
