@@ -158,8 +158,8 @@ def timm_image_encoder(
 
     Args:
         name: timm's model name, optionally followed by a dot and a pretrained tag.
-        image_size: Side of the input, or `[height, width]`, pixels; None: that of timm's weights. Positions of a vision
-            transformer's weights are resampled; its sides are multiples of the patch.
+        image_size: Side of the input, or `[height, width]`, pixels; None: that of timm's weights. The positions of a
+            vision transformer's weights are resampled.
         pretrained: Whether to download timm's weights for the name.
         weights: A local file with timm's parameter names to use instead, see `read_weights`; a classifier is left out.
         arguments: Passed to `timm.create_model`.
@@ -172,24 +172,30 @@ def timm_image_encoder(
         freeze_batch_norm: Fix the gains and biases of batch norms, and with them their statistics.
         gradient_checkpointing: Save memory at the cost of a second forward pass.
         patch_level: Which of timm's feature maps (`network.feature_info`) gives the patches; None: the last.
-        lora_rank, lora_alpha, lora_norms: Low-rank updates that are trained instead of the tower's own weights, once
-            these have been loaded, see `meru.layers.low_rank`; None or 0: none.
+        lora_rank, lora_alpha, lora_norms: Low-rank updates to train instead of the weights, see `LowRank.of`.
         random_weights: Ignore `pretrained` and `weights`, because a checkpoint is loaded afterwards.
 
     Raises:
         UserError: for an unknown name, unusable arguments, or weights that cannot be obtained or do not fit.
     """
-    if not timm.is_model(name.split(".")[0]):
-        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
-        raise UserError(f"encoder.image.name={name}: timm has no such model; {near} …")
-    arguments = dict(arguments or {})
+    _require_known(name)
     fetch = pretrained and not weights and not random_weights
     size = image_size_of(image_size or timm.get_pretrained_cfg(name).input_size[1:])
-    network = _create(name, size, pretrained=fetch, arguments=arguments)
+    network = _create(name, size, pretrained=fetch, arguments=dict(arguments or {}))
     if not random_weights and hasattr(network, "patch_embed"):
         require_whole_patches(size, network.patch_embed.patch_size)
     if weights and not random_weights:
         _load_without_classifier(network, weights)
+    _settle(network, norm_epsilon, fixed_positions, freeze_batch_norm)
+    if gradient_checkpointing:
+        network.set_grad_checkpointing()
+    if train_last_blocks is not None:
+        _freeze_all_but_last(network, train_last_blocks, final_layers=train_final_layers)
+    described = _described(network, name=name, size=size, mean=pixel_mean, std=pixel_std, patch_level=patch_level)
+    return replace(described, low_rank=LowRank.of(lora_rank, lora_alpha, lora_norms))
+
+
+def _settle(network: nn.Module, norm_epsilon: float | None, fixed_positions: bool, freeze_batch_norm: bool) -> None:
     if norm_epsilon is not None:
         _set_norm_epsilon(network, norm_epsilon)
     if fixed_positions:
@@ -197,12 +203,12 @@ def timm_image_encoder(
     if freeze_batch_norm:
         for module in _batch_norms(network):
             module.requires_grad_(False)
-    if gradient_checkpointing:
-        network.set_grad_checkpointing()
-    if train_last_blocks is not None:
-        _freeze_all_but_last(network, train_last_blocks, final_layers=train_final_layers)
-    described = _described(network, name=name, size=size, mean=pixel_mean, std=pixel_std, patch_level=patch_level)
-    return replace(described, low_rank=LowRank.of(lora_rank, lora_alpha, lora_norms))
+
+
+def _require_known(name: str) -> None:
+    if not timm.is_model(name.split(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
+        raise UserError(f"encoder.image.name={name}: timm has no such model; {near} …")
 
 
 def _described(
