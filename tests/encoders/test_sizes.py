@@ -7,13 +7,18 @@ import torch
 from open_clip.model import resize_pos_embed
 from torch import nn
 
+from meru.assemble import build
 from meru.configuration.check import check
-from meru.configuration.composing import compose
-from meru.encoders.image import encode_image, timm_image_encoder
+from meru.data.augmentation import RandomPicks
+from meru.data.transforms import EvaluationTransform, discovery_transforms, training_transform
+from meru.encoders.frozen import FrozenPart
+from meru.encoders.image import encode_image, patch_offset, timm_image_encoder
 from meru.encoders.pretrained_clip import _load, clip_image_encoder
 from meru.encoders.sizes import grid_of, with_resampled_positions
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
+from meru.evaluation.pointing import _patches
+from meru.reports.attention import attention_figure
 
 VIT = {"name": "vit_tiny_patch16_224", "arguments": {"embed_dim": 32, "depth": 1, "num_heads": 2}}
 CLIP = "ViT-S-32-alt"
@@ -116,8 +121,8 @@ def test_patches_that_do_not_cover_the_image_are_refused(size, square):
 
 
 @pytest.mark.parametrize("size", ["[384,128,3]", "[384]", "[]", "0", "[0,128]", "[384.0,128]", "tall", "true", "-32"])
-def test_what_is_no_size_is_refused(size):
-    config, _ = compose([f"encoder.image.image_size={size}"])
+def test_what_is_no_size_is_refused(size, compose):
+    config = compose(f"encoder.image.image_size={size}")
     with pytest.raises(UserError, match="image_size") as caught:
         check(config, command="train")
     assert "\n" not in str(caught.value)
@@ -128,3 +133,66 @@ def test_the_grid_has_the_proportions_of_the_image():
         for stride in (4, 8, 16, 32):
             rows, columns = -(-height // stride), -(-width // stride)
             assert grid_of(rows * columns, (height, width)) == (rows, columns)
+
+
+def test_person_search_trains_on_rectangles(compose):
+    words = ["encoder.image.image_size=[48,16]", "encoder.text.architecture=L1_W16_A2", "encoder.image.patch_level=2"]
+    config = compose("experiment=pedestrians_gahr", *words, "model.merge=2", "encoder.embedding_dimension=16")
+    model, tokenizer, transforms = build(config)
+    image = torch.randint(0, 256, (3, 90, 70), dtype=torch.uint8)
+    views = torch.stack([transforms.training(image), transforms.evaluation(image)])
+    assert views.shape == (2, 3, 48, 16) and model.image_size == (48, 16)
+    patches = encode_image(model.visual, torch.zeros(1, 3, 48, 16), patch_level=2)[1].shape[1]
+    rows, columns = grid_of(patches, (48, 16))
+    assert rows == 3 * columns
+    tokens = tokenizer.batch(["a man in a red coat"] * 2)
+    attention = model.word_attention(views, tokens, torch.tensor([0, 1]))
+    assert attention.shape[-1] == (rows // 2) * (columns // 2)
+    assert attention_figure(views[1], ["man"], attention[1, 2:3].detach()).axes
+    batch = {"image": views, "tokens": tokens, "class_index": torch.arange(2), "image_index": torch.arange(2)}
+    assert model.train()(batch).loss.isfinite()
+
+
+def test_whole_images_are_squashed_and_crops_keep_their_proportions():
+    torch.manual_seed(0)
+    tall = torch.arange(90, dtype=torch.uint8)[None, :, None].expand(3, 90, 30).contiguous()
+    resized = EvaluationTransform((60, 20))(tall)
+    assert resized.shape == (3, 60, 20) and resized[0, 0, 0] < 2 and resized[0, -1, 0] > 87
+    transform = EvaluationTransform((60, 20), crop_share=0.5)
+    places = transform.places(torch.tensor([[15.0, 45.0], [15.0, 22.5], [7.5, 45.0]]), height=90, width=30)
+    torch.testing.assert_close(places, torch.tensor([[0.5, 0.5], [0.5, 0.0], [0.0, 0.5]]))
+    spans = []
+    for _ in range(20):
+        crop = training_transform((60, 20), scale=(0.9, 1.0), flip=False)(tall)[0, :, 0].int()
+        spans.append(int(crop[-1] - crop[0]))
+    assert min(spans) > 65  # nine tenths of the area, and the sides not more than 4 : 3 from the image's
+    assert len(set(spans)) > 3
+
+
+def test_discovery_and_grids_of_cells_take_rectangles():
+    transforms = discovery_transforms((40, 16))
+    image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+    assert transforms.training(image).shape == transforms.evaluation(image).shape == (3, 40, 16)
+    for name in ("colour", "rotation", "crop", "grey", "flip", "erasing"):
+        assert RandomPicks((40, 16), pool=[name])(image).shape == (3, 40, 16)
+
+
+def test_the_pointing_game_counts_patches_of_a_rectangle():
+    grid = (4, 2)
+    assert _patches(torch.tensor([[0.6, 0.3]]), grid, 0.0).tolist() == [3]  # second row, second column
+    assert _patches(torch.tensor([[0.1, 0.99], [0.9, 0.0]]), grid, 0.0).tolist() == [1, 6]
+    assert _patches(torch.tensor([[0.6, 0.3]]), grid, 0.5).tolist() == [0]
+
+
+def test_the_offset_of_convolutions_is_that_of_a_square():
+    network = timm_image_encoder(name="mobilenetv2_035", image_size=64, arguments={"pad_type": "same"}).network
+    assert patch_offset(network, (96, 32)) == pytest.approx(patch_offset(network, 96)) != 0
+
+
+def test_the_frozen_part_gives_rows_of_rectangles():
+    tower = timm_image_encoder(image_size=[48, 16], train_last_blocks=0, **VIT)
+    part, images = FrozenPart(tower.network.eval(), image_size=tower.image_size), torch.randn(2, 3, 48, 16)
+    pooled, patches = part.rest(part(images))
+    expected = encode_image(tower.network, images)
+    torch.testing.assert_close(pooled, expected[0], atol=1e-2, rtol=1e-2)
+    assert patches.shape == expected[1].shape == (2, 3, 32)
