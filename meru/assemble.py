@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +21,14 @@ from meru.data.inputs import Picture, Preparation
 from meru.data.transforms import EvaluationTransform, Transforms, discovery_transforms, training_transform
 from meru.encoders.image import ImageEncoder
 from meru.encoders.run_weights import is_run_folder, start_from_run
-from meru.encoders.text import CaptionTokenizer
+from meru.encoders.text import CaptionTokenizer, TextEncoder
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
 from meru.files import user_path
+from meru.layers.low_rank import adapt
 from meru.run_layout import CONFIG, MODEL
+
+log = logging.getLogger("meru")
 
 
 class Pretrained(NamedTuple):
@@ -37,7 +41,7 @@ class Pretrained(NamedTuple):
         model: Has `embed_image`, `embed_text` and `similarity`; a category discovery model has `predict` instead.
         tokenizer: `tokenizer(captions)` returns the token ids `(B, L)` of a list for `embed_text`; None for models
             without a text tower.
-        transforms: Map uint8 RGB `(3, H, W)` to uint8 `(3, S, S)`; stack the results for `embed_image`.
+        transforms: Map uint8 RGB `(3, height, width)` to uint8 `(3, H, W)`; stack the results for `embed_image`.
     """
 
     model: nn.Module
@@ -113,6 +117,7 @@ def build(config: DictConfig) -> Pretrained:
     # `_partial_`, because Hydra would treat the encoders, which are dataclasses, as configurations.
     model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, text=text)
     _load_initial_weights(model, config)
+    _adapt(model, image=image, text=text)
     if augmentation := config.data.get("image_augmentation"):  # missing in configurations of older runs
         training = RandomPicks(image.image_size, **augmentation)
     else:
@@ -130,22 +135,48 @@ def _load_initial_weights(model: nn.Module, config: DictConfig) -> None:
     if init and is_run_folder(init):
         start_from_run(model, config)
     elif init:
-        load_weights(model, init, what="encoder.init")
+        load_weights(model, init, what="encoder.init", resample=True)
+
+
+def _adapt(model: nn.Module, *, image: ImageEncoder, text: TextEncoder | None = None) -> None:
+    """Freeze the towers with a `lora_rank`, now that their weights are loaded, and give them low-rank updates."""
+    towers = {"image": (image, model.visual)} | ({"text": (text, model.textual)} if text else {})
+    for name, (encoder, network) in towers.items():
+        if encoder.low_rank:
+            updates = adapt(network, encoder.low_rank, key=f"encoder.{name}.lora_rank")
+            log.info("encoder.%s.lora_rank=%d: %d weights are updated", name, encoder.low_rank.rank, updates)
+    if any(encoder.low_rank for encoder, _ in towers.values()):
+        parameters = list(model.parameters())
+        trained = sum(each.numel() for each in parameters if each.requires_grad)
+        log.info("%d of %d parameters are trained", trained, sum(each.numel() for each in parameters))
 
 
 def _require_weights_of_frozen_tower(config: DictConfig) -> None:
     """Refuse to freeze random weights, unless `random_weights` is set because a checkpoint follows or for a test."""
+    for name in ("image", "text"):
+        tower = config.encoder.get(name) or {}
+        if tower.get("lora_rank") and not _brings_weights(config, tower):
+            raise UserError(
+                f"encoder.{name}.lora_rank={tower.lora_rank}: the {name} tower would keep random weights, little "
+                f"changed; give weights by encoder.init, or for a tower of CLIP or timm by encoder.image.pretrained or "
+                f"encoder.image.weights, or set encoder.{name}.lora_rank=null"
+            )
     tower = config.encoder.image
     trained_whole = {"train_last_blocks": "null", "freeze_batch_norm": "false"}
     freezing = [key for key in trained_whole if tower.get(key) is not None and tower.get(key) is not False]
-    brought = config.encoder.get("init") or any(tower.get(key) for key in ("weights", "pretrained", "random_weights"))
-    if freezing and not brought:
+    if freezing and not _brings_weights(config, tower):
         whole = " ".join(f"encoder.image.{key}={trained_whole[key]}" for key in freezing)
         raise UserError(
             f"encoder.image.{freezing[0]}={tower[freezing[0]]}: part of {tower.name} would keep random weights; set "
             "encoder.image.weights=<file>, encoder.image.pretrained or encoder.init=<checkpoint>, or train all of it "
             f"with {whole}"
         )
+
+
+def _brings_weights(config: DictConfig, tower: DictConfig) -> bool:
+    """Whether a tower gets trained weights, now or from a checkpoint."""
+    keys = ("weights", "pretrained", "random_weights")
+    return bool(config.encoder.get("init")) or any(tower.get(key) for key in keys)
 
 
 def is_discovery(config: DictConfig) -> bool:
@@ -157,6 +188,7 @@ def _build_discovery(config: DictConfig, image: ImageEncoder) -> Pretrained:
     number = config.discovery.num_classes
     model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, num_classes=number)
     _load_initial_weights(model, config)
+    _adapt(model, image=image)
     return Pretrained(model, None, discovery_transforms(image.image_size, flip=config.data.flip))
 
 
@@ -189,11 +221,17 @@ def load_run(run: str | Path) -> Pretrained:
     return pretrained
 
 
-def without_pretrained_weights(config: DictConfig) -> DictConfig:
-    """A copy that loads no pretrained weights: the run has its own, and the original files may be gone."""
+def without_pretrained_weights(config: DictConfig, *, low_rank: bool = False) -> DictConfig:
+    """A copy that loads no pretrained weights: the run has its own, and the original files may be gone.
+
+    Low-rank updates are switched off, because the weights of a finished run contain them; `low_rank` keeps them, for a
+    run that goes on.
+    """
     config = copy.deepcopy(config)
     config.encoder.init = None
     for tower in (config.encoder.image, config.encoder.text):
         with open_dict(tower):
             tower.random_weights = True
+            if not low_rank and "lora_rank" in tower:
+                tower.lora_rank = tower.lora_alpha = None
     return config

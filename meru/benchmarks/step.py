@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from meru.assemble import build, is_discovery, without_pretrained_weights
 from meru.benchmarks.measuring import matmul_teraflops, synchronize
 from meru.configuration.composing import compose
+from meru.encoders.sizes import sides
 from meru.errors import UserError
 from meru.reports.tables import markdown_table
 from meru.training.optimizer import build_optimizer
@@ -203,12 +204,11 @@ def training_step(
     if is_discovery(config):
         config.discovery.num_classes = 200  # as in CUB
     torch.manual_seed(0)
-    model, tokenizer, _ = build(without_pretrained_weights(config))  # weights do not affect the time
+    model, tokenizer, _ = build(without_pretrained_weights(config, low_rank=True))  # weights do not affect the time
     model = model.to(device).train()
     forward = torch.compile(model, backend=compiled) if compiled else model
     optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
-    size = config.encoder.image.get("image_size", 224)
-    pictures = torch.randint(0, 256, (2, batch_size, 3, size, size), dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (2, batch_size, 3, *sides(model.image_size)), dtype=torch.uint8)
     if is_discovery(config):
         batch = {
             "image": pictures.transpose(0, 1),

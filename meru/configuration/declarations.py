@@ -125,7 +125,12 @@ _DATA = {
 _ENCODER = {
     "image._target_": fixed(TARGET, meaning="the function that makes the image tower"),
     "image.name": fixed(Text(), meaning="timm's or open_clip's name of the network"),
-    "image.image_size": fixed(Whole(8, 4096), "pixels", "side of the tower's square input"),
+    "image.image_size": fixed(
+        Either((Whole(8, 4096), ListOf(Whole(8, 4096), "[384,128]", least=2, most=2))),
+        "pixels",
+        "side of the tower's square input, or its height and width; null: that of the weights",
+        null=True,
+    ),
     "image.pretrained": fixed(Either((Flag(), Text("a tag of open_clip"))), null=True),
     "image.weights": fixed(FILE, null=True),
     "image.arguments": fixed(Section(), meaning="arguments of timm.create_model", null=True),
@@ -140,6 +145,11 @@ _ENCODER = {
     "image.gradient_checkpointing": Key(Flag(), meaning="trade a second forward pass for memory"),
     "image.patch_level": fixed(Whole(0, 10_000), null=True),
     "image.random_weights": fixed(Flag(), meaning="load no weights, whatever the other keys say"),
+    "image.lora_rank": fixed(
+        Whole(0, 1024), meaning="rank of LoRA's updates; null or 0: the tower's own weights are trained", null=True
+    ),
+    "image.lora_alpha": fixed(POSITIVE, meaning="scale of the updates, times the rank; null: the rank", null=True),
+    "image.lora_norms": fixed(Flag(), meaning="train the layer norms beside the updates"),
     "text._target_": fixed(TARGET, meaning="the function that makes the text tower"),
     "text.name": fixed(Text(), meaning="open_clip's name of the network"),
     "text.pretrained": fixed(Either((Flag(), Text("a tag of open_clip"))), "", "that of encoder.image", null=True),
@@ -149,6 +159,11 @@ _ENCODER = {
     "text.dropout": Key(Number(0, 1, below=True), "share"),
     "text.gradient_checkpointing": Key(Flag(), meaning="trade a second forward pass for memory"),
     "text.random_weights": fixed(Flag(), meaning="load no weights, whatever the other keys say"),
+    "text.lora_rank": fixed(
+        Whole(0, 1024), meaning="rank of LoRA's updates; null or 0: the tower's own weights are trained", null=True
+    ),
+    "text.lora_alpha": fixed(POSITIVE, meaning="scale of the updates, times the rank; null: the rank", null=True),
+    "text.lora_norms": fixed(Flag(), meaning="train the layer norms beside the updates"),
     "embedding_dimension": fixed(Whole(2, 65_536), "dimensions", "of the space of images and captions"),
     "initial_radius": fixed(POSITIVE, null=True),
     "init": fixed(FilePath("the path of a file or folder"), null=True),

@@ -42,6 +42,7 @@ def check_facts(plain: dict) -> None:
     if not discovering:
         _check_monitor(plain)
     _check_tower(plain)
+    _check_low_rank(plain)
     _check_weights(plain)
     _check_neighbours(plain)
 
@@ -101,6 +102,29 @@ def _check_tower(plain: dict) -> None:
         near = get_close_matches(base, sorted(timm_models()), n=3)
         advice = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
         raise UserError(f"encoder.image.name={name}: timm has no such network; {advice}")
+
+
+def _check_low_rank(plain: dict) -> None:
+    encoder = plain.get("encoder") or {}
+    for key in ("image", "text"):
+        tower = encoder.get(key) or {}
+        if not (rank := tower.get("lora_rank")):
+            if tower.get("lora_alpha") is not None or tower.get("lora_norms"):
+                raise UserError(
+                    f"encoder.{key}.lora_alpha and lora_norms do nothing without a rank: set "
+                    f"encoder.{key}.lora_rank, say to 4"
+                )
+            continue
+        if (blocks := tower.get("train_last_blocks")) is not None:
+            raise UserError(
+                f"encoder.{key}.lora_rank={rank} freezes the tower's own weights, and encoder.{key}.train_last_blocks="
+                f"{blocks} trains some of them: set one of the two to null"
+            )
+        if key == "image" and (plain.get("data") or {}).get("cached_views"):
+            raise UserError(
+                f"encoder.image.lora_rank={rank} trains every block, so there is no frozen output to cache: set "
+                "data.cached_views=0"
+            )
 
 
 def _check_weights(plain: dict) -> None:

@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from meru.data.records import ImageRecord
+from meru.data.transforms import random_crop
+from meru.encoders.sizes import ImageSize, sides
 from meru.errors import UserError, require
 
 INTERPOLATIONS = {mode: v2.InterpolationMode(mode) for mode in ("bilinear", "bicubic")}
 
 
-def augmentation_pool(image_size: int, *, interpolation: str = "bicubic") -> dict[str, nn.Module]:
-    """The operations that `RandomPicks` chooses from, by name; each maps uint8 `(3, S, S)` to the same shape."""
+def augmentation_pool(image_size: ImageSize, *, interpolation: str = "bicubic") -> dict[str, nn.Module]:
+    """The operations that `RandomPicks` chooses from, by name; each maps uint8 `(3, H, W)` to the same shape."""
     return {
         "colour": v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
         "rotation": v2.RandomRotation(15),
-        "crop": v2.RandomResizedCrop(image_size, scale=(0.9, 1.0), interpolation=INTERPOLATIONS[interpolation]),
+        "crop": random_crop(image_size, scale=(0.9, 1.0), interpolation=INTERPOLATIONS[interpolation]),
         "grey": v2.RandomGrayscale(0.1),
         "flip": v2.RandomHorizontalFlip(),
         "erasing": v2.RandomErasing(scale=(0.1, 0.2)),  # fills with black
@@ -31,10 +33,10 @@ def augmentation_pool(image_size: int, *, interpolation: str = "bicubic") -> dic
 
 
 class RandomPicks(nn.Module):
-    """Resizes an image to a square and applies operations drawn at random from a pool, with replacement.
+    """Resizes an image without cutting and applies operations drawn at random from a pool, with replacement.
 
     Args:
-        image_size: Side S of the result.
+        image_size: Side of the result, or its height and width.
         pool: Names from `augmentation_pool`.
         picks: Number of operations applied.
         interpolation: For the resize and the crops: `bilinear`, as in TBPS-CLIP, or `bicubic`.
@@ -43,7 +45,7 @@ class RandomPicks(nn.Module):
         UserError: for an unknown name, `picks` below 0, or another interpolation.
     """
 
-    def __init__(self, image_size: int, *, pool: Sequence[str], picks: int = 2, interpolation: str = "bicubic"):
+    def __init__(self, image_size: ImageSize, *, pool: Sequence[str], picks: int = 2, interpolation: str = "bicubic"):
         super().__init__()
         require(interpolation, tuple(INTERPOLATIONS), key="data.image_augmentation.interpolation")
         known = augmentation_pool(image_size, interpolation=interpolation)
@@ -52,11 +54,11 @@ class RandomPicks(nn.Module):
         if picks < 0:
             raise UserError(f"data.image_augmentation.picks={picks}: it must be at least 0")
         self.picks = picks if pool else 0
-        self.resize = v2.Resize((image_size, image_size), interpolation=INTERPOLATIONS[interpolation])
+        self.resize = v2.Resize(sides(image_size), interpolation=INTERPOLATIONS[interpolation])
         self.pool = nn.ModuleList(known[name] for name in pool)
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 `(3, H, W)` → uint8 `(3, S, S)`."""
+        """uint8 `(3, height, width)` → uint8 `(3, H, W)`."""
         image = self.resize(image)
         for _ in range(self.picks):
             image = self.pool[int(torch.randint(len(self.pool), ()))](image)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from meru.encoders.folding import convolved, folded_block
 from meru.encoders.image import fix_frozen_statistics
+from meru.encoders.sizes import ImageSize, sides
 from meru.errors import UserError
 
 # Modules after the blocks of timm's vision transformers and networks of the EfficientNet family.
@@ -27,7 +28,7 @@ class FrozenPart:
     Args:
         network: `ImageEncoder.network`: a vision transformer, or a network of the EfficientNet family, such as
             MobileNetV2.
-        image_size: Side S of the images, pixels.
+        image_size: Side of the images, or height and width, pixels.
         patch_level: As in `meru.encoders.image.encode_image`.
 
     Attributes:
@@ -37,7 +38,7 @@ class FrozenPart:
         UserError: for another kind of tower, or if the first block is already trained.
     """
 
-    def __init__(self, network: nn.Module, *, image_size: int, patch_level: int | None = None):
+    def __init__(self, network: nn.Module, *, image_size: ImageSize, patch_level: int | None = None):
         if not isinstance(network, (VisionTransformer, EfficientNet)):
             raise UserError(
                 f"data.cached_views: {type(network).__name__} cannot be split; set it to 0, or choose a vision "
@@ -61,7 +62,7 @@ class FrozenPart:
         self.width = sum(map(prod, self.shapes))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Rows `(B, F)`, float16, for normalised images `(B, 3, S, S)`."""
+        """Rows `(B, F)`, float16, for normalised images `(B, 3, H, W)`."""
         return torch.cat([_channels_last(each).flatten(1) for each in self._frozen(images)], dim=1).half()
 
     def rest(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,10 +109,10 @@ class FrozenPart:
             given = block(given)
         return [given, *maps]
 
-    def _shapes(self, image_size: int) -> list[tuple[int, ...]]:
+    def _shapes(self, image_size: ImageSize) -> list[tuple[int, ...]]:
         was_training, some = self.network.training, next(self.network.parameters())
         self.network.eval()
-        maps = self._frozen(torch.zeros(1, 3, image_size, image_size, device=some.device))
+        maps = self._frozen(torch.zeros(1, 3, *sides(image_size), device=some.device))
         fix_frozen_statistics(self.network.train(was_training))
         return [tuple(_channels_last(each).shape[1:]) for each in maps]
 

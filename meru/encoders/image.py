@@ -6,7 +6,7 @@ The towers keep timm's own parameter names, so a model's `visual.*` is timm's st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import timm
 import torch
@@ -14,8 +14,10 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from meru.encoders.hub_advice import other_ways
+from meru.encoders.sizes import ImageSize, grid_of, image_size_of, require_whole_patches, sides
 from meru.encoders.weights import first_cause, load_weights, quietly
 from meru.errors import UserError
+from meru.layers.low_rank import LowRank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +27,19 @@ class ImageEncoder:
     Attributes:
         network: The tower, with its library's parameter names.
         width: Channels of pooled features and tokens.
-        image_size: Side of the square input, pixels.
+        image_size: Side of the square input, or height and width, pixels.
         pixel_mean, pixel_std: Normalisation of RGB values in [0, 1] that the weights expect.
         projection: Pretrained projection to the shared space, `(embedding, width)`, or None.
         logit_scale: Inverse temperature that the weights were trained with, or None.
         patch_level: Index of the feature map that gives the patches, see `encode_image`; None: the last.
         patch_width: Channels of that map.
+        low_rank: Updates to train instead of the tower's weights, or None.
         class_token: Whether the pooled features are those of a class token.
     """
 
     network: nn.Module
     width: int
-    image_size: int
+    image_size: ImageSize
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
     projection: Tensor | None = None
@@ -44,6 +47,7 @@ class ImageEncoder:
     patch_level: int | None = None
     patch_width: int | None = None
     class_token: bool = False
+    low_rank: LowRank | None = None
 
 
 def encode_image(network: nn.Module, images: Tensor, *, patch_level: int | None = None) -> tuple[Tensor, Tensor]:
@@ -51,7 +55,7 @@ def encode_image(network: nn.Module, images: Tensor, *, patch_level: int | None 
 
     Args:
         network: `ImageEncoder.network`.
-        images: Normalised RGB images, shape `(B, 3, S, S)`.
+        images: Normalised RGB images, shape `(B, 3, H, W)`.
         patch_level: Take the patches from this one of timm's feature maps, counted from the input, instead of the
             last: earlier maps of a convolutional network are finer, with smaller receptive fields.
 
@@ -73,14 +77,15 @@ def encode_image(network: nn.Module, images: Tensor, *, patch_level: int | None 
 
 
 @torch.no_grad()
-def patch_offset(network: nn.Module, image_size: int, *, patch_level: int | None = None) -> float:
+def patch_offset(network: nn.Module, image_size: ImageSize, *, patch_level: int | None = None) -> float:
     """The offset of a convolutional network's receptive fields from the centres of its patches.
 
     A strided 3 × 3 convolution that pads both sides is centred on every second pixel from the first; TensorFlow's,
     which pads one side, from the second. After five of them, the centre of a position's receptive field lies half a
     square beside the centre of its square in the grid. Computed by receptive field arithmetic (Araujo et al.,
     "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019) along the first path through every
-    change of resolution.
+    change of resolution; along the height, which the width equals if both are multiples of the
+    network's stride.
 
     Returns:
         The distance to the right and down, as a share of a square; 0 for a vision transformer.
@@ -105,13 +110,14 @@ def patch_offset(network: nn.Module, image_size: int, *, patch_level: int | None
     layers = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
     hooks = [module.register_forward_hook(note) for module in network.modules() if isinstance(module, layers)]
     was_training = network.training
-    _, patches = encode_image(network.eval(), torch.zeros(1, 3, image_size, image_size), patch_level=patch_level)
+    _, patches = encode_image(network.eval(), torch.zeros(1, 3, *sides(image_size)), patch_level=patch_level)
     network.train(was_training)
     for hook in hooks:
         hook.remove()
-    side = round(patches.shape[1] ** 0.5)
-    pixels = sum(shift * image_size / size for size, shift in steps.items() if size > side)
-    return pixels * side / image_size
+    height, _ = sides(image_size)
+    rows, _ = grid_of(patches.shape[1], image_size)
+    pixels = sum(shift * height / size for size, shift in steps.items() if size > rows)
+    return pixels * rows / height
 
 
 def fix_frozen_statistics(network: nn.Module) -> None:
@@ -131,7 +137,7 @@ def _batch_norms(network: nn.Module) -> list[nn.Module]:
 def timm_image_encoder(
     *,
     name: str,
-    image_size: int,
+    image_size: int | Sequence[int] | None,
     pretrained: bool = False,
     weights: str | None = None,
     arguments: Mapping | None = None,
@@ -144,13 +150,17 @@ def timm_image_encoder(
     freeze_batch_norm: bool = False,
     gradient_checkpointing: bool = False,
     patch_level: int | None = None,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_norms: bool = False,
     random_weights: bool = False,
 ) -> ImageEncoder:
     """Build a backbone of timm.
 
     Args:
         name: timm's model name, optionally followed by a dot and a pretrained tag.
-        image_size: Side of the square input, pixels.
+        image_size: Side of the input, or `[height, width]`, pixels; None: that of timm's weights. The positions of a
+            vision transformer's weights are resampled.
         pretrained: Whether to download timm's weights for the name.
         weights: A local file with timm's parameter names to use instead, see `read_weights`; a classifier is left out.
         arguments: Passed to `timm.create_model`.
@@ -163,19 +173,30 @@ def timm_image_encoder(
         freeze_batch_norm: Fix the gains and biases of batch norms, and with them their statistics.
         gradient_checkpointing: Save memory at the cost of a second forward pass.
         patch_level: Which of timm's feature maps (`network.feature_info`) gives the patches; None: the last.
+        lora_rank, lora_alpha, lora_norms: Low-rank updates to train instead of the weights, see `LowRank.of`.
         random_weights: Ignore `pretrained` and `weights`, because a checkpoint is loaded afterwards.
 
     Raises:
         UserError: for an unknown name, unusable arguments, or weights that cannot be obtained or do not fit.
     """
-    if not timm.is_model(name.split(".")[0]):
-        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
-        raise UserError(f"encoder.image.name={name}: timm has no such model; {near} …")
-    arguments = dict(arguments or {})
+    _require_known(name)
     fetch = pretrained and not weights and not random_weights
-    network = _create(name, image_size=image_size, pretrained=fetch, arguments=arguments)
+    size = image_size_of(image_size or timm.get_pretrained_cfg(name).input_size[1:])
+    network = _create(name, size, pretrained=fetch, arguments=dict(arguments or {}))
+    if not random_weights and hasattr(network, "patch_embed"):
+        require_whole_patches(size, network.patch_embed.patch_size)
     if weights and not random_weights:
         _load_without_classifier(network, weights)
+    _settle(network, norm_epsilon, fixed_positions, freeze_batch_norm)
+    if gradient_checkpointing:
+        network.set_grad_checkpointing()
+    if train_last_blocks is not None:
+        _freeze_all_but_last(network, train_last_blocks, final_layers=train_final_layers)
+    described = _described(network, name=name, size=size, mean=pixel_mean, std=pixel_std, patch_level=patch_level)
+    return replace(described, low_rank=LowRank.of(lora_rank, lora_alpha, lora_norms))
+
+
+def _settle(network: nn.Module, norm_epsilon: float | None, fixed_positions: bool, freeze_batch_norm: bool) -> None:
     if norm_epsilon is not None:
         _set_norm_epsilon(network, norm_epsilon)
     if fixed_positions:
@@ -183,15 +204,22 @@ def timm_image_encoder(
     if freeze_batch_norm:
         for module in _batch_norms(network):
             module.requires_grad_(False)
-    if gradient_checkpointing:
-        network.set_grad_checkpointing()
-    if train_last_blocks is not None:
-        _freeze_all_but_last(network, train_last_blocks, final_layers=train_final_layers)
-    return _described(network, name=name, size=image_size, mean=pixel_mean, std=pixel_std, patch_level=patch_level)
+
+
+def _require_known(name: str) -> None:
+    if not timm.is_model(name.split(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
+        raise UserError(f"encoder.image.name={name}: timm has no such model; {near} …")
 
 
 def _described(
-    network: nn.Module, *, name: str, size: int, mean: Sequence | None, std: Sequence | None, patch_level: int | None
+    network: nn.Module,
+    *,
+    name: str,
+    size: ImageSize,
+    mean: Sequence | None,
+    std: Sequence | None,
+    patch_level: int | None,
 ) -> ImageEncoder:
     """The tower with the properties that models and transforms use; None: timm's values."""
     if patch_level is not None and not 0 <= patch_level < len(network.feature_info):
@@ -211,12 +239,18 @@ def _described(
     )
 
 
-def _create(name: str, *, image_size: int, pretrained: bool, arguments: dict) -> nn.Module:
-    if issubclass(_network_class(name), timm.models.VisionTransformer):
-        arguments = {"img_size": image_size, **arguments}
+def _create(name: str, size: ImageSize, *, pretrained: bool, arguments: dict) -> nn.Module:
+    transformer = issubclass(_network_class(name), timm.models.VisionTransformer)
+    # timm takes as many positions for the same grid, so a rectangle of as many patches is set afterwards.
+    afterwards = transformer and pretrained and not isinstance(size, int) and "img_size" not in arguments
+    if transformer and not afterwards:
+        arguments = {"img_size": size, **arguments}
     try:
         with quietly():
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+            network = timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+            if afterwards:
+                network.set_input_size(img_size=size)
+            return network
     except TypeError as error:
         raise UserError(f"encoder.image.arguments={arguments}: timm's {name} does not accept them: {error}") from error
     except Exception as error:  # hubs pass on the errors of their network libraries, which have no common base
@@ -243,7 +277,7 @@ def _network_class(name: str) -> type:
 def _load_without_classifier(network: nn.Module, weights: str) -> None:
     classifier = network.pretrained_cfg.get("classifier") or ()
     heads = [classifier] if isinstance(classifier, str) else classifier
-    load_weights(network, weights, what="encoder.image.weights", surplus=heads)
+    load_weights(network, weights, what="encoder.image.weights", surplus=heads, resample=True)
 
 
 def _set_norm_epsilon(network: nn.Module, epsilon: float) -> None:

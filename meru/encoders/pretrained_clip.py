@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -10,17 +12,22 @@ from torch import Tensor, nn
 
 from meru.encoders.hub_advice import other_ways
 from meru.encoders.image import ImageEncoder
+from meru.encoders.sizes import ImageSize, image_size_of, require_whole_patches, sides, with_resampled_positions
 from meru.encoders.text import CaptionTokenizer, QuickGELU, TextEncoder, TextTransformer
 from meru.encoders.weights import first_cause, fit, quietly, read_weights
 from meru.errors import UserError
+from meru.layers.low_rank import LowRank
 
+_POSITIONS = "visual.positional_embedding"
 # Sizes that OpenAI's archives store among the weights, and a bias that only the sigmoid loss uses.
 _SURPLUS = ("input_resolution", "context_length", "vocab_size", "logit_bias")
 
 
 @lru_cache(maxsize=1)
-def _load(name: str, pretrained: str | None, weights: str | None, random_weights: bool) -> nn.Module:
-    """The whole model, cached because both towers come from one file."""
+def _load(
+    name: str, pretrained: str | None, weights: str | None, random_weights: bool
+) -> tuple[nn.Module, Tensor | None]:
+    """The whole model, cached because both towers come from one file, and the file's own positions of patches."""
     import open_clip
 
     if name not in open_clip.list_models():
@@ -50,20 +57,44 @@ def _load(name: str, pretrained: str | None, weights: str | None, random_weights
             f"cache ({first_cause(error)}); {other_ways(place, key='encoder.image.weights')}, or choose another "
             "encoder, such as encoder=vit_small"
         ) from error
-    if content is not None:
-        _resize_positions(model, content)
-        what = f"encoder.image.weights of {name}"
-        fit(model, content, source=str(weights), what=what, surplus=_SURPLUS, finite=True)
-    return model
+    if content is None:
+        return model, None
+    positions = content.get(_POSITIONS)
+    _resize_positions(model, content)
+    what = f"encoder.image.weights of {name}"
+    fit(model, content, source=str(weights), what=what, surplus=_SURPLUS, finite=True)
+    return model, positions
 
 
 def _resize_positions(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Interpolate positions for another image size and cut those for longer texts, as open_clip does."""
-    from open_clip.model import resize_pos_embed, resize_text_pos_embed
+    """Cut positions for longer texts, as open_clip does, and leave those of patches of another size to `_resize`."""
+    from open_clip.model import resize_text_pos_embed
 
     with quietly():
-        resize_pos_embed(weights, model)
         resize_text_pos_embed(weights, model)
+    ours = getattr(model.visual, "positional_embedding", None)
+    if _POSITIONS in weights and ours is not None and weights[_POSITIONS].shape[1:] == ours.shape[1:]:
+        weights[_POSITIONS] = weights[_POSITIONS] if weights[_POSITIONS].shape == ours.shape else ours.detach()
+
+
+def _resize(network: nn.Module, size: ImageSize, positions: Tensor | None) -> None:
+    """Set the size of a vision transformer's images; its positions are resampled, or those of a file if given."""
+    require_whole_patches(size, network.patch_size)
+    own, before = network.positional_embedding.detach(), image_size_of(network.image_size)
+    if positions is not None and positions.shape[1:] == own.shape[1:]:
+        own, before = positions, None
+    grid = tuple(side // patch for side, patch in zip(sides(size), network.patch_size, strict=True))
+    network.image_size, network.grid_size = sides(size), grid
+    trained = network.positional_embedding.requires_grad
+    network.positional_embedding = nn.Parameter(own.new_empty(1 + math.prod(grid), own.shape[1]))
+    name = "positional_embedding"
+    resampled = with_resampled_positions(network, {name: own}, what="encoder.image", trained_for=before)[name]
+    if resampled.shape != network.positional_embedding.shape:
+        raise UserError(
+            f"encoder.image.weights: the file has positions for {len(own) - 1} patches, neither a square nor "
+            f"{grid[0]} × {grid[1]}: set encoder.image.image_size=[height,width] to the size that it was trained with"
+        )
+    network.positional_embedding = nn.Parameter(resampled.to(own.dtype).clone(), trained)
 
 
 def clip_image_encoder(
@@ -71,10 +102,14 @@ def clip_image_encoder(
     name: str = "ViT-B-16",
     pretrained: str | None = "openai",
     weights: str | None = None,
+    image_size: int | Sequence[int] | None = None,
     pixel_mean: tuple[float, float, float] | None = None,
     pixel_std: tuple[float, float, float] | None = None,
     train_last_blocks: int | None = None,
     gradient_checkpointing: bool = False,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_norms: bool = False,
     random_weights: bool = False,
 ) -> ImageEncoder:
     """The image tower of an open_clip model.
@@ -84,18 +119,23 @@ def clip_image_encoder(
         pretrained: open_clip's tag; None for random weights.
         weights: A local file with the whole model's weights, used instead of the tag's download: open_clip's, or the
             TorchScript archive that OpenAI published.
+        image_size: Side of the input, or `[height, width]`, pixels, multiples of the patch; positions are resampled.
+            None: that of the weights.
         pixel_mean, pixel_std: Normalisation; by default the values that the weights were trained with.
         train_last_blocks: Number of last blocks to train; 0 freezes all, None trains all.
         gradient_checkpointing: Save memory at the cost of a second forward pass.
+        lora_rank, lora_alpha, lora_norms: As in `meru.encoders.image.timm_image_encoder`.
         random_weights: Ignore `pretrained` and `weights`, because a checkpoint is loaded afterwards.
 
     Raises:
         UserError: for an unknown name, a tower that is not a vision transformer, or weights that cannot be obtained.
     """
-    model = _load(name, pretrained, weights, random_weights)
+    model, positions = _load(name, pretrained, weights, random_weights)
     network = copy.deepcopy(model.visual)  # the cached model may be used again
     if not hasattr(network, "output_tokens") or network.proj is None:
         raise UserError(f"encoder.image.name={name}: only open_clip's vision transformers are supported; see timm's")
+    size = image_size_of(network.image_size if image_size is None else image_size)
+    _resize(network, size, positions)
     projection = network.proj.detach().t().contiguous()
     network.proj, network.output_tokens = None, True
     if train_last_blocks is not None:
@@ -108,12 +148,13 @@ def clip_image_encoder(
     return ImageEncoder(
         network=network,
         width=projection.shape[1],
-        image_size=network.image_size[0],
+        image_size=size,
         pixel_mean=tuple(pixel_mean or network.image_mean),
         pixel_std=tuple(pixel_std or network.image_std),
         projection=projection,
         class_token=network.attn_pool is None and network.pool_type == "tok",
         logit_scale=_logit_scale(model, bool(pretrained or weights) and not random_weights),
+        low_rank=LowRank.of(lora_rank, lora_alpha, lora_norms),
     )
 
 
@@ -124,6 +165,9 @@ def clip_text_encoder(
     weights: str | None = None,
     dropout: float = 0.0,
     gradient_checkpointing: bool = False,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_norms: bool = False,
     random_weights: bool = False,
 ) -> TextEncoder:
     """The text tower of an open_clip model as a `TextTransformer`.
@@ -133,7 +177,7 @@ def clip_text_encoder(
     Raises:
         UserError: for an unknown name, a tower of another kind, or weights that cannot be obtained.
     """
-    model = _load(name, pretrained, weights, random_weights)
+    model, _ = _load(name, pretrained, weights, random_weights)
     if not isinstance(getattr(model, "text_projection", None), nn.Parameter) or model.attn_mask is None:
         raise UserError(f"encoder.text.name={name}: not a causal CLIP text transformer; choose another encoder")
     blocks = model.transformer.resblocks
@@ -161,6 +205,7 @@ def clip_text_encoder(
         tokenizer=CaptionTokenizer(context_length=context_length),
         projection=torch.clone(model.text_projection.detach().t()),
         logit_scale=_logit_scale(model, bool(pretrained or weights) and not random_weights),
+        low_rank=LowRank.of(lora_rank, lora_alpha, lora_norms),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from meru.configuration.overrides import pasteable
 from meru.configuration.saved import read_config
+from meru.encoders.sizes import image_size_of, with_resampled_positions
 from meru.encoders.weights import fit, read_weights
 from meru.errors import UserError
 from meru.files import user_path
@@ -51,6 +52,8 @@ def start_from_run(model: nn.Module, config: DictConfig, *, what: str = "encoder
     _require_finished(folder, what=what)
     source = read_config(folder)
     weights = read_weights(folder / MODEL, what=what)
+    size = source.encoder.image.get("image_size")
+    weights = with_resampled_positions(model, weights, what=what, trained_for=size and image_size_of(size))
     own = model.state_dict()
     shared_text = _has(own, "textual") and _has(weights, "textual")
     _require_same_encoder(config, source, folder, text=shared_text, what=what)

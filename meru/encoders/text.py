@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from meru.errors import UserError
+from meru.layers.low_rank import LowRank
 
 
 class CaptionTokenizer:
@@ -290,12 +291,14 @@ class TextEncoder:
         tokenizer: Caption → token ids.
         projection: Pretrained projection to the shared space, `(embedding, width)`, or None.
         logit_scale: Inverse temperature that the weights were trained with, or None.
+        low_rank: Updates to train instead of the tower's weights, or None.
     """
 
     network: TextTransformer
     tokenizer: CaptionTokenizer
     projection: Tensor | None = None
     logit_scale: float | None = None
+    low_rank: LowRank | None = None
 
 
 def text_transformer(
@@ -304,9 +307,12 @@ def text_transformer(
     context_length: int = 77,
     dropout: float = 0.0,
     gradient_checkpointing: bool = False,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_norms: bool = False,
     random_weights: bool = True,
 ) -> TextEncoder:
-    """A text tower with random weights. Arguments as in `TextTransformer`."""
+    """A text tower with random weights. Arguments as in `TextTransformer` and `timm_image_encoder`."""
     if not random_weights:
         raise UserError("encoder.text.random_weights=false: this tower has no pretrained weights")
     tokenizer = CaptionTokenizer(context_length=context_length)
@@ -317,4 +323,5 @@ def text_transformer(
         dropout=dropout,
         gradient_checkpointing=gradient_checkpointing,
     )
-    return TextEncoder(network=network, tokenizer=tokenizer)
+    low_rank = LowRank.of(lora_rank, lora_alpha, lora_norms)
+    return TextEncoder(network=network, tokenizer=tokenizer, low_rank=low_rank)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from meru.encoders.inert_pickle import DangerousFileError, StandIn, module_weights, read_inertly
+from meru.encoders.sizes import with_resampled_positions
 from meru.encoders.weight_files import shards, warn_of_damage, weight_file
 from meru.errors import UserError
 from meru.files import user_path
@@ -158,19 +159,22 @@ def _holds_tensors(content: object, depth: int = 3) -> bool:
     )
 
 
-def load_weights(module: nn.Module, path: str | Path, *, what: str, surplus: Sequence[str] | None = None) -> None:
+def load_weights(
+    module: nn.Module, path: str | Path, *, what: str, surplus: Sequence[str] | None = None, resample: bool = False
+) -> None:
     """Load a file into a module; its names may have a prefix such as `module.` or `backbone.`.
 
     Args:
         module: Left unchanged if an error is raised.
         path: As in `read_weights`.
         what: As in `read_weights`.
-        surplus: As in `fit`.
+        surplus, resample: As in `fit`.
 
     Raises:
         UserError: as `read_weights` and `fit`.
     """
-    fit(module, read_weights(path, what=what), source=str(path), what=what, surplus=surplus, finite=True)
+    weights = read_weights(path, what=what)
+    fit(module, weights, source=str(path), what=what, surplus=surplus, finite=True, resample=resample)
 
 
 def fit(
@@ -181,6 +185,7 @@ def fit(
     what: str,
     surplus: Sequence[str] | None = None,
     finite: bool = False,
+    resample: bool = False,
 ) -> None:
     """Load a complete state dict: every weight of the module must be found, with its shape.
 
@@ -192,12 +197,15 @@ def fit(
         surplus: If the module is part of a model, its file may hold other weights: those under these names, other
             heads, and those outside the prefix are left out, and one line says so. None: nothing may be left out.
         finite: Refuse values that are not finite if the module's own are finite.
+        resample: Resample position embeddings of square images of another size, see `with_resampled_positions`.
 
     Raises:
         UserError: if a name is missing or left over, shapes differ, or values are not finite; it names the first one.
     """
     own = module.state_dict()
     prefix, found = _behind_best_prefix(own, weights)
+    if resample:
+        found = with_resampled_positions(module, found, what=what)
     behind = f" under the prefix {prefix}" if prefix else ""
     missing = [name for name in own if name not in found and not _counts_only(name)]
     if missing and not own.keys() & found.keys():
@@ -219,7 +227,7 @@ def fit(
     for name, ours in own.items():
         if chosen[name].numel() == ours.numel() == 1:
             chosen[name] = chosen[name].reshape(ours.shape)
-        _check(module, name, chosen[name], ours, source=source, what=what, finite=finite)
+        _check(name, chosen[name], ours, source=source, what=what, finite=finite)
     module.load_state_dict(chosen)
     if prefix or heads or outside:
         dropped = sorted({name.split(".")[0] for name in (*heads, *outside)})
@@ -250,12 +258,11 @@ def _counts_only(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _check(module: nn.Module, name: str, theirs: Tensor, ours: Tensor, *, source: str, what: str, finite: bool) -> None:
+def _check(name: str, theirs: Tensor, ours: Tensor, *, source: str, what: str, finite: bool) -> None:
     if theirs.shape != ours.shape:
-        sizes = _image_sizes(module, name, theirs)
         raise UserError(
             f"{what}: {source} is of another architecture: its {name} has shape "
-            f"{tuple(theirs.shape)} instead of {tuple(ours.shape)}{sizes}"
+            f"{tuple(theirs.shape)} instead of {tuple(ours.shape)}"
         )
     if ours.is_floating_point() and not theirs.is_floating_point():
         raise UserError(f"{what}: {source} holds {name} as {theirs.dtype}: use a file that is not quantized")
@@ -265,19 +272,6 @@ def _check(module: nn.Module, name: str, theirs: Tensor, ours: Tensor, *, source
             f"{what}: {source} holds {number} values of {name} that are not finite: it is damaged, or its training "
             "failed; use another file"
         )
-
-
-def _image_sizes(module: nn.Module, name: str, theirs: Tensor) -> str:
-    """A hint for position embeddings of a vision transformer: the image size that the file is for."""
-    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-    if name != "pos_embed" or patch is None or theirs.dim() != 3:
-        return ""
-    side = (theirs.shape[1] - getattr(module, "num_prefix_tokens", 0)) ** 0.5
-    ours = module.patch_embed.img_size[0]
-    if side % 1 or side * patch[0] == ours:
-        return ""
-    size = int(side) * patch[0]
-    return f": it is for images of {size} pixels, not {ours}; set encoder.image.image_size={size}"
 
 
 def short(error: BaseException) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from meru.encoders.sizes import grid_of
+
 
 @torch.no_grad()
 def pointing_game(
@@ -33,8 +35,9 @@ def pointing_game(
     The model is put into evaluation mode temporarily.
 
     Args:
-        model: Has `word_attention`, to N patches, a square grid row by row, and `patch_offset`: a position belongs to
-            the patch with the nearest receptive field centre (see `meru.encoders.image.patch_offset`).
+        model: Has `word_attention`, to N patches row by row, and `patch_offset`: a position belongs to the patch with
+            the nearest receptive field centre (see `meru.encoders.image.patch_offset`); for cached rows also
+            `image_size`.
         batches: The images, from an evaluation loader.
         captions: Captions of every record, by its `image_index`.
         places: Part → its positions `(k, 2)` from left and top, in shares of the model's input image, in [0, 1). A hit
@@ -57,6 +60,7 @@ def pointing_game(
     for batch in batches:
         mentions = _mentions(batch["image_index"].tolist(), captions, places, part_of_word, tokenize, words)
         images = batch["image"].to(device)
+        size = tuple(images.shape[-2:]) if images.dim() == 4 else model.image_size
         for start in range(0, len(mentions), captions_at_once):
             some = mentions[start : start + captions_at_once]
             tokens = nn.utils.rnn.pad_sequence([tokens for _, tokens, _ in some], batch_first=True).to(device)
@@ -65,22 +69,22 @@ def pointing_game(
             attention = model.word_attention(images[rows], tokens, image_of).float().cpu()
             for (row, _, named), of_caption in zip(some, attention, strict=True):
                 record = int(batch["image_index"][row])
-                _count_hits(shares, of_caption, named, places[record], centres[record], model.patch_offset)
+                grid = grid_of(of_caption.shape[-1], size)
+                _count_hits(shares, of_caption, named, places[record], centres[record], grid, model.patch_offset)
     model.train(was_training)
     return _figures(shares)
 
 
-def _count_hits(shares, attention, named, places, centre, offset: float) -> None:
+def _count_hits(shares, attention, named, places, centre, grid, offset: float) -> None:
     """Append to `shares` the score of each part that a caption names; `attention` is the caption's, `(L, N)`."""
-    side = round(attention.shape[-1] ** 0.5)
-    middle = _patches(torch.tensor([centre]), side, offset)
+    middle = _patches(torch.tensor([centre]), grid, offset)
     for part, position in named:
-        right = _patches(places[part], side, offset)
+        right = _patches(places[part], grid, offset)
         weights = attention[position]
         most = (weights == weights.max()).nonzero()[:, 0]  # several if a sigmoid is saturated
         shares["pointing"][part].append(torch.isin(most, right).float().mean().item())
         shares["box_centre"][part].append(float(torch.isin(middle, right)))
-        shares["chance"][part].append(len(right) / side**2)
+        shares["chance"][part].append(len(right) / attention.shape[-1])
 
 
 def _mentions(records, captions, places, part_of_word, tokenize, words) -> list[tuple[int, Tensor, list]]:
@@ -96,10 +100,14 @@ def _mentions(records, captions, places, part_of_word, tokenize, words) -> list[
     return found
 
 
-def _patches(places: Tensor, side: int, offset: float) -> Tensor:
-    """The distinct patches that contain the positions `(k, 2)`."""
-    column, row = (places * side - offset).floor().long().clamp(0, side - 1).unbind(dim=-1)
-    return (row * side + column).unique()
+def _patches(places: Tensor, grid: tuple[int, int], offset: float) -> Tensor:
+    """The distinct patches of a grid of rows and columns that contain the positions `(k, 2)`."""
+    rows, columns = grid
+    column, row = (
+        (place * count - offset).floor().long().clamp(0, count - 1)
+        for place, count in zip(places.unbind(dim=-1), (columns, rows), strict=True)
+    )
+    return (row * columns + column).unique()
 
 
 def _figures(shares: dict[str, dict[str, list[float]]]) -> dict[str, float]:

@@ -56,9 +56,10 @@ class MERUGrid(MERU):
         images = batch["image"]
         if not self.weight("part_entailment"):
             return GridStep(batch=batch, image=self.embed_image(images), text=self.embed_text(batch["tokens"]))
-        size, grid, side = len(images), self.grid, images.shape[-1] // self.grid
-        cells = images[..., : side * grid, : side * grid].unflatten(3, (grid, side)).unflatten(2, (grid, side))
-        cells = cells.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B · grid², 3, side, side)
+        size, grid = len(images), self.grid
+        height, width = (side // grid for side in images.shape[-2:])
+        cells = images[..., : height * grid, : width * grid].unflatten(3, (grid, width)).unflatten(2, (grid, height))
+        cells = cells.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B · grid², 3, height, width)
         enlarged = F.interpolate(cells.float(), size=images.shape[-2:], mode="bilinear", antialias=True)
         if images.dtype == torch.uint8:
             enlarged = enlarged.round().clamp(0, 255).to(torch.uint8)

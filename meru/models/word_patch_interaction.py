@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from meru import distributed
 from meru.encoders.image import ImageEncoder, patch_offset
+from meru.encoders.sizes import grid_of
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError
 from meru.layers.bidirectional_attention import BidirectionalAttention, Interaction, Predictor, WordWindow, real_tokens
@@ -99,6 +100,7 @@ class WordPatchInteraction(nn.Module):
         self.grounds = "word_grounding" in trained
         self.has_scale = not trained.isdisjoint(("word_contrast", "word_grounding"))
         self.reads_text_tower = "late_interaction" in trained or ("part_entailment" in trained and not self.attends)
+        self.image_size = image.image_size
         self.patch_level = image.patch_level if trained else None
         self.patch_offset = patch_offset(image.network, image.image_size, patch_level=self.patch_level) / merge
         self.patch_proj = self.predictor = self.interaction = self.word_window = self.query_pooling = None
@@ -121,12 +123,13 @@ class WordPatchInteraction(nn.Module):
     def project(self, patches: Tensor, of_images: nn.Linear) -> Tensor:
         """Merge and project patches, `(B, N, W)` → `(B, N / merge², D)`; those of the last map by `of_images`."""
         if self.merge > 1:
-            side = round(patches.shape[1] ** 0.5)
-            if self.merge > side:
+            rows, columns = grid_of(patches.shape[1], self.image_size)
+            if self.merge > min(rows, columns):
                 raise UserError(
-                    f"model.merge={self.merge}: the image tower gives {side} × {side} patches; give at most {side}"
+                    f"model.merge={self.merge}: the image tower gives {rows} × {columns} patches; give at most "
+                    f"{min(rows, columns)}"
                 )
-            grid = patches.mT.unflatten(2, (side, side))
+            grid = patches.mT.unflatten(2, (rows, columns))
             patches = F.avg_pool2d(grid, self.merge).flatten(2).mT
         return (of_images if self.patch_proj is None else self.patch_proj)(patches)
 

@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from torch import Tensor
 from torch.nn import functional as F
 
+from meru.encoders.sizes import grid_of
 from meru.files import make_folder_of, write_atomically
 
 COLUMNS = 6
@@ -29,14 +30,14 @@ def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, ti
     """A plot of the image and, for every word, its attention over the image, each scaled from minimum to maximum.
 
     Args:
-        image: uint8 RGB, shape `(3, S, S)`.
+        image: uint8 RGB, shape `(3, H, W)`.
         words: K words.
-        weights: Attention to the patches, a square grid row by row, shape `(K, N)`.
+        weights: Attention to the patches, a grid in the image's proportions row by row, shape `(K, N)`.
         title: Written above, such as the caption.
     """
-    side = round(weights.shape[-1] ** 0.5)
+    grid = grid_of(weights.shape[-1], tuple(image.shape[1:]))
     low, high = weights.amin(dim=1, keepdim=True), weights.amax(dim=1, keepdim=True)
-    maps = ((weights - low) / (high - low).clamp_min(1e-12)).float().cpu().unflatten(1, (1, side, side))
+    maps = ((weights - low) / (high - low).clamp_min(1e-12)).float().cpu().unflatten(1, (1, *grid))
     # Nearest: attention has the resolution of patches, and smoothing would suggest a finer one.
     maps = F.interpolate(maps, size=image.shape[1:], mode="nearest")[:, 0]
     pixels = image.permute(1, 2, 0).cpu().numpy()

@@ -11,6 +11,7 @@ from meru.assemble import Pretrained
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
 from meru.files import CHECKOUT
+from meru.layers.low_rank import merged_state
 from meru.optional_part import reason_of
 from meru.reports.tables import write_json
 from meru.run_layout import BEST, FIGURES, MODEL
@@ -32,7 +33,7 @@ def finish(
     """
     model = trainer.evaluated
     chosen = choose_weights(task, folder, trainer)
-    save_weights(folder / MODEL, model.state_dict())
+    save_weights(folder / MODEL, merged_state(model))
     pretrained = pretrained._replace(model=model)
     title = f"{task.name_of(None)}, {chosen}"
     findings = report(

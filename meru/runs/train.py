@@ -82,7 +82,7 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     folder = resumed_folder(config)
     begun = folder is not None and has_begun(folder)
     torch.manual_seed(config.seed)  # the same weights in every process
-    pretrained = build(without_pretrained_weights(config) if begun else config)
+    pretrained = build(without_pretrained_weights(config, low_rank=True) if begun else config)
     model = pretrained.model.to(device)
     distributed.seed_training(model, config.seed)
     optimizer = build_optimizer(

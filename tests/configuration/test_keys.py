@@ -72,7 +72,7 @@ def test_what_the_evaluation_has_passes_once_the_run_is_named():
         (["+optim.optimizer.momentum=0.9"], "optim.optimizer.momentum: AdamW does not take it"),
         (["optim=sgd", "+optim.optimizer.betas=[0.9,0.9]"], "optim.optimizer.betas: SGD does not take it"),
         (["+data.load.identities=9"], "data.load.identities: load_birds does not take it"),
-        (["encoder=clip_vit_b16", "+encoder.image.image_size=64"], "clip_image_encoder does not take it"),
+        (["encoder=clip_vit_b16", "+encoder.image.patch_level=3"], "clip_image_encoder does not take it"),
         (["+model.local_logit_scale=9"], "model.local_logit_scale: MERU does not take it; model may have curvature"),
         (["logger=none", "+logger.project=x"], "logger.project: NoLogger does not take it"),
         (["model=clip", "+loss.entailment.weight=1"], "this model (model=clip) has no such key; those that have it: "),

@@ -166,15 +166,6 @@ def test_names_of_another_library_are_shown(tmp_path):
         tower(tmp_path / "w.pth")
 
 
-def test_positions_of_another_image_size_name_both_sizes(tmp_path):
-    arguments = {"name": "vit_tiny_patch16_224", "arguments": TINY_VIT}
-    network = timm_image_encoder(image_size=64, **arguments).network
-    torch.save(network.state_dict(), tmp_path / "w.pth")
-    message = r"pos_embed has shape \(1, 17, 64\) instead of \(1, 5, 64\): it is for images of 64 pixels, not 32"
-    with pytest.raises(UserError, match=message):
-        timm_image_encoder(image_size=32, weights=str(tmp_path / "w.pth"), **arguments)
-
-
 def test_a_whole_model_takes_nothing_but_its_own_names():
     module = torch.nn.Linear(2, 1)
     weights = {name: torch.ones_like(tensor) for name, tensor in module.state_dict().items()}
