@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from meru.assemble import Pretrained
 from meru.encoders.weights import quietly, short
@@ -70,6 +71,16 @@ def write_onnx(pretrained: Pretrained, folder: Path, *, opset: int = OPSET, pixe
     return files
 
 
+class _SpeltOut(TorchFunctionMode):
+    """Spells out asinh of float64, which onnxruntime does not have: asinh(x) = sign(x) ln(|x| + √(x² + 1))."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        if function is torch.asinh and arguments[0].dtype == torch.float64:
+            (x,) = arguments
+            return x.sign() * (x.abs() + (x * x + 1).sqrt()).log()
+        return function(*arguments, **(keywords or {}))
+
+
 def require_libraries() -> None:
     """Raise a `UserError` unless the libraries of the extra `export` can be imported."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
@@ -117,7 +128,7 @@ def _export(side: Side, given: Input, path: Path, *, opset: int) -> None:
     }
     size = sum(each.numel() * each.element_size() for each in side.state_dict().values())
     # The exporter reports its progress on standard output, and more by warnings and logging.
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), quietly(), torch.no_grad():
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), quietly(), torch.no_grad(), _SpeltOut():
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(

@@ -95,3 +95,11 @@ def test_a_missing_library_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(UserError, match=r'needs onnxscript .*: pip install "meru-hyperbolic\[export\]"'):
         export({"run": "x", "format": "onnx", "output": str(tmp_path / "out")})
+
+
+def test_asinh_of_float64_is_spelt_out_to_the_same_values():
+    x = torch.tensor([-300.0, -1.0, -1e-3, 0.0, 1e-3, 2.0, 3e4], dtype=torch.float64)
+    with onnx_files._SpeltOut():
+        spelt, single = torch.asinh(x), torch.asinh(x.float())
+    torch.testing.assert_close(spelt, x.asinh(), rtol=1e-9, atol=1e-12)
+    assert torch.equal(single, x.float().asinh())
