@@ -70,7 +70,11 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
         UserError: if the file is missing, not an image, damaged or too large; the message names it and says what it is.
         OSError: if the machine has no file handles or memory left, or its disk fails; the image may be intact.
     """
-    content = _content(path, maximum_pixels)
+    return decode_content(_content(path, maximum_pixels), path, maximum_pixels=maximum_pixels)
+
+
+def decode_content(content: bytearray, path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor:
+    """Decode the content of an image file as `read_image` does; `path` names it in messages."""
     if size := _plain_jpeg_size(content):
         _check_pixels(path, *size, maximum_pixels)
         try:

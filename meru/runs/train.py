@@ -75,7 +75,7 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     task = task_of(config)(config, device=device)
     check_decoding(task.data.paths(), **reading_options(config.data))
     plan = BatchPlan.of(
-        config.data, images=len(task.data.train), world_size=distributed.world_size(), accumulate=settings.accumulate
+        config.data, images=task.images_per_epoch(), world_size=distributed.world_size(), accumulate=settings.accumulate
     )
     asked, config = config, task.complete_config()
     folder = resumed_folder(config)

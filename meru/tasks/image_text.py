@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose
 
+from meru import distributed
 from meru.assemble import Pretrained
 from meru.data.augmentation import CaptionAugmentation, caption_augmentation
 from meru.data.caption_queries import query_entries
 from meru.data.families import families_by_name
 from meru.data.loading import read_or_skip, reading_options
-from meru.data.pairs import WordsOfViews, evaluation_loader, training_loader
+from meru.data.pairs import TrainingPairs, WordsOfViews, evaluation_loader, training_loader
 from meru.data.parts import CropParts, PartWords, part_places
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.sampling import BatchPlan
@@ -77,11 +78,18 @@ class ImageText(Task):
 
     def describe(self) -> str:
         data = self.data
+        if data.shards:
+            return f"{data.shards.describe()}, {len(data.validation)} validation and {len(data.test)} test images"
         kind = "identities" if data.class_kind == "identity" else "classes"
         return (
             f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images of "
             f"{len(data.class_names)} {kind}"
         )
+
+    def images_per_epoch(self) -> int:
+        if self.data.shards:
+            return self.data.shards.samples_per_epoch(world_size=distributed.world_size())
+        return super().images_per_epoch()
 
     def prepare(self, pretrained: Pretrained, *, begun: bool) -> None:
         """Log how many captions are truncated, and set the initial radius of a hyperbolic model."""
@@ -101,6 +109,8 @@ class ImageText(Task):
     def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
         self.use_cached_views(pretrained)
         augment_text = caption_augmentation(self.config.data.get("text_augmentation"))
+        if self.data.shards:
+            return self.streamed_batches(pretrained, augment_text, self.loader_options(plan, start))
         paths = [record.path for record in self.data.train]
         return training_loader(
             self.data.train,
@@ -113,6 +123,24 @@ class ImageText(Task):
             queries=self.queries(pretrained),
             **self.loader_options(plan, start),
         )
+
+    def streamed_batches(
+        self, pretrained: Pretrained, augment_text: CaptionAugmentation | None, options: Mapping[str, Any]
+    ) -> Iterable[dict[str, Tensor]]:
+        """Batches from shards, for `loader_options`."""
+        reading = reading_options(self.config.data)
+        pairs = TrainingPairs(
+            (),
+            transform=pretrained.transforms.training,
+            tokenize=pretrained.tokenizer,
+            seed=options["seed"],
+            parts=self.crops(),
+            queries=self.queries(pretrained),
+            augment_text=augment_text,
+            **reading,
+        )
+        options = {name: value for name, value in options.items() if name not in reading}
+        return self.data.shards.loader(pairs, state=self.epoch_state, **options)
 
     def cached_parts(
         self, paths: Sequence[Path], pretrained: Pretrained, augment_text: CaptionAugmentation | None

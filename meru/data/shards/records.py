@@ -1,0 +1,67 @@
+"""Records of samples in shards."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from meru.data.records import ImageRecord, Region
+from meru.data.shards.tars import Fields, RawSample, value_of
+from meru.errors import UserError
+
+
+def record_of(raw: RawSample, fields: Fields, *, index: int, size: tuple[int, int], path: Path | None = None) -> ImageRecord:
+    """The record of a sample; it is a class of its own.
+
+    Args:
+        raw: The sample.
+        fields: Which files of it hold what.
+        index: Its number.
+        size: Height and width of its image in pixels.
+        path: A file of its image; None: its place in the tar file, only for messages.
+
+    Raises:
+        UserError: for captions and boxes that are missing or of another form; the message names tar file and key.
+    """
+    return ImageRecord(
+        path or Path(raw.place), index, fields.captions_of(raw), regions=regions_of(raw, fields, *size)
+    )
+
+
+def regions_of(raw: RawSample, fields: Fields, height: int, width: int) -> tuple[Region, ...]:
+    """The boxes with phrases of a sample, in pixels.
+
+    GRIT's `noun_chunks` and `ref_exps` are lists of `[start, end, left, top, right, bottom, score]`: characters of the
+    caption, and edges as shares of the image (Peng et al., "Kosmos-2", 2023).
+    """
+    if fields.regions is None:
+        return ()
+    found = value_of(raw, fields.regions, key="data.boxes_field")
+    if not isinstance(found, list):
+        raise _wrong(raw, fields, found)
+    caption = fields.text_of_boxes(raw)
+    return tuple(filter(None, (_region(each, caption, height, width, raw, fields) for each in found)))
+
+
+def _region(
+    value: object, caption: str, height: int, width: int, raw: RawSample, fields: Fields
+) -> Region | None:
+    """A box with its phrase; None if it has no area."""
+    if not isinstance(value, list) or len(value) not in (6, 7):
+        raise _wrong(raw, fields, value)
+    if not all(type(each) in (int, float) and math.isfinite(each) for each in value):
+        raise _wrong(raw, fields, value)
+    start, end, *edges = value[:6]
+    left, top, right, bottom = (min(max(each, 0.0), 1.0) for each in edges)
+    if left >= right or top >= bottom:
+        return None
+    box = (left * width, top * height, (right - left) * width, (bottom - top) * height)
+    return Region(box, " ".join(caption[int(start) : int(end)].split()))
+
+
+def _wrong(raw: RawSample, fields: Fields, value: object) -> UserError:
+    return UserError(
+        f"{raw.place}: {fields.regions} holds {str(value)[:60]}, not boxes as GRIT's, [start, end, left, top, right, "
+        "bottom, score]: set data.boxes_field to another, or to null",
+        exit_code=1,
+    )
