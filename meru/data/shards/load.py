@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -82,6 +83,18 @@ class TrainingShards:
                 f"own: {advice}, or make more, smaller shards"
             )
         return self.streams or min(STREAMS, most)
+
+    def check(self, config: Mapping) -> None:
+        """Refuse what needs all images at hand, or classes.
+
+        Raises:
+            UserError: which names the key.
+        """
+        if config["data"].get("cached_views"):
+            raise UserError(f"data.cached_views={config['data']['cached_views']}: images in shards are not cached; set 0")
+        for name in ("category", "hierarchy"):
+            if (config.get("loss") or {}).get(name, {}).get("weight"):
+                raise UserError(f"loss.{name}.weight: it needs classes, which shards do not have; set it to 0")
 
     def describe(self) -> str:
         """How many samples there are, for the log."""
