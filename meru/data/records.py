@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-<<<<<<< HEAD
 from typing import TYPE_CHECKING, NamedTuple
-=======
-from typing import NamedTuple
->>>>>>> pairs
 
 from torch import Tensor
 
@@ -68,10 +64,7 @@ class ImageTextData:
         train, validation: Chosen without looking at `test`; `validation` may be empty.
         test: The official test split; may be empty.
         class_kind: `class`; `identity` for persons, which are not classified by name; or `image` without classes.
-<<<<<<< HEAD
         shards: The training split, if it is read as a stream; `train` then holds its first samples only.
-=======
->>>>>>> pairs
     """
 
     class_names: tuple[str, ...]
