@@ -16,9 +16,8 @@ from pathlib import Path
 from meru.data.cached_rows import cache_folder, digest_of
 from meru.data.images import image_size
 from meru.data.records import ImageRecord, Region
-from meru.data.shards.places import is_local
 from meru.data.shards.records import record_of
-from meru.data.shards.tars import Fields, RawSample, samples_in
+from meru.data.shards.tars import Fields, RawSample, is_local, samples_in
 from meru.errors import UserError
 from meru.files import os_error_message
 
@@ -43,14 +42,15 @@ def extracted(
     Raises:
         UserError: if there are none, or they cannot be read or written.
     """
-    facts = [(url, *_state(url)) for url in (urls if most is None else urls[:1])]
+    facts = [(url, *_state(url)) for url in urls]
     folder = cache_folder(cache) / "shards" / digest_of((facts, astuple(fields), on_error, most))
     try:
         if not (folder / RECORDS).is_file():
             _extract(urls, folder, fields, key=key, on_error=on_error, most=most)
         listed = json.loads((folder / RECORDS).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{key}: samples cannot be kept in data.cache: {os_error_message(error)}", exit_code=1) from None
+        message = f"{key}: samples cannot be kept in data.cache: {os_error_message(error)}"
+        raise UserError(message, exit_code=1) from None
     return tuple(
         ImageRecord(
             folder / name, number, tuple(captions), regions=tuple(Region(tuple(box), phrase) for box, phrase in regions)
@@ -66,9 +66,7 @@ def _state(url: str) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _extract(
-    urls: Sequence[str], folder: Path, fields: Fields, *, key: str, on_error: str, most: int | None
-) -> None:
+def _extract(urls: Sequence[str], folder: Path, fields: Fields, *, key: str, on_error: str, most: int | None) -> None:
     """Write the images and their records; the folder appears when it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     if most is None:

@@ -66,8 +66,8 @@ class TrainingShards:
         self.streams_of_each(world_size)
         if self.epoch is not None and self.epoch > self.samples:
             raise UserError(
-                f"data.samples_per_epoch={self.epoch}: the {len(self.source.shards)} shards hold {self.samples}; give at "
-                "most as many"
+                f"data.samples_per_epoch={self.epoch}: the {len(self.source.shards)} shards hold {self.samples}; give "
+                "at most as many"
             )
         return self.epoch or self.samples
 
@@ -90,8 +90,8 @@ class TrainingShards:
         Raises:
             UserError: which names the key.
         """
-        if config["data"].get("cached_views"):
-            raise UserError(f"data.cached_views={config['data']['cached_views']}: images in shards are not cached; set 0")
+        if views := config["data"].get("cached_views"):
+            raise UserError(f"data.cached_views={views}: views of images in shards are not cached; set it to 0")
         for name in ("category", "hierarchy"):
             if (config.get("loss") or {}).get(name, {}).get("weight"):
                 raise UserError(f"loss.{name}.weight: it needs classes, which shards do not have; set it to 0")
@@ -163,6 +163,7 @@ def load_shards(
     image_field: str = "jpg;jpeg;png;webp",
     caption_field: str = "txt",
     boxes_field: str | None = None,
+    box_format: str = "xywh",
     sizes: str | None = None,
     samples_per_epoch: int | None = None,
     streams: int | None = None,
@@ -177,7 +178,7 @@ def load_shards(
     Args:
         root: The folder that relative paths start from.
         urls, validation_urls, test_urls: As for `shard_urls`.
-        image_field, caption_field, boxes_field: See `Fields`; endings of images are joined by `;`.
+        image_field, caption_field, boxes_field, box_format: See `Fields`; endings of images are joined by `;`.
         sizes: A JSON file with the number of samples of every shard, by its name.
         samples_per_epoch: Samples of all processes in an epoch; None: all.
         streams, shuffle: `streams` and `buffer` of `TrainingShards`.
@@ -190,7 +191,7 @@ def load_shards(
     Raises:
         UserError: if shards are missing, damaged, or without images or captions.
     """
-    fields = Fields.of(image=image_field, captions=caption_field, regions=boxes_field)
+    fields = Fields.of(image=image_field, captions=caption_field, regions=boxes_field, box_format=box_format)
     named = {"data.urls": urls, "data.validation_urls": validation_urls, "data.test_urls": test_urls}
     root = user_path(root)
     found = {key: shard_urls(pattern, root=root, key=key) for key, pattern in named.items() if pattern}

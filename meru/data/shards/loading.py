@@ -127,8 +127,8 @@ class StreamedBatches(IterableDataset):
         shard = self.source.shards[piece.shard]
         samples, given = samples_in(shard.url, self.source.fields), 0
         error = UserError(
-            f"shard {shard.url} holds fewer than the {shard.samples} samples that its sizes file says: correct data.sizes "
-            "or sizes.json beside it, or remove it and the samples are counted",
+            f"shard {shard.url} holds fewer than the {shard.samples} samples that its sizes file says: correct "
+            "data.sizes or the file beside the shard, or remove it and the samples are counted",
             exit_code=1,
         )
         try:
@@ -168,9 +168,7 @@ class StreamedBatches(IterableDataset):
             if isinstance(drawn.content, UserError):
                 raise drawn.content
             raw, fields = drawn.content, self.source.fields
-            image = decode_content(
-                bytearray(fields.image_of(raw)), raw.place, maximum_pixels=self.pairs.maximum_pixels
-            )
+            image = decode_content(bytearray(fields.image_of(raw)), raw.place, maximum_pixels=self.pairs.maximum_pixels)
             record = record_of(raw, fields, index=drawn.index, size=image.shape[1:])
             sample = self.pairs.drawn(record, image, epoch=drawn.epoch, index=drawn.index)
             facts = {"class_index": drawn.index, "image_index": drawn.index, "skipped": 0}

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from meru.data.shards.tars import FAULTS, Fields, reason_of, webdataset
+from meru.data.shards.tars import FAULTS, Fields, is_local, reason_of, webdataset
 from meru.errors import UserError
 
 log = logging.getLogger("meru")
@@ -33,11 +33,6 @@ class Shard(NamedTuple):
 
     url: str
     samples: int
-
-
-def is_local(url: str) -> bool:
-    """Whether a shard is a file."""
-    return not url.startswith(("http:", "https:", "pipe:"))
 
 
 def shard_urls(pattern: str, *, root: str | Path, key: str) -> tuple[str, ...]:
@@ -85,7 +80,7 @@ def _places(url: str, root: Path, key: str) -> list[str]:
                 "environment, or give files or http(s) addresses"
             )
         return [url]
-    if is_local(url) is False:
+    if not is_local(url):
         return [url]
     scheme = _SCHEME.match(url)
     if scheme and scheme[1] != "file" and not (root / url).exists():
@@ -123,7 +118,7 @@ def counted(urls: Sequence[str], fields: Fields, *, sizes: str | None, on_error:
             'data.sizes=<a JSON file {"00000.tar": 10000, …}>'
         )
     if open_ones:
-        log.info("counting the samples of %d shards; data.sizes or sizes.json beside them would save it", len(open_ones))
+        log.info("counting the samples of %d shards, which sizes.json beside them would save", len(open_ones))
         with ThreadPoolExecutor(8) as pool:
             numbers |= zip(
                 open_ones, pool.map(lambda url: count_samples(url, fields, on_error=on_error), open_ones), strict=True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ from meru.files import os_error_message
 
 # What reading a damaged tar file raises, from several layers.
 FAULTS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, subprocess.SubprocessError)
+
+_META = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
 
 
 def webdataset() -> ModuleType:
@@ -29,6 +33,11 @@ def webdataset() -> ModuleType:
     except ImportError:
         raise UserError('data=shards needs webdataset: pip install "meru-hyperbolic[data]"') from None
     return webdataset
+
+
+def is_local(url: str) -> bool:
+    """Whether a shard is a file."""
+    return not url.startswith(("http:", "https:", "pipe:"))
 
 
 def reason_of(error: Exception) -> str:
@@ -58,19 +67,21 @@ class Fields:
         image: Endings of the image, the first that is there counts.
         captions: An ending, `txt`, or a key in a JSON file, `json.caption`; its value is a text or a list of texts.
         regions: A key in a JSON file with boxes and phrases, `json.noun_chunks`; None: no boxes.
+        box_format: As for `meru.data.datasets.own.boxes.regions`.
     """
 
     image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     captions: str = "txt"
     regions: str | None = None
+    box_format: str = "xywh"
 
     @classmethod
-    def of(cls, *, image: str, captions: str, regions: str | None) -> Fields:
+    def of(cls, *, image: str, captions: str, regions: str | None, box_format: str = "xywh") -> Fields:
         """The fields of a configuration; endings of images are joined by `;`."""
         endings = tuple(each.strip().lstrip(".").lower() for each in image.split(";") if each.strip(". "))
         if not endings:
             raise UserError(f"data.image_field={image}: give endings such as jpg;png")
-        return cls(endings, captions.lstrip("."), regions and regions.lstrip("."))
+        return cls(endings, captions.lstrip("."), regions and regions.lstrip("."), box_format)
 
     def grouping(self) -> Grouping:
         """Counts samples by the names of files."""
@@ -117,7 +128,7 @@ class Grouping:
 
     def image_begins(self, name: str) -> bool:
         """Whether a file is the first image of its sample."""
-        if _is_meta(name):
+        if _META.match(name):
             return False
         key, ending = self.split(name)
         if key is None:
@@ -130,12 +141,6 @@ class Grouping:
         return True
 
 
-def _is_meta(name: str) -> bool:
-    """Whether webdataset leaves out a file because of its name: `__…__` at the start."""
-    first = name.partition("/")[0]
-    return first.startswith("__") and first.endswith("__") and len(first) > 4
-
-
 def samples_in(url: str, fields: Fields) -> Iterator[RawSample]:
     """The samples with an image in a tar file, in its order, read as a stream.
 
@@ -145,7 +150,7 @@ def samples_in(url: str, fields: Fields) -> Iterator[RawSample]:
     library = webdataset()
     last, stream = None, None
     try:
-        stream = library.gopen.gopen(url) if url.startswith(("http:", "https:", "pipe:")) else open(url, "rb")
+        stream = _opened(url)
         files = library.tariterators.tar_file_expander([{"url": url, "stream": stream}])
         for sample in library.tariterators.group_by_keys(files):
             files = {name: content for name, content in sample.items() if not name.startswith("__")}
@@ -155,9 +160,17 @@ def samples_in(url: str, fields: Fields) -> Iterator[RawSample]:
                 yield raw
     except FAULTS as error:
         where = f"after sample {last}" if last else "at its start"
-        raise UserError(f"shard {url} cannot be read {where} ({reason_of(error)}): fetch it again", exit_code=1) from None
+        message = f"shard {url} cannot be read {where} ({reason_of(error)}): fetch it again"
+        raise UserError(message, exit_code=1) from None
     finally:
         _close(stream)
+
+
+def _opened(url: str) -> object:
+    """A stream of bytes; addresses are read with curl."""
+    if is_local(url):
+        return Path(url).open("rb")
+    return webdataset().gopen.gopen(url)
 
 
 def _close(stream: object) -> None:
@@ -181,7 +194,8 @@ def value_of(raw: RawSample, field: str, *, key: str) -> object:
     ending = next((each for each in sorted(raw.files, key=len, reverse=True) if _begins(field, each)), None)
     names = field[len(ending) + 1 :].split(".") if ending and field != ending else []
     if ending is None or (names and not ending.endswith("json")):
-        raise UserError(f"{raw.place} has no {field}, it has {', '.join(sorted(raw.files))}: {_advice(key)}", exit_code=1)
+        there = ", ".join(sorted(raw.files))
+        raise UserError(f"{raw.place} has no {field}, it has {there}: {_advice(key)}", exit_code=1)
     try:
         text = raw.files[ending].decode("utf-8-sig")
         value = json.loads(text) if ending.endswith("json") else text
