@@ -58,7 +58,7 @@ def text_file_rows(folder: Path, images: list[str], *, encoding: str | None) -> 
     """Images with a text file of the same name beside each, one caption a line.
 
     Raises:
-        UserError: for images without a text file (the message counts them), text files without an image, and empty ones.
+        UserError: for images without a text file (the message counts them), and for empty ones.
     """
     texts = {folded(os.path.splitext(inner)[0]): inner for inner in _files_in(folder) if inner.lower().endswith(".txt")}
     found = {inner: texts.get(folded(os.path.splitext(inner)[0])) for inner in images}
@@ -125,8 +125,8 @@ def file_name_rows(folder: Path, images: list[str]) -> list[Row]:
         )
     if len(images) > 1 and len(set(words.values())) == 1:
         raise UserError(
-            f"{folder}: all {len(images)} file names say '{words[images[0]]}': name the images after what they show, or "
-            f"{NEEDS_CAPTIONS}"
+            f"{folder}: all {len(images)} file names say '{words[images[0]]}': name the images after what they show, "
+            f"or {NEEDS_CAPTIONS}"
         )
     splits, classes = divided_by_folders(images), len(set(words.values())) < len(images)
     return [
@@ -142,7 +142,7 @@ def file_name_rows(folder: Path, images: list[str]) -> list[Row]:
 
 
 def described(stem: str) -> str:
-    """The words of a file name without digits, in lower case: "Black_footed-Albatross 01" → "black footed albatross"."""
+    """The words of a file name without digits, in lower case: "Black_footed-Tern 01" → "black footed tern"."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
     return " ".join(re.sub(r"[\W\d_]+", " ", spaced).lower().split())
 

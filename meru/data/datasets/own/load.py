@@ -94,7 +94,7 @@ def _check(source: Path, kind: str | None, box_format: str, encoding: str | None
         try:
             codecs.lookup(encoding)
         except LookupError:
-            raise UserError(f"data.encoding={encoding}: Python knows no such encoding; say, gb18030 or cp1252") from None
+            raise UserError(f"data.encoding={encoding}: unknown; give, for instance, gb18030 or cp1252") from None
     if not source.exists():
         raise UserError(f"data.path={source}: there is no such file or folder")
     if source.is_file() and kind not in (*OF_FILES, None):
@@ -131,7 +131,7 @@ def _folder(source: Path, kind: str, encoding: str | None) -> list[Row]:
 
 
 def _tables_in(folder: Path) -> dict[Path, str | None]:
-    """The tables of a folder with their splits: `metadata.…`, or one or more for each split, `train.csv`, `test.csv`."""
+    """The tables of a folder with their splits: `metadata.…`, or some for each split, `train.csv` and `test.csv`."""
     found = sorted(each for each in folder.iterdir() if each.suffix.lower() in ENDINGS and each.is_file())
     if metadata := [each for each in found if each.stem.lower() == "metadata"]:
         return {metadata[0]: None}
@@ -147,7 +147,7 @@ def _tables_in(folder: Path) -> dict[Path, str | None]:
 def _tables(source: Path, *, columns: Mapping, box_format: str, encoding: str | None) -> list[Row]:
     tables = {source: None} if source.is_file() else _tables_in(source)
     if not tables:
-        raise UserError(f"data.kind=table: {source} holds neither a table metadata.csv nor train.csv; name the table itself")
+        raise UserError(f"data.kind=table: {source} has neither metadata.csv nor train.csv: set data.path to a table")
     rows = []
     for path, split in tables.items():
         of_table, used = table_rows(path, columns=columns, split=split, box_format=box_format, encoding=encoding)

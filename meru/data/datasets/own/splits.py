@@ -40,8 +40,8 @@ def divide(
     given = [_split(entry) for entry in entries]
     if any(given):
         if None in given:
-            first = entries[given.index(None)].first
-            raise UserError(f"{first.where}: this image has no split, while others have: give train, validation or test")
+            where = entries[given.index(None)].first.where
+            raise UserError(f"{where}: this image has no split, while others have: give train, validation or test")
         splits = {split: [e for e, s in zip(entries, given, strict=True) if s == split] for split in SPLITS}
         how = "given"
     else:
@@ -107,7 +107,8 @@ def cut(entries: Sequence[Entry], fraction: float, *, seed: int, purpose: str) -
     for name in by_remainder:
         if sum(quota.values()) < total and quota[name] < len(by_class[name]) - 1:
             quota[name] += 1
-    chosen = {index for name in by_class for group in sorted(by_class[name], key=rank)[: quota[name]] for index in group}
+    taken = [group for name, members in by_class.items() for group in sorted(members, key=rank)[: quota[name]]]
+    chosen = {index for group in taken for index in group}
     aside = [entry for index, entry in enumerate(entries) if index in chosen]
     return [entry for index, entry in enumerate(entries) if index not in chosen], aside
 
