@@ -91,7 +91,7 @@ _SOURCE = {
     "labelled_fraction": fixed(Number(0, 1, above=True), "share", "labelled images of old classes", null=True),
     "split_seed": fixed(SEED, meaning="which images are labelled"),
 }
-# Of data=pairs; its loader takes the same ones.
+# Of data=pairs and data=person_list; their loaders take the same ones.
 _PAIRS = {
     "path": Key(PLACE, null=True),
     "images": Key(FOLDER, null=True),
@@ -100,6 +100,7 @@ _PAIRS = {
     "columns.image": fixed(Text("the name of a column"), null=True),
     "columns.caption": fixed(Either((Text("the name of a column"), TEXTS)), null=True),
     "columns.class": fixed(Text("the name of a column"), null=True),
+    "columns.identity": fixed(Text("the name of a column"), null=True),
     "columns.split": fixed(Text("the name of a column"), null=True),
     "columns.boxes": fixed(Text("the name of a column"), null=True),
     "box_format": fixed(Choice(("xywh", "xyxy"))),

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from meru.data.datasets.own.class_folders import images_below, loose_images, split_folders
 from meru.data.discovery.splits import UNKNOWN, DiscoveryData, DiscoverySplit, class_list
 from meru.data.folders import FileFinder, inner_path, visible_folders
-from meru.data.image_folders import images_below, loose_images, split_folders
 from meru.data.texts import read_text
 from meru.errors import UserError
 from meru.files import user_path
@@ -117,7 +117,6 @@ def class_images(root: Path, *, aside: Path | None = None) -> tuple[dict[str, li
     if not root.is_dir():
         raise UserError(f"data.root={root} is no folder: give the folder that holds the class folders")
     parts = split_folders(root)
-    left_out = [aside] if aside is not None else []
     folders = [path for path in visible_folders(parts["train"]) if not _is_same(path, aside)]
     loose = loose_images(parts["train"])
     if not folders:
@@ -125,7 +124,7 @@ def class_images(root: Path, *, aside: Path | None = None) -> tuple[dict[str, li
         raise UserError(f"{parts['train']} has no class folders{lying}: put the images of each class in a folder")
     if loose:
         log.warning("%s: %d images outside the class folders are left out", parts["train"], len(loose))
-    train = {path.name: images_below(path, without=left_out) for path in folders}
+    train = {path.name: images_below(path, without=aside) for path in folders}
     if empty := [name for name, images in train.items() if not images]:
         raise UserError(
             f"class folder {parts['train'] / empty[0]} holds no image ({len(empty)} of {len(train)} class folders do "
