@@ -23,13 +23,14 @@ def images_in(folder: Path) -> list[str]:
     Raises:
         UserError: if there are none.
     """
-    found = sorted(inner for inner in _files_in(folder) if inner.lower().endswith(IMAGE_ENDINGS))
+    found = sorted(inner for inner in files_in(folder) if inner.lower().endswith(IMAGE_ENDINGS))
     if not found:
         raise UserError(f"{folder} holds no images: give a folder of images, or a table that lists them")
     return found
 
 
-def _files_in(folder: Path) -> Iterator[str]:
+def files_in(folder: Path) -> Iterator[str]:
+    """Paths of all files below a folder, inside it, without clutter; symbolic links are followed."""
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         found = os.stat(place)
@@ -60,7 +61,7 @@ def text_file_rows(folder: Path, images: list[str], *, encoding: str | None) -> 
     Raises:
         UserError: for images without a text file (the message counts them), and for empty ones.
     """
-    texts = {folded(os.path.splitext(inner)[0]): inner for inner in _files_in(folder) if inner.lower().endswith(".txt")}
+    texts = {folded(os.path.splitext(inner)[0]): inner for inner in files_in(folder) if inner.lower().endswith(".txt")}
     found = {inner: texts.get(folded(os.path.splitext(inner)[0])) for inner in images}
     if absent := [inner for inner, text in found.items() if text is None]:
         raise UserError(
@@ -81,7 +82,7 @@ def text_file_rows(folder: Path, images: list[str], *, encoding: str | None) -> 
 def has_text_files(folder: Path, images: list[str]) -> bool:
     """Whether an image has a text file of the same name beside it."""
     stems = {folded(os.path.splitext(inner)[0]) for inner in images}
-    return any(folded(inner[:-4]) in stems for inner in _files_in(folder) if inner.lower().endswith(".txt"))
+    return any(folded(inner[:-4]) in stems for inner in files_in(folder) if inner.lower().endswith(".txt"))
 
 
 def class_folder_rows(folder: Path, images: list[str]) -> list[Row]:

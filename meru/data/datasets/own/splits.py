@@ -37,11 +37,8 @@ def divide(
     Raises:
         UserError: for an unknown name of a split, or no training images.
     """
-    given = [_split(entry) for entry in entries]
+    given = given_splits(entries)
     if any(given):
-        if None in given:
-            where = entries[given.index(None)].first.where
-            raise UserError(f"{where}: this image has no split, while others have: give train, validation or test")
         splits = {split: [e for e, s in zip(entries, given, strict=True) if s == split] for split in SPLITS}
         how = "given"
     else:
@@ -58,6 +55,19 @@ def divide(
     counts = ", ".join(f"{len(splits[split])} {split}" for split in SPLITS)
     log.info("splits (%s): %s", how, counts + _of_classes(splits))
     return splits
+
+
+def given_splits(entries: Sequence[Entry]) -> list[str | None]:
+    """The split of each image as given, one of `SPLITS`; None for all images if none has one.
+
+    Raises:
+        UserError: for an unknown name of a split, and if only some images have one.
+    """
+    given = [_split(entry) for entry in entries]
+    if any(given) and None in given:
+        where = entries[given.index(None)].first.where
+        raise UserError(f"{where}: this image has no split, while others have: give train, validation or test")
+    return given
 
 
 def _split(entry: Entry) -> str | None:
