@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from meru.data.datasets.generic import IMAGE_ENDINGS
-from meru.data.datasets.own.rows import Row
+from meru.data.datasets.own.rows import ENCODING, Row
 from meru.data.datasets.own.splits import SPLIT_NAMES
 from meru.data.folders import folded, is_clutter
 from meru.data.texts import read_text
 from meru.errors import UserError
+
+log = logging.getLogger("meru")
 
 NEEDS_CAPTIONS = "write captions into a text file of the same name beside each image, one a line"
 
@@ -68,9 +71,11 @@ def text_file_rows(folder: Path, images: list[str], *, encoding: str | None) -> 
             f"{len(absent)} of {len(images)} images have no text file beside them, the first is "
             f"{folder / absent[0]}: {NEEDS_CAPTIONS}"
         )
+    if spare := sorted(set(texts.values()) - set(found.values())):
+        log.warning("%s: %d text files have no image beside them, the first is %s", folder, len(spare), spare[0])
     splits, rows = divided_by_folders(images), []
     for inner, text in found.items():
-        lines = read_text(folder / text, encoding=encoding).split("\n")
+        lines = read_text(folder / text, encoding=encoding, advice=ENCODING).split("\n")
         captions = tuple(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
         if not captions:
             raise UserError(f"{folder / text} is empty: write one caption a line")

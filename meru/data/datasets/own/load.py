@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -72,6 +71,8 @@ def load_pairs(
     source = user_path(path)
     _check(source, kind, box_format, encoding)
     kind = kind or _guessed(source)
+    if kind not in OF_FILES and (images is not None or any((columns or {}).values())):
+        raise UserError(f"data.images and data.columns are for tables, but data.path={source} is a folder of images")
     root = user_path(images) if images is not None else source if source.is_dir() else source.parent
     if kind == "table":
         rows = _tables(source, columns=columns or {}, box_format=box_format, encoding=encoding)
@@ -92,8 +93,8 @@ def _check(source: Path, kind: str | None, box_format: str, encoding: str | None
         raise UserError(f"data.box_format={box_format}: choose one of {', '.join(FORMATS)}")
     if encoding is not None:
         try:
-            codecs.lookup(encoding)
-        except LookupError:
+            "a".encode(encoding)
+        except (LookupError, UnicodeError):
             raise UserError(f"data.encoding={encoding}: unknown; give, for instance, gb18030 or cp1252") from None
     if not source.exists():
         raise UserError(f"data.path={source}: there is no such file or folder")
