@@ -154,5 +154,5 @@ def described(stem: str) -> str:
 
 
 def plain_class(name: str) -> str:
-    """A class's name in plain words: "001.Black_footed_Albatross" → "Black footed Albatross"."""
-    return " ".join(re.sub(r"^\d+[.\-_ ]+(?=\D)", "", name).replace("_", " ").split()) or name
+    """A class's name in plain words, without a number: "001.Black_footed_Tern" → "Black footed Tern"."""
+    return " ".join(re.sub(r"^(\d+\.|n\d{8}-)", "", name).replace("_", " ").split()) or name
