@@ -93,7 +93,7 @@ _SOURCE = {
 }
 # Of data=pairs and data=person_list; their loaders take the same ones.
 _PAIRS = {
-    "path": Key(PLACE, null=True),
+    "path": Key(PLACE),
     "images": Key(FOLDER, null=True),
     "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
     "columns": fixed(Section()),

@@ -198,7 +198,7 @@ def require_data(config: DictConfig, *, key: str) -> None:
     """Check that the data of a run are in their place; a loader would generate synthetic data again elsewhere.
 
     Raises:
-        UserError: if the folder, or the table of one's own data, does not exist; the message tells the user to set `key`.
+        UserError: if the folder, or the table of `data=pairs`, does not exist; the message tells the user to set `key`.
     """
     root = config.data.get("root")
     if root and not user_path(root).is_dir() and not (config.data.get("path") and user_path(root).is_file()):
