@@ -132,7 +132,7 @@ def class_images(root: Path, *, aside: Path | None = None) -> tuple[dict[str, li
         )
     if len(train) == 1 and aside is None:
         deeper = [path.name for path in visible_folders(folders[0])]
-        advice = f"; is it data.root={folders[0]} that you mean?" if len(deeper) > 1 else ": discovery needs several"
+        advice = f"; did you mean data.root={folders[0]}?" if len(deeper) > 1 else ": discovery needs several"
         raise UserError(f"{parts['train']} has one class folder only, {folders[0].name}{advice}")
     test = {path.name: images_below(path) for path in visible_folders(parts["test"])} if "test" in parts else {}
     if strange := test.keys() - train.keys():

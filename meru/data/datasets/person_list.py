@@ -83,14 +83,24 @@ def _rows(source: Path, columns: Mapping, encoding: str | None) -> list[Row]:
         raise UserError(f"{key}; it has {', '.join(names)}: set data.columns.identity to the column of the person's id")
     chosen = {"image": columns.get("image"), "caption": columns.get("caption"), "split": columns.get("split")}
     rows, used = table_rows(
-        source, columns={**chosen, "class": identity}, split=None, box_format="xywh", encoding=encoding
+        source,
+        columns={**chosen, "class": identity},
+        split=None,
+        box_format="xywh",
+        encoding=encoding,
+        class_word="identity",
     )
     if not used.captions:
         raise UserError(f"{source} has no column of captions; it has {', '.join(names)}: set data.columns.caption")
     log.info("%s: %d rows; %s", source, len(rows), used.describe().replace("class from", "identity from"))
+    first: dict[str, Row] = {}
     for row in rows:
         if row.class_name is None:
             raise UserError(f"{row.where}: the identity is empty: say which person it is, or remove the row")
+        if (before := first.setdefault(row.image, row)).class_name != row.class_name:
+            raise UserError(
+                f"{row.where}: {row.image} has the identity {row.class_name}, but {before.class_name} at {before.where}"
+            )
     cleaned = [replace(row, captions=tuple(filter(None, map(clean_caption, row.captions)))) for row in rows]
     if wordless := [row for row in cleaned if not row.captions]:
         raise UserError(f"{wordless[0].where}: the caption has no words: write one, or remove the row")

@@ -38,7 +38,13 @@ class Table(NamedTuple):
 
 
 def table_rows(
-    path: Path, *, columns: Mapping, split: str | None, box_format: str, encoding: str | None
+    path: Path,
+    *,
+    columns: Mapping,
+    split: str | None,
+    box_format: str,
+    encoding: str | None,
+    class_word: str = "class",
 ) -> tuple[list[Row], Columns]:
     """The rows of a table, and the columns that they were read from.
 
@@ -48,6 +54,7 @@ def table_rows(
         split: The split of all rows; None: that of the column.
         box_format: One of `meru.data.datasets.own.boxes.FORMATS`.
         encoding: Of a text file; None: UTF-8, or UTF-16 with a byte order mark.
+        class_word: What a class is, for messages.
 
     Raises:
         UserError: if the file cannot be read, lacks a column, has no rows, or for a bad cell.
@@ -65,7 +72,7 @@ def table_rows(
         known = {
             "where": where,
             "captions": captions,
-            "class_name": label(cells.get(used.class_name), where, what="class") if used.class_name else None,
+            "class_name": label(cells.get(used.class_name), where, what=class_word) if used.class_name else None,
             "split": given,
             "regions": regions(cells.get(used.boxes), where, box_format=box_format) if used.boxes else (),
         }
