@@ -60,7 +60,7 @@ UNITS = {
     "batches": "批", "blocks": "块", "captions": "条描述", "cells": "格", "classes": "类", "dimensions": "维", "epochs": "轮",
     "images": "张图像", "operations": "个操作", "patches": "个图像块", "persons": "人", "pixels": "像素", "points": "点",
     "probability": "概率", "processes": "个进程", "red, green, blue": "红、绿、蓝", "seconds": "秒", "share": "比例",
-    "share of the highest": "占最高学习率的比例", "shares": "比例", "shares of the box": "占边界框的比例", "steps": "步",
+    "samples": "个样本", "streams": "个数据流", "share of the highest": "占最高学习率的比例", "shares": "比例", "shares of the box": "占边界框的比例", "steps": "步",
     "tokens": "个词元", "triplets": "个三元组", "units": "个单元", "views": "个视图",
 }  # fmt: skip
 
@@ -98,6 +98,12 @@ PLAIN_KINDS = {
     "the path of a folder": "文件夹的路径",
     "the path of a file": "文件的路径",
     "the path of a file or folder": "文件或文件夹的路径",
+    "the name of a column": "列名",
+    "paths or addresses of tar files": "tar 文件的路径或网址",
+    "endings joined by ;": "扩展名，用 ; 连接",
+    "an ending, or json.<key>": "扩展名，或 json.<键>",
+    "json.<key>": "json.<键>",
+    "the name of an encoding": "编码的名称",
     "the dotted path of a class or function": "类或函数的点分路径",
     "a figure of the validation split": "验证集上的一个指标",
     "a tag of open_clip": "open_clip 的权重标签",

@@ -5,6 +5,8 @@ A new key in configs/ needs a line here. The comment beside a key in configs/ ex
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import (
     Architecture,
@@ -23,6 +25,8 @@ from meru.configuration.kinds import (
 from meru.configuration.targets import names_in
 
 FOLDER, FILE = FilePath("the path of a folder"), FilePath("the path of a file")
+PLACE = FilePath("the path of a file or folder")
+URLS = Text("paths or addresses of tar files")
 SHARE = Number(0, 1)
 SEED = Whole(0, 2**32 - 1)
 POSITIVE = Number(0, 1e6, above=True)
@@ -32,6 +36,8 @@ TEMPLATES = ListOf(Template(), '["a photo of a {}."]', least=1, most=10_000)
 RGB = ListOf(Number(-10, 10), "[0.5,0.5,0.5]", least=3, most=3)
 RGB_SPREAD = ListOf(Number(0, 10, above=True), "[0.5,0.5,0.5]", least=3, most=3)
 TEXTS = ListOf(Text(), '["one","2"]')
+NAMES = Either((TEXTS, FILE))
+PROPER_SHARE = Number(0, 1, above=True, below=True)
 TEMPERATURE = Number(0, 1000, above=True)
 
 _GENERAL = {
@@ -54,7 +60,7 @@ _TRAINER = {
     "ema_decay": Key(Number(0, 1, below=True)),
     "compile": Key(Flag(), meaning="compile the model with torch.compile"),
     "evaluate_every": Key(Whole(1, 100_000), "epochs", "epochs between validations"),
-    "monitor": Key(Text("a figure of the validation split")),
+    "monitor": Key(Text("a figure of the validation split"), null=True),
     "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),
     "checkpoint_every": Key(Whole(0, 10**9), "steps"),
     "diagnose_every": Key(Whole(0, 10**9), "steps"),
@@ -79,11 +85,49 @@ _SOURCE = {
     "identities": fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),
     "images_per_identity": fixed(Whole(1, 10_000), "images", "synthetic images of each person"),
     "download": Key(Flag(), meaning="download the data to root if they are missing"),
-    "old_classes": fixed(TEXTS, meaning="class folders that are old", null=True),
-    "labelled_fraction": fixed(Number(0, 1, above=True, below=True), "share", "labelled images of old classes"),
+    "old_classes": fixed(NAMES, meaning="class folders that are old", null=True),
+    "old_share": fixed(PROPER_SHARE, "share", "classes that are old", null=True),
+    "labelled_files": fixed(FILE, meaning="list of the labelled images", null=True),
+    "unlabelled": fixed(FOLDER, meaning="folder of images whose classes are not known", null=True),
+    "labelled_fraction": fixed(Number(0, 1, above=True), "share", "labelled images of old classes", null=True),
     "split_seed": fixed(SEED, meaning="which images are labelled"),
 }
+# Of data=pairs and data=person_list; their loaders take the same ones.
+_PAIRS = {
+    "path": Key(PLACE),
+    "images": Key(FOLDER, null=True),
+    "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
+    "columns": fixed(Section()),
+    "columns.image": fixed(Text("the name of a column"), null=True),
+    "columns.caption": fixed(Either((Text("the name of a column"), TEXTS)), null=True),
+    "columns.class": fixed(Text("the name of a column"), null=True),
+    "columns.identity": fixed(Text("the name of a column"), null=True),
+    "columns.split": fixed(Text("the name of a column"), null=True),
+    "columns.boxes": fixed(Text("the name of a column"), null=True),
+    "box_format": fixed(Choice(("xywh", "xyxy"))),
+    "encoding": fixed(Text("the name of an encoding"), null=True),
+    "test_fraction": fixed(Number(0, 1, below=True), "share"),
+}
+# Of data=shards; its loader takes the same ones, and some that other data sets have too.
+_SHARDS = {
+    "urls": Key(URLS),
+    "validation_urls": Key(URLS, null=True),
+    "test_urls": Key(URLS, null=True),
+    "image_field": fixed(Text("endings joined by ;")),
+    "caption_field": fixed(Text("an ending, or json.<key>")),
+    "boxes_field": fixed(Text("json.<key>"), null=True),
+    "sizes": Key(FILE, null=True),
+    "samples_per_epoch": fixed(Whole(1, 10**12), "samples", null=True),
+    "streams": fixed(Whole(1, 512), "streams", null=True),
+    "shuffle": fixed(Whole(0, 10**7), "samples"),
+}
 _DATA = {
+    **_PAIRS,
+    **_SHARDS,
+    **{f"load.{name}": replace(key, meaning=f"data.{name}") for name, key in (_PAIRS | _SHARDS).items()},
+    "load.cache": Key(FOLDER, meaning="data.cache", null=True),
+    "load.on_error": Key(Choice(("raise", "skip")), meaning="data.on_error"),
+    "load.prompts": Key(TEMPLATES, meaning="data.prompts", null=True),
     "validation_fraction": fixed(Number(0, 1, below=True), "share"),
     "split_seed": fixed(SEED),
     "batch_size": fixed(Whole(1, 65_536), "images"),
@@ -112,11 +156,14 @@ _DATA = {
     "part_words": fixed(Section(), null=True),
     "part_words.*": fixed(TEXTS, meaning="the words that name that part"),
     "families": Key(Choice(("last_word", "file")), null=True),
-    "monitor": Key(Text("a figure of the validation split")),
+    "monitor": Key(Text("a figure of the validation split"), null=True),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
-    "old_classes": fixed(TEXTS, null=True),
-    "labelled_fraction": fixed(Number(0, 1, above=True, below=True), "share"),
+    "old_classes": fixed(NAMES, null=True),
+    "old_share": fixed(PROPER_SHARE, "share", null=True),
+    "labelled_files": fixed(FILE, null=True),
+    "unlabelled": fixed(FOLDER, null=True),
+    "labelled_fraction": fixed(Number(0, 1, above=True), "share", null=True),
     "download": Key(Flag()),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},

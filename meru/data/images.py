@@ -72,7 +72,11 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
         UserError: if the file is missing, not an image, damaged or too large; the message names it and says what it is.
         OSError: if the machine has no file handles or memory left, or its disk fails; the image may be intact.
     """
-    content = _content(path, maximum_pixels)
+    return decode_content(_content(path, maximum_pixels), path, maximum_pixels=maximum_pixels)
+
+
+def decode_content(content: bytearray, path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor:
+    """Decode the content of an image file as `read_image` does; `path` names it in messages."""
     if (size := _plain_jpeg_size(content)) and size[0] * size[1] <= maximum_pixels:
         try:
             return _decode(content)
@@ -227,21 +231,22 @@ def _opened(path: str | Path, content: bytearray | None, maximum_pixels: int) ->
         content = _content(path, maximum_pixels) if content is None else content
         raise _unreadable(path, _what_is_wrong(content, error)) from None
     width, height = image.size
-    if height * width > maximum_pixels and not _can_be_reduced(image, path, maximum_pixels):
+    stored = os.path.getsize(path) if content is None else len(content)
+    if height * width > maximum_pixels and not _can_be_reduced(image, stored, maximum_pixels):
         raise _unreadable(path, _too_large(f"{width} × {height} pixels, above", maximum_pixels))
     return image
 
 
-def _can_be_reduced(image: Image.Image, path: str | Path, maximum_pixels: int) -> bool:
+def _can_be_reduced(image: Image.Image, stored: int, maximum_pixels: int) -> bool:
     """Whether the image can be decoded at a half, a quarter or an eighth of its size, without the memory for all of it.
 
-    A progressive JPEG cannot: its decoder keeps all coefficients. A file with fewer bytes than even a picture of one
-    colour needs has a false header.
+    A progressive JPEG cannot: its decoder keeps all coefficients. A file with fewer bytes (`stored`) than even a
+    picture of one colour needs has a false header.
     """
     pixels = image.width * image.height
     if image.format not in ("JPEG", "MPO") or image.info.get("progressive"):
         return False
-    return pixels <= _LARGEST_REDUCTION**2 * maximum_pixels and os.path.getsize(path) >= pixels / 256
+    return pixels <= _LARGEST_REDUCTION**2 * maximum_pixels and stored >= pixels / 256
 
 
 def _reduced_size(image: Image.Image, maximum_pixels: int) -> tuple[int, int]:

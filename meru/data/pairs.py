@@ -59,7 +59,11 @@ class TrainingPairs(ImageDataset):
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
         chosen, skipped, image = self.decode_from(index)
-        record = self.records[chosen]
+        sample = self.drawn(self.records[chosen], image, epoch=epoch, index=index)
+        return {**sample, **self.facts(chosen, skipped=skipped)}
+
+    def drawn(self, record: ImageRecord, image: Tensor, *, epoch: int, index: int) -> Batch:
+        """A random view of an image, uint8 `(3, H, W)`, and a caption of its record: a function of epoch and index."""
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reset the generator of the GPU too when there are no workers.
             torch.default_generator.manual_seed(derived_seed(self.seed, "sample", epoch, index))
@@ -71,7 +75,7 @@ class TrainingPairs(ImageDataset):
                 sample |= self._part_of(image, part, full)
             if self.queries:
                 sample |= self.queries(caption)
-        return {**sample, **self.facts(chosen, skipped=skipped)}
+        return sample
 
     def _part_of(self, image: Tensor, part: Part | None, full: tuple[int, int]) -> Batch:
         """The part's entries in a sample for `HyCoCLIP`; without a part, the whole image, marked as not to be used."""

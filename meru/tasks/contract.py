@@ -79,6 +79,14 @@ class Task(ABC):
     def describe(self) -> str:
         """Describe the data and its size in one line for the log."""
 
+    def images_per_epoch(self) -> int:
+        """Training images of all processes in an epoch.
+
+        Raises:
+            UserError: if they cannot be divided between the processes.
+        """
+        return len(self.data.train)
+
     def prepare(self, pretrained: Pretrained, *, begun: bool) -> None:  # noqa: B027, a task may need nothing
         """Prepare the model for the first step; `begun` says that the weights come from a checkpoint."""
 

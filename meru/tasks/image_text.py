@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -12,12 +13,14 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from meru import distributed
 from meru.assemble import Pretrained
+from meru.configuration.facts import validation_figures
 from meru.data.augmentation import CaptionAugmentation, caption_augmentation
 from meru.data.caption_queries import query_entries
 from meru.data.families import families_by_name
 from meru.data.loading import read_or_skip, reading_options
-from meru.data.pairs import WordsOfViews, evaluation_loader, training_loader
+from meru.data.pairs import TrainingPairs, WordsOfViews, evaluation_loader, training_loader
 from meru.data.parts import CropParts, PartWords, part_places
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.sampling import BatchPlan
@@ -51,8 +54,18 @@ class ImageText(Task):
     # ---------------------------------------------------------------- training
 
     def complete_config(self) -> DictConfig:
+        """The configuration with the figure that selects the weights, which depends on whether there are classes."""
         if crops := self.crops():
             crops.check(self.data.train, self.config.data.root)
+        if self.data.shards:
+            self.data.shards.check(self.config)
+        kind, monitor = self.data.class_kind, self.config.trainer.monitor
+        if monitor is None:
+            completed = copy.deepcopy(self.config)
+            completed.trainer.monitor = f"text_to_image/{kind}/recall@1"
+            return completed
+        if kind == "image" and monitor not in (names := validation_figures(kind=kind)):
+            raise UserError(f"trainer.monitor={monitor}: these data have no classes; choose {names[0]} or {names[5]}")
         return self.config
 
     def crops(self) -> CropParts | None:
@@ -69,11 +82,18 @@ class ImageText(Task):
 
     def describe(self) -> str:
         data = self.data
+        if data.shards:
+            return f"{data.shards.describe()}, {len(data.validation)} validation and {len(data.test)} test images"
+        counted = f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images"
+        if data.class_kind == "image":
+            return f"{counted} without classes"
         kind = "identities" if data.class_kind == "identity" else "classes"
-        return (
-            f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images of "
-            f"{len(data.class_names)} {kind}"
-        )
+        return f"{counted} of {len(data.class_names)} {kind}"
+
+    def images_per_epoch(self) -> int:
+        if self.data.shards:
+            return self.data.shards.samples_per_epoch(world_size=distributed.world_size())
+        return super().images_per_epoch()
 
     def prepare(self, pretrained: Pretrained, *, begun: bool) -> None:
         """Log how many captions are truncated, and set the initial radius of a hyperbolic model."""
@@ -93,6 +113,8 @@ class ImageText(Task):
     def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
         self.use_cached_views(pretrained)
         augment_text = caption_augmentation(self.config.data.get("text_augmentation"))
+        if self.data.shards:
+            return self.streamed_batches(pretrained, augment_text, self.loader_options(plan, start))
         paths = [record.path for record in self.data.train]
         return training_loader(
             self.data.train,
@@ -105,6 +127,24 @@ class ImageText(Task):
             queries=self.queries(pretrained),
             **self.loader_options(plan, start),
         )
+
+    def streamed_batches(
+        self, pretrained: Pretrained, augment_text: CaptionAugmentation | None, options: Mapping[str, Any]
+    ) -> Iterable[dict[str, Tensor]]:
+        """Batches from shards, for `loader_options`."""
+        reading = reading_options(self.config.data)
+        pairs = TrainingPairs(
+            (),
+            transform=pretrained.transforms.training,
+            tokenize=pretrained.tokenizer,
+            seed=options["seed"],
+            parts=self.crops(),
+            queries=self.queries(pretrained),
+            augment_text=augment_text,
+            **reading,
+        )
+        options = {name: value for name, value in options.items() if name not in reading}
+        return self.data.shards.loader(pairs, state=self.epoch_state, **options)
 
     def cached_parts(
         self, paths: Sequence[Path], pretrained: Pretrained, augment_text: CaptionAugmentation | None

@@ -1,0 +1,66 @@
+"""Records of samples in shards."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from meru.data.datasets.own.boxes import regions
+from meru.data.records import ImageRecord, Region
+from meru.data.shards.tars import Fields, RawSample, value_of
+from meru.errors import UserError
+
+
+def record_of(
+    raw: RawSample, fields: Fields, *, index: int, size: tuple[int, int], path: Path | None = None
+) -> ImageRecord:
+    """The record of a sample; it is a class of its own.
+
+    Args:
+        raw: The sample.
+        fields: Which files of it hold what.
+        index: Its number.
+        size: Height and width of its image in pixels.
+        path: A file of its image; None: its place in the tar file, only for messages.
+
+    Raises:
+        UserError: for captions and boxes that are missing or of another form; the message names tar file and key.
+    """
+    return ImageRecord(path or Path(raw.place), index, fields.captions_of(raw), regions=regions_of(raw, fields, *size))
+
+
+def regions_of(raw: RawSample, fields: Fields, height: int, width: int) -> tuple[Region, ...]:
+    """The boxes with phrases of a sample, in pixels.
+
+    They are as `meru.data.datasets.own.boxes.regions` reads them, or GRIT's `noun_chunks` and `ref_exps`: lists of
+    `[start, end, left, top, right, bottom, score]`, characters of the caption and edges as shares of the image (Peng et
+    al., "Kosmos-2: Grounding Multimodal Large Language Models to the World", ICLR 2024). Those without area are left
+    out.
+    """
+    if fields.regions is None:
+        return ()
+    found = value_of(raw, fields.regions, key="data.boxes_field")
+    if not isinstance(found, list) or not any(_is_grit(each) for each in found):
+        return regions(found, raw.place, box_format=fields.box_format)
+    caption = fields.text_of_boxes(raw)
+    return tuple(filter(None, (_region(each, caption, height, width, raw.place) for each in found)))
+
+
+def _is_grit(value: object) -> bool:
+    numbers = isinstance(value, list) and all(type(each) in (int, float) and math.isfinite(each) for each in value)
+    return numbers and len(value) in (6, 7)
+
+
+def _region(value: object, caption: str, height: int, width: int, place: str) -> Region | None:
+    """A box of GRIT with its phrase; None if it has no area."""
+    if not _is_grit(value):
+        raise UserError(
+            f"{place}: the box {str(value)[:60]} is not of GRIT's form, [start, end, left, top, right, bottom, score]",
+            exit_code=1,
+        )
+    start, end, *edges = value[:6]
+    left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in edges)
+    if left >= right or top >= bottom:
+        return None
+    box = (left * width, top * height, (right - left) * width, (bottom - top) * height)
+    return Region(box, " ".join(caption[int(start) : int(end)].split()))

@@ -1,0 +1,219 @@
+"""Samples in tar files: files whose names are equal up to the first dot belong together."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from meru.errors import UserError
+from meru.files import os_error_message
+
+# What reading a damaged tar file raises, from several layers.
+FAULTS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, subprocess.SubprocessError)
+
+_META = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
+
+
+def webdataset() -> ModuleType:
+    """The library webdataset.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        import webdataset
+    except ImportError:
+        raise UserError('data=shards needs webdataset: pip install "meru-hyperbolic[data]"') from None
+    return webdataset
+
+
+def is_local(url: str) -> bool:
+    """Whether a shard is a file."""
+    return not url.startswith(("http:", "https:", "pipe:"))
+
+
+def reason_of(error: Exception) -> str:
+    """The reason of an error while reading a tar file, on one line."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os_error_message(error)
+    return " ".join(str(error.args[0] if error.args else error).split())[:150] or type(error).__name__
+
+
+class RawSample(NamedTuple):
+    """A sample as it is in the tar file.
+
+    Attributes:
+        place: Tar file and key, for messages.
+        files: Ending in lower case → content.
+    """
+
+    place: str
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which files of a sample hold what.
+
+    Attributes:
+        image: Endings of the image, the first that is there counts.
+        captions: An ending, `txt`, or a key in a JSON file, `json.caption`; its value is a text or a list of texts.
+        regions: A key in a JSON file with boxes and phrases, `json.noun_chunks`; None: no boxes.
+        box_format: As for `meru.data.datasets.own.boxes.regions`.
+    """
+
+    image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
+    captions: str = "txt"
+    regions: str | None = None
+    box_format: str = "xywh"
+
+    @classmethod
+    def of(cls, *, image: str, captions: str, regions: str | None, box_format: str = "xywh") -> Fields:
+        """The fields of a configuration; endings of images are joined by `;`."""
+        endings = tuple(each.strip().lstrip(".").lower() for each in image.split(";") if each.strip(". "))
+        if not endings:
+            raise UserError(f"data.image_field={image}: give endings such as jpg;png")
+        return cls(endings, captions.lstrip("."), regions and regions.lstrip("."), box_format)
+
+    def grouping(self) -> Grouping:
+        """Counts samples by the names of files."""
+        return Grouping(self.image)
+
+    def image_of(self, raw: RawSample) -> bytes | None:
+        """The content of the image; None if there is none."""
+        return next((raw.files[ending] for ending in self.image if ending in raw.files), None)
+
+    def captions_of(self, raw: RawSample) -> tuple[str, ...]:
+        """The captions of a sample, white space reduced to single spaces; empty ones are left out.
+
+        Raises:
+            UserError: if there are none, or they are not texts; the message names tar file and key.
+        """
+        found = value_of(raw, self.captions, key="data.caption_field")
+        listed = found if isinstance(found, list) else [found]
+        if wrong := [each for each in listed if not isinstance(each, str | None)]:
+            raise UserError(
+                f"{raw.place}: {self.captions} is {json.dumps(wrong[0], ensure_ascii=False)[:60]}, not a text: set "
+                "data.caption_field to another, or data.on_error=skip",
+                exit_code=1,
+            )
+        captions = tuple(filter(None, (" ".join(each.split()) for each in listed if each)))
+        if not captions:
+            raise UserError(
+                f"{raw.place}: its caption ({self.captions}) is empty: mend it, or set data.on_error=skip", exit_code=1
+            )
+        return captions
+
+    def text_of_boxes(self, raw: RawSample) -> str:
+        """The text that GRIT's boxes point into: `caption` in the same JSON file, as it is there."""
+        place = self.regions.rpartition(".")[0]
+        text = value_of(raw, f"{place}.caption", key="data.boxes_field")
+        return text if isinstance(text, str) else ""
+
+
+class Grouping:
+    """Follows the names of files in a tar file as webdataset groups them."""
+
+    def __init__(self, image: tuple[str, ...]):
+        self.image, self.key, self.counted = image, None, False
+        self.split = webdataset().tariterators.base_plus_ext
+
+    def image_begins(self, name: str) -> bool:
+        """Whether a file is the first image of its sample."""
+        if _META.match(name):
+            return False
+        key, ending = self.split(name)
+        if key is None:
+            return False
+        if key != self.key:
+            self.key, self.counted = key, False
+        if self.counted or ending.lower() not in self.image:
+            return False
+        self.counted = True
+        return True
+
+
+def samples_in(url: str, fields: Fields) -> Iterator[RawSample]:
+    """The samples with an image in a tar file, in its order, read as a stream.
+
+    Raises:
+        UserError: if the tar file cannot be opened or is damaged; the message names it and the sample before.
+    """
+    library = webdataset()
+    last, stream = None, None
+    try:
+        stream = _opened(url)
+        files = library.tariterators.tar_file_expander([{"url": url, "stream": stream}])
+        for sample in library.tariterators.group_by_keys(files):
+            files = {name: content for name, content in sample.items() if not name.startswith("__")}
+            last = sample["__key__"]
+            raw = RawSample(f"shard {url}, sample {last}", files)
+            if fields.image_of(raw) is not None:
+                yield raw
+    except FAULTS as error:
+        where = f"after sample {last}" if last else "at its start"
+        message = f"shard {url} cannot be read {where} ({reason_of(error)}): fetch it again"
+        raise UserError(message, exit_code=1) from None
+    finally:
+        _close(stream)
+
+
+def _opened(url: str) -> object:
+    """A stream of bytes; addresses are read with curl."""
+    if is_local(url):
+        return Path(url).open("rb")
+    return webdataset().gopen.gopen(url)
+
+
+def _close(stream: object) -> None:
+    """Close a stream, and end the program that fills it."""
+    if stream is None:
+        return
+    if (process := getattr(stream, "proc", None)) is not None:
+        process.kill()
+        process.wait()
+        stream.stream.close()
+    else:
+        stream.close()
+
+
+def value_of(raw: RawSample, field: str, *, key: str) -> object:
+    """The text of a file of a sample, or the value of a key in a JSON file: `json.a.b`.
+
+    Raises:
+        UserError: if it is missing, which says what there is, or cannot be read.
+    """
+    ending = next((each for each in sorted(raw.files, key=len, reverse=True) if _begins(field, each)), None)
+    names = field[len(ending) + 1 :].split(".") if ending and field != ending else []
+    if ending is None or (names and not ending.endswith("json")):
+        there = ", ".join(sorted(raw.files))
+        raise UserError(f"{raw.place} has no {field}, it has {there}: {_advice(key)}", exit_code=1)
+    try:
+        text = raw.files[ending].decode("utf-8-sig")
+        value = json.loads(text) if ending.endswith("json") else text
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{raw.place}: {ending} cannot be read ({reason}): {_advice(key)}", exit_code=1) from None
+    for depth, name in enumerate(names):
+        if not isinstance(value, dict) or name not in value:
+            there = ", ".join(sorted(value)) if isinstance(value, dict) else "no keys"
+            place = ".".join([ending, *names[:depth]])
+            raise UserError(f"{raw.place} has no {field}; {place} has {there}: {_advice(key)}", exit_code=1)
+        value = value[name]
+    return value
+
+
+def _begins(field: str, ending: str) -> bool:
+    return field == ending or field.startswith(f"{ending}.")
+
+
+def _advice(key: str) -> str:
+    return f"set {key} to one of these, json.<key> for a key in a JSON file"
