@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from meru.configuration.declarations import DECLARED
 from meru.configuration.facts import check_facts
 from meru.configuration.key import Key
-from meru.configuration.kinds import Either, FilePath, Kind, Plain, Section
+from meru.configuration.kinds import Plain, Section
 from meru.configuration.older import replacement
 from meru.configuration.targets import File, arguments_of, files_of, leaves
 from meru.errors import UserError
@@ -22,7 +22,8 @@ from meru.files import CONFIGS, user_path
 
 GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
 # Sections whose keys are the arguments of their `_target_`.
-CALLS = ("data.load", "data.load_discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
+LOADERS = ("data.load", "data.load_discovery", "data.load_labelled")
+CALLS = (*LOADERS, "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
 OF_MODEL = ("loss", "parts", "discovery", "task", "evaluation.attention_pictures")
 # Names of keys in other programs.
 SHORT = {"lr": "optim.learning_rate", "wd": "optim.weight_decay", "num_workers": "data.workers"}
@@ -95,13 +96,8 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
     plain = OmegaConf.to_container(config, resolve=False)
     for key, value, literal in _nodes(config, plain, command=command):
         known = declaration(key, command=command)
-        if literal and known and _is_path(known.kind) and isinstance(value, str) and value != "???":
+        if literal and known and known.kind.is_path and isinstance(value, str) and value != "???":
             OmegaConf.update(config, key, str(user_path(value)))
-
-
-def _is_path(kind: Kind) -> bool:
-    """Whether a text of that kind is a path."""
-    return isinstance(kind, FilePath) or (isinstance(kind, Either) and any(map(_is_path, kind.kinds)))
 
 
 def unknown_key(key: str, *, command: str) -> UserError:
@@ -266,7 +262,7 @@ def _check_room(key: str, plain: dict, *, own: bool) -> None:
     if not own:
         return
     if key.startswith("data."):
-        targets = {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")}
+        targets = {_value(plain, f"{loader}._target_") for loader in LOADERS}
         _check_files(key, "data", targets)
     elif any(key == each or key.startswith(f"{each}.") for each in OF_MODEL):
         _check_files(key, "model", {_value(plain, "model._target_")})
@@ -277,10 +273,11 @@ def _taken(section: str, target: str) -> tuple[set[str] | frozenset[str] | None,
     if section == "optim.optimizer":
         return _optimizer_arguments(target), False
     taken = arguments_of(target)
+    given = {"model": {"image", "text", "num_classes"}, "logger": {"folder", "config", "name", "identity"}}
     if taken is None:
         return None, True
-    given = {"model": {"image", "text", "num_classes"}, "logger": {"folder", "config", "name", "identity"}}
-    return taken.names - given.get(section, set()), taken.others and section != "logger"
+    beside = {"also"} if section == "logger" and not taken.others else set()  # other loggers, which the run makes
+    return taken.names - given.get(section, set()) | beside, taken.others and section != "logger"
 
 
 def _optimizer_arguments(target: str) -> set[str] | None:
@@ -325,17 +322,16 @@ def _check_needed(plain: dict) -> None:
     """Refuse a configuration from which `~key` on the command line removed a required key."""
     needed = [*_own_keys(), *NEEDED]
     targets = {
-        "data": {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")},
+        "data": {_value(plain, f"{loader}._target_") for loader in LOADERS},
         "model": {_value(plain, "model._target_")},
     }
     for group, values in targets.items():
         found = [file for file in files_of(group) if file.targets & values]
         if found:
             common = frozenset.intersection(*(file.keys for file in found))
-            needed += sorted(key for key in common if not key.startswith(CALLS[:2]))
-    for key in needed:
-        if not _is_present(plain, key):
-            raise UserError(f"{key} was removed, and a run needs it: leave ~{key} out, or give {key}=<value>")
+            needed += sorted(key for key in common if not key.startswith(LOADERS))
+    if key := next((key for key in needed if not _is_present(plain, key)), None):
+        raise UserError(f"{key} was removed, and a run needs it: leave ~{key} out, or give {key}=<value>")
 
 
 def _is_present(plain: dict, key: str) -> bool:

@@ -14,7 +14,7 @@ def meaning(key: str, *, command: str) -> str:
 
 
 # Keys that mean the same as others: by the start of their names.
-_SAME = (("data.load_discovery.", "data.load."),)
+_SAME = (("data.load_discovery.", "data.load."), ("data.load_labelled.", "data.load."))
 MEANINGS = {
     "name": "运行目录路径的一部分，也是 Weights & Biases 中运行名的一部分",
     "seed": "权重初始化、数据顺序、抽取的描述、增强的随机种子",
@@ -49,7 +49,7 @@ MEANINGS = {
     "data.workers": "每个训练进程用多少个进程读图像",
     "data.on_error": "raise：遇到不能解码的图像就停止；skip：跳过并计数",
     "data.timeout": "等待读图像进程交出一批的秒数；0：一直等",
-    "data.maximum_pixels": "更大的图像不解码：文件头可能有误，内存也可能不够",
+    "data.maximum_pixels": "更大的 JPEG 缩小解码，其他更大的图像不解码",
     "data.cached_views": "每张图像缓存多少个视图在冻结块之后的特征，并用它们训练：更快，变化更少；0：不缓存",
     "data.cache": "存放缓存视图的文件夹，各次运行共用；null：用户缓存文件夹中的 meru",
     "data.crop_scale": "训练裁剪占图像面积的比例",
@@ -263,16 +263,18 @@ MEANINGS = {
     "optim.weight_decay": "矩阵的权重衰减；增益、偏置和可学习的标量不衰减",
     "optim.multipliers.*": "该模块或参数的学习率倍数；scalars 指所有可学习的标量",
     "logger._target_": "除 metrics.jsonl 外，指标还记录到哪里",
-    "logger.project": "Weights & Biases 的项目",
+    "logger.also": "同时记录到的其他日志工具",
+    "logger.project": "Weights & Biases 或 SwanLab 的项目",
     "logger.entity": "Weights & Biases 的用户或团队",
-    "logger.mode": "auto：按 WANDB_MODE；未设时，已登录则 online，否则 offline",
-    "logger.tags": "Weights & Biases 中运行的标签",
-    "logger.group": "Weights & Biases 中运行所属的组",
+    "logger.workspace": "SwanLab 的用户或组织",
+    "logger.mode": "auto：按 WANDB_MODE 或 SWANLAB_MODE；未设时，已登录则 online，否则 offline",
+    "logger.tags": "Weights & Biases 或 SwanLab 中运行的标签",
+    "logger.group": "Weights & Biases 或 SwanLab 中运行所属的组",
 }
 MEANINGS_OF_EVALUATE = {
     "run": "运行目录",
     "split": "用哪部分图像；null：test，对类别发现的运行为 test 和 train",
-    "suite": "代替通常的指标。robustness：用退化的图像和缩短的描述；geometry：点在空间中的位置",
+    "suite": "代替通常指标的另一种评测，各自的含义见 docs/running.md",
     "root": "数据所在的文件夹，如果与训练时不同",
     "captions_per_image": "每张图像用多少条描述；null：全部；1：以每张图像的第一条描述作为查询",
     "templates": "零样本分类的提示模板，用 {} 代替类别名；null：运行的 data.prompts",
@@ -280,5 +282,5 @@ MEANINGS_OF_EVALUATE = {
     "pointing": "检验部位的词是否看向其关键点",
     "workers": "读图像的进程数",
     "output": "保存指标的 JSON 文件；null：只打印，套件的结果存入运行目录",
-    "data": "本次评测中，运行的 data 小节的其他键",
+    "data": "本次评测中，data 小节的其他键",
 }

@@ -51,7 +51,8 @@ def search(
         The `top` most similar images, best first.
 
     Raises:
-        UserError: if the folder has no images, or none that can be decoded, the model has no text tower, or `output` cannot be written.
+        UserError: if the folder has no image that can be decoded, the model has no text tower, or `output` cannot be
+            written.
     """
     folder = user_path(images)
     if not folder.is_dir():
