@@ -5,8 +5,6 @@ A new key in configs/ needs a line here. The comment beside a key in configs/ ex
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import (
     Architecture,
@@ -22,11 +20,10 @@ from meru.configuration.kinds import (
     Text,
     Whole,
 )
+from meru.configuration.own_data import OWN_DATA
 from meru.configuration.targets import names_in
 
 FOLDER, FILE = FilePath("the path of a folder"), FilePath("the path of a file")
-PLACE = FilePath("the path of a file or folder")
-URLS = Text("paths or addresses of tar files")
 SHARE = Number(0, 1)
 SEED = Whole(0, 2**32 - 1)
 POSITIVE = Number(0, 1e6, above=True)
@@ -92,42 +89,7 @@ _SOURCE = {
     "labelled_fraction": fixed(Number(0, 1, above=True), "share", "labelled images of old classes", null=True),
     "split_seed": fixed(SEED, meaning="which images are labelled"),
 }
-# Of data=pairs and data=person_list; their loaders take the same ones.
-_PAIRS = {
-    "path": Key(PLACE),
-    "images": Key(FOLDER, null=True),
-    "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
-    "columns": fixed(Section()),
-    "columns.image": fixed(Text("the name of a column"), null=True),
-    "columns.caption": fixed(Either((Text("the name of a column"), TEXTS)), null=True),
-    "columns.class": fixed(Text("the name of a column"), null=True),
-    "columns.identity": fixed(Text("the name of a column"), null=True),
-    "columns.split": fixed(Text("the name of a column"), null=True),
-    "columns.boxes": fixed(Text("the name of a column"), null=True),
-    "box_format": fixed(Choice(("xywh", "xyxy"))),
-    "encoding": fixed(Text("the name of an encoding"), null=True),
-    "test_fraction": fixed(Number(0, 1, below=True), "share"),
-}
-# Of data=shards; its loader takes the same ones, and some that other data sets have too.
-_SHARDS = {
-    "urls": Key(URLS),
-    "validation_urls": Key(URLS, null=True),
-    "test_urls": Key(URLS, null=True),
-    "image_field": fixed(Text("endings joined by ;")),
-    "caption_field": fixed(Text("an ending, or json.<key>")),
-    "boxes_field": fixed(Text("json.<key>"), null=True),
-    "sizes": Key(FILE, null=True),
-    "samples_per_epoch": fixed(Whole(1, 10**12), "samples", null=True),
-    "streams": fixed(Whole(1, 512), "streams", null=True),
-    "shuffle": fixed(Whole(0, 10**7), "samples"),
-}
 _DATA = {
-    **_PAIRS,
-    **_SHARDS,
-    **{f"load.{name}": replace(key, meaning=f"data.{name}") for name, key in (_PAIRS | _SHARDS).items()},
-    "load.cache": Key(FOLDER, meaning="data.cache", null=True),
-    "load.on_error": Key(Choice(("raise", "skip")), meaning="data.on_error"),
-    "load.prompts": Key(TEMPLATES, meaning="data.prompts", null=True),
     "validation_fraction": fixed(Number(0, 1, below=True), "share"),
     "split_seed": fixed(SEED),
     "batch_size": fixed(Whole(1, 65_536), "images"),
@@ -165,6 +127,8 @@ _DATA = {
     "unlabelled": fixed(FOLDER, null=True),
     "labelled_fraction": fixed(Number(0, 1, above=True), "share", null=True),
     "download": Key(Flag()),
+    **OWN_DATA,
+    "load.prompts": Key(TEMPLATES, meaning="data.prompts", null=True),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
     **{f"load_labelled.{name}": key for name, key in _SOURCE.items()},
