@@ -36,7 +36,7 @@ RGB = ListOf(Number(-10, 10), "[0.5,0.5,0.5]", least=3, most=3)
 RGB_SPREAD = ListOf(Number(0, 10, above=True), "[0.5,0.5,0.5]", least=3, most=3)
 TEXTS = ListOf(Text(), '["one","2"]')
 NAMES = Either((TEXTS, FILE))
-PROPER_SHARE = Number(0, 1, above=True, below=True)
+COLUMN = Text("the name of a column")
 TEMPERATURE = Number(0, 1000, above=True)
 
 _GENERAL = {
@@ -85,31 +85,27 @@ _SOURCE = {
     "images_per_identity": fixed(Whole(1, 10_000), "images", "synthetic images of each person"),
     "download": Key(Flag(), meaning="download the data to root if they are missing"),
     "old_classes": fixed(NAMES, meaning="class folders that are old", null=True),
-    "old_share": fixed(PROPER_SHARE, "share", "classes that are old", null=True),
-    "labelled_files": fixed(FILE, meaning="list of the labelled images", null=True),
-    "unlabelled": fixed(FOLDER, meaning="folder of images whose classes are not known", null=True),
     "labelled_fraction": fixed(Number(0, 1, above=True), "share", "labelled images of old classes", null=True),
     "split_seed": fixed(SEED, meaning="which images are labelled"),
 }
-# Of data=pairs and data=person_list; their loaders take the same ones.
-_PAIRS = {
+LOADERS = ("load", "load_discovery")
+_OWN = {  # of data=pairs, person_list and folder_discovery; their loaders take the same ones
     "path": Key(PLACE),
     "images": Key(FOLDER, null=True),
     "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
     "columns": fixed(Section()),
-    "columns.image": fixed(Text("the name of a column"), null=True),
-    "columns.caption": fixed(Either((Text("the name of a column"), TEXTS)), null=True),
-    "columns.class": fixed(Text("the name of a column"), null=True),
-    "columns.identity": fixed(Text("the name of a column"), null=True),
-    "columns.split": fixed(Text("the name of a column"), null=True),
-    "columns.boxes": fixed(Text("the name of a column"), null=True),
+    **{f"columns.{each}": fixed(COLUMN, null=True) for each in ("image", "class", "identity", "split", "boxes")},
+    "columns.caption": fixed(Either((COLUMN, TEXTS)), null=True),
     "box_format": fixed(Choice(("xywh", "xyxy"))),
     "encoding": fixed(Text("the name of an encoding"), null=True),
     "test_fraction": fixed(Number(0, 1, below=True), "share"),
+    "old_share": fixed(Number(0, 1, above=True, below=True), "share", null=True),
+    "labelled_files": fixed(FILE, null=True),
+    "unlabelled": fixed(FOLDER, null=True),
 }
 _DATA = {
-    **_PAIRS,
-    **{f"load.{name}": replace(key, meaning=f"data.{name}") for name, key in _PAIRS.items()},
+    **_OWN,
+    **{f"{at}.{name}": replace(key, meaning=f"data.{name}") for at in LOADERS for name, key in _OWN.items()},
     "load.prompts": Key(TEMPLATES, meaning="data.prompts", null=True),
     "validation_fraction": fixed(Number(0, 1, below=True), "share"),
     "split_seed": fixed(SEED),
@@ -143,9 +139,6 @@ _DATA = {
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
     "old_classes": fixed(NAMES, null=True),
-    "old_share": fixed(PROPER_SHARE, "share", null=True),
-    "labelled_files": fixed(FILE, null=True),
-    "unlabelled": fixed(FOLDER, null=True),
     "labelled_fraction": fixed(Number(0, 1, above=True), "share", null=True),
     "download": Key(Flag()),
     **{f"load.{name}": key for name, key in _SOURCE.items()},

@@ -188,6 +188,11 @@ class Either(Kind):
         return any(kind.takes(value) for kind in self.kinds)
 
 
+def is_path(kind: Kind) -> bool:
+    """Whether a text of that kind is a path."""
+    return isinstance(kind, FilePath) or (isinstance(kind, Either) and any(map(is_path, kind.kinds)))
+
+
 class Plain(Kind):
     """Any YAML value, passed on to a library; its numbers must be finite."""
 
