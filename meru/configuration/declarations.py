@@ -93,7 +93,7 @@ _OWN = {  # of data=pairs, person_list and folder_discovery; their loaders take 
     "path": Key(PLACE),
     "images": Key(FOLDER, null=True),
     "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
-    "columns": fixed(Section()),
+    "columns": fixed(Section(), meaning="names of the columns of a table"),
     **{f"columns.{each}": fixed(COLUMN, null=True) for each in ("image", "class", "identity", "split", "boxes")},
     "columns.caption": fixed(Either((COLUMN, TEXTS)), null=True),
     "box_format": fixed(Choice(("xywh", "xyxy"))),
