@@ -128,7 +128,6 @@ _DATA = {
     "labelled_fraction": fixed(Number(0, 1, above=True), "share", null=True),
     "download": Key(Flag()),
     **OWN_DATA,
-    "load.prompts": Key(TEMPLATES, meaning="data.prompts", null=True),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
     **{f"load_labelled.{name}": key for name, key in _SOURCE.items()},

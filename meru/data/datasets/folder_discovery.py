@@ -87,11 +87,23 @@ def load_folder_discovery(
             f"{root}: all {len(names)} classes are old, so there is nothing to discover: choose fewer, or give images "
             "without a class by data.unlabelled=<folder>"
         )
-    order = [*old, *(index for index in range(len(names)) if index not in set(old))]
     log.info("old classes: %s", shortened([names[index] for index in old]))
+    unknown = images_below(aside) if aside is not None else []
+    return _in_order(names, old, (files, number, labelled), unknown, test)
+
+
+def _in_order(
+    names: Sequence[str],
+    old: Sequence[int],
+    train: tuple[Sequence[Path], Tensor, Tensor],
+    unknown: Sequence[Path],
+    test: Mapping[str, Sequence[Path]],
+) -> DiscoveryData:
+    """The data with old classes first; `train` holds files, the number of each one's class, and which are labelled."""
+    files, number, labelled = train
+    order = [*old, *(index for index in range(len(names)) if index not in set(old))]
     position = torch.empty(len(names), dtype=torch.int64)
     position[order] = torch.arange(len(names))
-    unknown = images_below(aside) if aside is not None else []
     return DiscoveryData(
         class_names=tuple(names[index] for index in order),
         num_old=len(old),
