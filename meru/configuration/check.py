@@ -22,7 +22,7 @@ from meru.files import CONFIGS, user_path
 
 GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
 # Sections whose keys are the arguments of their `_target_`.
-LOADERS = ("data.load", "data.load_discovery", "data.load_labelled")
+LOADERS = ("data.load", "data.load_discovery", "data.load_labelled", "data.load_label_sets")
 CALLS = (*LOADERS, "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
 OF_MODEL = ("loss", "parts", "discovery", "task", "evaluation.attention_pictures")
 # Names of keys in other programs.

@@ -79,6 +79,8 @@ _SOURCE = {
     "identities": fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),
     "images_per_identity": fixed(Whole(1, 10_000), "images", "synthetic images of each person"),
     "download": Key(Flag(), meaning="download the data to root if they are missing"),
+    "data_set": fixed(Text("the name of a data set"), meaning="which of the data sets in that layout", null=True),
+    "families": Key(Choice(("last_word", "file")), meaning="as data.families", null=True),
     "old_classes": fixed(TEXTS, meaning="class folders that are old", null=True),
     "labelled_fraction": fixed(Number(0, 1, above=True, below=True), "share", "labelled images of old classes"),
     "split_seed": fixed(SEED, meaning="which images are labelled"),
@@ -112,6 +114,7 @@ _DATA = {
     "part_words": fixed(Section(), null=True),
     "part_words.*": fixed(TEXTS, meaning="the words that name that part"),
     "families": Key(Choice(("last_word", "file")), null=True),
+    "parents": Key(FILE, null=True),
     "monitor": Key(Text("a figure of the validation split")),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
@@ -121,6 +124,7 @@ _DATA = {
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
     **{f"load_labelled.{name}": key for name, key in _SOURCE.items()},
+    **{f"load_label_sets.{name}": key for name, key in _SOURCE.items()},
 }
 _ENCODER = {
     "image._target_": fixed(TARGET, meaning="the function that makes the image tower"),
@@ -320,6 +324,7 @@ EVALUATE = {
     "suite": Key(Choice(names_in("meru.evaluation.suites.SUITES")), null=True),
     "root": Key(FOLDER, null=True),
     **{name: key for name, key in _EVALUATION.items() if name != "attention_pictures"},
+    "probe_features": Key(Choice(("tower", "tangent"))),
     "workers": Key(Whole(0, 512), "processes", "that read images"),
     "output": Key(FILE, null=True),
     "data": Key(Section(), meaning="other keys of the section data for this evaluation"),

@@ -277,6 +277,18 @@ def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
         )
 
 
+def torchvision_root(root: str | Path, folder: str) -> Path:
+    """Torchvision's root: the folder that contains `folder`. `root` may also be `folder` itself or one level up."""
+    root = user_path(root)
+    if not (root / folder).is_dir():
+        if root.name == folder:
+            return root.parent
+        deeper = [path.parent for path in root.glob(f"*/{folder}") if path.is_dir()]
+        if len(deeper) == 1:
+            return deeper[0]
+    return root
+
+
 def from_torchvision(data_set: type, root: str | Path, *, what: str, download: bool, **options):
     """One of torchvision's data sets, created with its own `options`; its errors become a `UserError`."""
     try:
