@@ -133,7 +133,7 @@ def voc_folder(tmp_path) -> Path:
     ("words", "message"),
     [
         (["suite=zero_shot", "data=voc2007"], "suite=zero_shot needs labelled images, .* such as data=aircraft"),
-        (["suite=multilabel"], "suite=multilabel needs images with several labels, .* such as data=coco_objects, data="),
+        (["suite=multilabel"], "suite=multilabel needs images with several labels, .* data=coco_objects, data=voc"),
         (["suite=geometry", "data=image_folder"], "suite=geometry needs images with captions, .* such as data=birds"),
         (["data=image_folder"], "this data set has labels and no captions: it is for suites"),
         (["suite=zero_shot", "data=image_folder", "split=validation"], "split=validation: the data have no validation"),

@@ -55,7 +55,7 @@ def _sample_labels(read) -> list[int]:
 _FLAGS = (({"train": True},), {"train": False})
 SETS: dict[str, _Set] = {
     "food101": _Set(datasets.Food101, "food-101", _splits("train")),
-    "dtd": _Set(datasets.DTD, "dtd", _splits("train", "val")),
+    "dtd": _Set(datasets.DTD, "dtd/dtd", _splits("train", "val")),
     "pets": _Set(datasets.OxfordIIITPet, "oxford-iiit-pet", _splits("trainval"), lambda read: read._images),
     "flowers102": _Set(datasets.Flowers102, "flowers-102", _splits("train", "val")),
     "stl10": _Set(
@@ -136,7 +136,7 @@ def _read(layout: _Set, place: Path, *, what: str, download: bool, **options) ->
         reason = " ".join(str(error).split())[:100]
         raise UserError(
             f"{place} is not laid out as torchvision's {made.__name__} wants ({reason}): restore its files, or "
-            "let torchvision unpack it with +data.download=true"
+            "let torchvision unpack it with data.download=true"
         ) from None
 
 
