@@ -34,7 +34,7 @@ RELEASE = "HierarCaps' test file is hierarcaps_test.csv of https://github.com/TA
 
 @dataclass(frozen=True)
 class CaptionLists(ImageTextData):
-    """Test images whose captions are ordered from coarse to fine. The class of a record is its image."""
+    """Test images whose captions are ordered from coarse to fine; `class_index` numbers the images."""
 
 
 def load_caption_lists(*, path: str | Path, images: str | Path) -> CaptionLists:
@@ -47,7 +47,7 @@ def load_caption_lists(*, path: str | Path, images: str | Path) -> CaptionLists:
             `val2014/` or `train2014/` inside.
 
     Returns:
-        A test split, a record a row; rows of one image have one class. `class_names` are the names of the files.
+        A test split, a record a row; rows of one image have one `class_index`.
 
     Raises:
         UserError: for a missing file or column, a row without captions, or an image that is missing; it says where.
@@ -71,7 +71,7 @@ def load_caption_lists(*, path: str | Path, images: str | Path) -> CaptionLists:
         ImageRecord(path=file, class_index=number[file], captions=captions)
         for file, (_, captions) in zip(files, rows, strict=True)
     )
-    return CaptionLists(tuple(file.name for file in number), (), (), records)
+    return CaptionLists((), (), (), records, class_kind="image")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping]]:
