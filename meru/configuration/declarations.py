@@ -5,6 +5,8 @@ A new key in configs/ needs a line here. The comment beside a key in configs/ ex
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import (
     Architecture,
@@ -23,6 +25,7 @@ from meru.configuration.kinds import (
 from meru.configuration.targets import names_in
 
 FOLDER, FILE = FilePath("the path of a folder"), FilePath("the path of a file")
+PLACE = FilePath("the path of a file or folder")
 SHARE = Number(0, 1)
 SEED = Whole(0, 2**32 - 1)
 POSITIVE = Number(0, 1e6, above=True)
@@ -54,7 +57,7 @@ _TRAINER = {
     "ema_decay": Key(Number(0, 1, below=True)),
     "compile": Key(Flag(), meaning="compile the model with torch.compile"),
     "evaluate_every": Key(Whole(1, 100_000), "epochs", "epochs between validations"),
-    "monitor": Key(Text("a figure of the validation split")),
+    "monitor": Key(Text("a figure of the validation split"), null=True),
     "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),
     "checkpoint_every": Key(Whole(0, 10**9), "steps"),
     "diagnose_every": Key(Whole(0, 10**9), "steps"),
@@ -83,7 +86,25 @@ _SOURCE = {
     "labelled_fraction": fixed(Number(0, 1, above=True, below=True), "share", "labelled images of old classes"),
     "split_seed": fixed(SEED, meaning="which images are labelled"),
 }
+# Of data=pairs; its loader takes the same ones.
+_PAIRS = {
+    "path": Key(PLACE, null=True),
+    "images": Key(FOLDER, null=True),
+    "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
+    "columns": fixed(Section()),
+    "columns.image": fixed(Text("the name of a column"), null=True),
+    "columns.caption": fixed(Either((Text("the name of a column"), TEXTS)), null=True),
+    "columns.class": fixed(Text("the name of a column"), null=True),
+    "columns.split": fixed(Text("the name of a column"), null=True),
+    "columns.boxes": fixed(Text("the name of a column"), null=True),
+    "box_format": fixed(Choice(("xywh", "xyxy"))),
+    "encoding": fixed(Text("the name of an encoding"), null=True),
+    "test_fraction": fixed(Number(0, 1, below=True), "share"),
+}
 _DATA = {
+    **_PAIRS,
+    **{f"load.{name}": replace(key, meaning=f"data.{name}") for name, key in _PAIRS.items()},
+    "load.prompts": Key(TEMPLATES, meaning="data.prompts", null=True),
     "validation_fraction": fixed(Number(0, 1, below=True), "share"),
     "split_seed": fixed(SEED),
     "batch_size": fixed(Whole(1, 65_536), "images"),
@@ -112,7 +133,7 @@ _DATA = {
     "part_words": fixed(Section(), null=True),
     "part_words.*": fixed(TEXTS, meaning="the words that name that part"),
     "families": Key(Choice(("last_word", "file")), null=True),
-    "monitor": Key(Text("a figure of the validation split")),
+    "monitor": Key(Text("a figure of the validation split"), null=True),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
     "old_classes": fixed(TEXTS, null=True),

@@ -14,8 +14,12 @@ from meru.files import os_error_message
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a byte order mark; line ends become LF.
+def read_text(path: str | Path, *, encoding: str | None = None) -> str:
+    """The text of a file; line ends become LF.
+
+    Args:
+        path: The file.
+        encoding: Python's name of its encoding; None: UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         UserError: if the file is missing, not an ordinary file, or in another encoding; the message names it.
@@ -30,7 +34,7 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path} cannot be read ({reason}): the data set needs this file") from None
     if content.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer: run `git lfs pull`")
-    encoding = "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"
+    encoding = encoding or ("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
