@@ -70,13 +70,14 @@ _EVALUATION = {
     "attention_pictures": Key(Whole(0, 10_000), "captions"),
 }
 # Arguments of the loaders in meru/data, passed on from data.load and data.load_discovery.
+LAYOUTS = ("cuhk_pedes", "icfg_pedes", "rstpreid", "coco", "flickr30k")
 _SOURCE = {
     "_target_": fixed(TARGET, meaning="the function that reads the data"),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, meaning="folder of the captions", null=True),
     "validation_fraction": fixed(Number(0, 1, below=True), "share", "training images for validation"),
     "seed": fixed(SEED, meaning="choice of validation images, and of synthetic ones"),
-    "layout": fixed(Choice(("cuhk_pedes", "icfg_pedes", "rstpreid")), meaning="the data set's annotation format"),
+    "layout": fixed(Choice(LAYOUTS), meaning="the data set's annotation format"),
     "images_per_species": fixed(Whole(2, 10_000), "images", "synthetic birds of each species"),
     "image_size": fixed(Whole(32, 4096), "pixels", "side of the synthetic images"),
     "identities": fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),

@@ -1,9 +1,9 @@
 """Whether an image lies in the cones of its captions, from coarse to fine: `suite=entailment`.
 
-The data are images with lists of captions, from coarse to fine, in the form of HierarCaps (`data=hierarcaps`). A pair is
-an image, the specific point, and a caption, the apex of the cone. Positive pairs are an image with every caption of its
-lists; negative ones are an image with the finest captions of up to 100 other images, drawn with a fixed seed. Pairs are
-ranked by three scores, θ being the exterior angle at the caption and ω the half aperture of its cone:
+The data are images with lists of captions, from coarse to fine, in the form of HierarCaps (`data=hierarcaps`). A pair
+is an image, the specific point, and a caption, the apex of the cone. Positive pairs are an image with every caption of
+its list; negative ones are an image with the finest captions of up to 100 other images, drawn with a fixed seed. Pairs
+are ranked by three scores, θ being the exterior angle at the caption and ω the half aperture of its cone:
 
     clamped/average_precision   by max(0, 1 − 2θ/π), which is 0 for every θ ≥ π/2
     margin/…                    by ω − θ, which is ≥ 0 in the cone
@@ -64,7 +64,7 @@ def evaluate_entailment(subject: Subject) -> dict[str, float | None]:
     root, texts = embedded[0], embedded[1:]
     rows, columns, positive = pairs(kept)
     if positive.all():
-        raise UserError("suite=entailment: no image has captions that another one lacks: give lists of different images")
+        raise UserError("suite=entailment: all images have the same captions: give lists of different images")
     text_rows = torch.tensor([place[caption] for caption in columns], device=device)
     scores = score_pairs(model, images["embeddings"], texts, rows.to(device), text_rows)
     figures = {"images": float(len(kept)), "positive_pairs": float(positive.sum())}
@@ -78,7 +78,9 @@ def evaluate_entailment(subject: Subject) -> dict[str, float | None]:
     return figures | _of_lists(model, images["embeddings"], texts, kept, place, root)
 
 
-def pairs(records: Sequence[ImageRecord], *, negatives: int = NEGATIVES, seed: int = 0) -> tuple[Tensor, list[str], Tensor]:
+def pairs(
+    records: Sequence[ImageRecord], *, negatives: int = NEGATIVES, seed: int = 0
+) -> tuple[Tensor, list[str], Tensor]:
     """Images with captions of their own lists, and with the finest ones of other images.
 
     Args:

@@ -11,11 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from matplotlib.figure import Figure
-
 from meru.errors import UserError
 from meru.evaluation.image_text import evaluate_image_text
-from meru.evaluation.retrieval import squashed
 from meru.evaluation.suite import Subject
 from meru.reports.bars import bars_figure
 from meru.reports.tables import format_rows
@@ -34,7 +31,7 @@ COLUMNS = {
 
 
 def evaluate_persons(subject: Subject) -> dict[str, float | None]:
-    """The figures above, with chance levels; images are resized or cut as the data set's `squash` says.
+    """The figures above, with chance levels.
 
     Raises:
         UserError: if the classes of the data are no identities of persons.
@@ -44,7 +41,6 @@ def evaluate_persons(subject: Subject) -> dict[str, float | None]:
             "suite=persons: these data have no identities of persons: choose a data set of persons, such as "
             "data=cuhk_pedes or data=pedestrians, or suite=retrieval"
         )
-    subject = squashed(subject, bool(subject.section.get("squash")))
     records = subject.records()
     figures = evaluate_image_text(
         subject.model,

@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from matplotlib.figure import Figure
 
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
@@ -39,7 +38,7 @@ def evaluate_retrieval(subject: Subject) -> dict[str, float | None]:
         UserError: for persons, whose figures are those of `suite=persons`.
     """
     if subject.data.class_kind == "identity":
-        raise UserError("suite=retrieval: these are images of persons, whose captions fit every image of a person: choose suite=persons")
+        raise UserError("suite=retrieval: a caption of a person fits all images of the person: choose suite=persons")
     subject = squashed(subject)
     records = subject.records()
     model = subject.model
@@ -62,11 +61,11 @@ def evaluate_retrieval(subject: Subject) -> dict[str, float | None]:
     return figures
 
 
-def squashed(subject: Subject, squash: bool = True) -> Subject:
-    """The same subject with images resized to a square, or else by their short side and cut at the centre."""
-    transforms = subject.pretrained.transforms
-    evaluation = EvaluationTransform(transforms.evaluation.image_size, squash=squash)
-    return replace(subject, pretrained=subject.pretrained._replace(transforms=transforms._replace(evaluation=evaluation)))
+def squashed(subject: Subject) -> Subject:
+    """The same subject with images resized to a square, without a crop."""
+    pretrained, transforms = subject.pretrained, subject.pretrained.transforms
+    evaluation = EvaluationTransform(transforms.evaluation.image_size, squash=True)
+    return replace(subject, pretrained=pretrained._replace(transforms=transforms._replace(evaluation=evaluation)))
 
 
 def format_retrieval(figures: Mapping[str, float | None], title: str) -> str:

@@ -37,7 +37,7 @@ def release(folder, rows=None):
 
 def test_the_release_with_the_images_in_their_folder_or_in_cocos(images, tmp_path):
     for folder in (images, images.parent):
-        data = load_caption_lists(path=release(tmp_path), images=folder)
+        data = load_caption_lists(root=tmp_path, path=release(tmp_path), images=folder)
         assert [record.captions for record in data.test] == [tuple(each) for each in LISTS]
         assert [record.path.name for record in data.test] == NAMES
         assert not data.train and not data.validation
@@ -54,14 +54,14 @@ def test_json_jsonl_and_tsv_with_other_columns_say_the_same(images, tmp_path):
     (tmp_path / "a.tsv").write_text(
         "\n".join(line.replace('"', '""').replace("[", '"[').replace("]", ']"') for line in table)
     )
-    expected = load_caption_lists(path=release(tmp_path), images=images)
+    expected = load_caption_lists(root=tmp_path, path=release(tmp_path), images=images)
     for ending in ("json", "jsonl", "tsv"):
-        assert load_caption_lists(path=tmp_path / f"a.{ending}", images=images) == expected
+        assert load_caption_lists(root=tmp_path, path=tmp_path / f"a.{ending}", images=images) == expected
 
 
 def test_rows_of_one_image_are_of_one_class(images, tmp_path):
     rows = [(NAMES[0], LISTS[0]), (NAMES[1], LISTS[1]), (NAMES[0], ["furniture", "a laid table"])]
-    data = load_caption_lists(path=release(tmp_path, rows), images=images)
+    data = load_caption_lists(root=tmp_path, path=release(tmp_path, rows), images=images)
     assert [record.class_index for record in data.test] == [0, 1, 0]
 
 
@@ -91,10 +91,10 @@ def test_a_wrong_file_is_one_line(images, tmp_path, name, content, said):
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=said) as error:
-        load_caption_lists(path=path, images=images)
+        load_caption_lists(root=tmp_path, path=path, images=images)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_folder_of_images_is_named(tmp_path):
     with pytest.raises(UserError, match="data.images=.*is no folder"):
-        load_caption_lists(path=release(tmp_path), images=tmp_path / "missing")
+        load_caption_lists(root=tmp_path, path=release(tmp_path), images=tmp_path / "missing")

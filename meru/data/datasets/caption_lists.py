@@ -29,7 +29,9 @@ CAPTION_COLUMNS = ("captions", "positive_captions", "hierarchical_captions", "ca
 SEPARATORS = ("=>", "||")
 TABLES = {".csv": ",", ".tsv": "\t"}
 COCO_FILE = re.compile(r"COCO_(train|val)2014_\d+\.jpg")
-RELEASE = "HierarCaps' test file is hierarcaps_test.csv of https://github.com/TAU-VAILab/hierarcaps"
+TEST_FILE = "hierarcaps_test.csv"
+RELEASE = f"HierarCaps' {TEST_FILE} is in https://github.com/TAU-VAILab/hierarcaps"
+PLACES = ("../assets/test_imgs", "test_imgs", "val2014", "images", ".")  # of images, from the table's folder
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,19 @@ class CaptionLists(ImageTextData):
     """Test images whose captions are ordered from coarse to fine; `class_index` numbers the images."""
 
 
-def load_caption_lists(*, path: str | Path, images: str | Path) -> CaptionLists:
+def load_caption_lists(
+    *, root: str | Path, path: str | Path | None = None, images: str | Path | None = None
+) -> CaptionLists:
     """Read the lists, without decoding any image.
 
     Args:
+        root: A copy of HierarCaps' repository, or a folder with its test file; unused if both others are given.
         path: A CSV or TSV with a header, a JSON list or JSONL, with a column for the image and one for the captions,
-            from coarse to fine: a list, also written as JSON, or a text in which ` => ` or ` || ` separates them.
+            from coarse to fine: a list, also written as JSON, or a text in which ` => ` or ` || ` separates them. None:
+            the test file in `root`.
         images: The folder with the images. Of an address, the file's name counts; a file of COCO may also be in
-            `val2014/` or `train2014/` inside.
+            `val2014/` or `train2014/` inside. None: where HierarCaps' repository has them, `images` beside the table,
+            or the folder of the table.
 
     Returns:
         A test split, a record a row; rows of one image have one `class_index`.
@@ -52,10 +59,9 @@ def load_caption_lists(*, path: str | Path, images: str | Path) -> CaptionLists:
     Raises:
         UserError: for a missing file or column, a row without captions, or an image that is missing; it says where.
     """
-    path, images = user_path(path), user_path(images)
-    if not path.is_file():
-        raise UserError(f"data.path={path} is no file: name a file of captions from coarse to fine; {RELEASE}")
-    if not images.is_dir():
+    path = _table(user_path(root), path)
+    places = [user_path(images)] if images is not None else [path.parent / place for place in PLACES]
+    if not (present := [place for place in places if place.is_dir()]):
         raise UserError(f"data.images={images} is no folder: name the folder with the images, COCO's val2014")
     rows = [_row(row, where) for where, row in _rows(path)]
     if not rows:
@@ -65,13 +71,28 @@ def load_caption_lists(*, path: str | Path, images: str | Path) -> CaptionLists:
             f"{path}: every image has a single caption, but lists from coarse to fine are needed: separate their "
             "captions by ' => '"
         )
-    files = _find(images, [name for name, _ in rows], path)
+    files = _find(present, [name for name, _ in rows], path)
     number = {file: position for position, file in enumerate(dict.fromkeys(files))}
     records = tuple(
         ImageRecord(path=file, class_index=number[file], captions=captions)
         for file, (_, captions) in zip(files, rows, strict=True)
     )
     return CaptionLists((), (), (), records, class_kind="image")
+
+
+def _table(root: Path, path: str | Path | None) -> Path:
+    """The file with the lists."""
+    if path is not None:
+        if not user_path(path).is_file():
+            raise UserError(f"data.path={path} is no file: name a file of captions from coarse to fine; {RELEASE}")
+        return user_path(path)
+    for folder in (root, root / "data"):
+        if (folder / TEST_FILE).is_file():
+            return folder / TEST_FILE
+    raise UserError(
+        f"no {TEST_FILE} in {root} or its folder data: set data.root to a copy of HierarCaps, or data.path to a table "
+        f"of captions from coarse to fine; {RELEASE}"
+    )
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping]]:
@@ -135,19 +156,20 @@ def _captions(value: object) -> tuple[str, ...]:
     return tuple(stripped for each in value if (stripped := " ".join(each.split())))
 
 
-def _find(images: Path, names: list[str], path: Path) -> list[Path]:
-    """The file of each name inside the folder of images, also in the folders of COCO."""
-    finder, found, absent = FileFinder(images), [], []
-    for name in names:
-        file = finder.find(name)
-        if file is None and (coco := COCO_FILE.fullmatch(name)):
-            file = finder.find(f"{coco[1]}2014/{name}")
-        found.append(file)
-        if file is None:
-            absent.append(name)
+def _find(places: list[Path], names: list[str], path: Path) -> list[Path]:
+    """The file of each name in the first folder that holds the first image, also in the folders of COCO."""
+    finders = [FileFinder(place) for place in places]
+    finder = next((each for each in finders if _image(each, names[0])), finders[-1])
+    found = [_image(finder, name) for name in names]
+    absent = [name for name, file in zip(names, found, strict=True) if file is None]
     if absent:
         raise UserError(
-            f"{images / absent[0]} is listed in {path} but absent ({len(absent)} of {len(names)} images are): set "
-            "data.images to the folder with the images; HierarCaps' are in COCO's val2014"
+            f"{finder.folder / absent[0]} is listed in {path} but absent ({len(absent)} of {len(names)} images are): "
+            "set data.images to the folder with the images; HierarCaps' are in COCO's val2014"
         )
     return found
+
+
+def _image(finder: FileFinder, name: str) -> Path | None:
+    coco = COCO_FILE.fullmatch(name)
+    return finder.find(name) or (finder.find(f"{coco[1]}2014/{name}") if coco else None)
