@@ -22,7 +22,8 @@ from meru.files import CONFIGS, user_path
 
 GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
 # Sections whose keys are the arguments of their `_target_`.
-CALLS = ("data.load", "data.load_discovery", "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
+LOADERS = ("data.load", "data.load_discovery", "data.load_labelled")
+CALLS = (*LOADERS, "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
 OF_MODEL = ("loss", "parts", "discovery", "task", "evaluation.attention_pictures")
 # Names of keys in other programs.
 SHORT = {"lr": "optim.learning_rate", "wd": "optim.weight_decay", "num_workers": "data.workers"}
@@ -261,7 +262,7 @@ def _check_room(key: str, plain: dict, *, own: bool) -> None:
     if not own:
         return
     if key.startswith("data."):
-        targets = {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")}
+        targets = {_value(plain, f"{loader}._target_") for loader in LOADERS}
         _check_files(key, "data", targets)
     elif any(key == each or key.startswith(f"{each}.") for each in OF_MODEL):
         _check_files(key, "model", {_value(plain, "model._target_")})
@@ -320,14 +321,14 @@ def _check_needed(plain: dict) -> None:
     """Refuse a configuration from which `~key` on the command line removed a required key."""
     needed = [*_own_keys(), *NEEDED]
     targets = {
-        "data": {_value(plain, "data.load._target_"), _value(plain, "data.load_discovery._target_")},
+        "data": {_value(plain, f"{loader}._target_") for loader in LOADERS},
         "model": {_value(plain, "model._target_")},
     }
     for group, values in targets.items():
         found = [file for file in files_of(group) if file.targets & values]
         if found:
             common = frozenset.intersection(*(file.keys for file in found))
-            needed += sorted(key for key in common if not key.startswith(CALLS[:2]))
+            needed += sorted(key for key in common if not key.startswith(LOADERS))
     for key in needed:
         if not _is_present(plain, key):
             raise UserError(f"{key} was removed, and a run needs it: leave ~{key} out, or give {key}=<value>")

@@ -14,7 +14,7 @@ def meaning(key: str, *, command: str) -> str:
 
 
 # Keys that mean the same as others: by the start of their names.
-_SAME = (("data.load_discovery.", "data.load."),)
+_SAME = (("data.load_discovery.", "data.load."), ("data.load_labelled.", "data.load."))
 MEANINGS = {
     "name": "运行目录路径的一部分，也是 Weights & Biases 中运行名的一部分",
     "seed": "权重初始化、数据顺序、抽取的描述、增强的随机种子",
@@ -264,7 +264,7 @@ MEANINGS = {
 MEANINGS_OF_EVALUATE = {
     "run": "运行目录",
     "split": "用哪部分图像；null：test，对类别发现的运行为 test 和 train",
-    "suite": "代替通常的指标。robustness：用退化的图像和缩短的描述；geometry：点在空间中的位置",
+    "suite": "代替通常指标的另一种评测，各自的含义见 docs/running.md",
     "root": "数据所在的文件夹，如果与训练时不同",
     "captions_per_image": "每张图像用多少条描述；null：全部；1：以每张图像的第一条描述作为查询",
     "templates": "零样本分类的提示模板，用 {} 代替类别名；null：运行的 data.prompts",
@@ -272,5 +272,5 @@ MEANINGS_OF_EVALUATE = {
     "pointing": "检验部位的词是否看向其关键点",
     "workers": "读图像的进程数",
     "output": "保存指标的 JSON 文件；null：只打印，套件的结果存入运行目录",
-    "data": "本次评测中，运行的 data 小节的其他键",
+    "data": "本次评测中，data 小节的其他键",
 }

@@ -142,6 +142,7 @@ _DATA = {
     "download": Key(Flag()),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
+    **{f"load_labelled.{name}": key for name, key in _SOURCE.items()},
 }
 _ENCODER = {
     "image._target_": fixed(TARGET, meaning="the function that makes the image tower"),
@@ -338,12 +339,12 @@ TRAIN = {
 EVALUATE = {
     "run": Key(FOLDER),
     "split": Key(Choice(("test", "validation", "train")), "", "null: test; of a discovery run, train too", null=True),
-    "suite": Key(Choice(names_in("meru.tasks.image_text.ImageText.suites")), null=True),
+    "suite": Key(Choice(names_in("meru.evaluation.suites.SUITES")), null=True),
     "root": Key(FOLDER, null=True),
     **{name: key for name, key in _EVALUATION.items() if name != "attention_pictures"},
     "workers": Key(Whole(0, 512), "processes", "that read images"),
     "output": Key(FILE, null=True),
-    "data": Key(Section(), meaning="other keys of the run's section data for this evaluation"),
+    "data": Key(Section(), meaning="other keys of the section data for this evaluation"),
     **{name: key for name, key in TRAIN.items() if name.startswith("data.")},
 }
 DECLARED = {"train": TRAIN, "evaluate": EVALUATE}

@@ -37,6 +37,7 @@ LARGEST = 2**20  # maximum size of a configuration in bytes
 TARGETS = {
     "data.load": ("meru.data", "ImageTextData"),
     "data.load_discovery": ("meru.data", "DiscoveryData"),
+    "data.load_labelled": ("meru.data", "LabelledData"),
     "encoder.image": ("meru.encoders", "ImageEncoder"),
     "encoder.text": ("meru.encoders", "TextEncoder"),
     "logger": ("meru.training.loggers", "object"),
@@ -59,10 +60,10 @@ def save_config(folder: Path, config: DictConfig, *, asked: DictConfig | None = 
     for key, raw in leaves(OmegaConf.to_container(asked, resolve=False)):
         if any(start in str(raw) for start in passing):
             OmegaConf.update(asked, key, OmegaConf.select(asked, key))
-    choices = choices_of(folder) or _choices()
+    chosen = choices_of(folder) or choices()
     text = OmegaConf.to_yaml(asked)
-    if choices:  # the chosen file of each group of configs/; not a key of the configuration
-        text += OmegaConf.to_yaml({"choices": choices})
+    if chosen:  # the chosen file of each group of configs/; not a key of the configuration
+        text += OmegaConf.to_yaml({"choices": chosen})
     write_text(folder / ASKED, text)
     write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
 
@@ -98,7 +99,8 @@ def choices_of(folder: Path) -> dict[str, str]:
     return dict(read_yaml(path).get("choices") or {}) if path.is_file() else {}
 
 
-def _choices() -> dict[str, str]:
+def choices() -> dict[str, str]:
+    """The chosen file of each group of configs/ on the command line; empty without one."""
     if not HydraConfig.initialized():
         return {}
     chosen = HydraConfig.get().runtime.choices

@@ -70,7 +70,7 @@ class ImageDataset(Dataset):
     Subclasses define the samples.
 
     Args:
-        images: Files, or uint8 `(n, 3, H, W)`.
+        images: Files, uint8 `(n, 3, H, W)`, or a sequence of uint8 `(3, H, W)`.
         known: Values for each image that go into its sample, such as its class: tensors `(n,)` by name.
         transform: uint8 `(3, H, W)` → uint8 `(3, S, S)`.
         on_error: What to do with an image that cannot be decoded: `raise` or `skip`.
@@ -112,9 +112,10 @@ class ImageDataset(Dataset):
 
     def decode(self, index: int) -> Tensor | None:
         """The image as uint8 `(3, H, W)`, or None if it is skipped."""
-        if isinstance(self.images, Tensor):
-            return self.images[index]
-        return read_or_skip(self.images[index], on_error=self.on_error, maximum_pixels=self.maximum_pixels)
+        image = self.images[index]
+        if isinstance(image, Tensor):
+            return image
+        return read_or_skip(image, on_error=self.on_error, maximum_pixels=self.maximum_pixels)
 
     def decode_from(self, index: int) -> tuple[int, int, Tensor]:
         """The first image from `index` on that can be decoded: its index, the number skipped before it, and the image.

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-Images = Sequence[Path] | Tensor  # files, or uint8 (n, 3, H, W) for images kept in memory
+# Files; uint8 (n, 3, H, W) for images kept in memory; or a sequence that reads uint8 (3, H, W) by itself.
+Images = Sequence[Path] | Tensor | Sequence[Tensor]
 
 
 class Region(NamedTuple):

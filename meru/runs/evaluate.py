@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from meru import distributed
 from meru.assemble import Pretrained, load
 from meru.configuration import absolute_paths
-from meru.configuration.saved import change, check_targets, leaves, read_config
+from meru.configuration.saved import change, check_targets, choices, leaves, read_config
+from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
+from meru.evaluation.suite import Subject
+from meru.evaluation.suites import SUITES
 from meru.files import user_path
 from meru.reports.attention import save_figure
-from meru.reports.tables import write_json
+from meru.reports.tables import finite_figures, write_json
 from meru.runs.folder import require_data
-from meru.tasks.contract import Figures, Task
+from meru.tasks.contract import Figures
+from meru.tasks.data import load_for_suite
 from meru.tasks.kinds import task_of
 from meru.training.settings import allow_tf32
 
@@ -39,13 +44,13 @@ def evaluate_run(config: DictConfig) -> Figures:
     kind = task_of(trained)
     kind.check_question(config, name=run.name)
     device = distributed.start()
-    task = kind(trained, device=device)
-    task.require_images(config.split)
     pretrained.model.to(device)
     allow_tf32(trained.trainer.get("tf32", False), device=device)  # reproduces the figures of the run
-    title = f"{task.name_of(config.split)} of {run.name}"
     if config.suite:
-        return evaluate_suite(config, task, pretrained, title=title)
+        return evaluate_suite(config, trained, pretrained, name=run.name, folder=run, device=device)
+    task = kind(trained, device=device)
+    task.require_images(config.split)
+    title = f"{task.name_of(config.split)} of {run.name}"
     figures = task.evaluate(pretrained, split=config.split).figures
     if not figures:
         raise UserError(f"no image of {trained.data.root} decodes: restore the images")
@@ -56,12 +61,35 @@ def evaluate_run(config: DictConfig) -> Figures:
     return figures
 
 
-def evaluate_suite(config: DictConfig, task: Task, pretrained: Pretrained, *, title: str) -> Figures:
-    """Print the table of `suite`; write its figures and their plot to the run folder, or to `output`."""
-    suite = task.suites[config.suite]
-    figures = task.evaluate_suite(suite, pretrained, split=config.split, captions_per_image=config.captions_per_image)
+def evaluate_suite(
+    config: DictConfig,
+    trained: DictConfig,
+    pretrained: Pretrained,
+    *,
+    name: str,
+    folder: Path | None,
+    device: torch.device,
+) -> Figures:
+    """Print the table of `suite`; write its figures and their plot to the run folder, or to `output`.
+
+    Args:
+        config: A checked configuration of `configs/evaluate.yaml`.
+        trained: The configuration of the run with the section `data` to evaluate on.
+        pretrained: The model.
+        name: The model's, for the title.
+        folder: The run folder; None: without `output`, the table is printed only.
+        device: The model's.
+    """
+    suite, data_name = SUITES[config.suite], chosen_data(config)
+    data = load_for_suite(trained, suite.needs, suite=config.suite)
+    subject = Subject(_with_squash(pretrained, trained), data, trained.data, config, device)
+    figures = finite_figures(suite.evaluate(subject))
+    title = f"{subject.split} split of {f'{data_name}, ' if data_name else ''}{name}"
     log.info("%s", suite.table(figures, title))
-    output = user_path(config.output or Path(config.run) / f"{config.suite}.json")
+    if not config.output and folder is None:
+        return figures
+    file = f"{config.suite}_{data_name}.json" if data_name else f"{config.suite}.json"
+    output = user_path(config.output or folder / file)
     write_json(output, figures)
     save_figure(suite.picture(figures, title), output.with_suffix(".png"))
     log.info("figures: %s and %s", output, output.with_suffix(".png").name)
@@ -75,10 +103,7 @@ def evaluated_config(config: DictConfig, run: Path) -> DictConfig:
         UserError: if the folder is not a run folder, its data are missing, or their loader is not permitted.
     """
     trained = read_config(run)
-    if config.root:
-        change(trained, "data.root", str(user_path(config.root)))
-    for key, value in leaves(OmegaConf.to_container(config.data, resolve=True)):
-        change(trained, f"data.{key}", value)
+    take_data(config, trained)
     check_targets(trained, source="the command line")
     absolute_paths(trained)
     require_data(trained, key="root")
@@ -86,6 +111,33 @@ def evaluated_config(config: DictConfig, run: Path) -> DictConfig:
         trained.evaluation[key] = config[key]
     trained.data.workers = config.workers
     return trained
+
+
+def take_data(config: DictConfig, trained: DictConfig) -> None:
+    """Replace the section `data` of a run by the file of configs/data that was chosen, or change its keys, in place."""
+    if chosen_data(config):
+        trained.data = OmegaConf.create(OmegaConf.to_container(config.data, resolve=False))
+    else:
+        for key, value in leaves(OmegaConf.to_container(config.data, resolve=True)):
+            change(trained, f"data.{key}", value)
+    if config.root:
+        change(trained, "data.root", str(user_path(config.root)))
+
+
+def chosen_data(config: DictConfig) -> str | None:
+    """The name of the file of configs/data whose section replaces that of the run; None: the run's own."""
+    whole = "on_error" in config.data and "timeout" in config.data  # of every file in configs/data
+    return choices().get("data") if whole else None
+
+
+def _with_squash(pretrained: Pretrained, trained: DictConfig) -> Pretrained:
+    """The same with the transform that the data want: other data than the run's may need all of the image."""
+    transforms = pretrained.transforms
+    before, squash = transforms.evaluation, trained.data.squash
+    if before.squash == squash:
+        return pretrained
+    evaluation = EvaluationTransform(before.image_size, squash=squash)
+    return pretrained._replace(transforms=transforms._replace(evaluation=evaluation))
 
 
 def check_output(config: DictConfig) -> None:

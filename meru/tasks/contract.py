@@ -7,12 +7,11 @@ and does not depend on captions or on classes to discover.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -40,28 +39,11 @@ class Findings(NamedTuple):
     details: Any = None
 
 
-class Suite(NamedTuple):
-    """An evaluation that replaces the usual figures: `scripts/evaluate.py suite=<name>`.
-
-    Attributes:
-        evaluate: `(model, batches, *, captions, tokenizer, device, class_kind, captions_per_image)` → figures.
-            `batches(change)` loads the images of the split in order and applies `change` to each first, uint8
-            `(3, H, W)` → uint8 `(3, H', W')`; None: no change. For the other arguments see `evaluate_robustness`.
-        table: Formats figures and a title as text.
-        picture: Plots figures with a title.
-    """
-
-    evaluate: Callable[..., Figures]
-    table: Callable[[Figures, str], str]
-    picture: Callable[[Figures, str], Figure]
-
-
 class Task(ABC):
     """One kind of training, with the data of one run. A run calls the methods in the order in which they are defined.
 
     Attributes:
         validates: Whether a validation split may select the weights; otherwise the last weights are used.
-        suites: Evaluations by their name for `suite=`.
         config: The run's configuration.
         device: Device of this process.
         data: Has `train`, the training images, and `paths()`, the image files of each split.
@@ -71,7 +53,6 @@ class Task(ABC):
     """
 
     validates: ClassVar[bool] = False
-    suites: ClassVar[Mapping[str, Suite]] = {}
 
     def __init__(self, config: DictConfig, *, device: torch.device):
         self.config = config
@@ -169,12 +150,6 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, pretrained: Pretrained, *, split: str | None = None) -> Findings:
         """Compute all figures of a model on a split; None: on the images of the evaluation at the end of a run."""
-
-    def evaluate_suite(
-        self, suite: Suite, pretrained: Pretrained, *, split: str | None, captions_per_image: int | None
-    ) -> Figures:
-        """Compute the figures of one of `suites` on a split."""
-        raise NotImplementedError  # never called without suites
 
     @abstractmethod
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
@@ -10,9 +11,11 @@ from omegaconf import DictConfig
 
 from meru import distributed
 from meru.configuration.facts import require_loader
+from meru.configuration.targets import files_of
 from meru.data.discovery.splits import DiscoveryData, validation_data
 from meru.data.records import ImageTextData
 from meru.errors import UserError
+from meru.evaluation.suite import Need
 
 
 def load_data(config: DictConfig) -> ImageTextData:
@@ -28,6 +31,25 @@ def load_discovery_data(config: DictConfig) -> DiscoveryData:
     if config.discovery.get("validation"):  # missing in configurations of older runs
         data = validation_data(data)
     return data.grouped(config.data.families)
+
+
+def load_for_suite(config: DictConfig, need: Need, *, suite: str) -> Any:
+    """Load the kind of data that a suite needs.
+
+    Args:
+        config: A training configuration, with the section `data` to evaluate on.
+        need: Of `meru.evaluation.suite`.
+        suite: The suite's name, for the message.
+
+    Raises:
+        UserError: if the section has no such data; the message names files of configs/data that have.
+    """
+    if need.key not in config.data:
+        key = f"data.{need.key}._target_"
+        known = [file.name for file in files_of("data") if key in file.keys]
+        some = f"such as data={', data='.join(known[:5])}" if known else "of your own"
+        raise UserError(f"suite={suite} needs {need.what}, which these data do not have: choose others, {some}")
+    return _loaded(config.data[need.key], need.kind, key=f"data.{need.key}")
 
 
 def _loaded(section: DictConfig, kind: type, *, key: str):

@@ -25,6 +25,7 @@ from meru.evaluation.classes import (
     read_features,
     save_trees,
 )
+from meru.evaluation.suites import SUITES
 from meru.metrics.clustering import estimate_num_classes
 from meru.optional_part import optional
 from meru.reports.tables import finite_figures
@@ -138,7 +139,7 @@ class Discovery(Task):
     @classmethod
     def check_question(cls, asked: DictConfig, *, name: str) -> None:
         for key, wants in (("suite", "captions"), ("captions_per_image", "captions"), ("templates", "prompts")):
-            if asked[key]:
+            if asked[key] and (key != "suite" or SUITES[asked.suite].reads_text):
                 raise UserError(
                     f"{key}={asked[key]}: {name} is a run of category discovery, without {wants}; leave the key out"
                 )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Compose
 
 from meru.assemble import Pretrained
 from meru.configuration.facts import validation_figures
@@ -27,15 +26,12 @@ from meru.data.sampling import BatchPlan
 from meru.encoders.run_weights import brings_scales
 from meru.errors import UserError
 from meru.evaluation.examples import evenly_spread, retrieved_images, save_attention
-from meru.evaluation.geometry import evaluate_geometry
 from meru.evaluation.image_text import evaluate_image_text
 from meru.evaluation.pointing import pointing_game
-from meru.evaluation.robustness import Degradation, evaluate_robustness, format_robustness, robustness_figure
 from meru.optional_part import optional
-from meru.reports.geometry import format_geometry, geometry_figure
 from meru.reports.tables import finite_figures, format_table
 from meru.run_layout import ATTENTION
-from meru.tasks.contract import Figures, Findings, Suite, Task
+from meru.tasks.contract import Figures, Findings, Task
 from meru.tasks.data import load_data
 from meru.training.initial_radius import start_at_initial_radius
 from meru.training.loggers import NoLogger
@@ -49,10 +45,6 @@ class ImageText(Task):
     """Image–text runs; the validation split selects the weights, and the test split is used once."""
 
     validates = True
-    suites: ClassVar[Mapping[str, Suite]] = {
-        "geometry": Suite(evaluate_geometry, format_geometry, geometry_figure),
-        "robustness": Suite(evaluate_robustness, format_robustness, robustness_figure),
-    }
     data: ImageTextData
 
     def load_data(self) -> ImageTextData:
@@ -210,21 +202,6 @@ class ImageText(Task):
             )
         return finite_figures(figures)
 
-    def evaluate_suite(
-        self, suite: Suite, pretrained: Pretrained, *, split: str | None, captions_per_image: int | None
-    ) -> Figures:
-        records = self.records(split)
-        figures = suite.evaluate(
-            pretrained.model,
-            partial(self.degraded_images, records, pretrained),
-            captions=[record.captions for record in records],
-            tokenizer=pretrained.tokenizer.batch,
-            device=self.device,
-            class_kind=self.data.class_kind,
-            captions_per_image=captions_per_image,
-        )
-        return finite_figures(figures)
-
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
         """Format retrieval and classification, and the pointing game if the model trains word attention."""
         return format_table(figures, title, pointing=model.has_word_attention)
@@ -263,13 +240,3 @@ class ImageText(Task):
             batch_size=self.config.evaluation.batch_size,
             **self.reading(),
         )
-
-    def degraded_images(
-        self, records: Sequence[ImageRecord], pretrained: Pretrained, degradation: Degradation | None
-    ) -> DataLoader:
-        """Load the same images with a degradation applied first; None: unchanged."""
-        log.info("images, %s", degradation or "unchanged")
-        transforms = pretrained.transforms
-        if degradation:
-            transforms = transforms._replace(evaluation=Compose([degradation, transforms.evaluation]))
-        return self.images_of(records, pretrained._replace(transforms=transforms))

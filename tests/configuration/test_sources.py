@@ -20,6 +20,7 @@ from meru.data.augmentation import INTERPOLATIONS, augmentation_pool
 from meru.data.datasets.person_search import LAYOUTS
 from meru.data.discovery.loading import SAMPLERS
 from meru.data.parts import CropParts
+from meru.evaluation.suites import SUITES
 from meru.files import PROJECT
 from meru.geometry.spaces import SPACES
 from meru.layers.bidirectional_attention import ACTIVATIONS
@@ -27,7 +28,6 @@ from meru.losses.contrastive import POSITIVES
 from meru.losses.hypgcd import ANCESTORS
 from meru.losses.interaction import SCOPES
 from meru.losses.semantic_margin import MARGIN_SOURCES
-from meru.tasks.image_text import ImageText
 from meru.training.settings import TrainerSettings
 
 
@@ -45,7 +45,7 @@ from meru.training.settings import TrainerSettings
         ("data.image_augmentation.interpolation", INTERPOLATIONS),
         ("data.image_augmentation.pool", augmentation_pool(8)),
         ("parts.crops", CropParts.KINDS),
-        ("suite", ImageText.suites),
+        ("suite", SUITES),
     ],
 )
 def test_choices_are_those_that_the_code_has(key, words):
