@@ -34,13 +34,12 @@ from meru.data.datasets.caption_lists import CaptionLists
 from meru.data.records import ImageRecord
 from meru.errors import UserError
 from meru.evaluation.image_text import embed_captions, embed_images
-from meru.evaluation.suite import Need, Subject
+from meru.evaluation.suite import Subject
 from meru.metrics.entailment import order_correlation, pair_metrics, retrieval_by_level
 from meru.reports.attention import printable
 from meru.reports.bars import draw_bars
 from meru.reports.tables import format_rows
 
-LISTS = Need("load", CaptionLists, "captions from coarse to fine, such as data=hierarcaps")
 NEGATIVES = 100  # negative pairs of an image
 CHUNK = 8192  # pairs scored at a time
 ROWS = {"cone, 1 − 2θ/π ≥ 0": "clamped", "cone, ω − θ": "margin", "similarity": "similarity"}
@@ -52,8 +51,13 @@ def evaluate_entailment(subject: Subject) -> dict[str, float | None]:
     """The figures above.
 
     Raises:
-        UserError: if all images that decode have the same captions, so that there is no negative pair.
+        UserError: if the captions of the data are in no order, or all images have the same ones: no negative pairs.
     """
+    if not isinstance(subject.data, CaptionLists):
+        raise UserError(
+            "suite=entailment needs captions from coarse to fine, and these data have none: choose data=hierarcaps, "
+            "which also reads a table of your own (data.path and data.images)"
+        )
     model, device = subject.model, subject.device
     records = subject.records()
     images = embed_images(model, subject.batches_of(records), device=device)

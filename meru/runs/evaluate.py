@@ -84,7 +84,8 @@ def evaluate_suite(
     data = load_for_suite(trained, suite.needs, suite=config.suite)
     subject = Subject(_with_squash(pretrained, trained), data, trained.data, config, device)
     figures = finite_figures(suite.evaluate(subject))
-    title = f"{subject.split} split of {f'{data_name}, ' if data_name else ''}{name}"
+    images = f"{config.split} split" if config.split else suite.images
+    title = f"{images} of {f'{data_name}, ' if data_name else ''}{name}"
     log.info("%s", suite.table(figures, title))
     if not config.output and folder is None:
         return figures

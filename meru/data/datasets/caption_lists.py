@@ -41,7 +41,7 @@ class CaptionLists(ImageTextData):
 
 def load_caption_lists(
     *, root: str | Path, path: str | Path | None = None, images: str | Path | None = None
-) -> CaptionLists:
+) -> ImageTextData:
     """Read the lists, without decoding any image.
 
     Args:
@@ -54,7 +54,7 @@ def load_caption_lists(
             or the folder of the table.
 
     Returns:
-        A test split, a record a row; rows of one image have one `class_index`.
+        `CaptionLists`: a test split, a record a row; rows of one image have one `class_index`.
 
     Raises:
         UserError: for a missing file or column, a row without captions, or an image that is missing; it says where.
