@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meru.data.discovery.splits import DiscoverySplit
+from meru.encoders.image import encode_image
 from meru.errors import UserError
 from meru.evaluation.suite import Subject
 from meru.metrics.clustering import kmeans
@@ -47,16 +48,30 @@ def evaluate_discovery(subject: Subject) -> dict[str, float | None]:
     clusters, found = len(data.class_names), len(read["label"])
     if found < clusters:
         raise UserError(f"suite=discovery: {found} images cannot be grouped into the {clusters} classes of the data")
-    predictions = {
-        "kmeans": kmeans(read["features"], clusters),
-        "kmeans_embedded": kmeans(read["embeddings"], clusters),
-        **({"classifier": read["prediction"]} if "prediction" in read else {}),
-    }
+    predictions = {"kmeans": kmeans(read["features"], clusters)}
+    if not torch.equal(read["features"], read["embeddings"]):  # equal for a tower alone
+        predictions["kmeans_embedded"] = kmeans(read["embeddings"], clusters)
+    if "prediction" in read:
+        predictions["classifier"] = read["prediction"]
     figures: dict[str, float | None] = {"true_num_classes": float(clusters)}
     for name, predicted in predictions.items():
         for key, figure in discovery_metrics(predicted, read["label"], data.num_old).items():
             figures[f"{name}{key.removeprefix('discovery')}"] = figure
     return figures
+
+
+def tower_features(model: nn.Module, images: Tensor) -> Tensor:
+    """The pooled output of the image tower, before any projection, `(B, W)`, float32.
+
+    Args:
+        model: An image–text model, one of category discovery, or an image tower alone.
+        images: uint8 `(B, 3, S, S)`, on the model's device.
+    """
+    if hasattr(model, "features"):  # category discovery
+        return model.features(images)
+    if hasattr(model, "visual_proj"):  # image–text
+        return encode_image(model.visual, model.normalise(images))[0].float()
+    return model.image_features(images)
 
 
 def read_embeddings(subject: Subject, split: DiscoverySplit) -> dict[str, Tensor]:
@@ -74,7 +89,7 @@ def read_embeddings(subject: Subject, split: DiscoverySplit) -> dict[str, Tensor
         if not len(batch["image"]):
             continue
         images = batch["image"].to(subject.device, non_blocking=True)
-        features = model.features(images)
+        features = tower_features(model, images)
         found = {
             "features": F.normalize(features, dim=-1),
             "embeddings": F.normalize(model.embed_image(images), dim=-1),

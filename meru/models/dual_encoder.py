@@ -146,10 +146,6 @@ class DualEncoder(nn.Module):
         return self.space.lift(features)
 
     # ---------------------------------------------------------------------------------------------- features
-    def features(self, images: Tensor) -> Tensor:
-        """The image tower's features `(B, W)`, float32, before the projection."""
-        return self._encoded(images)[0].float()
-
     def image_features(self, images: Tensor) -> Tensor:
         """Projected features `(B, D)`, float32, before they are mapped into the space."""
         return self.visual_proj(self._encoded(images)[0]).float()
