@@ -1,4 +1,4 @@
-"""Figures of several runs on several data sets, "trained on A, tested on B": `scripts/compare.py --transfer <suite>`."""
+"""Tables of runs on several data sets, "trained on A, tested on B": `scripts/compare.py --transfer <suite>`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from meru.runs.comparison import read_configuration, read_figures
 # The figures of each suite that the tables show, by their names.
 FIGURES_OF = {
     "persons": {
-        "R@1": "text_to_image/identity/recall@1",
-        "mAP": "text_to_image/identity/mean_average_precision",
+        "text → image, R@1": "text_to_image/identity/recall@1",
+        "text → image, mAP": "text_to_image/identity/mean_average_precision",
     },
-    "retrieval": {"text → image R@1": "text_to_image/image/recall@1", "image → text R@1": "image_to_text/image/recall@1"},
-    "discovery": {"All": "kmeans/all/accuracy", "New": "kmeans/new/accuracy"},
+    "retrieval": {
+        "text → image, R@1": "text_to_image/image/recall@1",
+        "image → text, R@1": "image_to_text/image/recall@1",
+    },
+    "discovery": {"k-means, All": "kmeans/all/accuracy", "k-means, New": "kmeans/new/accuracy"},
     "zero_shot": {"mean of classes": "zero_shot/class_mean/accuracy@1", "top-1": "zero_shot/accuracy@1"},
     "linear_probe": {"mean of classes": "linear_probe/class_mean/accuracy@1", "top-1": "linear_probe/accuracy@1"},
 }
 
 
 def transfer_tables(paths: Sequence[Path], suite: str) -> str:
-    """A Markdown table per figure: a row per data set and method of training, a column per data set of the test.
+    """A Markdown table per figure: a row per training configuration, a column per data set of the test; in percent.
 
     Read are the files `<suite>_<data>.json` in the run folders, as `scripts/evaluate.py suite=<suite> data=<data>`
     writes them, and `<suite>.json`, of the run's own data. Runs that differ only in the seed share a row, with mean ±
@@ -34,13 +37,11 @@ def transfer_tables(paths: Sequence[Path], suite: str) -> str:
 
     Args:
         paths: Run folders; others are left out.
-        suite: The suite whose figures are compared.
+        suite: One of `FIGURES_OF`.
 
     Raises:
-        UserError: if there is no run folder, a run has no such file, or the suite has no figures to compare.
+        UserError: if there is no run folder, or a run has no such file or an unreadable one.
     """
-    if suite not in FIGURES_OF:
-        raise UserError(f"--transfer {suite}: there are tables of {', '.join(FIGURES_OF)}")
     runs = [path for path in paths if (path / CONFIG).is_file()]
     if not runs:
         raise UserError(f"{paths[0]} is not a run folder: {paths[0] / CONFIG} is missing")
@@ -59,7 +60,7 @@ def transfer_tables(paths: Sequence[Path], suite: str) -> str:
         lines = []
         for configuration in order:
             found = [[figures.get(name) for figures in rows[configuration].get(each, [])] for each in tested]
-            cells = [cell(each, share=is_share(name)) if each else "–" for each in found]
+            cells = [cell(each, share=is_share(name)) for each in found]
             title, trained_on = names[configuration]
             lines.append([title, trained_on, *cells])
         tables.append(f"{label}\n\n{markdown_table(['run', 'trained on', *tested], lines)}")
