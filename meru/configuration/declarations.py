@@ -35,6 +35,8 @@ TEMPLATES = ListOf(Template(), '["a photo of a {}."]', least=1, most=10_000)
 RGB = ListOf(Number(-10, 10), "[0.5,0.5,0.5]", least=3, most=3)
 RGB_SPREAD = ListOf(Number(0, 10, above=True), "[0.5,0.5,0.5]", least=3, most=3)
 TEXTS = ListOf(Text(), '["one","2"]')
+NAMES = Either((TEXTS, FILE))
+PROPER_SHARE = Number(0, 1, above=True, below=True)
 TEMPERATURE = Number(0, 1000, above=True)
 
 _GENERAL = {
@@ -83,19 +85,23 @@ _SOURCE = {
     "identities": fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),
     "images_per_identity": fixed(Whole(1, 10_000), "images", "synthetic images of each person"),
     "download": Key(Flag(), meaning="download the data to root if they are missing"),
-    "old_classes": fixed(TEXTS, meaning="class folders that are old", null=True),
-    "labelled_fraction": fixed(Number(0, 1, above=True, below=True), "share", "labelled images of old classes"),
+    "old_classes": fixed(NAMES, meaning="class folders that are old", null=True),
+    "old_share": fixed(PROPER_SHARE, "share", "classes that are old", null=True),
+    "labelled_files": fixed(FILE, meaning="list of the labelled images", null=True),
+    "unlabelled": fixed(FOLDER, meaning="folder of images whose classes are not known", null=True),
+    "labelled_fraction": fixed(Number(0, 1, above=True), "share", "labelled images of old classes", null=True),
     "split_seed": fixed(SEED, meaning="which images are labelled"),
 }
-# Of data=pairs; its loader takes the same ones.
+# Of data=pairs and data=person_list; their loaders take the same ones.
 _PAIRS = {
-    "path": Key(PLACE, null=True),
+    "path": Key(PLACE),
     "images": Key(FOLDER, null=True),
     "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
     "columns": fixed(Section()),
     "columns.image": fixed(Text("the name of a column"), null=True),
     "columns.caption": fixed(Either((Text("the name of a column"), TEXTS)), null=True),
     "columns.class": fixed(Text("the name of a column"), null=True),
+    "columns.identity": fixed(Text("the name of a column"), null=True),
     "columns.split": fixed(Text("the name of a column"), null=True),
     "columns.boxes": fixed(Text("the name of a column"), null=True),
     "box_format": fixed(Choice(("xywh", "xyxy"))),
@@ -137,8 +143,11 @@ _DATA = {
     "monitor": Key(Text("a figure of the validation split"), null=True),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
-    "old_classes": fixed(TEXTS, null=True),
-    "labelled_fraction": fixed(Number(0, 1, above=True, below=True), "share"),
+    "old_classes": fixed(NAMES, null=True),
+    "old_share": fixed(PROPER_SHARE, "share", null=True),
+    "labelled_files": fixed(FILE, null=True),
+    "unlabelled": fixed(FOLDER, null=True),
+    "labelled_fraction": fixed(Number(0, 1, above=True), "share", null=True),
     "download": Key(Flag()),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},

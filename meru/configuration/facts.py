@@ -11,7 +11,9 @@ from meru.errors import UserError
 RANKING = ("recall@1", "recall@5", "recall@10", "mean_average_precision", "mean_inverse_negative_penalty")
 DIRECTIONS = ("text_to_image", "image_to_text")
 LEAST_RATE_FROM_SCRATCH = 1e-4  # lower rates are too low to train towers from scratch
-PERSONS = ("meru.data.datasets.person_search.", "meru.data.synthetic.pedestrians.load.")
+PERSONS = (
+    "meru.data.datasets.person_search.", "meru.data.datasets.person_list.", "meru.data.synthetic.pedestrians.load.",
+)  # fmt: skip
 
 
 def validation_figures(*, kind: str, pointing: bool = True) -> tuple[str, ...]:

@@ -14,12 +14,15 @@ from meru.files import os_error_message
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_text(path: str | Path, *, encoding: str | None = None) -> str:
+def read_text(
+    path: str | Path, *, encoding: str | None = None, advice: str = "convert it to UTF-8, or restore the file"
+) -> str:
     """The text of a file; line ends become LF.
 
     Args:
         path: The file.
         encoding: Python's name of its encoding; None: UTF-8, or UTF-16 with a byte order mark.
+        advice: What to do if it is in another encoding.
 
     Raises:
         UserError: if the file is missing, not an ordinary file, or in another encoding; the message names it.
@@ -39,8 +42,7 @@ def read_text(path: str | Path, *, encoding: str | None = None) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not {encoding.removesuffix('-sig').upper()} (byte {error.start}): convert it to UTF-8, or "
-            "restore the file"
+            f"{path} is not {encoding.removesuffix('-sig').upper()} (byte {error.start}): {advice}"
         ) from None
     if "\0" in text:
         raise UserError(f"{path} is not UTF-8 but UTF-16 without a byte order mark, or not text: convert it to UTF-8")

@@ -57,5 +57,6 @@ def _region(value: object, where: str, box_format: str) -> Region:
     if box_format == "xyxy":
         width, height = width - x, height - y
     if width <= 0 or height <= 0:
-        raise UserError(f"{where}: the box {box} has no area; data.box_format={box_format}, choose {' or '.join(FORMATS)}")
+        others = " or ".join(FORMATS)
+        raise UserError(f"{where}: the box {box} has no area with data.box_format={box_format}; choose {others}")
     return Region((float(x), float(y), float(width), float(height)), " ".join(phrase.split()))

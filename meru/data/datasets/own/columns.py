@@ -72,8 +72,18 @@ def chosen_columns(names: Sequence[str], asked: Mapping, *, path: Path) -> Colum
     return Columns(one["image"], found["caption"], one["class"], one["split"], one["boxes"])
 
 
+def usual_column(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    """The column with the first of the usual names, in any case, with spaces or dashes; None if there is none."""
+    plain = {_plain(name): name for name in reversed(names)}
+    return next((plain[name] for name in usual if name in plain), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
 def _usual(names: Sequence[str], what: str) -> tuple[str, ...]:
-    plain = {name: re.sub(r"[\s-]+", "_", name.strip().lower()) for name in names}
+    plain = {name: _plain(name) for name in names}
     for usual in USUAL[what]:
         if exact := [name for name in names if plain[name] == usual]:
             return (exact[0],)

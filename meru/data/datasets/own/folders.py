@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from meru.data.datasets.generic import IMAGE_ENDINGS
-from meru.data.datasets.own.rows import Row
+from meru.data.datasets.own.rows import ENCODING, Row
 from meru.data.datasets.own.splits import SPLIT_NAMES
 from meru.data.folders import folded, is_clutter
 from meru.data.texts import read_text
 from meru.errors import UserError
+
+log = logging.getLogger("meru")
 
 NEEDS_CAPTIONS = "write captions into a text file of the same name beside each image, one a line"
 
@@ -23,13 +26,14 @@ def images_in(folder: Path) -> list[str]:
     Raises:
         UserError: if there are none.
     """
-    found = sorted(inner for inner in _files_in(folder) if inner.lower().endswith(IMAGE_ENDINGS))
+    found = sorted(inner for inner in files_in(folder) if inner.lower().endswith(IMAGE_ENDINGS))
     if not found:
         raise UserError(f"{folder} holds no images: give a folder of images, or a table that lists them")
     return found
 
 
-def _files_in(folder: Path) -> Iterator[str]:
+def files_in(folder: Path) -> Iterator[str]:
+    """Paths of all files below a folder, inside it, without clutter; symbolic links are followed."""
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         found = os.stat(place)
@@ -58,18 +62,20 @@ def text_file_rows(folder: Path, images: list[str], *, encoding: str | None) -> 
     """Images with a text file of the same name beside each, one caption a line.
 
     Raises:
-        UserError: for images without a text file (the message counts them), text files without an image, and empty ones.
+        UserError: for images without a text file (the message counts them), and for empty ones.
     """
-    texts = {folded(os.path.splitext(inner)[0]): inner for inner in _files_in(folder) if inner.lower().endswith(".txt")}
+    texts = {folded(os.path.splitext(inner)[0]): inner for inner in files_in(folder) if inner.lower().endswith(".txt")}
     found = {inner: texts.get(folded(os.path.splitext(inner)[0])) for inner in images}
     if absent := [inner for inner, text in found.items() if text is None]:
         raise UserError(
             f"{len(absent)} of {len(images)} images have no text file beside them, the first is "
             f"{folder / absent[0]}: {NEEDS_CAPTIONS}"
         )
+    if spare := sorted(set(texts.values()) - set(found.values())):
+        log.warning("%s: %d text files have no image beside them, the first is %s", folder, len(spare), spare[0])
     splits, rows = divided_by_folders(images), []
     for inner, text in found.items():
-        lines = read_text(folder / text, encoding=encoding).split("\n")
+        lines = read_text(folder / text, encoding=encoding, advice=ENCODING).split("\n")
         captions = tuple(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
         if not captions:
             raise UserError(f"{folder / text} is empty: write one caption a line")
@@ -81,7 +87,7 @@ def text_file_rows(folder: Path, images: list[str], *, encoding: str | None) -> 
 def has_text_files(folder: Path, images: list[str]) -> bool:
     """Whether an image has a text file of the same name beside it."""
     stems = {folded(os.path.splitext(inner)[0]) for inner in images}
-    return any(folded(inner[:-4]) in stems for inner in _files_in(folder) if inner.lower().endswith(".txt"))
+    return any(folded(inner[:-4]) in stems for inner in files_in(folder) if inner.lower().endswith(".txt"))
 
 
 def class_folder_rows(folder: Path, images: list[str]) -> list[Row]:
@@ -125,8 +131,8 @@ def file_name_rows(folder: Path, images: list[str]) -> list[Row]:
         )
     if len(images) > 1 and len(set(words.values())) == 1:
         raise UserError(
-            f"{folder}: all {len(images)} file names say '{words[images[0]]}': name the images after what they show, or "
-            f"{NEEDS_CAPTIONS}"
+            f"{folder}: all {len(images)} file names say '{words[images[0]]}': name the images after what they show, "
+            f"or {NEEDS_CAPTIONS}"
         )
     splits, classes = divided_by_folders(images), len(set(words.values())) < len(images)
     return [
@@ -142,11 +148,11 @@ def file_name_rows(folder: Path, images: list[str]) -> list[Row]:
 
 
 def described(stem: str) -> str:
-    """The words of a file name without digits, in lower case: "Black_footed-Albatross 01" → "black footed albatross"."""
+    """The words of a file name without digits, in lower case: "Black_footed-Tern 01" → "black footed tern"."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
     return " ".join(re.sub(r"[\W\d_]+", " ", spaced).lower().split())
 
 
 def plain_class(name: str) -> str:
-    """A class's name in plain words: "001.Black_footed_Albatross" → "Black footed Albatross"."""
-    return " ".join(re.sub(r"^\d+[.\-_ ]+(?=\D)", "", name).replace("_", " ").split()) or name
+    """A class's name in plain words, without a number: "001.Black_footed_Tern" → "Black footed Tern"."""
+    return " ".join(re.sub(r"^(\d+\.|n\d{8}-)", "", name).replace("_", " ").split()) or name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -72,6 +71,8 @@ def load_pairs(
     source = user_path(path)
     _check(source, kind, box_format, encoding)
     kind = kind or _guessed(source)
+    if kind not in OF_FILES and (images is not None or any((columns or {}).values())):
+        raise UserError(f"data.images and data.columns are for tables, but data.path={source} is a folder of images")
     root = user_path(images) if images is not None else source if source.is_dir() else source.parent
     if kind == "table":
         rows = _tables(source, columns=columns or {}, box_format=box_format, encoding=encoding)
@@ -92,9 +93,9 @@ def _check(source: Path, kind: str | None, box_format: str, encoding: str | None
         raise UserError(f"data.box_format={box_format}: choose one of {', '.join(FORMATS)}")
     if encoding is not None:
         try:
-            codecs.lookup(encoding)
-        except LookupError:
-            raise UserError(f"data.encoding={encoding}: Python knows no such encoding; say, gb18030 or cp1252") from None
+            "a".encode(encoding)
+        except (LookupError, UnicodeError):
+            raise UserError(f"data.encoding={encoding}: unknown; give, for instance, gb18030 or cp1252") from None
     if not source.exists():
         raise UserError(f"data.path={source}: there is no such file or folder")
     if source.is_file() and kind not in (*OF_FILES, None):
@@ -131,7 +132,7 @@ def _folder(source: Path, kind: str, encoding: str | None) -> list[Row]:
 
 
 def _tables_in(folder: Path) -> dict[Path, str | None]:
-    """The tables of a folder with their splits: `metadata.…`, or one or more for each split, `train.csv`, `test.csv`."""
+    """The tables of a folder with their splits: `metadata.…`, or some for each split, `train.csv` and `test.csv`."""
     found = sorted(each for each in folder.iterdir() if each.suffix.lower() in ENDINGS and each.is_file())
     if metadata := [each for each in found if each.stem.lower() == "metadata"]:
         return {metadata[0]: None}
@@ -147,7 +148,7 @@ def _tables_in(folder: Path) -> dict[Path, str | None]:
 def _tables(source: Path, *, columns: Mapping, box_format: str, encoding: str | None) -> list[Row]:
     tables = {source: None} if source.is_file() else _tables_in(source)
     if not tables:
-        raise UserError(f"data.kind=table: {source} holds neither a table metadata.csv nor train.csv; name the table itself")
+        raise UserError(f"data.kind=table: {source} has neither metadata.csv nor train.csv: set data.path to a table")
     rows = []
     for path, split in tables.items():
         of_table, used = table_rows(path, columns=columns, split=split, box_format=box_format, encoding=encoding)

@@ -16,6 +16,7 @@ from meru.errors import UserError
 
 log = logging.getLogger("meru")
 
+ENCODING = "set data.encoding to its encoding, such as gb18030 or cp1252, or convert it to UTF-8"
 PLACES = ("images", "Images", "imgs")  # folders inside the image root that paths often leave out
 
 

@@ -37,11 +37,8 @@ def divide(
     Raises:
         UserError: for an unknown name of a split, or no training images.
     """
-    given = [_split(entry) for entry in entries]
+    given = given_splits(entries)
     if any(given):
-        if None in given:
-            first = entries[given.index(None)].first
-            raise UserError(f"{first.where}: this image has no split, while others have: give train, validation or test")
         splits = {split: [e for e, s in zip(entries, given, strict=True) if s == split] for split in SPLITS}
         how = "given"
     else:
@@ -58,6 +55,19 @@ def divide(
     counts = ", ".join(f"{len(splits[split])} {split}" for split in SPLITS)
     log.info("splits (%s): %s", how, counts + _of_classes(splits))
     return splits
+
+
+def given_splits(entries: Sequence[Entry]) -> list[str | None]:
+    """The split of each image as given, one of `SPLITS`; None for all images if none has one.
+
+    Raises:
+        UserError: for an unknown name of a split, and if only some images have one.
+    """
+    given = [_split(entry) for entry in entries]
+    if any(given) and None in given:
+        where = entries[given.index(None)].first.where
+        raise UserError(f"{where}: this image has no split, while others have: give train, validation or test")
+    return given
 
 
 def _split(entry: Entry) -> str | None:
@@ -88,7 +98,7 @@ def cut(entries: Sequence[Entry], fraction: float, *, seed: int, purpose: str) -
     """Set a share of the images aside, of each class in proportion: the rest and those set aside, both in order.
 
     At least one image is set aside, unless `fraction` is 0 or there is only one; classes with one image keep it.
-    The choice within a class is by a hash of seed and file name, so it does not depend on the order of the list.
+    The choice within a class is by a hash of seed and listed path, so it does not depend on the order of the list.
     """
     groups = _alike(entries)  # each is one candidate
     by_class: dict[str | None, list[list[int]]] = defaultdict(list)
@@ -96,8 +106,8 @@ def cut(entries: Sequence[Entry], fraction: float, *, seed: int, purpose: str) -
         by_class[entries[group[0]].class_name].append(group)
 
     def rank(group: list[int]) -> bytes:
-        path = entries[group[0]].path
-        return hashlib.sha256(f"{seed}/{purpose}/{path.parent.name}/{path.name}".encode(errors="replace")).digest()
+        name = entries[group[0]].first.image.replace("\\", "/")
+        return hashlib.sha256(f"{seed}/{purpose}/{name}".encode(errors="replace")).digest()
 
     wanted = {name: fraction * len(members) for name, members in by_class.items()}
     quota = {name: min(math.floor(wanted[name]), len(members) - 1) for name, members in by_class.items()}
@@ -107,7 +117,8 @@ def cut(entries: Sequence[Entry], fraction: float, *, seed: int, purpose: str) -
     for name in by_remainder:
         if sum(quota.values()) < total and quota[name] < len(by_class[name]) - 1:
             quota[name] += 1
-    chosen = {index for name in by_class for group in sorted(by_class[name], key=rank)[: quota[name]] for index in group}
+    taken = [group for name, members in by_class.items() for group in sorted(members, key=rank)[: quota[name]]]
+    chosen = {index for group in taken for index in group}
     aside = [entry for index, entry in enumerate(entries) if index in chosen]
     return [entry for index, entry in enumerate(entries) if index not in chosen], aside
 

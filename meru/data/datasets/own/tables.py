@@ -9,13 +9,16 @@ import json
 import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from meru.data.datasets.own.boxes import regions
 from meru.data.datasets.own.columns import Columns, chosen_columns
-from meru.data.datasets.own.rows import Row, image_names, label, sentences
+from meru.data.datasets.own.rows import ENCODING, Row, image_names, label, sentences
 from meru.data.texts import read_json, read_text
 from meru.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 TEXT_ENDINGS, LINES, LIST, PARQUET = (".csv", ".tsv", ".txt", ".psv"), (".jsonl", ".ndjson"), ".json", ".parquet"
 ENDINGS = (*TEXT_ENDINGS, *LINES, LIST, PARQUET)
@@ -35,7 +38,13 @@ class Table(NamedTuple):
 
 
 def table_rows(
-    path: Path, *, columns: Mapping, split: str | None, box_format: str, encoding: str | None
+    path: Path,
+    *,
+    columns: Mapping,
+    split: str | None,
+    box_format: str,
+    encoding: str | None,
+    class_word: str = "class",
 ) -> tuple[list[Row], Columns]:
     """The rows of a table, and the columns that they were read from.
 
@@ -45,6 +54,7 @@ def table_rows(
         split: The split of all rows; None: that of the column.
         box_format: One of `meru.data.datasets.own.boxes.FORMATS`.
         encoding: Of a text file; None: UTF-8, or UTF-16 with a byte order mark.
+        class_word: What a class is, for messages.
 
     Raises:
         UserError: if the file cannot be read, lacks a column, has no rows, or for a bad cell.
@@ -62,7 +72,7 @@ def table_rows(
         known = {
             "where": where,
             "captions": captions,
-            "class_name": label(cells.get(used.class_name), where, what="class") if used.class_name else None,
+            "class_name": label(cells.get(used.class_name), where, what=class_word) if used.class_name else None,
             "split": given,
             "regions": regions(cells.get(used.boxes), where, box_format=box_format) if used.boxes else (),
         }
@@ -84,7 +94,7 @@ def read_table(path: Path, *, encoding: str | None = None) -> Table:
     if ending == LIST:
         return _objects(path, _json_list(path))
     if ending in TEXT_ENDINGS:
-        return _delimited(path, read_text(path, encoding=encoding))
+        return _delimited(path, read_text(path, encoding=encoding, advice=ENCODING))
     raise UserError(f"{path}: a table must end in {', '.join(ENDINGS)}; save it as CSV or JSON Lines")
 
 
@@ -144,7 +154,7 @@ def _listed(cell: str) -> object:
 
 
 def _json_lines(path: Path, encoding: str | None) -> Iterator[tuple[str, object]]:
-    for number, line in enumerate(read_text(path, encoding=encoding).split("\n"), start=1):
+    for number, line in enumerate(read_text(path, encoding=encoding, advice=ENCODING).split("\n"), start=1):
         if line.strip():
             try:
                 yield f"{path}, line {number}", json.loads(line)
@@ -186,9 +196,19 @@ def _parquet(path: Path) -> Table:
             f'{path}: Parquet needs pyarrow: run `pip install "meru-hyperbolic[data]"`, or save the table as CSV'
         ) from None
     try:
-        table = parquet.read_table(path)
+        schema = parquet.read_schema(path)
+        stored = [field.name for field in schema if _holds_bytes(field.type)]
+        table = parquet.read_table(path, columns=[name for name in schema.names if name not in stored])
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path} cannot be read as Parquet ({reason}): restore the file") from None
-    rows = [(f"{path}, row {number}", row) for number, row in enumerate(table.to_pylist(), start=1)]
-    return Table(tuple(table.column_names), rows)
+    images = {name: {"bytes": None} for name in stored}  # large, and refused as paths
+    rows = [(f"{path}, row {number}", {**row, **images}) for number, row in enumerate(table.to_pylist(), start=1)]
+    return Table(tuple(schema.names), rows)
+
+
+def _holds_bytes(kind: pyarrow.DataType) -> bool:
+    from pyarrow import types
+
+    inner = [kind.field(place).type for place in range(kind.num_fields)] if types.is_struct(kind) else [kind]
+    return any(types.is_binary(each) or types.is_large_binary(each) for each in inner)
