@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import meru
+from meru.data.datasets.cub import load_cub
 from meru.errors import UserError
 from meru.runs.evaluate import evaluate_run
 from meru.sources.opening import open_source
@@ -196,7 +197,27 @@ def test_a_checkpoint_in_hycoclips_format_evaluates_without_a_run(suite, compose
     words = ["workers=0", "data=cub", f"root={cub_folder}", f"output={tmp_path / 'figures.json'}"]
     figures = evaluate_run(compose(f"run={path}", *words, *([f"suite={suite}"] if suite else []), name="evaluate"))
     assert figures == json.loads((tmp_path / "figures.json").read_text())
-    assert figures["images"] == 6 if suite is None else "radius/image/mean" in figures
+    if suite is None:
+        assert figures["text_to_image/image/recall@1"] == pytest.approx(recall_by_hand(path, cub_folder))
+    else:
+        assert figures and all("/" in name for name in figures)
+
+
+def recall_by_hand(path, cub_folder):
+    """The share of captions of the test images whose own image is the nearest on the hyperboloid."""
+    weights = in_double(written(**HYPERBOLIC))
+    loaded, curvature = meru.load(path), weights["curv"].exp()
+    records = load_cub(root=cub_folder).test
+    images = torch.stack([loaded.transform(record.path) for record in records])
+    points = exponential_map(image_by_hand(weights, images), weights["visual_alpha"], weights["curv"])
+    hits = []
+    for index, record in enumerate(records):
+        for caption in record.captions:
+            text = text_by_hand(weights, loaded.tokenizer(caption))
+            text = exponential_map(text, weights["textual_alpha"], weights["curv"])
+            times = [(1 / curvature + each.square().sum(-1)).sqrt() for each in (text, points)]
+            hits.append((points @ text - times[0] * times[1]).argmax().item() == index)
+    return sum(hits) / len(hits)
 
 
 def test_a_checkpoint_says_nothing_of_data(compose, tmp_path):
