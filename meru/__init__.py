@@ -11,8 +11,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(run: str | Path) -> Pretrained:
-    """Load the finished model of a run folder with its tokenizer and image transforms; see `meru.assemble.load`."""
-    from meru.assemble import load  # imported here to keep `import meru` fast
+def load(source: str | Path) -> Pretrained:
+    """Load a model with its tokenizer and image transforms, in evaluation mode.
 
-    return load(run)
+    Args:
+        source: The folder of a finished run, or another source that `meru.sources.opening.open_source` lists.
+
+    Raises:
+        meru.errors.UserError: if it cannot be read; the message says why on one line.
+    """
+    from meru.sources.opening import load  # imported here to keep `import meru` fast
+
+    return load(source)
+
+
+from_pretrained = load

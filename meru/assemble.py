@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from meru.configuration.overrides import pasteable
 from meru.configuration.saved import read_config
 from meru.data.augmentation import RandomPicks
+from meru.data.inputs import Picture, Preparation
 from meru.data.transforms import EvaluationTransform, Transforms, discovery_transforms, training_transform
 from meru.encoders.image import ImageEncoder
 from meru.encoders.run_weights import is_run_folder, start_from_run
@@ -27,16 +30,69 @@ from meru.run_layout import CONFIG, MODEL
 class Pretrained(NamedTuple):
     """A model with the tokenizer and the image transforms that prepare its inputs.
 
+    Gradients flow through `encode_image` and `encode_text`, as in open_clip: call them under `torch.no_grad()` where
+    none are needed.
+
     Attributes:
         model: Has `embed_image`, `embed_text` and `similarity`; a category discovery model has `predict` instead.
-        tokenizer: `tokenizer.batch(captions)` returns the token ids `(B, L)` for `embed_text`; None for category
-            discovery.
+        tokenizer: `tokenizer(captions)` returns the token ids `(B, L)` of a list for `embed_text`; None for models
+            without a text tower.
         transforms: Map uint8 RGB `(3, H, W)` to uint8 `(3, S, S)`; stack the results for `embed_image`.
     """
 
     model: nn.Module
     tokenizer: CaptionTokenizer | None
     transforms: Transforms
+
+    @property
+    def transform(self) -> Preparation:
+        """Map an image (a path, an image of Pillow, or uint8 `(3, H, W)`) to the model's input, uint8 `(3, S, S)`."""
+        return Preparation(self.transforms.evaluation)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> Pretrained:
+        """Move the model; inputs of the methods here follow it."""
+        self.model.to(device)
+        return self
+
+    def encode_image(self, images: Picture | Sequence[Picture]) -> Tensor:
+        """Embeddings `(B, D)`, float32, of images: points of the model's space.
+
+        Args:
+            images: Inputs as `transform` gives them, `(B, 3, S, S)`; or images as `transform` takes them, one or a
+                list. A category discovery model gives its features `(B, W)`.
+
+        Raises:
+            UserError: for images of another size or range, and files that cannot be read.
+        """
+        inputs = self.transform.batch(images).to(self.device)
+        return self.model.embed_image(inputs) if hasattr(self.model, "embed_image") else self.model.features(inputs)
+
+    def encode_text(self, texts: str | Sequence[str] | Tensor) -> Tensor:
+        """Embeddings `(B, D)`, float32, of sentences or of their token ids `(B, L)`: points of the model's space.
+
+        Raises:
+            UserError: if the model has no text tower, and for token ids that are not a tokenizer's.
+        """
+        if self.tokenizer is None:
+            raise UserError(f"{type(self.model).__name__} has no text tower: it embeds images only")
+        if not isinstance(texts, Tensor):
+            texts = self.tokenizer([texts] if isinstance(texts, str) else texts)
+        tokens = texts[None] if texts.dim() == 1 else texts
+        self.tokenizer.check(tokens)
+        return self.model.embed_text(tokens.to(self.device))
+
+    def similarity(self, text: Tensor, image: Tensor) -> Tensor:
+        """Similarity of every text to every image, embeddings `(T, D)`, `(I, D)` → `(T, I)`, float32.
+
+        Cosines for CLIP, and negative distances for models in hyperbolic space; larger is more similar.
+        """
+        text, image = (each[None] if each.dim() == 1 else each for each in (text, image))
+        return self.model.similarity(text.to(self.device), image.to(self.device))
 
 
 def build(config: DictConfig) -> Pretrained:
@@ -104,7 +160,7 @@ def _build_discovery(config: DictConfig, image: ImageEncoder) -> Pretrained:
     return Pretrained(model, None, discovery_transforms(image.image_size, flip=config.data.flip))
 
 
-def load(run: str | Path) -> Pretrained:
+def load_run(run: str | Path) -> Pretrained:
     """Load the finished model of a run folder, in evaluation mode.
 
     Args:

@@ -10,6 +10,7 @@
     test.json           the model's figures; a run with this file is finished
     duration.json       minutes of wall time and of CPU time
     attention/          attention maps of caption words (image–text runs)
+    clusters.csv        the predicted class of every image (discovery runs)
     tree/               trees of the predicted classes (discovery runs)
     diagnosis/          what scripts/diagnose.py measured
     wandb_id            the run's id in Weights & Biases
@@ -28,6 +29,7 @@ MODEL = "model.safetensors"
 FIGURES = "test.json"
 DURATION = "duration.json"
 ATTENTION = "attention"
+CLUSTERS = "clusters.csv"
 TREES = "tree"
 DIAGNOSIS = "diagnosis"
 WANDB_ID = "wandb_id"

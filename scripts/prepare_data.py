@@ -5,6 +5,9 @@
     python scripts/prepare_data.py birds               generate the synthetic birds of data=birds in data/birds
     python scripts/prepare_data.py pedestrians         generate the synthetic persons of data=pedestrians
     python scripts/prepare_data.py cuhk_pedes          check data/CUHK-PEDES; likewise icfg_pedes, rstpreid
+    python scripts/prepare_data.py check data=pairs data.path=photos
+                                                       check any data by the keys of scripts/train.py: counts, sizes,
+                                                       captions, duplicates, every image; prints the training command
 
 Exit code: 0 if the data are ready for training, 1 if something is missing or broken, 2 for wrong usage.
 """
@@ -29,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     report_progress()
     with one_line_errors():
-        prepare(user_path(options.root), options)
+        if options.data_set == "check":
+            from meru.runs.data_check import check_data  # imports PyTorch, which takes seconds
+
+            check_data(options.words)
+        else:
+            prepare(user_path(options.root), options)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
     persons = [add(layout, folder, f"{folder}: check, and how to obtain it") for layout, folder in PERSONS.items()]
     for checked in (cub, *persons):
         checked.add_argument("--maximum-pixels", type=PIXELS, help="as data.maximum_pixels, for larger images")
+    checked = data_sets.add_parser("check", help="any data by the keys of scripts/train.py: check")
+    text = "data=<name> or experiment=<recipe>, and other overrides: data.path=<file>, data.root=<folder>"
+    checked.add_argument("words", nargs="+", metavar="key=value", help=text)
     return whole
 
 

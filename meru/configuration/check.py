@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from meru.configuration.declarations import DECLARED
 from meru.configuration.facts import check_facts
 from meru.configuration.key import Key
-from meru.configuration.kinds import FilePath, Plain, Section
+from meru.configuration.kinds import Either, FilePath, Kind, Plain, Section
 from meru.configuration.older import replacement
 from meru.configuration.targets import File, arguments_of, files_of, leaves
 from meru.errors import UserError
@@ -96,8 +96,13 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
     plain = OmegaConf.to_container(config, resolve=False)
     for key, value, literal in _nodes(config, plain, command=command):
         known = declaration(key, command=command)
-        if literal and known and isinstance(known.kind, FilePath) and isinstance(value, str) and value != "???":
+        if literal and known and _is_path(known.kind) and isinstance(value, str) and value != "???":
             OmegaConf.update(config, key, str(user_path(value)))
+
+
+def _is_path(kind: Kind) -> bool:
+    """Whether a text of that kind is a path."""
+    return isinstance(kind, FilePath) or (isinstance(kind, Either) and any(map(_is_path, kind.kinds)))
 
 
 def unknown_key(key: str, *, command: str) -> UserError:

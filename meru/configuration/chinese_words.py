@@ -98,6 +98,8 @@ PLAIN_KINDS = {
     "the path of a folder": "文件夹的路径",
     "the path of a file": "文件的路径",
     "the path of a file or folder": "文件或文件夹的路径",
+    "the name of a column": "列名",
+    "the name of an encoding": "编码的名称",
     "the dotted path of a class or function": "类或函数的点分路径",
     "a figure of the validation split": "验证集上的一个指标",
     "a tag of open_clip": "open_clip 的权重标签",

@@ -5,6 +5,8 @@ A new key in configs/ needs a line here. The comment beside a key in configs/ ex
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import (
     Architecture,
@@ -23,6 +25,7 @@ from meru.configuration.kinds import (
 from meru.configuration.targets import names_in
 
 FOLDER, FILE = FilePath("the path of a folder"), FilePath("the path of a file")
+PLACE = FilePath("the path of a file or folder")
 SHARE = Number(0, 1)
 SEED = Whole(0, 2**32 - 1)
 POSITIVE = Number(0, 1e6, above=True)
@@ -32,6 +35,8 @@ TEMPLATES = ListOf(Template(), '["a photo of a {}."]', least=1, most=10_000)
 RGB = ListOf(Number(-10, 10), "[0.5,0.5,0.5]", least=3, most=3)
 RGB_SPREAD = ListOf(Number(0, 10, above=True), "[0.5,0.5,0.5]", least=3, most=3)
 TEXTS = ListOf(Text(), '["one","2"]')
+NAMES = Either((TEXTS, FILE))
+PROPER_SHARE = Number(0, 1, above=True, below=True)
 TEMPERATURE = Number(0, 1000, above=True)
 
 _GENERAL = {
@@ -54,7 +59,7 @@ _TRAINER = {
     "ema_decay": Key(Number(0, 1, below=True)),
     "compile": Key(Flag(), meaning="compile the model with torch.compile"),
     "evaluate_every": Key(Whole(1, 100_000), "epochs", "epochs between validations"),
-    "monitor": Key(Text("a figure of the validation split")),
+    "monitor": Key(Text("a figure of the validation split"), null=True),
     "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),
     "checkpoint_every": Key(Whole(0, 10**9), "steps"),
     "diagnose_every": Key(Whole(0, 10**9), "steps"),
@@ -67,13 +72,14 @@ _EVALUATION = {
     "attention_pictures": Key(Whole(0, 10_000), "captions"),
 }
 # Arguments of the loaders in meru/data, passed on from data.load and data.load_discovery.
+LAYOUTS = ("cuhk_pedes", "icfg_pedes", "rstpreid", "coco", "flickr30k")
 _SOURCE = {
     "_target_": fixed(TARGET, meaning="the function that reads the data"),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, meaning="folder of the captions", null=True),
     "validation_fraction": fixed(Number(0, 1, below=True), "share", "training images for validation"),
     "seed": fixed(SEED, meaning="choice of validation images, and of synthetic ones"),
-    "layout": fixed(Choice(("cuhk_pedes", "icfg_pedes", "rstpreid")), meaning="the data set's annotation format"),
+    "layout": fixed(Choice(LAYOUTS), meaning="the data set's annotation format"),
     "images_per_species": fixed(Whole(2, 10_000), "images", "synthetic birds of each species"),
     "image_size": fixed(Whole(32, 4096), "pixels", "side of the synthetic images"),
     "identities": fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),
@@ -81,11 +87,33 @@ _SOURCE = {
     "download": Key(Flag(), meaning="download the data to root if they are missing"),
     "data_set": fixed(Text("the name of a data set"), meaning="which of the data sets in that layout", null=True),
     "families": Key(Choice(("last_word", "file")), meaning="as data.families", null=True),
-    "old_classes": fixed(TEXTS, meaning="class folders that are old", null=True),
-    "labelled_fraction": fixed(Number(0, 1, above=True, below=True), "share", "labelled images of old classes"),
+    "old_classes": fixed(NAMES, meaning="class folders that are old", null=True),
+    "old_share": fixed(PROPER_SHARE, "share", "classes that are old", null=True),
+    "labelled_files": fixed(FILE, meaning="list of the labelled images", null=True),
+    "unlabelled": fixed(FOLDER, meaning="folder of images whose classes are not known", null=True),
+    "labelled_fraction": fixed(Number(0, 1, above=True), "share", "labelled images of old classes", null=True),
     "split_seed": fixed(SEED, meaning="which images are labelled"),
 }
+# Of data=pairs and data=person_list; their loaders take the same ones.
+_PAIRS = {
+    "path": Key(PLACE),
+    "images": Key(FOLDER, null=True),
+    "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
+    "columns": fixed(Section()),
+    "columns.image": fixed(Text("the name of a column"), null=True),
+    "columns.caption": fixed(Either((Text("the name of a column"), TEXTS)), null=True),
+    "columns.class": fixed(Text("the name of a column"), null=True),
+    "columns.identity": fixed(Text("the name of a column"), null=True),
+    "columns.split": fixed(Text("the name of a column"), null=True),
+    "columns.boxes": fixed(Text("the name of a column"), null=True),
+    "box_format": fixed(Choice(("xywh", "xyxy"))),
+    "encoding": fixed(Text("the name of an encoding"), null=True),
+    "test_fraction": fixed(Number(0, 1, below=True), "share"),
+}
 _DATA = {
+    **_PAIRS,
+    **{f"load.{name}": replace(key, meaning=f"data.{name}") for name, key in _PAIRS.items()},
+    "load.prompts": Key(TEMPLATES, meaning="data.prompts", null=True),
     "validation_fraction": fixed(Number(0, 1, below=True), "share"),
     "split_seed": fixed(SEED),
     "batch_size": fixed(Whole(1, 65_536), "images"),
@@ -115,11 +143,14 @@ _DATA = {
     "part_words.*": fixed(TEXTS, meaning="the words that name that part"),
     "families": Key(Choice(("last_word", "file")), null=True),
     "parents": Key(FILE, null=True),
-    "monitor": Key(Text("a figure of the validation split")),
+    "monitor": Key(Text("a figure of the validation split"), null=True),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
-    "old_classes": fixed(TEXTS, null=True),
-    "labelled_fraction": fixed(Number(0, 1, above=True, below=True), "share"),
+    "old_classes": fixed(NAMES, null=True),
+    "old_share": fixed(PROPER_SHARE, "share", null=True),
+    "labelled_files": fixed(FILE, null=True),
+    "unlabelled": fixed(FOLDER, null=True),
+    "labelled_fraction": fixed(Number(0, 1, above=True), "share", null=True),
     "download": Key(Flag()),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},

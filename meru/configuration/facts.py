@@ -11,17 +11,19 @@ from meru.errors import UserError
 RANKING = ("recall@1", "recall@5", "recall@10", "mean_average_precision", "mean_inverse_negative_penalty")
 DIRECTIONS = ("text_to_image", "image_to_text")
 LEAST_RATE_FROM_SCRATCH = 1e-4  # lower rates are too low to train towers from scratch
-PERSONS = ("meru.data.datasets.person_search.", "meru.data.synthetic.pedestrians.load.")
+PERSONS = (
+    "meru.data.datasets.person_search.", "meru.data.datasets.person_list.", "meru.data.synthetic.pedestrians.load.",
+)  # fmt: skip
 
 
 def validation_figures(*, kind: str, pointing: bool = True) -> tuple[str, ...]:
     """Names of validation figures that can select a model, higher being better; see `meru.reports.tables`.
 
     Args:
-        kind: `class`, or `identity` for data sets of persons.
+        kind: `class`, `identity` for data sets of persons, or `image` for images without classes.
         pointing: Whether to include figures of the pointing game.
     """
-    rows = ("class", "image") if kind == "class" else ("identity", "identity_cosine")
+    rows = {"class": ("class", "image"), "identity": ("identity", "identity_cosine"), "image": ("image",)}[kind]
     names = [f"{direction}/{row}/{metric}" for direction in DIRECTIONS for row in rows for metric in RANKING]
     if kind == "class":
         rows = ("zero_shot", "zero_shot/class_mean", "class_captions", "class_captions/class_mean")

@@ -90,6 +90,15 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
             raise _unreadable(path, _what_is_wrong(content, error)) from None
 
 
+def from_pillow(image: Image.Image) -> Tensor:
+    """An image of Pillow as uint8 RGB `(3, H, W)`, upright; of an animation, the frame at which it stands."""
+    try:
+        image.load()
+    except Exception as error:  # readers raise any kind of error for damaged files
+        raise _unreadable(getattr(image, "filename", ""), _what_is_wrong(bytearray(b"?"), error)) from None
+    return _upright(_rgb(image), _orientation(image))
+
+
 def image_size(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> tuple[int, int]:
     """Height and width of the result of `read_image`, from the file's header.
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from meru.data.images import MAXIMUM_PIXELS, image_size
-from meru.data.records import ImageRecord
+from meru.data.records import ImageRecord, Region
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 
@@ -136,11 +136,12 @@ def part_places(
 
 
 class CropParts:
-    """Draws one part of an image at a time: the bounding box, or a window around a visible part.
+    """Draws one part of an image at a time: a box, or a window around a visible part.
 
     Args:
         words: The words for parts in captions.
-        crops: `box`, `parts` or both, to draw from; the box and every visible part are equally likely.
+        crops: `box`, `parts` or both, to draw from; the bounding box, every box with a phrase and every visible part
+            are equally likely.
         window: Smallest and largest side of a part's window, as shares of the longer side of the box.
 
     Raises:
@@ -160,10 +161,13 @@ class CropParts:
         """Check that the data have the annotations that parts are drawn from.
 
         Raises:
-            UserError: if no record has a box, or none has a visible part; the message names the missing file.
+            UserError: if no record has a box, or none has a visible part; the message names what is missing. Boxes with
+                phrases are enough.
         """
+        if "box" in self.crops and any(r.regions for r in records):
+            return
         have = {"box": any(r.box for r in records), "parts": any(r.parts for r in records)}
-        files = {"box": "bounding_boxes.txt", "parts": "parts/part_locs.txt"}
+        files = {"box": "bounding_boxes.txt or boxes with phrases", "parts": "parts/part_locs.txt"}
         for kind in self.crops:
             if not have[kind]:
                 others = [other for other in self.KINDS if have[other]]
@@ -176,17 +180,23 @@ class CropParts:
     def __call__(self, record: ImageRecord, *, height: int, width: int, caption: str) -> Part | None:
         """One part of an image of `height` × `width` pixels, chosen with torch's default generator.
 
-        Its phrase comes from `caption`, else from another caption of the image, else from the colours of its class.
+        The phrase of a box with a phrase is its own. Others come from `caption`, else from another caption of the
+        image, else from the colours of its class.
 
         Returns:
             None if the image has neither of `crops`.
         """
-        choices: list[str | None] = list(record.parts) if "parts" in self.crops else []
-        if "box" in self.crops and record.box is not None:
-            choices.append(None)  # the whole
+        choices: list[str | Region | None] = list(record.parts) if "parts" in self.crops else []
+        if "box" in self.crops:
+            choices += [None] * (record.box is not None)  # the whole
+            choices += record.regions
         if not choices:
             return None
         chosen = choices[int(torch.randint(len(choices), ()))]
+        if isinstance(chosen, Region):
+            left, top, box_width, box_height = chosen.box
+            edges = (left, top, left + box_width, top + box_height)
+            return Part(_inside(edges, height, width), chosen.phrase)
         if chosen is None:
             left, top, box_width, box_height = record.box
             edges = (left, top, left + box_width, top + box_height)

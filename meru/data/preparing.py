@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import torch
-from torchvision.datasets.utils import download_and_extract_archive
 
 from meru.configuration.overrides import pasteable
 from meru.data.datasets.cub import DOWNLOAD_PAGE, class_attributes, find_captions, find_cub, load_cub
 from meru.data.datasets.person_search import LAYOUTS, Entry, find_annotations, find_images, read_splits
-from meru.data.images import MAXIMUM_PIXELS, check_maximum_pixels, read_image
+from meru.data.downloading import download
+from meru.data.inspection import decode_all
 from meru.data.records import ImageRecord
 from meru.data.synthetic.birds.load import draw_birds
 from meru.data.synthetic.folder import scratch_folder
@@ -140,6 +136,8 @@ def _report_captions(folder: Path, records: Sequence[ImageRecord]) -> None:
 def download_cub(root: Path) -> None:
     """Download the official archive, compare its checksum and unpack it to `root`, which appears only when complete.
 
+    An interrupted download leaves `<root>.tgz.part`, from which the next call goes on.
+
     Raises:
         UserError: if `root` holds something else, or the download failed.
     """
@@ -148,20 +146,25 @@ def download_cub(root: Path) -> None:
         return
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise UserError(f"{root} exists and is not a CUB folder: move it away, or choose another --root", exit_code=1)
-    socket.setdefaulttimeout(60)  # a dead connection is an error, not an endless wait
+    archive = root.with_name(f"{root.name}.tgz.part")
     print(f"downloading {ARCHIVE} (1.1 GB)", flush=True)
     try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        download(ARCHIVE, archive, md5=ARCHIVE_MD5)
         with scratch_folder(root) as scratch:
-            download_and_extract_archive(ARCHIVE, scratch, filename="CUB_200_2011.tgz", md5=ARCHIVE_MD5)
+            with tarfile.open(archive) as packed:
+                packed.extractall(scratch, filter="data")
             folder = scratch / "CUB_200_2011"
             names = scratch / "attributes.txt"  # the archive has it beside the folder
             if names.is_file():
                 names.rename(folder / "attributes" / names.name)
             folder.rename(root)
+        archive.unlink()
+    except UserError as error:
+        raise UserError(f"{error}; or unpack the archive of {DOWNLOAD_PAGE} to {root} yourself", exit_code=1) from error
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         raise UserError(
-            f"download of {ARCHIVE} failed ({error}): nothing was kept; try again, or unpack the archive of "
-            f"{DOWNLOAD_PAGE} to {root} yourself",
+            f"unpacking of {archive} failed ({error}): the verified archive is kept, the same command unpacks it again",
             exit_code=1,
         ) from error
 
@@ -172,7 +175,7 @@ def check_images(images: Sequence[Path], maximum_pixels: int | None) -> None:
     Raises:
         UserError: if an image cannot be decoded.
     """
-    if unreadable := unreadable_images(images, maximum_pixels):
+    if unreadable := decode_all(images, maximum_pixels).unreadable:
         for reason in list(unreadable.values())[:UNREADABLE_SHOWN]:
             _line("unreadable", reason)
         raise UserError(
@@ -180,22 +183,6 @@ def check_images(images: Sequence[Path], maximum_pixels: int | None) -> None:
             "them, or train with data.on_error=skip"
         )
     _line("decoding", "every image decodes")
-
-
-def unreadable_images(paths: Sequence[Path], maximum_pixels: int | None) -> dict[Path, str]:
-    """The images that cannot be decoded, in order, each with the reason."""
-    limit = check_maximum_pixels(maximum_pixels or MAXIMUM_PIXELS)
-
-    def reason(path: Path) -> str | None:
-        try:
-            read_image(path, maximum_pixels=limit)
-        except UserError as error:
-            return str(error).removeprefix("image ").removesuffix(", or set data.on_error=skip to go on without it")
-        return None
-
-    torch.set_num_threads(1)  # the pool's threads are enough
-    with ThreadPoolExecutor() as pool:
-        return {path: why for path, why in zip(paths, pool.map(reason, paths), strict=True) if why}
 
 
 def _override(folder: Path, name: str) -> str:

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 # Files; uint8 (n, 3, H, W) for images kept in memory; or a sequence that reads uint8 (3, H, W) by itself.
 Images = Sequence[Path] | Tensor | Sequence[Tensor]
+
+
+class Region(NamedTuple):
+    """A box in an image with words for what it holds.
+
+    Attributes:
+        box: `(x, y, width, height)`, in pixels as `ImageRecord.box`.
+        phrase: Words for it; "" if there are none.
+    """
+
+    box: tuple[float, float, float, float]
+    phrase: str
 
 
 @dataclass(frozen=True)
@@ -18,13 +31,15 @@ class ImageRecord:
 
     Attributes:
         path: The image file.
-        class_index: Position of its class in `ImageTextData.class_names`; for persons, the number of the identity.
+        class_index: Position of its class in `ImageTextData.class_names`; for persons, the number of the identity;
+            without classes, a number of its own.
         captions: At least one sentence.
         box: Bounding box of the object, `(x, y, width, height)`, or None. In pixels of the image as viewers and
             annotation tools show it, that is, after an EXIF rotation.
         parts: Visible parts only, name → `(x, y)` in the same pixels.
         colours: Part → colour for its class, see `meru.data.datasets.cub.class_attributes`; empty if there are none.
         back_translations: Captions translated to another language and back, one for each of `captions`; or none.
+        regions: Boxes with phrases.
     """
 
     path: Path
@@ -34,6 +49,7 @@ class ImageRecord:
     parts: dict[str, tuple[float, float]] = field(default_factory=dict)
     colours: dict[str, str] = field(default_factory=dict)
     back_translations: tuple[str, ...] = ()
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,10 +57,11 @@ class ImageTextData:
     """Three disjoint splits, and the meaning of their classes.
 
     Attributes:
-        class_names: In plain words, by `ImageRecord.class_index`; for persons, the numbers of the identities.
+        class_names: In plain words, by `ImageRecord.class_index`; for persons, the numbers of the identities; empty
+            without classes.
         train, validation: Chosen without looking at `test`; `validation` may be empty.
         test: The official test split; may be empty.
-        class_kind: `class`, or `identity` for persons, which are not classified by name.
+        class_kind: `class`; `identity` for persons, which are not classified by name; or `image` without classes.
     """
 
     class_names: tuple[str, ...]

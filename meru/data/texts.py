@@ -14,8 +14,15 @@ from meru.files import os_error_message
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a byte order mark; line ends become LF.
+def read_text(
+    path: str | Path, *, encoding: str | None = None, advice: str = "convert it to UTF-8, or restore the file"
+) -> str:
+    """The text of a file; line ends become LF.
+
+    Args:
+        path: The file.
+        encoding: Python's name of its encoding; None: UTF-8, or UTF-16 with a byte order mark.
+        advice: What to do if it is in another encoding.
 
     Raises:
         UserError: if the file is missing, not an ordinary file, or in another encoding; the message names it.
@@ -30,13 +37,12 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path} cannot be read ({reason}): the data set needs this file") from None
     if content.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer: run `git lfs pull`")
-    encoding = "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"
+    encoding = encoding or ("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not {encoding.removesuffix('-sig').upper()} (byte {error.start}): convert it to UTF-8, or "
-            "restore the file"
+            f"{path} is not {encoding.removesuffix('-sig').upper()} (byte {error.start}): {advice}"
         ) from None
     if "\0" in text:
         raise UserError(f"{path} is not UTF-8 but UTF-16 without a byte order mark, or not text: convert it to UTF-8")

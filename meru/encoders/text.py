@@ -43,8 +43,13 @@ class CaptionTokenizer:
         """Number of different tokens; end-of-text is the last one."""
         return self._vocabulary.vocab_size
 
-    def __call__(self, caption: str) -> Tensor:
-        """Token ids, int64, shape `(L,)` with `2 <= L <= context_length`."""
+    def __call__(self, caption: str | list[str]) -> Tensor:
+        """Token ids, int64, of a caption `(L,)` with `2 <= L <= context_length`; of several captions see `batch`."""
+        if not isinstance(caption, str):
+            captions = list(caption)
+            if not captions or not all(isinstance(each, str) for each in captions):
+                raise UserError("captions: give a text, or a list of at least one")
+            return self.batch(captions)
         vocabulary = self._vocabulary
         words = vocabulary.encode(caption)
         if len(words) > self.context_length - 2:
@@ -53,6 +58,20 @@ class CaptionTokenizer:
             words = words[: whole[-1] + 1] if whole else words
         start, end = vocabulary.all_special_ids[:2]
         return torch.tensor([start, *words, end])
+
+    def check(self, tokens: Tensor) -> None:
+        """Refuse what is no batch of this tokenizer's ids, `(B, L)` with `L <= context_length`.
+
+        Raises:
+            UserError: the message says what is wrong.
+        """
+        if tokens.dim() != 2 or tokens.is_floating_point() or not tokens.numel():
+            raise UserError(f"token ids are {tokens.dtype} of shape {tuple(tokens.shape)}: give whole numbers (B, L)")
+        if tokens.shape[1] > self.context_length:
+            raise UserError(f"{tokens.shape[1]} token ids a caption: this model reads {self.context_length}")
+        least, most = int(tokens.min()), int(tokens.max())
+        if least < 0 or most >= self.vocabulary_size:
+            raise UserError(f"token ids from {least} to {most}: use the model's own tokenizer")
 
     def words(self, tokens: Tensor) -> list[tuple[str, int]]:
         """The words of token ids `(L,)`, in lower case, each with the position of its last token, which under causal

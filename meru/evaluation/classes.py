@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meru.data.discovery.splits import DiscoveryData
+from meru.data.discovery.splits import UNKNOWN, DiscoveryData
 from meru.files import make_folder_of, write_text
 from meru.geometry import poincare
 from meru.metrics.class_tree import (
@@ -49,16 +49,16 @@ def read_features(
     """The features and predictions of a model for every image that can be decoded.
 
     Args:
-        model: Has `features`, `projection` and `class_logits`, and with a ball also `lift`. It is put into evaluation
-            mode temporarily.
+        model: Has `features`, `projection`, `class_logits` and `temperature`, and with a ball also `lift`. It is put
+            into evaluation mode temporarily.
         batches: From `discovery_evaluation_loader`.
         device: The model's.
 
     Returns:
         On the CPU, in the images' order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
         the projection head `(n, D)`, `projected_length`, their lengths before that, `points` of the ball `(n, D)` if
-        the model has one, `prediction`, `label`, `labelled` and `image_index`; the shape is `(n,)` unless given. Empty
-        if no image can be decoded.
+        the model has one, `prediction`, `confidence`, its probability, `label`, `labelled` and `image_index`; the shape
+        is `(n,)` unless given. Empty if no image can be decoded.
     """
     was_training = model.training
     model.eval()
@@ -67,12 +67,14 @@ def read_features(
         if not len(batch["image"]):
             continue
         features = model.features(batch["image"].to(device, non_blocking=True))
+        probabilities = (model.class_logits(features).float() / model.temperature).softmax(dim=1)
         found = {
             "features": F.normalize(features, dim=-1),
             "projected": F.normalize(projected := model.projection(features).float(), dim=-1),
             "projected_length": projected.norm(dim=-1),
             **({"points": model.lift(projected)} if hasattr(model, "lift") else {}),
-            "prediction": model.class_logits(features).argmax(dim=1),
+            "prediction": probabilities.argmax(dim=1),
+            "confidence": probabilities.amax(dim=1),
             **{name: batch[name] for name in ("label", "labelled", "image_index")},
         }
         for name, value in found.items():
@@ -86,7 +88,8 @@ def discovery_figures(
 ) -> dict[str, float]:
     """Figures of the classifier and of k-means on the unlabelled training images, and on the test images.
 
-    Figures without images are left out, and those of k-means also if there are more classes than images.
+    Images of unknown classes are left out. So are figures without images, and those of k-means also if there are more
+    classes than images.
 
     Args:
         data: Gives the old classes.
@@ -95,8 +98,8 @@ def discovery_figures(
         seed: Seed of k-means.
     """
     figures = {}
-    if train and not train["labelled"].all():
-        read = {name: values[~train["labelled"]] for name, values in train.items()}
+    if train and (chosen := ~train["labelled"] & (train["label"] != UNKNOWN)).any():
+        read = {name: values[chosen] for name, values in train.items()}
         figures |= discovery_metrics(read["prediction"], read["label"], data.num_old)
         with optional("k-means"):  # there may be more classes than images
             clusters = kmeans(read["features"], num_classes, seed=seed)
@@ -105,15 +108,17 @@ def discovery_figures(
         figures |= _renamed(discovery_metrics(test["prediction"], test["label"], data.num_old), "inductive")
     if not figures:
         return {}
-    return {**figures, "num_classes": float(num_classes), "true_num_classes": float(len(data.class_names))}
+    true = {} if data.has_unknown else {"true_num_classes": float(len(data.class_names))}
+    return {**figures, "num_classes": float(num_classes), **true}
 
 
 def class_trees(data: DiscoveryData, seen: Mapping[str, Tensor], model: nn.Module) -> ClassTrees:
     """The trees that the predicted classes form, in the ball and by the tower's Euclidean features.
 
-    A predicted class has the name of the true class that it is assigned to; empty and unassigned ones are left out.
-    `seen` is the result of `read_features` for the training images.
+    A predicted class has the name of the true class that it is assigned to; empty and unassigned ones, and those of
+    unknown classes, are left out. `seen` is the result of `read_features` for the training images.
     """
+    seen = {name: values[seen["label"] != UNKNOWN] for name, values in seen.items()}
     class_of = assigned_classes(seen["prediction"].numpy(), seen["label"].numpy())
     kept = sorted(class_of)
     if len(kept) < 3:
@@ -195,5 +200,7 @@ def format_discovery(figures: Mapping[str, float], title: str) -> str:
             chance = figures.get(f"{name}/chance_dendrogram_purity")
             beside = "" if chance is None else f" (chance {100 * chance:.1f})"
             table += f"\n{name}: dendrogram purity by family {100 * value:.1f}{beside}"
-    numbers = f"{figures['num_classes']:.0f} classes in the classifier, {figures['true_num_classes']:.0f} in the data"
+    numbers = f"{figures['num_classes']:.0f} classes in the classifier"
+    if (true := figures.get("true_num_classes")) is not None:
+        numbers += f", {true:.0f} in the data"
     return f"{table}\n{numbers}"

@@ -77,6 +77,7 @@ def evaluate_image_text(
 
     For identities of persons there is only retrieval, by the model's similarity (`…/identity`) and by the cosine of the
     embeddings (`…/identity_cosine`): every caption is a query, every image is in the gallery, without a camera filter.
+    Without classes there is only retrieval at image level.
 
     The model is put into evaluation mode temporarily.
 
@@ -89,7 +90,7 @@ def evaluate_image_text(
         device: The model's device.
         captions_per_image: Use only this many captions of each image, the first ones; None: all.
         templates: Prompt templates, averaged by the model for each class; unused for identities.
-        class_kind: `class`, or `identity`.
+        class_kind: `class`, `identity`, or `image` without classes.
         families: Family of each class, for the figures of `meru.metrics.class_hierarchy`; None: without these.
 
     Returns:
@@ -111,6 +112,8 @@ def evaluate_image_text(
     if class_kind == "identity":
         beside = retrieve(similarity=lambda x, y: exact_product(F.normalize(x, dim=-1), F.normalize(y, dim=-1)))
         metrics = _at_identity(metrics, "identity") | _at_identity(beside, "identity_cosine")
+    elif class_kind == "image":
+        metrics = {name: figure for name, figure in metrics.items() if "/class/" not in name}
     else:
         classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
         metrics |= _classification(model, images, classes, text_embeddings, text_image_index, families)

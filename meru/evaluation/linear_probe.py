@@ -83,7 +83,7 @@ def feature_of(model: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
     """
     if hasattr(model, "features"):  # category discovery
         return model.features if name == "tower" else lambda images: model.projection(model.features(images))
-    if name == "tangent":
+    if name == "tangent" or not hasattr(model, "visual_proj"):  # without a projection: a tower alone
         return model.image_features
     return lambda images: encode_image(model.visual, model.normalise(images))[0]
 

@@ -166,6 +166,7 @@ class Suite(NamedTuple):
         table: Formats figures and a title as text.
         picture: Plots figures with a title.
         needs: The data.
+        images: What it evaluates on if no split is named, for the title.
         reads_text: Whether the model must have a text tower; a run of category discovery has none.
     """
 
@@ -174,6 +175,7 @@ class Suite(NamedTuple):
     picture: Callable[[Mapping[str, float | None], str], Figure]
     needs: Need = CAPTIONS
     reads_text: bool = True
+    images: str = "test split"
 
 
 def on_captions(evaluate: Callable[..., dict[str, float | None]]) -> Callable[[Subject], dict[str, float | None]]:

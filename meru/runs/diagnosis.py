@@ -14,9 +14,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from meru import distributed
-from meru.assemble import Pretrained, load
+from meru.assemble import Pretrained
 from meru.configuration import absolute_paths
-from meru.configuration.saved import change, read_config
+from meru.configuration.saved import change
 from meru.data.discovery.loading import discovery_evaluation_loader
 from meru.data.parts import PartWords
 from meru.errors import UserError
@@ -30,6 +30,7 @@ from meru.reports.hints import hints
 from meru.reports.tables import finite_figures, write_json
 from meru.run_layout import CONFIG, DIAGNOSIS, GRADIENTS, MODEL
 from meru.runs.folder import require_data
+from meru.sources.opening import load, open_source
 from meru.tasks.contract import Figures
 from meru.tasks.discovery import Discovery
 from meru.tasks.image_text import ImageText
@@ -162,13 +163,15 @@ def check(folder: Path, *, split: str | None, root: str | None, workers: int) ->
     Raises:
         UserError: see `diagnose`.
     """
-    config = read_config(folder)
+    opened = open_source(folder)
+    opened.require_folder(what="diagnose.py measures finished runs, and writes into their folders")
+    config = opened.config
     kind = task_of(config)
     if kind is Discovery:
         asked = {"suite": None, "captions_per_image": None, "templates": None, "split": split}
         kind.check_question(OmegaConf.create(asked), name=folder.name)
     lines = read_gradients(folder / GRADIENTS)
-    load(folder)
+    _ = opened.pretrained
     if root:
         change(config, "data.root", str(user_path(root)))
     absolute_paths(config)

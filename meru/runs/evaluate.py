@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from meru import distributed
-from meru.assemble import Pretrained, load
+from meru.assemble import Pretrained, is_discovery
 from meru.configuration import absolute_paths
-from meru.configuration.saved import change, check_targets, choices, leaves, read_config
+from meru.configuration.saved import change, check_targets, choices, leaves
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 from meru.evaluation.suite import Subject
@@ -20,6 +19,8 @@ from meru.files import user_path
 from meru.reports.attention import save_figure
 from meru.reports.tables import finite_figures, write_json
 from meru.runs.folder import require_data
+from meru.sources.opened import Opened
+from meru.sources.opening import open_source
 from meru.tasks.contract import Figures
 from meru.tasks.data import load_for_suite
 from meru.tasks.kinds import task_of
@@ -38,19 +39,20 @@ def evaluate_run(config: DictConfig) -> Figures:
         UserError: if the run is not finished, its data are missing, or an option does not apply to it.
     """
     check_output(config)
-    run = user_path(config.run)
-    trained = evaluated_config(config, run)
-    pretrained = load(run)
+    opened = open_source(config.run)
+    trained = evaluated_config(config, opened)
+    pretrained = opened.pretrained
     kind = task_of(trained)
-    kind.check_question(config, name=run.name)
+    kind.check_question(config, name=opened.name)
+    _require_text(config, trained, opened)
     device = distributed.start()
     pretrained.model.to(device)
     allow_tf32(trained.trainer.get("tf32", False), device=device)  # reproduces the figures of the run
     if config.suite:
-        return evaluate_suite(config, trained, pretrained, name=run.name, folder=run, device=device)
+        return evaluate_suite(config, trained, opened, device=device)
     task = kind(trained, device=device)
     task.require_images(config.split)
-    title = f"{task.name_of(config.split)} of {run.name}"
+    title = f"{task.name_of(config.split)} of {opened.name}"
     figures = task.evaluate(pretrained, split=config.split).figures
     if not figures:
         raise UserError(f"no image of {trained.data.root} decodes: restore the images")
@@ -61,48 +63,52 @@ def evaluate_run(config: DictConfig) -> Figures:
     return figures
 
 
-def evaluate_suite(
-    config: DictConfig,
-    trained: DictConfig,
-    pretrained: Pretrained,
-    *,
-    name: str,
-    folder: Path | None,
-    device: torch.device,
-) -> Figures:
+def _require_text(config: DictConfig, trained: DictConfig, opened: Opened) -> None:
+    """Refuse to ask a model without a text tower what needs one; category discovery has questions of its own."""
+    reads_text = SUITES[config.suite].reads_text if config.suite else not is_discovery(trained)
+    if reads_text and opened.pretrained.tokenizer is None:
+        others = [name for name, suite in SUITES.items() if not suite.reads_text]
+        advice = f"choose suite={' or '.join(others)}" if others else "name an image-text model"
+        raise UserError(f"run={opened.name} has no text tower, which this evaluation needs: {advice}")
+
+
+def evaluate_suite(config: DictConfig, trained: DictConfig, opened: Opened, *, device: torch.device) -> Figures:
     """Print the table of `suite`; write its figures and their plot to the run folder, or to `output`.
+
+    Without a run folder and `output`, the table is printed only.
 
     Args:
         config: A checked configuration of `configs/evaluate.yaml`.
-        trained: The configuration of the run with the section `data` to evaluate on.
-        pretrained: The model.
-        name: The model's, for the title.
-        folder: The run folder; None: without `output`, the table is printed only.
+        trained: The configuration of the source with the section `data` to evaluate on.
+        opened: The model.
         device: The model's.
     """
     suite, data_name = SUITES[config.suite], chosen_data(config)
     data = load_for_suite(trained, suite.needs, suite=config.suite)
-    subject = Subject(_with_squash(pretrained, trained), data, trained.data, config, device)
+    subject = Subject(_with_squash(opened.pretrained, trained), data, trained.data, config, device)
     figures = finite_figures(suite.evaluate(subject))
-    title = f"{subject.split} split of {f'{data_name}, ' if data_name else ''}{name}"
+    images = f"{config.split} split" if config.split else suite.images
+    title = f"{images} of {f'{data_name}, ' if data_name else ''}{opened.name}"
     log.info("%s", suite.table(figures, title))
-    if not config.output and folder is None:
-        return figures
     file = f"{config.suite}_{data_name}.json" if data_name else f"{config.suite}.json"
-    output = user_path(config.output or folder / file)
+    output = user_path(config.output) if config.output else opened.output(file)
+    if output is None:
+        return figures
     write_json(output, figures)
     save_figure(suite.picture(figures, title), output.with_suffix(".png"))
     log.info("figures: %s and %s", output, output.with_suffix(".png").name)
     return figures
 
 
-def evaluated_config(config: DictConfig, run: Path) -> DictConfig:
-    """The configuration of a run with the changes for this evaluation.
+def evaluated_config(config: DictConfig, opened: Opened) -> DictConfig:
+    """The configuration of a source with the changes for this evaluation.
 
     Raises:
-        UserError: if the folder is not a run folder, its data are missing, or their loader is not permitted.
+        UserError: if its data are missing or unknown, or their loader is not permitted.
     """
-    trained = read_config(run)
+    trained = opened.config
+    if not opened.has_data and not chosen_data(config):
+        raise UserError(f"run={opened.name} says nothing of its data: name some to evaluate it on, data=<name>")
     take_data(config, trained)
     check_targets(trained, source="the command line")
     absolute_paths(trained)

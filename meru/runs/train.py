@@ -71,13 +71,14 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     Raises:
         UserError: for failures that the user can fix.
     """
-    watch, settings = Stopwatch(), TrainerSettings.of(config.trainer)
+    watch, accumulate = Stopwatch(), TrainerSettings.of(config.trainer).accumulate
     task = task_of(config)(config, device=device)
     check_decoding(task.data.paths(), **reading_options(config.data))
     plan = BatchPlan.of(
-        config.data, images=len(task.data.train), world_size=distributed.world_size(), accumulate=settings.accumulate
+        config.data, images=len(task.data.train), world_size=distributed.world_size(), accumulate=accumulate
     )
     asked, config = config, task.complete_config()
+    settings = TrainerSettings.of(config.trainer)
     folder = resumed_folder(config)
     begun = folder is not None and has_begun(folder)
     torch.manual_seed(config.seed)  # the same weights in every process

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from meru import distributed
-from meru.assemble import is_discovery, load
+from meru.assemble import is_discovery
 from meru.configuration import absolute_paths
-from meru.configuration.saved import change, read_config
+from meru.configuration.saved import change
 from meru.data.images import OR_SKIP, read_image
 from meru.errors import UserError
 from meru.evaluation.examples import draw_attention
@@ -19,6 +19,7 @@ from meru.files import user_path
 from meru.reports.attention import save_figure
 from meru.run_layout import TREES
 from meru.runs.folder import require_data
+from meru.sources.opening import open_source
 from meru.tasks.discovery import Discovery
 
 
@@ -62,12 +63,15 @@ def attention(*, run: str, image: str, text: str, output: str = "attention.png")
     path = user_path(output)
     if path.is_dir():
         raise UserError(f"output={output} is a folder: name a file in it, {path / 'attention.png'}")
-    pretrained = load(run)
-    if pretrained.tokenizer is None:
+    opened = open_source(run)
+    if is_discovery(opened.config):
         raise UserError(
-            f"run={run} is a run of {type(pretrained.model).__name__}, which discovers classes and has no text tower: "
+            f"run={run} is a run of {_model_of(opened.config)}, which discovers classes and has no text tower: "
             "draw the tree of its classes with `visualize.py tree`"
         )
+    pretrained = opened.pretrained
+    if pretrained.tokenizer is None:
+        raise UserError(f"run={run} has no text tower, so words have no attention maps: name an image-text model")
     figure = draw_attention(pretrained, _photograph(image), text)
     save_figure(figure, path)
     return f"attention maps: {path}"
@@ -75,20 +79,23 @@ def attention(*, run: str, image: str, text: str, output: str = "attention.png")
 
 def tree(*, run: str, root: str | None = None, output: str | None = None) -> str:
     """Save the tree of the classes that a discovery run predicts: Newick, JSON, dendrogram and Poincaré disk."""
-    folder = user_path(output) if output else user_path(run) / TREES
-    if folder.is_file():
+    if output and user_path(output).is_file():
         raise UserError(f"output={output} is a file: name a folder for several plots")
-    config = read_config(run)
+    opened = open_source(run)
+    folder = user_path(output) if output else opened.output(TREES)
+    config = opened.config
     if not is_discovery(config):
         raise UserError(
             f"run={run} is a run of {_model_of(config)}, which does not discover classes: draw the attention of "
             "words with `visualize.py attention`"
         )
+    if folder is None:
+        raise UserError(f"run={run} is no run folder: name one for the plots with output=")
     if root:
         change(config, "data.root", str(user_path(root)))
     absolute_paths(config)
     require_data(config, key="root")
-    pretrained = load(run)
+    pretrained = opened.pretrained
     device = distributed.start()
     pretrained.model.to(device)
     written = Discovery(config, device=device).draw_trees(pretrained, folder)

@@ -1,1 +1,1 @@
-"""Finished models from anywhere: run folders, published checkpoints, open_clip and timm tags, the Hub."""
+"""Models from run folders, published checkpoints, open_clip, timm and the Hub."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from meru import distributed
 from meru.assemble import Pretrained, build
 from meru.data.discovery.loading import discovery_evaluation_loader, discovery_training_loader
-from meru.data.discovery.splits import DiscoveryData, DiscoverySplit
+from meru.data.discovery.splits import UNKNOWN, DiscoveryData, DiscoverySplit
 from meru.data.sampling import BatchPlan
 from meru.errors import UserError
 from meru.evaluation.classes import (
@@ -25,16 +25,25 @@ from meru.evaluation.classes import (
     read_features,
     save_trees,
 )
+from meru.evaluation.clusters import save_clusters
 from meru.evaluation.suites import SUITES
 from meru.metrics.clustering import estimate_num_classes
 from meru.optional_part import optional
 from meru.reports.tables import finite_figures
-from meru.run_layout import TREES
+from meru.run_layout import CLUSTERS, TREES
 from meru.tasks.contract import Figures, Findings, Task
 from meru.tasks.data import load_discovery_data
 from meru.tasks.discovery_batches import nearest_images, released_neighbours
 
 log = logging.getLogger("meru")
+
+
+class Answer(NamedTuple):
+    """What a model found: trees of its classes, and the results of `read_features` for the splits it was asked for."""
+
+    trees: ClassTrees
+    train: dict[str, Tensor]
+    test: dict[str, Tensor]
 
 
 class Discovery(Task):
@@ -53,6 +62,11 @@ class Discovery(Task):
         The requested value is kept in `discovery.asked_num_classes`, so that a later change can be detected.
         """
         wanted = self.config.discovery.num_classes
+        if wanted is None and self.data.has_unknown:
+            raise UserError(
+                "discovery.num_classes: some training images are of unknown classes; give the number of classes that "
+                f"you expect, the {self.data.num_old} old ones included, or discovery.num_classes=estimate"
+            )
         if wanted is None:
             number = len(self.data.class_names)
         elif wanted == "estimate":
@@ -90,17 +104,19 @@ class Discovery(Task):
             maximum=maximum,
             seed=config.seed,
         )
-        log.info("estimated %d classes, there are %d", number, len(data.class_names))
+        known = "" if data.has_unknown else f", there are {len(data.class_names)}"
+        log.info("estimated %d classes%s", number, known)
         return number
 
     def describe(self) -> str:
         data = self.data
         validation = self.config.discovery.get("validation")  # missing in configurations of older runs
         playing = "validation, half of the old classes play new ones: " if validation else ""
+        new = len(data.class_names) - data.num_old
+        unknown = f", {int((data.train.labels == UNKNOWN).sum())} of unknown classes" if data.has_unknown else ""
         return playing + (
-            f"{len(data.train)} training images, {int(data.train.labelled.sum())} of them labelled; {data.num_old} old "
-            f"and {len(data.class_names) - data.num_old} new classes, {self.config.discovery.num_classes} in the "
-            "classifier"
+            f"{len(data.train)} training images, {int(data.train.labelled.sum())} of them labelled{unknown}; "
+            f"{data.num_old} old and {new} new classes, {self.config.discovery.num_classes} in the classifier"
         )
 
     def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
@@ -173,14 +189,25 @@ class Discovery(Task):
             with optional("the trees of classes"):
                 trees = class_trees(data, train, pretrained.model)
                 figures |= purities(trees)
-        return Findings(finite_figures(figures), trees)
+        return Findings(finite_figures(figures), Answer(trees, train, test))
 
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
         return format_discovery(figures, title)
 
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
-        """Save the trees of the predicted classes, as text and as plots."""
-        save_trees(folder / TREES, findings.details)
+        """Save the predicted classes of the images, and the trees they form, as text and as plots."""
+        answer = findings.details
+        with optional(CLUSTERS):
+            save_clusters(
+                folder / CLUSTERS,
+                self.data,
+                answer.train,
+                answer.test,
+                num_classes=pretrained.model.num_classes,
+                root=self.config.data.get("root"),
+            )
+            log.info("the predicted class of every image: %s", folder / CLUSTERS)
+        save_trees(folder / TREES, answer.trees)
 
     def draw_trees(self, pretrained: Pretrained, folder: Path) -> list[Path]:
         """Save these trees again in the given folder; returns the files.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from meru.assemble import Pretrained
+from meru.configuration.facts import validation_figures
 from meru.data.augmentation import CaptionAugmentation, caption_augmentation
 from meru.data.caption_queries import query_entries
 from meru.data.families import families_by_name
@@ -51,8 +53,16 @@ class ImageText(Task):
     # ---------------------------------------------------------------- training
 
     def complete_config(self) -> DictConfig:
+        """The configuration with the figure that selects the weights, which depends on whether there are classes."""
         if crops := self.crops():
             crops.check(self.data.train, self.config.data.root)
+        kind, monitor = self.data.class_kind, self.config.trainer.monitor
+        if monitor is None:
+            completed = copy.deepcopy(self.config)
+            completed.trainer.monitor = f"text_to_image/{kind}/recall@1"
+            return completed
+        if kind == "image" and monitor not in (names := validation_figures(kind=kind)):
+            raise UserError(f"trainer.monitor={monitor}: these data have no classes; choose {names[0]} or {names[5]}")
         return self.config
 
     def crops(self) -> CropParts | None:
@@ -69,11 +79,11 @@ class ImageText(Task):
 
     def describe(self) -> str:
         data = self.data
+        counted = f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images"
+        if data.class_kind == "image":
+            return f"{counted} without classes"
         kind = "identities" if data.class_kind == "identity" else "classes"
-        return (
-            f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images of "
-            f"{len(data.class_names)} {kind}"
-        )
+        return f"{counted} of {len(data.class_names)} {kind}"
 
     def prepare(self, pretrained: Pretrained, *, begun: bool) -> None:
         """Log how many captions are truncated, and set the initial radius of a hyperbolic model."""

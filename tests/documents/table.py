@@ -106,10 +106,22 @@ ROWS = (
         change=(("<file>", "{picture}"),),
         makes="attention.png",
     ),
+    Row(
+        r"python scripts/search\.py .*",
+        change=((r"run=\S+", "run={run}"), (r"images=\S+", "images={birds}/images")),
+        add=("workers=0",),
+        says="score",
+        makes="found.png",
+    ),
     Row(r"python scripts/compare\.py runs/\S+ runs/\S+", change=((r"runs/\S+", "{run}"),), says="± 0.0"),
     # Data
     Row(r"python scripts/prepare_data\.py cub --download", add=("--root", "{cub}"), says="nothing to download"),
     Row(r"python scripts/prepare_data\.py cub", add=("--root", "{cub}"), says="every image decodes"),
+    Row(
+        r"python scripts/prepare_data\.py check data=pairs .*",
+        change=((r"data\.path=\S+", "data.path={birds}/images"),),
+        says="ready",
+    ),
     Row(r"python scripts/prepare_data\.py (birds|pedestrians)", add=("--help",), says="--seed"),
     Row(r"python scripts/prepare_data\.py cuhk_pedes", add=("--root", "{persons}"), says="ready"),
     Row(r"python scripts/prepare_data\.py \w+", add=("--root", "{here}/none"), says="https://github.com", exit_code=1),

@@ -120,7 +120,7 @@ def test_the_tree_of_a_discovery_run_is_drawn_again(discovery_run, tmp_path, mon
     seen = task.features(task.data.train, pretrained)
     with torch.no_grad():  # images as the weights of classes: predictions that differ
         pretrained.model.classifier.weight.copy_((seen["features"] - seen["features"].mean(dim=0))[:48])
-    monkeypatch.setattr("meru.runs.visualize.load", lambda _: pretrained)
+    monkeypatch.setattr("meru.sources.opening.load_run", lambda _: pretrained)
     (tmp_path / "moved").symlink_to(birds)
     line = visualize("tree", {"run": str(run), "root": str(tmp_path / "moved"), "output": str(tmp_path / "trees")})
     assert line.startswith("the tree of classes: feature_tree.nwk, ") and line.endswith(f" in {tmp_path / 'trees'}")

@@ -180,6 +180,53 @@ def test_failed_download_leaves_nothing(run, archive, tmp_path, trouble):
     assert list(root.parent.iterdir()) == []
 
 
+def test_an_interrupted_download_goes_on_where_it_stopped(run, archive, tmp_path, monkeypatch):
+    whole, asked = archive.read_bytes(), []
+
+    class Breaking(http.server.BaseHTTPRequestHandler):
+        """Sends a third of the file at most, then closes the connection; after that, nothing for a while."""
+
+        def do_GET(self):
+            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+            asked.append(start)
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(whole) - start))
+            self.end_headers()
+            is_down = 1 < len(asked) < 9
+            self.wfile.write(b"" if is_down else whole[start : start + len(whole) // 3 + 1])
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Breaking)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setattr(preparing, "ARCHIVE", f"http://127.0.0.1:{server.server_port}/CUB.tgz")
+    try:
+        root = tmp_path / "new" / "CUB_200_2011"
+        part, third = root.with_name("CUB_200_2011.tgz.part"), len(whole) // 3 + 1
+        code, _, err = run("cub", "--root", root, "--download")
+        assert code == 1 and f"are kept in {part}, the same command goes on from there" in err
+        assert err.count("\n") == 1
+        assert part.read_bytes() == whole[:third] and list(root.parent.iterdir()) == [part]
+        asked += [third] * 9  # the server is up again
+        done = len(asked)
+        code, out, _ = run("cub", "--root", root, "--download")
+        assert code == 0 and "12 for training" in out
+        assert asked[done:] == [third, 2 * third] and list(root.parent.iterdir()) == [root]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_complete_download_that_was_not_unpacked_is_not_fetched_again(run, archive, tmp_path):
+    root = tmp_path / "new" / "CUB_200_2011"
+    root.parent.mkdir()
+    shutil.copy(archive, root.with_name("CUB_200_2011.tgz.part"))
+    archive.write_bytes(b"")  # the server has nothing more to give
+    code, out, _ = run("cub", "--root", root, "--download")
+    assert code == 0 and "12 for training" in out
+
+
 def test_download_never_touches_another_folder(run, archive, tmp_path):
     root = tmp_path / "mine"
     root.mkdir()

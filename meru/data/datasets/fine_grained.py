@@ -23,6 +23,7 @@ from meru.data.discovery.splits import (
     DiscoveryData,
     check_class_count,
     check_no_leak,
+    class_list,
     discovery_data,
     existing_images,
     from_torchvision,
@@ -47,7 +48,7 @@ Listing = tuple[tuple[Path, ...], list[int]]  # files, and the class number of e
 def load_cub_discovery(
     *,
     root: str | Path,
-    old_classes: Sequence[str] | None = None,
+    old_classes: Sequence[str] | str | None = None,
     labelled_fraction: float = 0.5,
     split_seed: int = 0,
 ) -> DiscoveryData:
@@ -55,7 +56,8 @@ def load_cub_discovery(
 
     Args:
         root: As for `meru.data.datasets.cub.load_cub`.
-        old_classes: Class folders of the old classes, all others being new; None: the benchmark's list, by folder name.
+        old_classes: Class folders of the old classes, or a text file with one a line, all others being new; None: the
+            benchmark's list, by folder name.
         labelled_fraction, split_seed: As for `meru.data.discovery.splits.discovery_data`, also in the functions below.
 
     Raises:
@@ -74,9 +76,9 @@ def load_cub_discovery(
                 "defined; set data.old_classes=[<class folder>,…], or restore the name"
             )
     else:
-        if absent := set(old_classes) - number.keys():
+        old = tuple(class_list(old_classes))
+        if absent := set(old) - number.keys():
             raise UserError(f"data.old_classes: {root} has no class folder {min(absent)}; it has {', '.join(number)}")
-        old = tuple(dict.fromkeys(old_classes))
         classes = ClassList(old, tuple(folder for folder in sorted(number) if folder not in old))
     return _from_records(
         data,

@@ -20,9 +20,11 @@ from torch import Tensor
 from meru.data.families import families_by_name
 from meru.data.folders import FileFinder, first_repeated, inner_path
 from meru.data.records import Images
+from meru.data.texts import read_text
 from meru.errors import UserError
 from meru.files import user_path
 
+UNKNOWN = -1  # label of an image whose class is not known
 SPLITS_FOLDER = Path(__file__).parent / "ssb_splits"
 
 log = logging.getLogger("meru")
@@ -34,8 +36,8 @@ class DiscoverySplit:
 
     Attributes:
         images: Files, or the decoded images: uint8 `(n, 3, H, W)`.
-        labels: Position of each image's class in `DiscoveryData.class_names`, old classes first, int64 `(n,)`. Those of
-            unlabelled images are for evaluation only.
+        labels: Position of each image's class in `DiscoveryData.class_names`, old classes first, int64 `(n,)`;
+            `UNKNOWN` for images that belong to no known class. Those of unlabelled images are for evaluation only.
         labelled: Images whose labels training may use, bool `(n,)`.
     """
 
@@ -83,7 +85,8 @@ class DiscoveryData:
         if self.families is not None and len(self.families) != len(self.class_names):
             raise ValueError(f"{len(self.families)} families of {len(self.class_names)} classes")
         for name, split in (("training", self.train), ("test", self.test)):
-            outside = split.labels[(split.labels < 0) | (split.labels >= len(self.class_names))]
+            known = split.labels[(split.labels != UNKNOWN) | split.labelled]
+            outside = known[(known < 0) | (known >= len(self.class_names))]
             if len(outside):
                 raise UserError(
                     f"label {int(outside[0])} of a {name} image is out of range: there are {len(self.class_names)} "
@@ -104,6 +107,11 @@ class DiscoveryData:
         """
         families = families_by_name(self.class_names, rule)
         return self if rule == "file" else replace(self, families=families)
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether the classes of some training images are not known, so that there may be more than `class_names`."""
+        return bool((self.train.labels == UNKNOWN).any())
 
     def paths(self) -> dict[str, Sequence[Path]]:
         """The image files of each split; empty for images in memory."""
@@ -158,7 +166,7 @@ def discovery_data(
         UserError: for a fraction or seed out of range, a class list that contradicts itself or the data, or images
             that leave no old class, no new class or no labelled image.
     """
-    if not 0 < labelled_fraction < 1:
+    if labelled_fraction is None or not 0 < labelled_fraction < 1:
         raise UserError(f"data.labelled_fraction={labelled_fraction}: it must be above 0 and below 1")
     if not 0 <= split_seed < 2**32:
         raise UserError(f"data.split_seed={split_seed}: it must be at least 0 and below 2**32")
@@ -211,7 +219,7 @@ def validation_data(data: DiscoveryData) -> DiscoveryData:
     num_old = len(range(0, data.num_old, 2))
     position = torch.empty(data.num_old, dtype=torch.int64)
     position[order] = torch.arange(data.num_old)
-    kept = data.train.where(data.train.labels < data.num_old)
+    kept = data.train.where((data.train.labels != UNKNOWN) & (data.train.labels < data.num_old))
     labels = position[kept.labels]
     labelled = kept.labelled & (labels < num_old)
     if not labelled.any():
@@ -242,6 +250,23 @@ def draw_labelled(of_old_class: Tensor, *, fraction: float, seed: int) -> Tensor
     labelled = torch.zeros(len(of_old_class), dtype=torch.bool)
     labelled[pooled[torch.from_numpy(drawn)]] = True
     return labelled
+
+
+def class_list(given: Sequence[str] | str) -> list[str]:
+    """The names in `data.old_classes`, a list or a text file with one name a line, without repetitions.
+
+    Raises:
+        UserError: if there is no such file, or it has no name.
+    """
+    if isinstance(given, str):
+        path = user_path(given)
+        if not path.is_file():
+            raise UserError(f"data.old_classes={given}: no such file; write class names in brackets, [{path.name},…]")
+        given = [line.strip() for line in read_text(path).split("\n")]
+    names = list(dict.fromkeys(str(name) for name in given if str(name)))
+    if not names:
+        raise UserError("data.old_classes is empty: name at least one class")
+    return names
 
 
 def existing_images(folder: Path, files: Sequence[str]) -> tuple[Path, ...]:

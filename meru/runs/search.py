@@ -1,0 +1,95 @@
+"""Search in a folder of images by a sentence: `scripts/search.py`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from meru import distributed
+from meru.assemble import Pretrained
+from meru.data.datasets.own.folders import images_in
+from meru.data.images import read_image
+from meru.data.loading import ordered_loader
+from meru.errors import UserError
+from meru.evaluation.image_text import embed_captions, embed_images
+from meru.files import user_path
+from meru.metrics.retrieval import top_k
+from meru.reports.attention import save_figure
+from meru.reports.contact_sheet import contact_sheet
+
+log = logging.getLogger("meru")
+
+BATCH_SIZE = 64
+
+
+class Found(NamedTuple):
+    """An image of a ranking; a larger score means more similar."""
+
+    score: float
+    path: Path
+
+
+def search(
+    pretrained: Pretrained, *, images: str | Path, text: str, top: int = 10, output: str | None = None, workers: int = 2
+) -> list[Found]:
+    """Rank the images of a folder by their similarity to a sentence.
+
+    Images that cannot be decoded are left out, and the log counts them.
+
+    Args:
+        pretrained: A model with a text tower.
+        images: The folder; images in folders inside it are included.
+        text: The sentence.
+        top: Length of the ranking.
+        output: A PNG file for the images found; None: none.
+        workers: Processes that read images.
+
+    Returns:
+        The `top` most similar images, best first.
+
+    Raises:
+        UserError: if the folder has no images, the model has no text tower, or `output` cannot be written.
+    """
+    folder = user_path(images)
+    if not folder.is_dir():
+        raise UserError(f"images={images}: there is no such folder")
+    if output and user_path(output).is_dir():
+        raise UserError(f"output={output} is a folder: name a file in it, {user_path(output) / 'found.png'}")
+    if pretrained.tokenizer is None:
+        raise UserError(f"{type(pretrained.model).__name__} has no text tower, so it cannot search by a sentence")
+    ranking = _ranking(pretrained, [folder / inner for inner in images_in(folder)], text, top=top, workers=workers)
+    if output:
+        pictures = [read_image(found.path) for found in ranking]
+        names = [f"{place}. {found.path.name}" for place, found in enumerate(ranking, start=1)]
+        save_figure(contact_sheet(pictures, names, title=text), user_path(output))
+        log.info("images: %s", user_path(output))
+    return ranking
+
+
+def _ranking(pretrained: Pretrained, paths: list[Path], text: str, *, top: int, workers: int) -> list[Found]:
+    device, model = distributed.start(), pretrained.model.eval()
+    model.to(device)
+    loader = ordered_loader(
+        paths,
+        {"class_index": torch.zeros(len(paths), dtype=torch.int64)},
+        batch_size=BATCH_SIZE,
+        transform=pretrained.transforms.evaluation,
+        workers=workers,
+        on_error="skip",
+    )
+    found = embed_images(model, loader, device=device)
+    if skipped := len(paths) - len(found["image_index"]):
+        log.warning("%d of %d images cannot be decoded and are left out", skipped, len(paths))
+    query = embed_captions(model, [text], tokenizer=pretrained.tokenizer.batch, device=device)
+    scores, places = top_k(query, found["embeddings"], similarity=model.similarity, k=top)
+    numbers = found["image_index"][places[0]].tolist()
+    return [Found(score, paths[number]) for score, number in zip(scores[0].tolist(), numbers, strict=True)]
+
+
+def format_ranking(ranking: list[Found], folder: Path) -> str:
+    """One line an image: place, score and the path inside the folder."""
+    lines = (f"{place:>4}  {score:8.3f}  {path.relative_to(folder)}" for place, (score, path) in enumerate(ranking, 1))
+    return "\n".join(["         score  image", *lines])
