@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from meru.configuration.declared_training import LOGGER, OPTIM, TRAINER
 from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import (
     Architecture,
@@ -18,26 +19,27 @@ from meru.configuration.kinds import (
     Number,
     Plain,
     Section,
-    Template,
     Text,
     Whole,
 )
+from meru.configuration.ranges import (
+    AT_LEAST_0,
+    FILE,
+    FOLDER,
+    NAMES,
+    PLACE,
+    POSITIVE,
+    PROPER_SHARE,
+    RGB,
+    RGB_SPREAD,
+    SEED,
+    SHARE,
+    TARGET,
+    TEMPERATURE,
+    TEMPLATES,
+    TEXTS,
+)
 from meru.configuration.targets import names_in
-
-FOLDER, FILE = FilePath("the path of a folder"), FilePath("the path of a file")
-PLACE = FilePath("the path of a file or folder")
-SHARE = Number(0, 1)
-SEED = Whole(0, 2**32 - 1)
-POSITIVE = Number(0, 1e6, above=True)
-AT_LEAST_0 = Number(0, 1e6)
-TARGET = Text("the dotted path of a class or function")
-TEMPLATES = ListOf(Template(), '["a photo of a {}."]', least=1, most=10_000)
-RGB = ListOf(Number(-10, 10), "[0.5,0.5,0.5]", least=3, most=3)
-RGB_SPREAD = ListOf(Number(0, 10, above=True), "[0.5,0.5,0.5]", least=3, most=3)
-TEXTS = ListOf(Text(), '["one","2"]')
-NAMES = Either((TEXTS, FILE))
-PROPER_SHARE = Number(0, 1, above=True, below=True)
-TEMPERATURE = Number(0, 1000, above=True)
 
 _GENERAL = {
     "name": fixed(Text(), meaning="part of the run folder's path, and of the run's name in Weights & Biases"),
@@ -46,23 +48,6 @@ _GENERAL = {
     "folder": fixed(FOLDER, null=True),
     "resume": Key(FOLDER, null=True),
     "task": fixed(Choice(("discovery",))),
-}
-_TRAINER = {
-    "epochs": Key(Whole(1, 100_000), "epochs", "passes over the training images"),
-    "accumulate": fixed(Whole(1, 10_000), "batches"),
-    "warmup_epochs": Key(Number(0, 100_000), "epochs", "linear growth of the learning rate from 0; may be fractional"),
-    "final_learning_rate": Key(SHARE, "share of the highest", "learning rate at the end"),
-    "rate_changes": Key(Choice(("step", "epoch"))),
-    "clip_gradient_norm": Key(AT_LEAST_0, meaning="upper bound on the gradient's norm; null: none", null=True),
-    "precision": Key(Choice(("auto", "bf16", "fp32"))),
-    "tf32": Key(Flag()),
-    "ema_decay": Key(Number(0, 1, below=True)),
-    "compile": Key(Flag(), meaning="compile the model with torch.compile"),
-    "evaluate_every": Key(Whole(1, 100_000), "epochs", "epochs between validations"),
-    "monitor": Key(Text("a figure of the validation split"), null=True),
-    "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),
-    "checkpoint_every": Key(Whole(0, 10**9), "steps"),
-    "diagnose_every": Key(Whole(0, 10**9), "steps"),
 }
 _EVALUATION = {
     "captions_per_image": Key(Whole(1, 10_000), "captions", null=True),
@@ -307,37 +292,6 @@ _DISCOVERY = {
     "validation": fixed(Flag()),
     "maximum_classes": fixed(Whole(2, 1_000_000), "classes", null=True),
 }
-_OPTIM = {
-    "optimizer._target_": fixed(TARGET, meaning="a class of torch.optim"),
-    "optimizer._partial_": fixed(Flag(), meaning="true: the program adds the parameters later"),
-    "optimizer.betas": Key(
-        ListOf(Number(0, 1, below=True), "[0.9,0.98]", least=2, most=2), meaning="decay of Adam's averages"
-    ),
-    "optimizer.eps": Key(Number(0, 1), meaning="added to Adam's denominator"),
-    "optimizer.momentum": Key(Number(0, 1, below=True), meaning="of SGD and RMSprop"),
-    "optimizer.dampening": Key(SHARE, meaning="of SGD's momentum"),
-    "optimizer.nesterov": Key(Flag(), meaning="Nesterov's momentum"),
-    "optimizer.alpha": Key(SHARE, meaning="of RMSprop and ASGD"),
-    "optimizer.rho": Key(SHARE, meaning="of Adadelta"),
-    "optimizer.fused": Key(Flag(), meaning="one kernel for all parameters", null=True),
-    "optimizer.foreach": Key(Flag(), meaning="all parameters in one call", null=True),
-    "optimizer.amsgrad": Key(Flag(), meaning="the AMSGrad variant of Adam"),
-    "optimizer.maximize": Key(Choice(("false",)), meaning="the loss can only be minimised"),
-    "optimizer.*": Key(Plain(), meaning="any other argument of the class", null=True),
-    "learning_rate": Key(Number(0, 1000), meaning="the highest"),
-    "batch_of_rate": Key(Number(0, 1e9, above=True), "images", null=True),
-    "weight_decay": Key(Number(0, 1000)),
-    "multipliers": Key(Section(), null=True),
-    "multipliers.*": Key(AT_LEAST_0, meaning="factor on the learning rate of that module or parameter"),
-}
-_LOGGER = {
-    "_target_": Key(TARGET, meaning="the logger used besides metrics.jsonl"),
-    "project": Key(Text(), meaning="the project in Weights & Biases", null=True),
-    "entity": Key(Text(), meaning="the user or team in Weights & Biases", null=True),
-    "mode": Key(Choice(("auto", "online", "offline", "disabled"))),
-    "tags": Key(TEXTS, meaning="of the run in Weights & Biases", null=True),
-    "group": Key(Text(), meaning="of the run in Weights & Biases", null=True),
-}
 
 
 def _all(**sections: dict[str, Key]) -> dict[str, Key]:
@@ -346,8 +300,8 @@ def _all(**sections: dict[str, Key]) -> dict[str, Key]:
 
 TRAIN = {
     **_GENERAL,
-    **_all(trainer=_TRAINER, evaluation=_EVALUATION, data=_DATA, encoder=_ENCODER, model=_MODEL, loss=_LOSS),
-    **_all(parts=_PARTS, discovery=_DISCOVERY, optim=_OPTIM, logger=_LOGGER),
+    **_all(trainer=TRAINER, evaluation=_EVALUATION, data=_DATA, encoder=_ENCODER, model=_MODEL, loss=_LOSS),
+    **_all(parts=_PARTS, discovery=_DISCOVERY, optim=OPTIM, logger=LOGGER),
 }
 EVALUATE = {
     "run": Key(FOLDER),

@@ -21,9 +21,8 @@ from meru.data.discovery.splits import (
     check_class_count,
     discovery_data,
     from_torchvision,
-    torchvision_root,
 )
-from meru.data.folders import find_folder
+from meru.data.folders import find_folder, torchvision_root
 from meru.data.image_folders import ClassFolders, read_class_folders
 from meru.errors import UserError
 

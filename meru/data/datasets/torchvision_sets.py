@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from meru.data.discovery.splits import from_torchvision, torchvision_root
+from meru.data.discovery.splits import from_torchvision
+from meru.data.folders import torchvision_root
 from meru.data.labelled import LabelledData, labelled, named
 from meru.data.records import Images
 from meru.errors import UserError

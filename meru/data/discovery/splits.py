@@ -302,25 +302,6 @@ def check_class_count(folder: Path, found: int, wanted: int, what: str) -> None:
         )
 
 
-def torchvision_root(root: str | Path, folder: str) -> Path:
-    """Torchvision's root: the folder that contains `folder`. `root` may also be `folder` itself or one level up.
-
-    Args:
-        root: As the user gave it.
-        folder: A name, or two with a slash between them, of which `root` may also be the first.
-    """
-    root = user_path(root)
-    names = Path(folder).parts
-    if not (root / folder).is_dir():
-        for depth in range(len(names), 0, -1):
-            if root.parts[-depth:] == names[:depth]:
-                return root.parents[depth - 1]
-        deeper = [path.parent for path in root.glob(f"*/{folder}") if path.is_dir()]
-        if len(deeper) == 1:
-            return deeper[0]
-    return root
-
-
 def from_torchvision(data_set: type, root: str | Path, *, what: str, download: bool, **options):
     """One of torchvision's data sets, created with its own `options`; its errors become a `UserError`."""
     try:
