@@ -14,7 +14,7 @@ def meaning(key: str, *, command: str) -> str:
 
 
 # Keys that mean the same as others: by the start of their names.
-_SAME = (("data.load_discovery.", "data.load."), ("data.load_labelled.", "data.load."))
+_SAME = (("data.load_discovery.", "data.load."), ("data.load_labelled.", "data.load."), ("data.load_label_sets.", "data.load."))
 MEANINGS = {
     "name": "运行目录路径的一部分，也是 Weights & Biases 中运行名的一部分",
     "seed": "权重初始化、数据顺序、抽取的描述、增强的随机种子",
@@ -131,6 +131,8 @@ MEANINGS = {
     "data.load.identities": "合成行人的人数",
     "data.load.images_per_identity": "每个合成行人的图像数",
     "data.load.download": "root 中没有数据时下载",
+    "data.load.data_set": "读取 torchvision 或按类别分文件夹的哪个数据集",
+    "data.load.families": "类别怎样归为科，同 data.families",
     "data.load.old_classes": "旧类的文件夹名",
     "data.load.old_share": "旧类占全部类别的比例",
     "data.load.labelled_files": "带标签图像的清单",
@@ -195,6 +197,7 @@ MEANINGS = {
     "data.whole": "描述中称呼图像主体的名词",
     "data.part_words": "部位和称呼它的词；null：描述中不认部位",
     "data.part_words.*": "称呼该部位的词",
+    "data.parents": "suite=hierarchy 用的层级：CSV，每行 child,parent；或 WordNet 的 wordnet.is_a.txt；null：用 families",
     "data.families": "类别怎样归为科：last_word：名称的最后一个词；file：由数据给出；null：不归类",
     "model.space": "hyperboloid：双曲面；euclidean：欧氏空间；sphere：单位球面，按余弦比较（GAHR 去掉 HRL）",
     "model.score": "相似度：distance：−d；squared_distance：−d²，与 EuCLIP 相同",
@@ -310,5 +313,6 @@ MEANINGS_OF_EVALUATE = {
     "pointing": "检验部位的词是否看向其关键点",
     "workers": "读图像的进程数",
     "output": "保存指标的 JSON 文件；null：只打印，套件的结果存入运行目录",
+    "probe_features": "linear_probe 读取什么：tower：塔的池化输出；tangent：提升之前的投影特征",
     "data": "本次评测中，data 小节的其他键",
 }

@@ -5,6 +5,7 @@ A new key in configs/ needs a line here. The comment beside a key in configs/ ex
 
 from __future__ import annotations
 
+from meru.configuration.declared_training import LOGGER, OPTIM, TRAINER
 from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import (
     Architecture,
@@ -16,26 +17,27 @@ from meru.configuration.kinds import (
     Number,
     Plain,
     Section,
-    Template,
     Text,
     Whole,
 )
 from meru.configuration.own_data import OWN_DATA
+from meru.configuration.ranges import (
+    AT_LEAST_0,
+    FILE,
+    FOLDER,
+    NAMES,
+    POSITIVE,
+    PROPER_SHARE,
+    RGB,
+    RGB_SPREAD,
+    SEED,
+    SHARE,
+    TARGET,
+    TEMPERATURE,
+    TEMPLATES,
+    TEXTS,
+)
 from meru.configuration.targets import names_in
-
-FOLDER, FILE = FilePath("the path of a folder"), FilePath("the path of a file")
-SHARE = Number(0, 1)
-SEED = Whole(0, 2**32 - 1)
-POSITIVE = Number(0, 1e6, above=True)
-AT_LEAST_0 = Number(0, 1e6)
-TARGET = Text("the dotted path of a class or function")
-TEMPLATES = ListOf(Template(), '["a photo of a {}."]', least=1, most=10_000)
-RGB = ListOf(Number(-10, 10), "[0.5,0.5,0.5]", least=3, most=3)
-RGB_SPREAD = ListOf(Number(0, 10, above=True), "[0.5,0.5,0.5]", least=3, most=3)
-TEXTS = ListOf(Text(), '["one","2"]')
-NAMES = Either((TEXTS, FILE))
-PROPER_SHARE = Number(0, 1, above=True, below=True)
-TEMPERATURE = Number(0, 1000, above=True)
 
 _GENERAL = {
     "name": fixed(Text(), meaning="part of the run folder's path, and of the run's name in Weights & Biases"),
@@ -45,23 +47,6 @@ _GENERAL = {
     "resume": Key(FOLDER, null=True),
     "task": fixed(Choice(("discovery",))),
 }
-_TRAINER = {
-    "epochs": Key(Whole(1, 100_000), "epochs", "passes over the training images"),
-    "accumulate": fixed(Whole(1, 10_000), "batches"),
-    "warmup_epochs": Key(Number(0, 100_000), "epochs", "linear growth of the learning rate from 0; may be fractional"),
-    "final_learning_rate": Key(SHARE, "share of the highest", "learning rate at the end"),
-    "rate_changes": Key(Choice(("step", "epoch"))),
-    "clip_gradient_norm": Key(AT_LEAST_0, meaning="upper bound on the gradient's norm; null: none", null=True),
-    "precision": Key(Choice(("auto", "bf16", "fp32"))),
-    "tf32": Key(Flag()),
-    "ema_decay": Key(Number(0, 1, below=True)),
-    "compile": Key(Flag(), meaning="compile the model with torch.compile"),
-    "evaluate_every": Key(Whole(1, 100_000), "epochs", "epochs between validations"),
-    "monitor": Key(Text("a figure of the validation split"), null=True),
-    "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),
-    "checkpoint_every": Key(Whole(0, 10**9), "steps"),
-    "diagnose_every": Key(Whole(0, 10**9), "steps"),
-}
 _EVALUATION = {
     "captions_per_image": Key(Whole(1, 10_000), "captions", null=True),
     "templates": Key(TEMPLATES, null=True),
@@ -70,18 +55,21 @@ _EVALUATION = {
     "attention_pictures": Key(Whole(0, 10_000), "captions"),
 }
 # Arguments of the loaders in meru/data, passed on from data.load and data.load_discovery.
+LAYOUTS = ("cuhk_pedes", "icfg_pedes", "rstpreid", "coco", "flickr30k")
 _SOURCE = {
     "_target_": fixed(TARGET, meaning="the function that reads the data"),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, meaning="folder of the captions", null=True),
     "validation_fraction": fixed(Number(0, 1, below=True), "share", "training images for validation"),
     "seed": fixed(SEED, meaning="choice of validation images, and of synthetic ones"),
-    "layout": fixed(Choice(("cuhk_pedes", "icfg_pedes", "rstpreid")), meaning="the data set's annotation format"),
+    "layout": fixed(Choice(LAYOUTS), meaning="the data set's annotation format"),
     "images_per_species": fixed(Whole(2, 10_000), "images", "synthetic birds of each species"),
     "image_size": fixed(Whole(32, 4096), "pixels", "side of the synthetic images"),
     "identities": fixed(Whole(6, 1_000_000), "persons", "synthetic persons"),
     "images_per_identity": fixed(Whole(1, 10_000), "images", "synthetic images of each person"),
     "download": Key(Flag(), meaning="download the data to root if they are missing"),
+    "data_set": fixed(Text("the name of a data set"), meaning="which of the data sets in that layout", null=True),
+    "families": Key(Choice(("last_word", "file")), meaning="as data.families", null=True),
     "old_classes": fixed(NAMES, meaning="class folders that are old", null=True),
     "old_share": fixed(PROPER_SHARE, "share", "classes that are old", null=True),
     "labelled_files": fixed(FILE, meaning="list of the labelled images", null=True),
@@ -118,6 +106,7 @@ _DATA = {
     "part_words": fixed(Section(), null=True),
     "part_words.*": fixed(TEXTS, meaning="the words that name that part"),
     "families": Key(Choice(("last_word", "file")), null=True),
+    "parents": Key(FILE, null=True),
     "monitor": Key(Text("a figure of the validation split"), null=True),
     "root": Key(FOLDER, meaning="folder of the data"),
     "captions": Key(FOLDER, null=True),
@@ -131,6 +120,7 @@ _DATA = {
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
     **{f"load_labelled.{name}": key for name, key in _SOURCE.items()},
+    **{f"load_label_sets.{name}": key for name, key in _SOURCE.items()},
 }
 _ENCODER = {
     "image._target_": fixed(TARGET, meaning="the function that makes the image tower"),
@@ -297,42 +287,6 @@ _DISCOVERY = {
     "validation": fixed(Flag()),
     "maximum_classes": fixed(Whole(2, 1_000_000), "classes", null=True),
 }
-_OPTIM = {
-    "optimizer._target_": fixed(TARGET, meaning="a class of torch.optim"),
-    "optimizer._partial_": fixed(Flag(), meaning="true: the program adds the parameters later"),
-    "optimizer.betas": Key(
-        ListOf(Number(0, 1, below=True), "[0.9,0.98]", least=2, most=2), meaning="decay of Adam's averages"
-    ),
-    "optimizer.eps": Key(Number(0, 1), meaning="added to Adam's denominator"),
-    "optimizer.momentum": Key(Number(0, 1, below=True), meaning="of SGD and RMSprop"),
-    "optimizer.dampening": Key(SHARE, meaning="of SGD's momentum"),
-    "optimizer.nesterov": Key(Flag(), meaning="Nesterov's momentum"),
-    "optimizer.alpha": Key(SHARE, meaning="of RMSprop and ASGD"),
-    "optimizer.rho": Key(SHARE, meaning="of Adadelta"),
-    "optimizer.fused": Key(Flag(), meaning="one kernel for all parameters", null=True),
-    "optimizer.foreach": Key(Flag(), meaning="all parameters in one call", null=True),
-    "optimizer.amsgrad": Key(Flag(), meaning="the AMSGrad variant of Adam"),
-    "optimizer.maximize": Key(Choice(("false",)), meaning="the loss can only be minimised"),
-    "optimizer.*": Key(Plain(), meaning="any other argument of the class", null=True),
-    "learning_rate": Key(Number(0, 1000), meaning="the highest"),
-    "batch_of_rate": Key(Number(0, 1e9, above=True), "images", null=True),
-    "weight_decay": Key(Number(0, 1000)),
-    "multipliers": Key(Section(), null=True),
-    "multipliers.*": Key(AT_LEAST_0, meaning="factor on the learning rate of that module or parameter"),
-}
-_LOGGER = {
-    "_target_": Key(TARGET, meaning="the logger used besides metrics.jsonl"),
-    "also": Key(
-        ListOf(Choice(("wandb", "swanlab", "tensorboard")), "[tensorboard]", different=True),
-        meaning="other loggers for the same figures",
-    ),
-    "project": Key(Text(), meaning="the project in Weights & Biases or SwanLab", null=True),
-    "entity": Key(Text(), meaning="the user or team in Weights & Biases", null=True),
-    "workspace": Key(Text(), meaning="the user or organisation in SwanLab", null=True),
-    "mode": Key(Choice(("auto", "online", "offline", "disabled"))),
-    "tags": Key(TEXTS, meaning="of the run in Weights & Biases or SwanLab", null=True),
-    "group": Key(Text(), meaning="of the run in Weights & Biases or SwanLab", null=True),
-}
 
 
 def _all(**sections: dict[str, Key]) -> dict[str, Key]:
@@ -341,8 +295,8 @@ def _all(**sections: dict[str, Key]) -> dict[str, Key]:
 
 TRAIN = {
     **_GENERAL,
-    **_all(trainer=_TRAINER, evaluation=_EVALUATION, data=_DATA, encoder=_ENCODER, model=_MODEL, loss=_LOSS),
-    **_all(parts=_PARTS, discovery=_DISCOVERY, optim=_OPTIM, logger=_LOGGER),
+    **_all(trainer=TRAINER, evaluation=_EVALUATION, data=_DATA, encoder=_ENCODER, model=_MODEL, loss=_LOSS),
+    **_all(parts=_PARTS, discovery=_DISCOVERY, optim=OPTIM, logger=LOGGER),
 }
 EVALUATE = {
     "run": Key(FOLDER),
@@ -350,6 +304,7 @@ EVALUATE = {
     "suite": Key(Choice(names_in("meru.evaluation.suites.SUITES")), null=True),
     "root": Key(FOLDER, null=True),
     **{name: key for name, key in _EVALUATION.items() if name != "attention_pictures"},
+    "probe_features": Key(Choice(("tower", "tangent"))),
     "workers": Key(Whole(0, 512), "processes", "that read images"),
     "output": Key(FILE, null=True),
     "data": Key(Section(), meaning="other keys of the section data for this evaluation"),

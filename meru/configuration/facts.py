@@ -53,6 +53,11 @@ def require_loader(data: Mapping, *, discovering: bool) -> None:
     """Raise an error if the section `data` has no loader for this kind of training."""
     if discovering and "load_discovery" not in data:
         raise UserError("this data set has no split for discovery: choose another, such as data=cub or data=birds")
+    if not discovering and "load" not in data and "load_discovery" not in data:
+        raise UserError(
+            "this data set has labels and no captions: it is for suites, such as python scripts/evaluate.py run=<run "
+            "folder> suite=zero_shot data=<this data set>"
+        )
     if not discovering and "load" not in data:
         raise UserError("this data set has no captions, only classes to discover: choose model=simgcd, hypgcd or hypcd")
 

@@ -38,6 +38,7 @@ TARGETS = {
     "data.load": ("meru.data", "ImageTextData"),
     "data.load_discovery": ("meru.data", "DiscoveryData"),
     "data.load_labelled": ("meru.data", "LabelledData"),
+    "data.load_label_sets": ("meru.data", "LabelSets"),
     "encoder.image": ("meru.encoders", "ImageEncoder"),
     "encoder.text": ("meru.encoders", "TextEncoder"),
     "logger": ("meru.training.loggers", "object"),

@@ -17,7 +17,8 @@ import yaml  # comes with OmegaConf
 
 from meru.files import CONFIGS, PACKAGE
 
-LOADERS = ("data.load", "data.load_discovery", "data.load_labelled")  # sections that say how data are read
+# Sections that say how data are read.
+LOADERS = ("data.load", "data.load_discovery", "data.load_labelled", "data.load_label_sets")
 
 
 class Arguments(NamedTuple):

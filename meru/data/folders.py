@@ -138,3 +138,22 @@ def first_repeated(paths: Iterable[object]) -> tuple[int, int] | None:
         if seen.setdefault(path, position) != position:
             return seen[path], position
     return None
+
+
+def torchvision_root(root: str | Path, folder: str) -> Path:
+    """Torchvision's root: the folder that contains `folder`. `root` may also be `folder` itself or one level up.
+
+    Args:
+        root: As the user gave it.
+        folder: A name, or two with a slash between them, of which `root` may also be the first.
+    """
+    root = user_path(root)
+    names = Path(folder).parts
+    if not (root / folder).is_dir():
+        for depth in range(len(names), 0, -1):
+            if root.parts[-depth:] == names[:depth]:
+                return root.parents[depth - 1]
+        deeper = [path.parent for path in root.glob(f"*/{folder}") if path.is_dir()]
+        if len(deeper) == 1:
+            return deeper[0]
+    return root

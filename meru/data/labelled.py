@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from meru.data.records import Images
 from meru.errors import UserError
+
+NAMES = Path(__file__).parent / "class_names.json"  # of data sets whose files have codes or abbreviations
 
 
 @dataclass(frozen=True)
@@ -71,4 +75,36 @@ def labelled(images: Images, labels: Sequence[int]) -> LabelledImages:
     return LabelledImages(images, torch.as_tensor(labels, dtype=torch.int64))
 
 
+@dataclass(frozen=True)
+class LabelSets:
+    """Images with any number of classes each.
+
+    Attributes:
+        class_names: In plain words.
+        images: As of `LabelledImages`.
+        targets: int64 `(n, K)`: 1 where an image shows a class, 0 where it does not, and −1 where that is not decided.
+    """
+
+    class_names: tuple[str, ...]
+    images: Images
+    targets: Tensor
+
+    def __post_init__(self):
+        if self.targets.shape != (len(self.images), len(self.class_names)):
+            raise ValueError(f"targets of shape {tuple(self.targets.shape)} for {len(self.images)} images")
+
+
 NO_IMAGES = LabelledImages((), torch.zeros(0, dtype=torch.int64))
+
+
+def named(data_set: str, keys: Sequence[str], train: LabelledImages, test: LabelledImages) -> LabelledData:
+    """Labelled images with class names in plain words.
+
+    Args:
+        data_set: A key of `class_names.json`, whose names apply; others have their own names, without underscores.
+        keys: The classes' names in the data set's files.
+        train, test: The images.
+    """
+    known = json.loads(NAMES.read_text(encoding="utf-8")).get(data_set, {})
+    names = tuple(known.get(key, key.replace("_", " ").replace("/", " ")) for key in keys)
+    return LabelledData(names, train, test, class_keys=tuple(keys))

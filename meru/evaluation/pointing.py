@@ -11,9 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from meru.data.loading import reading_options
+from meru.data.parts import PartWords, part_places
 from meru.encoders.sizes import grid_of
+from meru.errors import UserError
+from meru.evaluation.suite import Subject
+from meru.reports.bars import bars_figure
+from meru.reports.tables import format_rows
 
 
 @torch.no_grad()
@@ -73,6 +80,54 @@ def pointing_game(
                 _count_hits(shares, of_caption, named, places[record], centres[record], grid, model.patch_offset)
     model.train(was_training)
     return _figures(shares)
+
+
+def evaluate_pointing(subject: Subject) -> dict[str, float | None]:
+    """The figures of `pointing_game` on the split.
+
+    Raises:
+        UserError: if the data name no words for parts, or no caption names a visible part.
+    """
+    part_of_word = PartWords.of(subject.section).part_of
+    if not part_of_word:
+        raise UserError("suite=pointing needs words for parts: choose data with data.part_words, such as data=cub")
+    records, transform = subject.records(), subject.pretrained.transforms.evaluation
+    maximum_pixels = reading_options(subject.section)["maximum_pixels"]
+    places, centres = part_places(records, transform, maximum_pixels=maximum_pixels)
+    figures = pointing_game(
+        subject.model,
+        subject.batches_of(records),
+        captions=[record.captions[: subject.settings["captions_per_image"]] for record in records],
+        places=places,
+        centres=centres,
+        part_of_word=part_of_word,
+        tokenize=subject.tokenize,
+        words=subject.pretrained.tokenizer.words,
+        device=subject.device,
+    )
+    if not figures:
+        raise UserError("suite=pointing: no caption of the split names a visible part: choose data with key-points")
+    return figures
+
+
+def format_pointing(figures: Mapping[str, float | None], title: str) -> str:
+    """The shares over all mentions, averaged over parts, and of each part, beside those of the centre of the box."""
+    return format_rows(figures, title, rows=_rows(figures), columns={"R@1": "accuracy@1"})
+
+
+def pointing_figure(figures: Mapping[str, float | None], title: str = "") -> Figure:
+    """Bars of these shares."""
+    return bars_figure(figures, title, rows=_rows(figures), columns={"R@1": "accuracy@1"})
+
+
+def _rows(figures: Mapping[str, float | None]) -> dict[str, str]:
+    """Label → the first part of the name of each share."""
+    rows = {}
+    for name in figures:
+        row, _, metric = name.rpartition("/")
+        if metric == "accuracy@1":
+            rows[row.replace("_", " ").replace("/", ", ")] = row
+    return rows
 
 
 def _count_hits(shares, attention, named, places, centre, grid, offset: float) -> None:

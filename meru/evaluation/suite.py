@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import Compose
 
 from meru.assemble import Pretrained
 from meru.data.discovery.splits import DiscoveryData
-from meru.data.labelled import LabelledData, LabelledImages
+from meru.data.labelled import LabelledData, LabelledImages, LabelSets
 from meru.data.loading import ordered_loader, read_or_skip, reading_options
 from meru.data.records import ImageRecord, Images, ImageTextData
 from meru.data.workers import worker_options
@@ -45,6 +45,7 @@ class Need(NamedTuple):
 
 CAPTIONS = Need("load", ImageTextData, "images with captions")
 LABELS = Need("load_labelled", LabelledData, "labelled images")
+LABEL_SETS = Need("load_label_sets", LabelSets, "images with several labels")
 DISCOVERY = Need("load_discovery", DiscoveryData, "images of old and new classes")
 
 
@@ -104,6 +105,17 @@ class Subject:
         self._require_decoding(images.images)
         return images
 
+    def label_sets(self) -> LabelSets:
+        """The images with several labels, which are one split.
+
+        Raises:
+            UserError: if another split was asked for, or no image decodes.
+        """
+        if self.split != "test":
+            raise UserError(f"split={self.split}: these data are read for the test only; leave split out")
+        self._require_decoding(self.data.images)
+        return self.data
+
     def batches(
         self, images: Images, known: Mapping[str, Tensor], change: Callable[[Tensor], Tensor] | None = None
     ) -> Iterable[dict[str, Tensor]]:
@@ -154,6 +166,7 @@ class Suite(NamedTuple):
         table: Formats figures and a title as text.
         picture: Plots figures with a title.
         needs: The data.
+        images: What it evaluates on if no split is named, for the title.
         reads_text: Whether the model must have a text tower; a run of category discovery has none.
     """
 
@@ -162,6 +175,7 @@ class Suite(NamedTuple):
     picture: Callable[[Mapping[str, float | None], str], Figure]
     needs: Need = CAPTIONS
     reads_text: bool = True
+    images: str = "test split"
 
 
 def on_captions(evaluate: Callable[..., dict[str, float | None]]) -> Callable[[Subject], dict[str, float | None]]:

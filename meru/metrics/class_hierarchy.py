@@ -12,7 +12,7 @@ ancestors, the root included; p is the predicted class and t the true one:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -83,6 +83,35 @@ def class_hierarchy_metrics(
     numbers = {family: number for number, family in enumerate(dict.fromkeys(families))}
     family = torch.tensor([numbers[each] for each in families])
     measures["family/accuracy@1"] = (family[:, None] == family).double()
+    return expected_measures(
+        image_embeddings,
+        class_embeddings,
+        labels=labels,
+        measures=measures,
+        similarity=similarity,
+        chunk_size=chunk_size,
+    )
+
+
+@torch.no_grad()
+def expected_measures(
+    image_embeddings: Tensor,
+    class_embeddings: Tensor,
+    *,
+    labels: Tensor,
+    measures: Mapping[str, Tensor],
+    similarity: Similarity,
+    chunk_size: int = 1024,
+) -> dict[str, float]:
+    """Means over images of measures of the most similar class and the right one.
+
+    Args:
+        measures: Name → `(K, K)`, a row per predicted class and a column per true one.
+        image_embeddings, class_embeddings, labels, similarity, chunk_size: As for `class_hierarchy_metrics`.
+
+    Returns:
+        The means by name, each also as `…/chance_…`, the expectation of a class chosen at random.
+    """
     totals = dict.fromkeys(measures, 0.0)
     for rows, scores in score_chunks(image_embeddings, class_embeddings, similarity=similarity, chunk_size=chunk_size):
         best = (scores == scores.amax(dim=1, keepdim=True)).double().cpu()
@@ -92,6 +121,7 @@ def class_hierarchy_metrics(
     images = len(image_embeddings)
     figures = {name: total / images for name, total in totals.items()}
     for name, of_pair in measures.items():
-        row, _, metric = name.partition("/")
-        figures[f"{row}/chance_{metric}"] = float(of_pair.mean(dim=0)[labels.cpu()].mean())
+        row, _, metric = name.rpartition("/")
+        chance = f"{row}/chance_{metric}" if row else f"chance_{metric}"
+        figures[chance] = float(of_pair.mean(dim=0)[labels.cpu()].mean())
     return figures

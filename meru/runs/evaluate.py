@@ -87,7 +87,8 @@ def evaluate_suite(config: DictConfig, trained: DictConfig, opened: Opened, *, d
     data = load_for_suite(trained, suite.needs, suite=config.suite)
     subject = Subject(_with_squash(opened.pretrained, trained), data, trained.data, config, device)
     figures = finite_figures(suite.evaluate(subject))
-    title = f"{subject.split} split of {f'{data_name}, ' if data_name else ''}{opened.name}"
+    images = f"{config.split} split" if config.split else suite.images
+    title = f"{images} of {f'{data_name}, ' if data_name else ''}{opened.name}"
     log.info("%s", suite.table(figures, title))
     file = f"{config.suite}_{data_name}.json" if data_name else f"{config.suite}.json"
     output = user_path(config.output) if config.output else opened.output(file)

@@ -198,10 +198,10 @@ def require_data(config: DictConfig, *, key: str) -> None:
     """Check that the data of a run are in their place; a loader would generate synthetic data again elsewhere.
 
     Raises:
-        UserError: if the folder, or the table of `data=pairs`, does not exist; the message tells the user to set `key`.
+        UserError: if neither the folder exists nor the table `data.path`; the message tells the user to set `key`.
     """
-    root = config.data.get("root")
-    if root and not user_path(root).is_dir() and not (config.data.get("path") and user_path(root).is_file()):
+    root, path = config.data.get("root"), config.data.get("path")
+    if root and not user_path(root).is_dir() and not (path and user_path(path).is_file()):
         raise UserError(f"the data of this run are not at {root}: set their place with {key}=<folder>")
 
 

@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 from meru import distributed
 from meru.configuration.facts import require_loader
 from meru.configuration.targets import files_of
+from meru.data.datasets.labelled_own import of_pairs
 from meru.data.discovery.splits import DiscoveryData, validation_data
 from meru.data.records import ImageTextData
 from meru.errors import UserError
-from meru.evaluation.suite import Need
+from meru.evaluation.suite import LABELS, Need
 
 
 def load_data(config: DictConfig) -> ImageTextData:
@@ -44,6 +45,8 @@ def load_for_suite(config: DictConfig, need: Need, *, suite: str) -> Any:
     Raises:
         UserError: if the section has no such data; the message names files of configs/data that have.
     """
+    if need is LABELS and need.key not in config.data and "load" in config.data:
+        return of_pairs(load_data(config), families=config.data.get("families"))
     if need.key not in config.data:
         key = f"data.{need.key}._target_"
         known = [file.name for file in files_of("data") if key in file.keys]

@@ -7,15 +7,13 @@ for Generalized Category Discovery: A Baseline Study", ICCV 2023). Only file nam
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from meru.data.discovery.splits import (
     ClassList,
@@ -24,11 +22,10 @@ from meru.data.discovery.splits import (
     discovery_data,
     from_torchvision,
 )
-from meru.data.folders import find_folder, is_clutter, visible_folders
+from meru.data.folders import find_folder, torchvision_root
+from meru.data.image_folders import ClassFolders, read_class_folders
 from meru.errors import UserError
-from meru.files import user_path
 
-IMAGE_ENDINGS = (*IMG_EXTENSIONS, ".gif", ".avif", ".jp2", ".jfif", ".jpe")
 IMAGENET_CLASSES = 1000
 KAGGLE_IMAGENET = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 
@@ -103,7 +100,7 @@ def load_herbarium_discovery(
 def _cifar(
     data_set: type[CIFAR10], root: str | Path, *, download: bool, num_old: int, fraction: float, seed: int
 ) -> DiscoveryData:
-    root = _cifar_root(user_path(root), data_set.base_folder)
+    root = torchvision_root(root, data_set.base_folder)
     train, test = (
         from_torchvision(data_set, root, what=data_set.__name__, download=download, train=train)
         for train in (True, False)
@@ -124,53 +121,9 @@ def _cifar(
     )
 
 
-def _cifar_root(root: Path, folder: str) -> Path:
-    """Torchvision's root: the folder that contains `folder`. `root` may also be `folder` itself or one level up."""
-    if not (root / folder).is_dir():
-        if root.name == folder:
-            return root.parent
-        deeper = [path.parent for path in root.glob(f"*/{folder}") if path.is_dir()]
-        if len(deeper) == 1:
-            return deeper[0]
-    return root
-
-
-class _SomeClasses(ImageFolder):
-    """Torchvision's `ImageFolder`, restricted to the class folders with the wanted numbers, without clutter."""
-
-    def __init__(self, root: Path, wanted: Collection[int]):
-        self.wanted = set(wanted)
-        start = len(str(root))
-
-        def is_image(path: str) -> bool:
-            parts = path[start:].split(os.sep)
-            return path.lower().endswith(IMAGE_ENDINGS) and not any(part and is_clutter(part) for part in parts)
-
-        super().__init__(str(root), is_valid_file=is_image, allow_empty=True)
-        if empty := sorted(self.class_to_idx.keys() - {self.classes[number] for number in set(self.targets)}):
-            raise UserError(
-                f"{root}: no image in {len(empty)} of the class folders, {', '.join(empty[:3])} "
-                f"{'first' if len(empty) > 3 else 'alone'}; complete the folder"
-            )
-
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        names = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and not is_clutter(entry.name))
-        return names, {name: number for number, name in enumerate(names) if number in self.wanted}
-
-
-def _read_class_folders(folder: Path, wanted: Collection[int], count: int) -> _SomeClasses:
-    """The class folders in `folder`, or one level deeper if it was unpacked into a folder of its own name."""
-    if (folder / folder.name).is_dir():
-        folder = folder / folder.name
-    try:
-        if not visible_folders(folder):
-            images = any(entry.name.lower().endswith(IMAGE_ENDINGS) for entry in os.scandir(folder))
-            found = "images but no class folders" if images else "no class folders"
-            raise UserError(f"{folder} holds {found}: put the images of each class into a folder of its own")
-        read = _SomeClasses(folder, wanted)
-    except OSError as error:
-        raise UserError(f"{folder}: {' '.join(str(error).split())}") from None
-    check_class_count(folder, len(read.classes), count, "class folders")
+def _read_class_folders(folder: Path, wanted: Collection[int], count: int) -> ClassFolders:
+    read = read_class_folders(folder, wanted)
+    check_class_count(Path(read.root), len(read.classes), count, "class folders")
     return read
 
 

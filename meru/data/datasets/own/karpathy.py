@@ -21,7 +21,7 @@ def is_karpathy(path: Path) -> bool:
 
 
 def karpathy_rows(path: Path) -> list[Row]:
-    """The images of such a list, with their folder if it names one, split and sentences.
+    """The images of such a list, with their folder if it names one, split and all sentences, also repeated ones.
 
     Raises:
         UserError: for another form; the message gives the position of the entry.
@@ -45,6 +45,6 @@ def karpathy_rows(path: Path) -> list[Row]:
         if split is None:
             raise UserError(f"{where} has no split: give train, restval, val or test")
         name = f"{folder}/{image['filename']}" if folder else image["filename"]
-        captions = sentences([each["raw"] for each in listed], where)
+        captions = sentences([each["raw"] for each in listed], where, repeated=True)
         rows.append(Row(name, where=where, captions=captions, split=split))
     return rows

@@ -151,8 +151,10 @@ def image_names(value: object, where: str) -> list[str]:
     return listed
 
 
-def sentences(values: Iterable[object], where: str) -> tuple[str, ...]:
+def sentences(values: Iterable[object], where: str, *, repeated: bool = False) -> tuple[str, ...]:
     """The captions in the cells of a row: texts or lists of texts, without empty ones; line breaks become spaces.
+
+    A caption that is there twice is left out unless `repeated`.
 
     Raises:
         UserError: for a value that is not text, or if no caption is left.
@@ -166,7 +168,8 @@ def sentences(values: Iterable[object], where: str) -> tuple[str, ...]:
             if not isinstance(text, str):
                 raise UserError(f"{where}: the caption is {reprlib.repr(text)}, not text")
             found.append(" ".join(text.encode(errors="ignore").decode().split()))  # drops lone surrogates
-    captions = tuple(dict.fromkeys(caption for caption in found if caption))
+    kept = [caption for caption in found if caption]
+    captions = tuple(kept if repeated else dict.fromkeys(kept))
     if not captions:
         raise UserError(f"{where}: the caption is empty: write one, or remove the row")
     return captions
