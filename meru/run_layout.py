@@ -14,6 +14,9 @@
     tree/               trees of the predicted classes (discovery runs)
     diagnosis/          what scripts/diagnose.py measured
     wandb_id            the run's id in Weights & Biases
+    swanlab_id          the run's id in SwanLab
+    swanlab/            SwanLab's files
+    tensorboard/        TensorBoard's event files
     .lock               names the process that is using the folder
 """
 
@@ -33,4 +36,7 @@ CLUSTERS = "clusters.csv"
 TREES = "tree"
 DIAGNOSIS = "diagnosis"
 WANDB_ID = "wandb_id"
+SWANLAB_ID = "swanlab_id"
+SWANLAB = "swanlab"
+TENSORBOARD = "tensorboard"
 LOCK = ".lock"

@@ -16,7 +16,7 @@ from meru import distributed
 from meru.layers.batch_norm import SharedBatchNorm, share_batch_norms
 from meru.models import Output
 from meru.runs.train import train
-from meru.training.loggers import NoLogger
+from meru.training.loggers.base import NoLogger
 from meru.training.settings import TrainerSettings
 from meru.training.trainer import Trainer
 

@@ -7,32 +7,25 @@ from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from meru.configuration.declarations import DECLARED
 from meru.configuration.facts import check_facts
 from meru.configuration.key import Key
-from meru.configuration.kinds import Either, FilePath, Kind, Plain, Section
+from meru.configuration.kinds import Plain, Section
 from meru.configuration.older import replacement
-from meru.configuration.targets import File, arguments_of, files_of, leaves
+from meru.configuration.removed_keys import check_needed
+from meru.configuration.targets import LOADERS, File, arguments_of, files_of, value_at
 from meru.errors import UserError
-from meru.files import CONFIGS, user_path
+from meru.files import user_path
 
 GROUPS = ("data", "encoder", "model", "optim", "logger", "experiment")
 # Sections whose keys are the arguments of their `_target_`.
-LOADERS = ("data.load", "data.load_discovery", "data.load_labelled")
 CALLS = (*LOADERS, "encoder.image", "encoder.text", "model", "logger", "optim.optimizer")
 OF_MODEL = ("loss", "parts", "discovery", "task", "evaluation.attention_pictures")
 # Names of keys in other programs.
 SHORT = {"lr": "optim.learning_rate", "wd": "optim.weight_decay", "num_workers": "data.workers"}
-# Groups whose files have few keys in common.
-NEEDED = (
-    "encoder.image._target_", "encoder.image.name", "encoder.embedding_dimension", "encoder.initial_radius",
-    "encoder.init", "optim.optimizer._target_", "optim.optimizer._partial_", "optim.learning_rate",
-    "optim.weight_decay", "logger._target_",
-)  # fmt: skip
 OPTIMIZERS = {  # those of configs/optim, listed here to avoid importing PyTorch
     "torch.optim.AdamW": {"betas", "eps", "amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused"},
     "torch.optim.SGD": {"momentum", "dampening", "nesterov", "maximize", "foreach", "differentiable", "fused"},
@@ -84,7 +77,7 @@ def check(config: DictConfig, *, command: str, partial: bool = False, typed: Col
                 _check_key(key, value, plain, command=command, partial=partial, own=own)
     if command == "train":
         if not partial:
-            _check_needed(plain)
+            check_needed(plain)
         check_facts(plain)
 
 
@@ -96,13 +89,8 @@ def absolute_paths(config: DictConfig, *, command: str = "train") -> None:
     plain = OmegaConf.to_container(config, resolve=False)
     for key, value, literal in _nodes(config, plain, command=command):
         known = declaration(key, command=command)
-        if literal and known and _is_path(known.kind) and isinstance(value, str) and value != "???":
+        if literal and known and known.kind.is_path and isinstance(value, str) and value != "???":
             OmegaConf.update(config, key, str(user_path(value)))
-
-
-def _is_path(kind: Kind) -> bool:
-    """Whether a text of that kind is a path."""
-    return isinstance(kind, FilePath) or (isinstance(kind, Either) and any(map(_is_path, kind.kinds)))
 
 
 def unknown_key(key: str, *, command: str) -> UserError:
@@ -240,7 +228,7 @@ def _is_argument(key: str, plain: dict) -> bool:
     section = next((each for each in CALLS if key.startswith(f"{each}.")), None)
     if section is None or "." in key.removeprefix(f"{section}."):
         return False
-    target = _value(plain, f"{section}._target_")
+    target = value_at(plain, f"{section}._target_")
     taken = arguments_of(target) if isinstance(target, str) else None
     if taken is None:
         return isinstance(target, str) and not target.startswith(("meru.", "torch."))
@@ -255,7 +243,7 @@ def _check_room(key: str, plain: dict, *, own: bool) -> None:
     section = next((each for each in CALLS if key.startswith(f"{each}.")), None)
     if section:
         name = key.removeprefix(f"{section}.").partition(".")[0]
-        target = _value(plain, f"{section}._target_")
+        target = value_at(plain, f"{section}._target_")
         if name in ("_target_", "_partial_") or not isinstance(target, str):
             return
         names, others = _taken(section, target)
@@ -267,10 +255,10 @@ def _check_room(key: str, plain: dict, *, own: bool) -> None:
     if not own:
         return
     if key.startswith("data."):
-        targets = {_value(plain, f"{loader}._target_") for loader in LOADERS}
+        targets = {value_at(plain, f"{loader}._target_") for loader in LOADERS}
         _check_files(key, "data", targets)
     elif any(key == each or key.startswith(f"{each}.") for each in OF_MODEL):
-        _check_files(key, "model", {_value(plain, "model._target_")})
+        _check_files(key, "model", {value_at(plain, "model._target_")})
 
 
 def _taken(section: str, target: str) -> tuple[set[str] | frozenset[str] | None, bool]:
@@ -278,10 +266,11 @@ def _taken(section: str, target: str) -> tuple[set[str] | frozenset[str] | None,
     if section == "optim.optimizer":
         return _optimizer_arguments(target), False
     taken = arguments_of(target)
+    given = {"model": {"image", "text", "num_classes"}, "logger": {"folder", "config", "name", "identity"}}
     if taken is None:
         return None, True
-    given = {"model": {"image", "text", "num_classes"}, "logger": {"folder", "config", "name", "identity"}}
-    return taken.names - given.get(section, set()), taken.others and section != "logger"
+    beside = {"also"} if section == "logger" and not taken.others else set()  # other loggers, which the run makes
+    return taken.names - given.get(section, set()) | beside, taken.others and section != "logger"
 
 
 def _optimizer_arguments(target: str) -> set[str] | None:
@@ -311,46 +300,3 @@ def _has(files: list[File], key: str) -> bool:
     place = key.rpartition(".")[0]
     open_section = f"{place}.*" in DECLARED["train"]
     return any(key in file.keys or (open_section and any(k.startswith(place) for k in file.keys)) for file in files)
-
-
-def _value(plain: dict, key: str) -> object:
-    for name in key.split("."):
-        plain = plain.get(name) if isinstance(plain, dict) else None
-    return plain
-
-
-# ---------------------------------------------------------------- keys that were removed
-
-
-def _check_needed(plain: dict) -> None:
-    """Refuse a configuration from which `~key` on the command line removed a required key."""
-    needed = [*_own_keys(), *NEEDED]
-    targets = {
-        "data": {_value(plain, f"{loader}._target_") for loader in LOADERS},
-        "model": {_value(plain, "model._target_")},
-    }
-    for group, values in targets.items():
-        found = [file for file in files_of(group) if file.targets & values]
-        if found:
-            common = frozenset.intersection(*(file.keys for file in found))
-            needed += sorted(key for key in common if not key.startswith(LOADERS))
-    for key in needed:
-        if not _is_present(plain, key):
-            raise UserError(f"{key} was removed, and a run needs it: leave ~{key} out, or give {key}=<value>")
-
-
-def _is_present(plain: dict, key: str) -> bool:
-    """Whether the configuration has the key, or one of its sections is null."""
-    for name in key.split("."):
-        if plain is None:
-            return True
-        if not isinstance(plain, dict) or name not in plain:
-            return False
-        plain = plain[name]
-    return True
-
-
-@functools.cache
-def _own_keys() -> tuple[str, ...]:
-    read = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))
-    return tuple(key for key, _ in leaves(read) if not key.startswith(("hydra", "defaults")))

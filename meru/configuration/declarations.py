@@ -5,8 +5,6 @@ A new key in configs/ needs a line here. The comment beside a key in configs/ ex
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import (
     Architecture,
@@ -22,10 +20,10 @@ from meru.configuration.kinds import (
     Text,
     Whole,
 )
+from meru.configuration.own_data import OWN_DATA
 from meru.configuration.targets import names_in
 
 FOLDER, FILE = FilePath("the path of a folder"), FilePath("the path of a file")
-PLACE = FilePath("the path of a file or folder")
 SHARE = Number(0, 1)
 SEED = Whole(0, 2**32 - 1)
 POSITIVE = Number(0, 1e6, above=True)
@@ -92,26 +90,7 @@ _SOURCE = {
     "labelled_fraction": fixed(Number(0, 1, above=True), "share", "labelled images of old classes", null=True),
     "split_seed": fixed(SEED, meaning="which images are labelled"),
 }
-# Of data=pairs and data=person_list; their loaders take the same ones.
-_PAIRS = {
-    "path": Key(PLACE),
-    "images": Key(FOLDER, null=True),
-    "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
-    "columns": fixed(Section()),
-    "columns.image": fixed(Text("the name of a column"), null=True),
-    "columns.caption": fixed(Either((Text("the name of a column"), TEXTS)), null=True),
-    "columns.class": fixed(Text("the name of a column"), null=True),
-    "columns.identity": fixed(Text("the name of a column"), null=True),
-    "columns.split": fixed(Text("the name of a column"), null=True),
-    "columns.boxes": fixed(Text("the name of a column"), null=True),
-    "box_format": fixed(Choice(("xywh", "xyxy"))),
-    "encoding": fixed(Text("the name of an encoding"), null=True),
-    "test_fraction": fixed(Number(0, 1, below=True), "share"),
-}
 _DATA = {
-    **_PAIRS,
-    **{f"load.{name}": replace(key, meaning=f"data.{name}") for name, key in _PAIRS.items()},
-    "load.prompts": Key(TEMPLATES, meaning="data.prompts", null=True),
     "validation_fraction": fixed(Number(0, 1, below=True), "share"),
     "split_seed": fixed(SEED),
     "batch_size": fixed(Whole(1, 65_536), "images"),
@@ -149,6 +128,8 @@ _DATA = {
     "unlabelled": fixed(FOLDER, null=True),
     "labelled_fraction": fixed(Number(0, 1, above=True), "share", null=True),
     "download": Key(Flag()),
+    **OWN_DATA,
+    "load.prompts": Key(TEMPLATES, meaning="data.prompts", null=True),
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
     **{f"load_labelled.{name}": key for name, key in _SOURCE.items()},
@@ -328,11 +309,16 @@ _OPTIM = {
 }
 _LOGGER = {
     "_target_": Key(TARGET, meaning="the logger used besides metrics.jsonl"),
-    "project": Key(Text(), meaning="the project in Weights & Biases", null=True),
+    "also": Key(
+        ListOf(Choice(("wandb", "swanlab", "tensorboard")), "[tensorboard]", different=True),
+        meaning="other loggers for the same figures",
+    ),
+    "project": Key(Text(), meaning="the project in Weights & Biases or SwanLab", null=True),
     "entity": Key(Text(), meaning="the user or team in Weights & Biases", null=True),
+    "workspace": Key(Text(), meaning="the user or organisation in SwanLab", null=True),
     "mode": Key(Choice(("auto", "online", "offline", "disabled"))),
-    "tags": Key(TEXTS, meaning="of the run in Weights & Biases", null=True),
-    "group": Key(Text(), meaning="of the run in Weights & Biases", null=True),
+    "tags": Key(TEXTS, meaning="of the run in Weights & Biases or SwanLab", null=True),
+    "group": Key(Text(), meaning="of the run in Weights & Biases or SwanLab", null=True),
 }
 
 

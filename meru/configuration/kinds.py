@@ -14,6 +14,9 @@ class Kind:
     allowed: str
     """The allowed values, as the end of a sentence that begins with "give"."""
 
+    is_path = False
+    """Whether a text among them is the path of a file or folder."""
+
     def takes(self, value: object) -> bool:
         """Whether the value is allowed."""
         raise NotImplementedError
@@ -111,6 +114,8 @@ class Text(Kind):
 class FilePath(Text):
     """The path of a file or folder. `~` is the home folder; relative paths start at the working directory."""
 
+    is_path = True
+
 
 class Template(Kind):
     """A sentence with `{}` in place of the class name."""
@@ -179,6 +184,10 @@ class Either(Kind):
     """A value of any of several kinds."""
 
     kinds: tuple[Kind, ...]
+
+    @property
+    def is_path(self) -> bool:
+        return any(kind.is_path for kind in self.kinds)
 
     @property
     def allowed(self) -> str:

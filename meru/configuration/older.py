@@ -28,6 +28,11 @@ MOVED_MODULES = {
     "meru.data.pedestrians": "meru.data.synthetic.pedestrians.load",
     "meru.data.person_search": "meru.data.datasets.person_search",
 }
+# Old `_target_` whose module was divided → its present name.
+MOVED_TARGETS = {
+    "meru.training.loggers.NoLogger": "meru.training.loggers.base.NoLogger",
+    "meru.training.loggers.WandbLogger": "meru.training.loggers.wandb_logger.WandbLogger",
+}
 # Old key, or section with all its keys → its present name.
 RENAMED_KEYS: dict[str, str] = {
     "data.discovery": "data.load_discovery",
@@ -88,7 +93,8 @@ LATER_KEYS: dict[str, tuple[str, object]] = {
 def new_target(target: object) -> object:
     """The present name of a `_target_`; unchanged if it was not renamed."""
     module, _, name = str(target).rpartition(".")
-    return f"{MOVED_MODULES[module]}.{name}" if module in MOVED_MODULES else target
+    moved = f"{MOVED_MODULES[module]}.{name}" if module in MOVED_MODULES else target
+    return MOVED_TARGETS.get(str(moved), moved)
 
 
 def new_key(key: str) -> str | None:

@@ -17,6 +17,8 @@ import yaml  # comes with OmegaConf
 
 from meru.files import CONFIGS, PACKAGE
 
+LOADERS = ("data.load", "data.load_discovery", "data.load_labelled")  # sections that say how data are read
+
 
 class Arguments(NamedTuple):
     """Names of keyword arguments, and whether others are allowed (`**…`)."""
@@ -146,3 +148,11 @@ def leaves(section: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def value_at(section: Mapping, key: str) -> object:
+    """The value of a dotted key in nested sections; None if it is not there."""
+    value: object = section
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

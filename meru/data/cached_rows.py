@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from meru.data.images import cut, full_size
 from meru.data.loading import Batch, ImageDataset
 from meru.data.records import Images
 from meru.data.sampling import derived_seed
@@ -81,8 +82,8 @@ class ViewsOfImages(ImageDataset):
 
     def _view(self, image: Tensor, index: int, view: int) -> Tensor:
         if self.window is not None:
-            left, top, width, height = self.window(index, view, *image.shape[1:])
-            image = image[:, top : top + height, left : left + width]
+            full = full_size(image, self.images[index], maximum_pixels=self.maximum_pixels)
+            image = cut(image, self.window(index, view, *full), full=full)
         with torch.random.fork_rng(devices=[]):
             kind = "view" if self.window is None else "part"
             torch.default_generator.manual_seed(derived_seed(SEED, kind, index, view))

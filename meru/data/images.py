@@ -33,6 +33,7 @@ _BY_TORCHVISION = ("JPEG", "MPO", "PNG", "WEBP")
 _HAS_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # Pillow's names for it
 # Errors of the machine, not of the image: it must not be skipped because of them.
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EAGAIN)
+_LARGEST_REDUCTION = 8  # of libjpeg
 _NOT_READ = ("EPS",)  # Pillow would run Ghostscript, which executes code in the file
 
 # Maps that turn a stored image (…, H, W) upright, by the EXIF tag "Orientation".
@@ -61,7 +62,8 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
 
     Args:
         path: The file; its extension does not matter.
-        maximum_pixels: Largest number of pixels, according to the file's header, that is decoded.
+        maximum_pixels: Largest number of pixels, according to the file's header, that is decoded. A JPEG file with
+            up to 64 times as many is decoded at a half, a quarter or an eighth of its sides, unless it is progressive.
 
     Returns:
         uint8, shape `(3, height, width)`.
@@ -71,15 +73,16 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
         OSError: if the machine has no file handles or memory left, or its disk fails; the image may be intact.
     """
     content = _content(path, maximum_pixels)
-    if size := _plain_jpeg_size(content):
-        _check_pixels(path, *size, maximum_pixels)
+    if (size := _plain_jpeg_size(content)) and size[0] * size[1] <= maximum_pixels:
         try:
             return _decode(content)
         except RuntimeError:
             pass  # Pillow may support the kind, or give a better message
     with _opened(path, content, maximum_pixels) as image:
         try:
-            if image.format in _BY_TORCHVISION and not _has_late_exif(image, content):
+            if image.width * image.height > maximum_pixels:
+                image.draft("RGB", _reduced_size(image, maximum_pixels))
+            elif image.format in _BY_TORCHVISION and not _has_late_exif(image, content):
                 try:
                     return _upright(_decode(content), _orientation(image))
                 except RuntimeError:
@@ -100,7 +103,7 @@ def from_pillow(image: Image.Image) -> Tensor:
 
 
 def image_size(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> tuple[int, int]:
-    """Height and width of the result of `read_image`, from the file's header.
+    """Height and width of an image as viewers show it, from the file's header; see `full_size`.
 
     Raises:
         UserError: as `read_image`, for errors that the header shows.
@@ -116,6 +119,24 @@ def image_size(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> tup
         if image.format == "TIFF":  # here Pillow may have swapped them already
             width, height = image.tag_v2[256], image.tag_v2[257]
         return (width, height) if _orientation(image) in _SIDES_SWAPPED else (height, width)
+
+
+def cut(image: Tensor, window: tuple[int, int, int, int], *, full: tuple[int, int]) -> Tensor:
+    """The part of an image in a window, given in pixels of its full size.
+
+    Args:
+        image: `(3, H, W)`, perhaps reduced.
+        window: Left, top, width and height.
+        full: Height and width by `full_size`.
+
+    Returns:
+        `(3, h, w)`, at least one pixel.
+    """
+    height, width = image.shape[1:]
+    down, across = height / full[0], width / full[1]
+    left, top = min(round(window[0] * across), width - 1), min(round(window[1] * down), height - 1)
+    bottom, right = round((window[1] + window[3]) * down), round((window[0] + window[2]) * across)
+    return image[:, top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def check_maximum_pixels(maximum_pixels: object) -> int:
@@ -195,7 +216,7 @@ def _formats() -> tuple[str, ...]:
 def _opened(path: str | Path, content: bytearray | None, maximum_pixels: int) -> Image.Image:
     """Open the image, from the file or its content, read its header, and check its size."""
     if Image.MAX_IMAGE_PIXELS is not None:
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, maximum_pixels)
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, _LARGEST_REDUCTION**2 * maximum_pixels)
     try:
         image = Image.open(path if content is None else io.BytesIO(content), formats=_formats())
     except Image.DecompressionBombError as error:
@@ -206,13 +227,41 @@ def _opened(path: str | Path, content: bytearray | None, maximum_pixels: int) ->
         content = _content(path, maximum_pixels) if content is None else content
         raise _unreadable(path, _what_is_wrong(content, error)) from None
     width, height = image.size
-    _check_pixels(path, height, width, maximum_pixels)
+    if height * width > maximum_pixels and not _can_be_reduced(image, path, maximum_pixels):
+        raise _unreadable(path, _too_large(f"{width} × {height} pixels, above", maximum_pixels))
     return image
 
 
-def _check_pixels(path: str | Path, height: int, width: int, maximum_pixels: int) -> None:
-    if height * width > maximum_pixels:
-        raise _unreadable(path, _too_large(f"{width} × {height} pixels, above", maximum_pixels))
+def _can_be_reduced(image: Image.Image, path: str | Path, maximum_pixels: int) -> bool:
+    """Whether the image can be decoded at a half, a quarter or an eighth of its size, without the memory for all of it.
+
+    A progressive JPEG cannot: its decoder keeps all coefficients. A file with fewer bytes than even a picture of one
+    colour needs has a false header.
+    """
+    pixels = image.width * image.height
+    if image.format not in ("JPEG", "MPO") or image.info.get("progressive"):
+        return False
+    return pixels <= _LARGEST_REDUCTION**2 * maximum_pixels and os.path.getsize(path) >= pixels / 256
+
+
+def _reduced_size(image: Image.Image, maximum_pixels: int) -> tuple[int, int]:
+    """Width and height after the smallest reduction that makes the image small enough."""
+    for factor in (2, 4, _LARGEST_REDUCTION):
+        if -(-image.width // factor) * -(-image.height // factor) <= maximum_pixels:
+            break
+    return image.width // factor, image.height // factor
+
+
+def full_size(image: Tensor, path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> tuple[int, int]:
+    """Height and width of the file that an image was read from, which are larger than the image's if it was reduced.
+
+    Args:
+        image: The result of `read_image` for this file and limit, `(3, H, W)`.
+    """
+    height, width = image.shape[1:]
+    if height * width * 4.5 < maximum_pixels:  # a reduced image has at least a quarter of the limit's pixels
+        return height, width
+    return image_size(path, maximum_pixels=maximum_pixels)
 
 
 def _too_large(found: str, maximum_pixels: int) -> str:

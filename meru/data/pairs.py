@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from meru.data.augmentation import CaptionAugmentation
 from meru.data.cached_rows import SEED, ViewChoice, Window, as_it_is, cached_loader
-from meru.data.images import MAXIMUM_PIXELS, image_size
+from meru.data.images import MAXIMUM_PIXELS, cut, full_size, image_size
 from meru.data.loading import Batch, ImageDataset, collate, ordered_loader, stacked
 from meru.data.parts import CropParts, Part
 from meru.data.records import ImageRecord
@@ -66,18 +66,17 @@ class TrainingPairs(ImageDataset):
             caption = _drawn_caption(record, self.augment_text)
             sample = {"image": self.transform(image).contiguous(), "tokens": self.tokenize(caption)}
             if self.parts:
-                height, width = image.shape[1:]
-                part = self.parts(record, height=height, width=width, caption=caption)
-                sample |= self._part_of(image, part)
+                full = full_size(image, record.path, maximum_pixels=self.maximum_pixels)
+                part = self.parts(record, height=full[0], width=full[1], caption=caption)
+                sample |= self._part_of(image, part, full)
             if self.queries:
                 sample |= self.queries(caption)
         return {**sample, **self.facts(chosen, skipped=skipped)}
 
-    def _part_of(self, image: Tensor, part: Part | None) -> Batch:
+    def _part_of(self, image: Tensor, part: Part | None, full: tuple[int, int]) -> Batch:
         """The part's entries in a sample for `HyCoCLIP`; without a part, the whole image, marked as not to be used."""
         if part is not None:
-            left, top, width, height = part.window
-            image = image[:, top : top + height, left : left + width]
+            image = cut(image, part.window, full=full)
         return {
             "part_image": self.transform(image).contiguous(),
             "part_tokens": self.tokenize(part.phrase if part is not None else ""),

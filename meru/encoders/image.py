@@ -13,6 +13,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from meru.encoders.hub_advice import other_ways
 from meru.encoders.weights import first_cause, load_weights, quietly
 from meru.errors import UserError
 
@@ -223,9 +224,14 @@ def _create(name: str, *, image_size: int, pretrained: bool, arguments: dict) ->
             raise
         raise UserError(
             f"encoder.image.pretrained: looked for timm's weights of {name} on the model hub and in its local cache "
-            f"({first_cause(error)}); point encoder.image.weights to a file, set encoder.image.pretrained=false, or "
-            "choose another encoder"
+            f"({first_cause(error)}); {other_ways(_hub_id(name), key='encoder.image.weights')}, set "
+            "encoder.image.pretrained=false, or choose another encoder"
         ) from error
+
+
+def _hub_id(name: str) -> str:
+    described = timm.get_pretrained_cfg(name)
+    return getattr(described, "hf_hub_id", None) or f"timm/{name}"
 
 
 def _network_class(name: str) -> type:

@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from meru.encoders.hub_advice import other_ways
 from meru.encoders.image import ImageEncoder
 from meru.encoders.text import CaptionTokenizer, QuickGELU, TextEncoder, TextTransformer
 from meru.encoders.weights import first_cause, fit, quietly, read_weights
@@ -46,8 +47,8 @@ def _load(name: str, pretrained: str | None, weights: str | None, random_weights
         place = (source.get("hf_hub") or source.get("url")).strip("/")
         raise UserError(
             f"encoder: no weights of {name}, tag {pretrained!r}: looked for {place} on the model hub and in its local "
-            f"cache ({first_cause(error)}); point encoder.image.weights to a file, or choose another encoder, such as "
-            "encoder=vit_small"
+            f"cache ({first_cause(error)}); {other_ways(place, key='encoder.image.weights')}, or choose another "
+            "encoder, such as encoder=vit_small"
         ) from error
     if content is not None:
         _resize_positions(model, content)

@@ -77,9 +77,7 @@ def evaluate_image_text(
 
     For identities of persons there is only retrieval, by the model's similarity (`…/identity`) and by the cosine of the
     embeddings (`…/identity_cosine`): every caption is a query, every image is in the gallery, without a camera filter.
-    Without classes there is only retrieval at image level.
-
-    The model is put into evaluation mode temporarily.
+    Without classes there is only retrieval at image level. The model is put into evaluation mode temporarily.
 
     Args:
         model: Has `embed_image`, `embed_text`, `similarity` and `average`.

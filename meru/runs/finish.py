@@ -16,14 +16,14 @@ from meru.reports.tables import write_json
 from meru.run_layout import BEST, FIGURES, MODEL
 from meru.tasks.contract import Figures, Findings, Task
 from meru.training.checkpoint import save_weights
-from meru.training.loggers import NoLogger, WandbLogger
+from meru.training.loggers.base import AnyLogger
 from meru.training.trainer import Trainer
 
 log = logging.getLogger("meru")
 
 
 def finish(
-    task: Task, folder: Path, trainer: Trainer, pretrained: Pretrained, logger: NoLogger | WandbLogger
+    task: Task, folder: Path, trainer: Trainer, pretrained: Pretrained, logger: AnyLogger
 ) -> Figures:
     """Export the selected weights, evaluate them once, and draw the plots.
 
@@ -63,7 +63,7 @@ def report(
     evaluate: Callable[[], Findings],
     *,
     table: Callable[[Figures], str],
-    logger: NoLogger | WandbLogger,
+    logger: AnyLogger,
     step: int,
 ) -> Findings:
     """Compute the figures, write `test.json`, which marks the run as finished, and print the table.

@@ -12,7 +12,7 @@ from meru import distributed
 from meru.assemble import Pretrained
 from meru.data.datasets.own.folders import images_in
 from meru.data.images import read_image
-from meru.data.loading import ordered_loader
+from meru.data.loading import ordered_loader, read_or_skip
 from meru.errors import UserError
 from meru.evaluation.image_text import embed_captions, embed_images
 from meru.files import user_path
@@ -51,7 +51,8 @@ def search(
         The `top` most similar images, best first.
 
     Raises:
-        UserError: if the folder has no images, the model has no text tower, or `output` cannot be written.
+        UserError: if the folder has no image that can be decoded, the model has no text tower, or `output` cannot be
+            written.
     """
     folder = user_path(images)
     if not folder.is_dir():
@@ -80,6 +81,8 @@ def _ranking(pretrained: Pretrained, paths: list[Path], text: str, *, top: int, 
         workers=workers,
         on_error="skip",
     )
+    if all(read_or_skip(path, on_error="skip") is None for path in paths):  # usually reads only the first
+        raise UserError(f"none of the {len(paths)} images in {paths[0].parent} can be decoded: restore them")
     found = embed_images(model, loader, device=device)
     if skipped := len(paths) - len(found["image_index"]):
         log.warning("%d of %d images cannot be decoded and are left out", skipped, len(paths))

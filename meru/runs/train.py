@@ -19,6 +19,7 @@ from meru.configuration.overrides import pasteable
 from meru.configuration.saved import check_targets
 from meru.data.loading import check_decoding, reading_options
 from meru.data.sampling import BatchPlan
+from meru.files import CONFIGS
 from meru.runs.duration import Stopwatch
 from meru.runs.finish import finish
 from meru.runs.folder import (
@@ -33,7 +34,7 @@ from meru.runs.folder import (
 )
 from meru.tasks.contract import Figures
 from meru.tasks.kinds import task_of
-from meru.training.loggers import NoLogger, WandbLogger
+from meru.training.loggers.base import AnyLogger, NoLogger, SeveralLoggers
 from meru.training.optimizer import build_optimizer, scaled_rate
 from meru.training.settings import TrainerSettings
 from meru.training.trainer import Trainer
@@ -121,7 +122,7 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
 
 
 @contextlib.contextmanager
-def closing(logger: NoLogger | WandbLogger, folder: Path, watch: Stopwatch) -> Iterator[None]:
+def closing(logger: AnyLogger, folder: Path, watch: Stopwatch) -> Iterator[None]:
     """Close a run's logger after the block, as failed after an error, record the duration, and unlock the folder."""
     try:
         yield
@@ -135,8 +136,20 @@ def closing(logger: NoLogger | WandbLogger, folder: Path, watch: Stopwatch) -> I
     release(folder)
 
 
-def make_logger(config: DictConfig, folder: Path, device: torch.device) -> NoLogger | WandbLogger:
-    """Make the logger that `config.logger` names."""
+def make_logger(config: DictConfig, folder: Path, device: torch.device) -> AnyLogger:
+    """Make the logger that `config.logger` names, and those of its `also`, which have the settings of their files."""
     facts = {**OmegaConf.to_container(config, resolve=True), "environment": environment(device)}
-    start = instantiate(config.logger, _partial_=True, _convert_="all")
-    return start(folder=folder, config=facts, name=f"{config.name}/{folder.name}", identity=folder.name)
+    sections = [config.logger, *(OmegaConf.load(CONFIGS / "logger" / f"{name}.yaml") for name in also(config.logger))]
+    loggers = []
+    for section in sections:
+        own = OmegaConf.masked_copy(section, [key for key in section if key != "also"])
+        start = instantiate(own, _partial_=True, _convert_="all")
+        loggers.append(start(folder=folder, config=facts, name=f"{config.name}/{folder.name}", identity=folder.name))
+    return loggers[0] if len(loggers) == 1 else SeveralLoggers(loggers)
+
+
+def also(section: DictConfig) -> list[str]:
+    """The other loggers of a section `logger`, each once."""
+    first = str(section._target_)
+    names = dict.fromkeys(section.get("also") or [])
+    return [name for name in names if OmegaConf.load(CONFIGS / "logger" / f"{name}.yaml")._target_ != first]

@@ -34,7 +34,7 @@ from meru.run_layout import ATTENTION
 from meru.tasks.contract import Figures, Findings, Task
 from meru.tasks.data import load_data
 from meru.training.initial_radius import start_at_initial_radius
-from meru.training.loggers import NoLogger
+from meru.training.loggers.base import NoLogger
 
 log = logging.getLogger("meru")
 

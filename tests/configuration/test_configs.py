@@ -17,8 +17,9 @@ from meru.training.checkpoint import save_weights
 from meru.training.optimizer import warmup_cosine
 
 EVERY = sorted(path.stem for path in (PROJECT / "configs" / "experiment").glob("[!_]*.yaml"))
-DISCOVERING = [name for name in EVERY if name.endswith(("gcd", "hypcd"))]
-EXPERIMENTS = [name for name in EVERY if name not in DISCOVERING]
+OWN = [name for name in EVERY if name.startswith("own_")]  # whose data are the user's; trained in tests/data
+DISCOVERING = [name for name in EVERY if name not in OWN and name.endswith(("gcd", "hypcd"))]
+EXPERIMENTS = [name for name in EVERY if name not in (*OWN, *DISCOVERING)]
 # Small enough for a test: the recipes' towers by other sizes.
 PERSON_SIZES = {
     "meru.data.synthetic.pedestrians.load.load_pedestrians": [
@@ -30,6 +31,14 @@ SMALL = ["encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2"]
 
 def test_there_are_recipes():
     assert {"birds_meru", "birds_clip", "cub_meru", "cub_clip"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("experiment", OWN)
+def test_recipes_for_ones_own_data_need_only_their_place(experiment, compose):
+    with pytest.raises(UserError, match=r"data\.(path|root)=null: give the path"):
+        check(compose(f"experiment={experiment}"), command="train")
+    key = "data.root" if "hypgcd" in experiment else "data.path"
+    check(compose(f"experiment={experiment}", f"{key}=somewhere"), command="train")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

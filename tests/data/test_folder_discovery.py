@@ -42,7 +42,7 @@ def test_named_classes_are_old(root):
     assert data.class_names == ("bee", "dog", "ant", "cat") and data.num_old == 2
     assert [data.class_names[label] for label in data.train.labels] == classes_of(data.train)
     assert len(data.train) == 20 and not len(data.test) and not data.has_unknown
-    assert sorted(classes_of(data.train.where(data.train.labelled))) == ["bee"] * 3 + ["dog"] * 3  # a half of five, rounded up
+    assert sorted(classes_of(data.train.where(data.train.labelled))) == ["bee"] * 3 + ["dog"] * 3  # of five
 
 
 def test_a_text_file_of_classes_reads_as_the_list(root, tmp_path):

@@ -271,10 +271,10 @@ class TestMaximumPixels:
     def test_a_bomb_is_not_decoded(self, tmp_path):
         (tmp_path / "bomb.png").write_bytes(png(60_000, 60_000, bytes(100)))
         message = error_of(tmp_path / "bomb.png")
-        assert "has 3600000000 pixels" in message and f"data.maximum_pixels={MAXIMUM_PIXELS}" in message
+        assert "has 60000 × 60000 pixels" in message and f"data.maximum_pixels={MAXIMUM_PIXELS}" in message
         assert read_or_skip(tmp_path / "bomb.png", on_error="skip") is None
 
-    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
+    @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
     def test_the_limit_is_the_last_size_that_is_read(self, tmp_path, kind):
         picture().save(tmp_path / "a", kind)
         assert read_image(tmp_path / "a", maximum_pixels=48 * 32).shape == (3, 32, 48)

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from meru.data.parts import CropParts, PartWords, part_places
-from meru.data.records import ImageRecord
+from meru.data.records import ImageRecord, Region
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 from meru.files import PROJECT
@@ -78,6 +78,18 @@ def test_the_phrase_comes_from_the_caption_then_from_others_then_from_the_class(
     plain = record(parts={"beak": (5.0, 5.0)}, colours={"bill": "red", "wing": "blue"})
     assert crop(plain, **size, caption="a bird").phrase == "red bill"
     assert crop(record(parts={"nape": (5.0, 5.0)}), **size, caption="a bird").phrase == ""
+
+
+def test_boxes_with_phrases_are_drawn_with_their_own_words():
+    regions = (Region((1.0, 2.0, 30.0, 4.0), "a red bill"), Region((0.0, 0.0, 5.0, 5.0), ""))
+    torch.manual_seed(0)
+    bird = record(box=(2.0, 2.0, 6.0, 6.0), regions=regions)
+    drawn = {CropParts(BIRDS)(bird, height=10, width=10, caption="a bird") for _ in range(50)}
+    assert drawn == {((1, 2, 9, 4), "a red bill"), ((0, 0, 5, 5), ""), ((2, 2, 6, 6), "bird")}
+    assert CropParts(BIRDS, crops=["parts"])(bird, height=10, width=10, caption="a bird") is None
+    CropParts(BIRDS).check([record(), bird], "some/root")
+    with pytest.raises(UserError, match="needs parts/part_locs.txt"):
+        CropParts(BIRDS, crops=["parts"]).check([bird], "some/root")
 
 
 def test_a_picture_without_anything_to_draw_from_has_no_part():

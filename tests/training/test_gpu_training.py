@@ -28,7 +28,7 @@ from meru.models.meru import MERU
 from meru.models.meru_grid import MERUGrid
 from meru.models.meru_patches import MERUPatches
 from meru.models.simgcd import SimGCD
-from meru.training.loggers import NoLogger
+from meru.training.loggers.base import NoLogger
 from meru.training.trainer import Trainer, TrainerSettings
 
 BATCH = 6

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from meru.errors import UserError
-from meru.training.loggers import NoLogger, WandbLogger, finite_histogram, readable_name, run_identity
+from meru.training.loggers.base import NoLogger, finite_histogram, readable_name
+from meru.training.loggers.wandb_logger import WandbLogger, run_identity
 
 
 class Recorder:

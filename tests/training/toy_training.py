@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from meru.models import Output
-from meru.training.loggers import NoLogger
+from meru.training.loggers.base import NoLogger
 from meru.training.settings import TrainerSettings
 from meru.training.trainer import Trainer
 

@@ -1,57 +1,28 @@
-"""Loggers besides `metrics.jsonl`: none, or Weights & Biases. A failure of a logger never stops a run."""
+"""Weights & Biases: online with a log-in, offline without."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 from torch import Tensor
 
 from meru.errors import require
 from meru.files import write_text
 from meru.run_layout import WANDB_ID
+from meru.training.loggers.base import ServiceLogger, finite_histogram, readable_name
 
 log = logging.getLogger("meru")
 
 
-def finite_histogram(values: Tensor, *, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Histogram of the finite values of a tensor of any shape: counts per bin, and the bins' edges.
-
-    The range is wider than numpy's, which fails if values differ only by rounding, as radii of clipped points do.
-    """
-    numbers = values.detach().double().cpu().numpy()
-    numbers = numbers[np.isfinite(numbers)]
-    low, high = (numbers.min(), numbers.max()) if numbers.size else (0.0, 0.0)
-    margin = 1e-3 * max(abs(low), abs(high)) or 1.0
-    return np.histogram(numbers, bins=bins, range=(low - margin, high + margin))
-
-
-class NoLogger:
-    """A logger that does nothing, so that figures are only in `metrics.jsonl`; accepts `WandbLogger`'s arguments."""
-
-    def __init__(self, **_: object):
-        pass
-
-    def log(self, figures: Mapping[str, float | Tensor], *, step: int) -> None:
-        """Do nothing."""
-
-    def images(self, name: str, rows: list[list], columns: list[str], *, step: int) -> None:
-        """Do nothing."""
-
-    def finish(self, exit_code: int = 0) -> None:
-        """Do nothing."""
-
-
-class WandbLogger:
+class WandbLogger(ServiceLogger):
     """A Weights & Biases logger: online with a configured log-in, else offline; never prompts, only warns on failure.
 
     wandb's environment variables apply if an argument is None or `auto`: `WANDB_MODE`, `WANDB_PROJECT`, `WANDB_ENTITY`,
@@ -73,6 +44,8 @@ class WandbLogger:
         UserError: for another mode.
     """
 
+    service = "wandb"
+
     def __init__(
         self,
         *,
@@ -86,7 +59,7 @@ class WandbLogger:
         tags: list[str] | None = None,
         group: str | None = None,
     ):
-        self.folder, self.run = folder, None
+        self.folder = folder
         self.reason = ""  # why the run is offline
         require(mode, ("auto", "online", "offline", "disabled"), key="logger.mode")
         mode = _mode_of_environment() if mode == "auto" else mode
@@ -104,7 +77,7 @@ class WandbLogger:
             "tags": tags,
             "group": group,
         }
-        self._guarded(lambda: self._start(mode, folder, identity, arguments))
+        self.guarded(lambda: self._start(mode, folder, identity, arguments))
         if self.run and not self.reason:
             log.info("wandb: %s", self.run.url)
 
@@ -136,12 +109,12 @@ class WandbLogger:
     def log(self, figures: Mapping[str, float | Tensor], *, step: int) -> None:
         """Log numbers as curves and one-dimensional tensors as histograms."""
         if self.run:
-            self._guarded(lambda: self.run.log({"step": step, **{k: self._value(v) for k, v in figures.items()}}))
+            self.guarded(lambda: self.run.log({"step": step, **{k: self._value(v) for k, v in figures.items()}}))
 
     def images(self, name: str, rows: list[list], columns: list[str], *, step: int) -> None:
         """Log a table; cells that are paths or image tensors `(3, H, W)` are shown as images."""
         if self.run:
-            self._guarded(
+            self.guarded(
                 lambda: self.run.log(
                     {"step": step, name: self.wandb.Table(columns, [[self._cell(c) for c in row] for row in rows])}
                 )
@@ -153,7 +126,7 @@ class WandbLogger:
             return
         settings = getattr(self.run, "settings", None)
         folder = os.path.abspath(getattr(settings, "sync_dir", self.folder / "wandb" / "latest-run"))
-        self._guarded(lambda: self.run.finish(exit_code=exit_code) if exit_code else self.run.finish())
+        self.guarded(lambda: self.run.finish(exit_code=exit_code) if exit_code else self.run.finish())
         if self.run and self.reason:
             log.info("wandb: %s; to upload: wandb sync %s", self.reason, shlex.quote(folder))
         self.run = None
@@ -167,19 +140,6 @@ class WandbLogger:
         if isinstance(cell, Path):
             return self.wandb.Image(str(cell))
         return self.wandb.Image(cell.float() / 255) if isinstance(cell, Tensor) else cell
-
-    def _guarded(self, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception as error:  # no failure of logging may end the training
-            log.warning("wandb failed (%s); training goes on, figures are in metrics.jsonl", error)
-            self.run = None
-
-
-def readable_name(name: str, folder: Path) -> str:
-    """The name, with the parent folder's added if the run folder's own says little, such as `seed0` or `run_3`."""
-    says_little = re.fullmatch(r"(seed|run|fold|split|trial|job|version)?[-_ ]?\d*", folder.name)
-    return f"{name.removesuffix(folder.name)}{folder.parent.name}/{folder.name}" if says_little else name
 
 
 def run_identity(folder: Path, *, older: str) -> str:

@@ -1,0 +1,1 @@
+"""Where figures go besides `metrics.jsonl`: nowhere, Weights & Biases, SwanLab, TensorBoard, or several of them."""
