@@ -20,7 +20,7 @@ _KEYS = {
         null=True,
     ),
     "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
-    "columns": fixed(Section(), meaning="names of the columns of a table; null: usual names"),
+    "columns": fixed(Section(), meaning="the names of the columns of a table"),
     "columns.image": fixed(COLUMN, null=True),
     "columns.caption": fixed(Either((COLUMN, ListOf(COLUMN, "[caption_1,caption_2]", least=1))), null=True),
     "columns.class": fixed(COLUMN, null=True),
