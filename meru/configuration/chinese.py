@@ -72,7 +72,7 @@ MEANINGS = {
     "data.labelled_fraction": "旧类训练图像中带标签的比例，由 split_seed 抽取；SimGCD 发布的代码相当于种子 0",
     "data.download": "true：root 中没有数据时下载",
     "data.path": "表格（CSV、TSV、JSON Lines、JSON、Parquet）、图像文件夹，或 Karpathy 的 dataset_*.json",
-    "data.images": "表格中图像路径的起点文件夹；null：表格所在的文件夹",
+    "data.images": "列表中图像路径的起点文件夹；null：在列表旁边寻找",
     "data.kind": "table：表格；karpathy：Karpathy 的列表；text_files：图像旁的同名文本；class_folders：每类一个文件夹；file_names：文件名即描述；null：自动判断",
     "data.columns": "表格的列名",
     "data.columns.image": "图像路径的列；null：常用的列名，如 filepath",

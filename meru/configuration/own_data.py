@@ -10,8 +10,15 @@ from meru.configuration.kinds import Choice, Either, FilePath, ListOf, Number, S
 COLUMN = Text("the name of a column")
 
 _KEYS = {
-    "path": Key(FilePath("the path of a file or folder")),
-    "images": Key(FilePath("the path of a folder"), null=True),
+    "path": Key(
+        FilePath("the path of a file or folder"),
+        meaning="a table of images with captions, a folder of images, or Karpathy's dataset_*.json",
+    ),
+    "images": Key(
+        FilePath("the path of a folder"),
+        meaning="the folder that listed paths start from; null: found beside the list",
+        null=True,
+    ),
     "kind": fixed(Choice(("table", "karpathy", "text_files", "class_folders", "file_names")), null=True),
     "columns": fixed(Section(), meaning="the names of the columns of a table"),
     "columns.image": fixed(COLUMN, null=True),

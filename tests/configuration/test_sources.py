@@ -17,6 +17,7 @@ from meru.configuration.kinds import (
 )
 from meru.configuration.targets import arguments_of, files_of, timm_models
 from meru.data.augmentation import INTERPOLATIONS, augmentation_pool
+from meru.data.datasets import karpathy_splits
 from meru.data.datasets.person_search import LAYOUTS
 from meru.data.discovery.loading import SAMPLERS
 from meru.data.parts import CropParts
@@ -41,7 +42,7 @@ from meru.training.settings import TrainerSettings
         ("loss.contrastive.positives", POSITIVES),
         ("model.space", SPACES),
         ("model.activation", ACTIVATIONS),
-        ("data.load.layout", LAYOUTS),
+        ("data.load.layout", {*LAYOUTS, *karpathy_splits.LAYOUTS}),
         ("data.image_augmentation.interpolation", INTERPOLATIONS),
         ("data.image_augmentation.pool", augmentation_pool(8)),
         ("parts.crops", CropParts.KINDS),

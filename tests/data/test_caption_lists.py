@@ -83,7 +83,7 @@ def test_rows_of_one_image_are_of_one_class(images, tmp_path):
         ("a.json", "{", "cannot be read as JSON"),
         ("a.json", "[]", "has no row"),
         ("a.txt", "x", "must end in .csv"),
-        ("missing.csv", None, "is no file"),
+        ("missing.csv", None, "does not exist"),
     ],
 )
 def test_a_wrong_file_is_one_line(images, tmp_path, name, content, said):

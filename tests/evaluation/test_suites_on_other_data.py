@@ -105,7 +105,7 @@ def test_discovery_by_an_image_text_run(run, compose, cub_folder, caplog):
 def test_a_data_set_that_is_not_there_is_one_line(run, compose, tmp_path):
     for words, said in (
         (["suite=retrieval", "data=flickr30k", f"data.root={tmp_path / 'no'}"], "are not at"),
-        (["suite=entailment", "data=hierarcaps", f"data.root={tmp_path}"], "no hierarcaps_test.csv in .*data.path"),
+        (["suite=entailment", "data=hierarcaps", f"data.root={tmp_path}"], "holds no hierarcaps_test.csv"),
         (["suite=entailment"], "captions from coarse to fine"),
         (["suite=discovery", "data=rstpreid", f"data.root={tmp_path}"], "needs images of old and new classes"),
     ):

@@ -47,8 +47,8 @@ def load_caption_lists(
     Args:
         root: A copy of HierarCaps' repository, or a folder with its test file; unused if both others are given.
         path: A CSV or TSV with a header, a JSON list or JSONL, with a column for the image and one for the captions,
-            from coarse to fine: a list, also written as JSON, or a text in which ` => ` or ` || ` separates them. None:
-            the test file in `root`.
+            from coarse to fine: a list, also written as JSON, or a text in which ` => ` or ` || ` separates them; or a
+            folder with HierarCaps' test file. None: `root`.
         images: The folder with the images. Of an address, the file's name counts; a file of COCO may also be in
             `val2014/` or `train2014/` inside. None: where HierarCaps' repository has them, `images` beside the table,
             or the folder of the table.
@@ -59,7 +59,7 @@ def load_caption_lists(
     Raises:
         UserError: for a missing file or column, a row without captions, or an image that is missing; it says where.
     """
-    path = _table(user_path(root), path)
+    path = _table(user_path(path or root))
     places = [user_path(images)] if images is not None else [path.parent / place for place in PLACES]
     if not (present := [place for place in places if place.is_dir()]):
         raise UserError(f"data.images={images} is no folder: name the folder with the images, COCO's val2014")
@@ -80,18 +80,14 @@ def load_caption_lists(
     return CaptionLists((), (), (), records, class_kind="image")
 
 
-def _table(root: Path, path: str | Path | None) -> Path:
-    """The file with the lists."""
-    if path is not None:
-        if not user_path(path).is_file():
-            raise UserError(f"data.path={path} is no file: name a file of captions from coarse to fine; {RELEASE}")
-        return user_path(path)
-    for folder in (root, root / "data"):
-        if (folder / TEST_FILE).is_file():
-            return folder / TEST_FILE
+def _table(path: Path) -> Path:
+    """The file with the lists: `path` itself, or HierarCaps' test file inside."""
+    for file in (path, path / TEST_FILE, path / "data" / TEST_FILE):
+        if file.is_file():
+            return file
+    reason = f"holds no {TEST_FILE}, nor does its folder data" if path.is_dir() else "does not exist"
     raise UserError(
-        f"no {TEST_FILE} in {root} or its folder data: set data.root to a copy of HierarCaps, or data.path to a table "
-        f"of captions from coarse to fine; {RELEASE}"
+        f"data.path={path} {reason}: name a table of captions from coarse to fine, or a copy of HierarCaps; {RELEASE}"
     )
 
 

@@ -66,7 +66,7 @@ def load_karpathy(
     Args:
         root: The folder with the list and the images.
         layout: `coco` or `flickr30k`.
-        path: The list; None: by its usual name in `root`, or in a folder inside.
+        path: The list, or a folder that holds it by its usual name, also in a folder inside; None: `root`.
         images: The folder with the images, COCO's with `val2014/` inside; None: found in `root`.
 
     Returns:
@@ -80,7 +80,7 @@ def load_karpathy(
     if layout not in LAYOUTS:
         raise UserError(f"data.load.layout={layout}: choose one of {', '.join(LAYOUTS)}")
     wanted = LAYOUTS[layout]
-    path = _list(root, path, wanted)
+    path = _list(path or root, wanted)
     rows = karpathy_rows(path)
     by_split = {split: [row for row in rows if _split(row) == split] for split in SPLITS}
     if not by_split["test"]:
@@ -92,13 +92,11 @@ def load_karpathy(
     return ImageTextData((), *(records[split] for split in SPLITS), class_kind="image")
 
 
-def _list(root: str | Path, path: str | Path | None, wanted: Layout) -> Path:
-    if path is None:
-        advice = f"{wanted.list_name} is in {LIST_PAGE}, and {wanted.access}"
-        return find_folder(root, marker=wanted.list_name, what=wanted.name, advice=advice) / wanted.list_name
-    if not user_path(path).is_file():
-        raise UserError(f"data.path={path} is no file: name {wanted.list_name} of {LIST_PAGE}")
-    return user_path(path)
+def _list(path: str | Path, wanted: Layout) -> Path:
+    if user_path(path).is_file():
+        return user_path(path)
+    advice = f"{wanted.list_name} is in {LIST_PAGE}, and {wanted.access}"
+    return find_folder(path, marker=wanted.list_name, what=wanted.name, advice=advice) / wanted.list_name
 
 
 def _split(row: Row) -> str:
