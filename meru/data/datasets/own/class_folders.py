@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meru.data.datasets.generic import IMAGE_ENDINGS
 from meru.data.datasets.own.folders import files_in
 from meru.data.folders import is_clutter, visible_folders
+from meru.data.image_folders import IMAGE_ENDINGS
 
 TRAINING_NAMES, TEST_NAMES = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 

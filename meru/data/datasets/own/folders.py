@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from meru.data.datasets.generic import IMAGE_ENDINGS
 from meru.data.datasets.own.rows import ENCODING, Row
 from meru.data.datasets.own.splits import SPLIT_NAMES
 from meru.data.folders import folded, is_clutter
+from meru.data.image_folders import IMAGE_ENDINGS
 from meru.data.texts import read_text
 from meru.errors import UserError
 

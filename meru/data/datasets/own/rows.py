@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meru.data.datasets.generic import IMAGE_ENDINGS
 from meru.data.folders import FileFinder, inner_path
+from meru.data.image_folders import IMAGE_ENDINGS
 from meru.data.records import Region
 from meru.errors import UserError
 
