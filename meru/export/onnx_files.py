@@ -88,7 +88,7 @@ def require_libraries() -> None:
             __import__(name)
         except ImportError as error:
             raise UserError(
-                f'format=onnx needs {name} ({short(error)}): pip install "meru-hyperbolic[export]"'
+                f'format=onnx needs {name} ({short(error)}): pip install onnx onnxruntime onnxscript'
             ) from None
 
 

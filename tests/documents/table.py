@@ -113,6 +113,24 @@ ROWS = (
         says="score",
         makes="found.png",
     ),
+    Row(
+        r"python scripts/evaluate\.py run=<run folder> suite=zero_shot data=cub root=<folder>",
+        change=(("<folder>", "{cub}"),),
+        add=("workers=0", "output={here}/zero_shot.json"),
+        says="mean of classes",
+    ),
+    Row(
+        r"python scripts/export\.py run=<run folder> format=hub output=exported",
+        change=(("=exported", "={here}/exported"),),
+        makes="exported/README.md",
+    ),
+    Row(
+        r"python scripts/interpolate\.py run=<run folder> shares=\S+ split=validation",
+        change=((r"shares=\S+", "shares=0,1"),),
+        add=("start={run}",),
+        says="validation",
+    ),
+    Row(r"python scripts/compare\.py .* --transfer persons", add=("--help",), says="--transfer"),
     Row(r"python scripts/compare\.py runs/\S+ runs/\S+", change=((r"runs/\S+", "{run}"),), says="± 0.0"),
     # Data
     Row(r"python scripts/prepare_data\.py cub --download", add=("--root", "{cub}"), says="nothing to download"),
@@ -120,6 +138,17 @@ ROWS = (
     Row(
         r"python scripts/prepare_data\.py check data=pairs .*",
         change=((r"data\.path=\S+", "data.path={birds}/images"),),
+        says="ready",
+    ),
+    Row(
+        r"python scripts/prepare_data\.py check data=folder_discovery .*",
+        change=((r"data\.root=\S+", "data.root={birds}/images"), (r"'data\.old_classes=\S+", "data.old_share=0.5")),
+        says="ready",
+    ),
+    Row(
+        r"python scripts/prepare_data\.py check data=person_list .*",
+        change=((r"data\.path=\S+", "data.path={persons}/reid_raw.json data.images={persons}/imgs"),),
+        add=("data.batch_size=4",),
         says="ready",
     ),
     Row(r"python scripts/prepare_data\.py (birds|pedestrians)", add=("--help",), says="--seed"),

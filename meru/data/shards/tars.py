@@ -31,7 +31,7 @@ def webdataset() -> ModuleType:
     try:
         import webdataset
     except ImportError:
-        raise UserError('data=shards needs webdataset: pip install "meru-hyperbolic[data]"') from None
+        raise UserError('data=shards needs webdataset: pip install webdataset') from None
     return webdataset
 
 

@@ -193,7 +193,7 @@ def _parquet(path: Path) -> Table:
         from pyarrow import parquet
     except ImportError:
         raise UserError(
-            f'{path}: Parquet needs pyarrow: run `pip install "meru-hyperbolic[data]"`, or save the table as CSV'
+            f'{path}: Parquet needs pyarrow: run `pip install pyarrow`, or save the table as CSV'
         ) from None
     try:
         schema = parquet.read_schema(path)
