@@ -16,7 +16,10 @@ from meru.files import PROJECT
 from meru.runs import ablation_file
 
 # Words with "=" that are arguments of other commands than training.
-OTHERS = {"ablation", "key", "tune", "run", "split", "suite", "seeds", "jobs", "captions_per_image", "root", "probe_features"}
+OTHERS = {
+    *("ablation", "key", "tune", "run", "split", "suite", "seeds", "jobs", "captions_per_image", "root"),
+    "probe_features",
+}
 LONGEST = 200  # lines of a README
 
 
