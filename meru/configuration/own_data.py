@@ -40,7 +40,7 @@ _SHARDS = {
     "caption_field": fixed(Text("an ending, or json.<key>")),
     "boxes_field": fixed(Text("json.<key>"), null=True),
     "sizes": Key(FilePath("the path of a file"), null=True),
-    "samples_per_epoch": fixed(Whole(1, 10**12), "samples", null=True),
+    "samples_per_epoch": fixed(Whole(1, 10**11), "samples", null=True),
     "streams": fixed(Whole(1, 512), "streams", null=True),
     "shuffle": fixed(Whole(0, 10**7), "samples"),
 }

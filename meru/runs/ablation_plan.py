@@ -17,7 +17,7 @@ from meru.errors import UserError
 from meru.run_layout import CONFIG
 from meru.runs.ablation_file import Start, Variant, slug
 from meru.runs.ablation_queue import Run
-from meru.runs.comparison import NOT_COMPARED
+from meru.runs.comparison import is_compared
 
 
 def base_overrides(experiment: str, of_file: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -110,7 +110,7 @@ def check_unchanged(run: Run) -> None:
         before["discovery.num_classes"] = before.pop("discovery.asked_num_classes")
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key, "missing"), now.get(key, "missing")
-        if old != new and (key == "seed" or key.partition(".")[0] not in NOT_COMPARED):
+        if old != new and (key == "seed" or is_compared(key)):
             raise UserError(
                 f"{run.folder} holds a run with {key}={old}, which would now be {new}: choose another output=, "
                 "or remove that folder"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from meru.configuration.saved import read_yaml
+from meru.configuration.saved import leaves, read_yaml
 from meru.errors import UserError
 from meru.reports.over_seeds import cell, chance_of
 from meru.reports.tables import markdown_table
@@ -17,6 +17,8 @@ from meru.run_layout import CONFIG, FIGURES
 from meru.tasks.columns import COLUMNS
 
 NOT_COMPARED = ("seed", "folder", "resume", "output", "logger")
+# Loaders for suites alone, which no training uses.
+OF_SUITES = ("data.load_labelled", "data.load_label_sets")
 
 
 def comparison(paths: Sequence[Path], name: str) -> str:
@@ -76,8 +78,13 @@ def read_configuration(run: Path) -> tuple[str, str]:
     configuration = OmegaConf.to_container(read_yaml(path), resolve=True)
     if "name" not in configuration:
         raise UserError(f"{path} is not the configuration of a run: restore the file")
-    compared = {key: value for key, value in configuration.items() if key not in NOT_COMPARED}
+    compared = {key: value for key, value in leaves(configuration) if is_compared(key)}
     return str(configuration["name"]), json.dumps(compared, sort_keys=True, default=str)
+
+
+def is_compared(key: str) -> bool:
+    """Whether runs with different values of a key are different in more than their seed or their place."""
+    return key.partition(".")[0] not in NOT_COMPARED and not key.startswith(OF_SUITES)
 
 
 def read_figures(path: Path) -> dict[str, float | None]:

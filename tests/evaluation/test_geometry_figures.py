@@ -87,6 +87,8 @@ def test_samples_reach_from_the_first_to_the_last():
 class Flat(torch.nn.Module):
     """Features are the images' values, and so are their projections; class 0 is predicted for a positive first one."""
 
+    temperature = 0.1
+
     def features(self, images):
         return images.flatten(1)[:, :2]
 

@@ -192,8 +192,8 @@ def test_images_of_discovery_that_are_all_skipped_have_no_figures(discovery, mon
     config = discovery("discovery.num_classes=48")
     task = Discovery(config, device=CPU)
     monkeypatch.setattr(task, "features", lambda *_: {})
-    figures, trees = task.evaluate(build(config))
-    assert figures == {} and trees.trees == {}
+    figures, answer = task.evaluate(build(config))
+    assert figures == {} and answer.trees.trees == {}
     assert f"none of the {len(task.data.test)} test images decodes: no figures for them" in caplog.text
 
 
