@@ -26,6 +26,7 @@ def variables(**more):
     return {**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
 
 
+@pytest.mark.slow
 def test_a_smoke_run_passes_every_part(tmp_path):
     done = subprocess.run(
         [*SCRIPT, tmp_path / "out", "--smoke"], env=variables(), capture_output=True, text=True, check=False
