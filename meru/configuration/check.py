@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from typing import Any
@@ -69,6 +70,8 @@ def check(config: DictConfig, *, command: str, partial: bool = False, typed: Col
         plain = OmegaConf.to_container(config, resolve=True)
         nodes = list(_nodes(config, plain, command=command))
     except OmegaConfBaseException as error:
+        if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
+            raise UserError(f"{missing[1]}= is missing: give it a value") from error
         raise UserError(f"configuration: {' '.join(str(error).split())}") from error
     for literal in (True, False):  # report the key that was set, not one interpolated from it
         for key, value, is_literal in nodes:

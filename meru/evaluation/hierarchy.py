@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from meru.data.families import families_by_name
 from meru.data.labelled import LabelledData
 from meru.data.parents import read_parents
 from meru.errors import UserError
@@ -35,7 +37,7 @@ def evaluate_hierarchy(subject: Subject) -> dict[str, float | None]:
     Raises:
         UserError: if there is neither a list of parents nor families, or the list does not fit the classes.
     """
-    measures = _measures(subject.data, subject.section.get("parents"))
+    measures = _measures(subject.data, subject.section)
     images, classes = embed_labelled(subject)
     compared = {"labels": images["class_index"], "similarity": subject.model.similarity}
     figures = expected_measures(images["embeddings"], classes, measures=measures, **compared)
@@ -45,15 +47,17 @@ def evaluate_hierarchy(subject: Subject) -> dict[str, float | None]:
     }
 
 
-def _measures(data: LabelledData, parents: str | None):
-    if parents:
+def _measures(data: LabelledData, section: Mapping) -> dict[str, Tensor]:
+    """The measures by the list of parents, else by the families of the files or of `data.families`."""
+    if parents := section.get("parents"):
         return graph_measures(*read_parents(Path(parents), keys=data.class_keys, names=data.class_names))
-    if data.families is None:
+    families = data.families or families_by_name(data.class_names, section.get("families"))
+    if families is None:
         raise UserError(
             "suite=hierarchy needs a hierarchy of the classes: data.parents=<file>, a CSV with lines child,parent or "
             "WordNet's wordnet.is_a.txt; for classes whose last word is their family, data.families=last_word"
         )
-    return tree_measures(family_paths(data.families))
+    return tree_measures(family_paths(families))
 
 
 def format_hierarchy(figures: Mapping[str, float | None], title: str) -> str:

@@ -111,7 +111,7 @@ def check_hub(*, push_to_hub: str | None = None, private: bool | None = None, li
 
 def whole_number(word: str) -> int:
     """An opset from a word."""
-    if not word.strip().isdigit() or not Whole(1, 1000).takes(int(word)):
+    if not word.strip().isdecimal() or not Whole(1, 1000).takes(int(word)):
         raise UserError(f"opset={word}: give a whole number, such as {OPSET}")
     return int(word)
 

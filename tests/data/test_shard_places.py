@@ -104,3 +104,9 @@ def test_tars_without_images_or_captions(tmp_path):
 def test_addresses_need_known_sizes():
     with pytest.raises(UserError, match="http://x/0.tar is not known.*data.sizes"):
         counted(["http://x/0.tar"], Fields(), sizes=None, on_error="raise", key="data.urls")
+
+
+def test_samples_are_read_through_a_pipe(tmp_path):
+    write_tar(tmp_path / "a.tar", {"0": {"jpg": picture(), "txt": "a bird"}})
+    (sample,) = samples_in(f"pipe:cat '{tmp_path / 'a.tar'}'", Fields())
+    assert sample.files == {"jpg": picture(), "txt": b"a bird"}

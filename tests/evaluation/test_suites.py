@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 import meru
+from meru.data.datasets.labelled_own import of_pairs
+from meru.data.records import ImageTextData
 from meru.errors import UserError
 from meru.evaluation.suites import SUITES
 from meru.runs.evaluate import evaluate_run
@@ -87,6 +89,13 @@ def test_a_hierarchy_comes_from_a_list_or_from_families(evaluated, class_folders
     parents.write_text("red_square,warm\n")
     with pytest.raises(UserError, match=r"has no line for the class green_square \(1 of 2"):
         evaluated(*words)
+    by_name = evaluated("suite=hierarchy", "data=image_folder", f"root={class_folders}", "data.families=last_word")
+    assert by_name["hierarchy/chance_tree_induced_error"] == 1  # red square, green square: one family
+
+
+def test_captions_without_classes_are_not_taken_for_persons():
+    with pytest.raises(UserError, match="captions but no classes"):
+        of_pairs(ImageTextData((), (), (), (), class_kind="image"))
 
 
 def test_the_data_of_the_run_serve_without_another_name(evaluated, run, cub_folder):

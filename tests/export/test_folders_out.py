@@ -123,6 +123,7 @@ def test_the_published_layout_has_exactly_the_published_names(run, compose, tmp_
         ({"run": "x", "format": "hub", "output": "y", "opset": "18"}, "opset=: format=hub takes run, format, output"),
         ({"run": "x", "format": "onnx", "output": "y", "opset": "9"}, "opset=9 is too old"),
         ({"run": "x", "format": "onnx", "output": "y", "opset": "old"}, "opset=old: give a whole number"),
+        ({"run": "x", "format": "onnx", "output": "y", "opset": "²"}, "opset=²: give a whole number"),
         ({"run": "x", "format": "onnx", "output": "y", "opset": "99"}, "opset=99: the installed onnx knows"),
         ({"run": "x", "format": "onnx", "output": "y", "pixels": "int"}, "pixels=int: choose one of uint8, float"),
         ({"run": "x", "format": "hub", "output": "y", "private": "true"}, "private=: only with push_to_hub"),

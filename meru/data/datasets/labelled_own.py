@@ -22,10 +22,15 @@ def of_pairs(data: ImageTextData, *, families: str | None = None) -> LabelledDat
         families: The rule of `data.families`.
 
     Raises:
-        UserError: if the classes are identities of persons, which have no names.
+        UserError: if there are no classes, or they are identities of persons, which have no names.
     """
-    if data.class_kind != "class":
+    if data.class_kind == "identity":
         raise UserError("these data show persons, who have no class names: choose other data")
+    if data.class_kind != "class":
+        raise UserError(
+            "these data have captions but no classes: choose data with classes (a table with a column class, or "
+            "data=image_folder), or suite=retrieval"
+        )
     train, test = (
         labelled([record.path for record in records], [record.class_index for record in records])
         for records in ((*data.train, *data.validation), data.test)

@@ -9,6 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -170,7 +171,9 @@ def _opened(url: str) -> object:
     """A stream of bytes; addresses are read with curl."""
     if is_local(url):
         return Path(url).open("rb")
-    return webdataset().gopen.gopen(url)
+    webdataset()
+    # The package has a function of the same name, which hides the module in some versions.
+    return import_module("webdataset.gopen").gopen(url)
 
 
 def _close(stream: object) -> None:
