@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from meru.assemble import load
+import meru
 from meru.errors import UserError
 from meru.files import PROJECT
 from meru.runs.search import format_ranking, search
@@ -39,7 +39,7 @@ def pretrained(photos, tmp_path_factory, request):
         "trainer.epochs=1", "logger=none", f"folder={tmp_path_factory.mktemp('run') / 'run'}",
     )  # fmt: skip
     train(config, device=torch.device("cpu"))
-    return load(config.folder)
+    return meru.load(config.folder)
 
 
 def test_images_are_ranked_by_their_similarity(pretrained, photos, tmp_path):
