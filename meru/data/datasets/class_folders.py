@@ -63,7 +63,13 @@ def load_class_folders(*, root: str | Path, seed: int = 0, data_set: str | None 
         whole = folder / "train" if [each.name for each in visible_folders(folder)] == ["train"] else folder
         keys, images = labelled_folders(read_class_folders(whole), without=NO_CLASSES)
         train, test = cut(images, share=TEST_SHARE, seed=seed)
-        log.info("%s has no test images: %d of %d are held back by seed %d", folder, len(test), len(images), seed)
+        log.warning(
+            "%s has no test images: %d of %d are taken instead, by seed %d; a run may have been trained on them",
+            folder,
+            len(test),
+            len(images),
+            seed,
+        )
     if len(keys) < 2:
         raise UserError(f"{folder} has the one class {keys[0]}: classification needs at least two class folders")
     return named(data_set, keys, train, test)
