@@ -30,5 +30,5 @@ def contact_sheet(images: Sequence[Tensor], names: Sequence[str], *, title: str)
         axis.set_axis_off()
     for axis, image, name in zip(axes, images, names, strict=False):
         axis.imshow(image.permute(1, 2, 0).cpu().numpy())
-        axis.set_title(printable(name, width=28), fontsize=8, parse_math=False)
+        axis.set_title(printable(name, width=38), fontsize=7, parse_math=False)
     return figure
