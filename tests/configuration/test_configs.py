@@ -20,6 +20,8 @@ EVERY = sorted(path.stem for path in (PROJECT / "configs" / "experiment").glob("
 OWN = [name for name in EVERY if name.startswith("own_")]  # whose data are the user's; trained in tests/data
 DISCOVERING = [name for name in EVERY if name not in OWN and name.endswith(("gcd", "hypcd"))]
 EXPERIMENTS = [name for name in EVERY if name not in (*OWN, *DISCOVERING)]
+# Recipes that differ from others in their data alone.
+LIKE_OTHERS = ("aircraft_", "cars_", "cifar10_", "herbarium_", "icfg_", "imagenet100_", "rstpreid_")
 # Small enough for a test: the recipes' towers by other sizes.
 PERSON_SIZES = {
     "meru.data.synthetic.pedestrians.load.load_pedestrians": [
@@ -27,6 +29,11 @@ PERSON_SIZES = {
     ],
 }
 SMALL = ["encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2"]
+
+
+def without_repetition(names):
+    """The names as parameters; those of `LIKE_OTHERS` only among the slow tests."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name.startswith(LIKE_OTHERS) else name for name in names]
 
 
 def test_there_are_recipes():
@@ -41,7 +48,7 @@ def test_recipes_for_ones_own_data_need_only_their_place(experiment, compose):
     check(compose(f"experiment={experiment}", f"{key}=somewhere"), command="train")
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", without_repetition(EXPERIMENTS))
 def test_every_recipe_takes_two_steps(
     experiment, compose, cub_folder, person_folder, small_clip, mobilenet_weights, tmp_path
 ):
@@ -79,7 +86,7 @@ def test_every_recipe_takes_two_steps(
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("experiment", DISCOVERING)
+@pytest.mark.parametrize("experiment", without_repetition(DISCOVERING))
 def test_every_recipe_of_discovery_takes_two_steps(experiment, compose, cub_folder, tmp_path):
     check(compose(f"experiment={experiment}"), command="train")
     config = compose(

@@ -74,7 +74,7 @@ ROWS = (
     ),
     Row(
         r"bash train_cub\.sh clip data=birds seed=0,1,2 -m",
-        change=(("0,1,2", "0,1"),),
+        change=(("0,1,2", "0"),),
         add=(*QUICK, *PLAIN, *FEW_BIRDS, "output={here}"),
         makes="birds_clip/*/test.json",
     ),

@@ -93,7 +93,7 @@ def test_a_file_that_differs_from_pytorch_is_refused_and_removed(run, tmp_path, 
 
 def test_a_missing_library_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r'needs onnxscript .*: pip install "meru-hyperbolic\[export\]"'):
+    with pytest.raises(UserError, match=r'needs onnxscript .*: pip install onnx onnxruntime onnxscript'):
         export({"run": "x", "format": "onnx", "output": str(tmp_path / "out")})
 
 
