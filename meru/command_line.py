@@ -203,6 +203,18 @@ def own_arguments(words: Sequence[str], meanings: Mapping[str, str]) -> tuple[di
     return own, others
 
 
+def only_own_arguments(words: Sequence[str], meanings: Mapping[str, str]) -> dict[str, str]:
+    """As `own_arguments`, for a script that takes no other words.
+
+    Raises:
+        UserError: for any other word, and for an empty value.
+    """
+    own, others = own_arguments(words, meanings)
+    if others:
+        raise UserError(f"'{others[0]}': expected key=value with one of {', '.join(meanings)}")
+    return own
+
+
 def hydra_main(task: Callable, *, config_name: str) -> None:
     """Run `task(config)` under Hydra, with one-line configuration errors; SIGTERM and Ctrl-C end it even in a wait.
 

@@ -13,7 +13,7 @@ with trainer.diagnose_every, gradients.png.
 
 from __future__ import annotations
 
-from meru.command_line import one_line_errors, own_arguments, report_progress, words_or_usage
+from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
 from meru.configuration.declarations import EVALUATE
 from meru.errors import UserError
 
@@ -30,9 +30,7 @@ def main() -> None:
     words = words_or_usage(__doc__)
     report_progress()
     with one_line_errors():
-        given, others = own_arguments(words, MEANINGS)
-        if others:
-            raise UserError(f"'{others[0]}': expected key=value with one of {', '.join(MEANINGS)}")
+        given = only_own_arguments(words, MEANINGS)
         if "run" not in given:
             raise UserError(f"run= is missing: give {MEANINGS['run']}; see --help")
         workers = given.pop("workers", "2")

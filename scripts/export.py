@@ -16,8 +16,7 @@ meru         a .pth in the layout of the published MERU and HyCoCLIP checkpoints
 
 from __future__ import annotations
 
-from meru.command_line import one_line_errors, own_arguments, report_progress, words_or_usage
-from meru.errors import UserError
+from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
 
 MEANINGS = {
     "run": "a run folder or another source of a model",
@@ -36,9 +35,7 @@ def main() -> None:
     words = words_or_usage(__doc__)
     report_progress()
     with one_line_errors():
-        given, others = own_arguments(words, MEANINGS)
-        if others:
-            raise UserError(f"'{others[0]}': expected key=value with one of {', '.join(MEANINGS)}")
+        given = only_own_arguments(words, MEANINGS)
 
         from meru.export.formats import export  # imports PyTorch: only after other mistakes are ruled out
 

@@ -12,8 +12,7 @@ output   a new folder for the model, which `meru.load` and every run= take; with
 
 from __future__ import annotations
 
-from meru.command_line import one_line_errors, own_arguments, report_progress, words_or_usage
-from meru.errors import UserError
+from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
 
 MEANINGS = {
     "run": "a run folder or another source of a model",
@@ -30,9 +29,7 @@ def main() -> None:
     words = words_or_usage(__doc__)
     report_progress()
     with one_line_errors():
-        given, others = own_arguments(words, MEANINGS)
-        if others:
-            raise UserError(f"'{others[0]}': expected key=value with one of {', '.join(MEANINGS)}")
+        given = only_own_arguments(words, MEANINGS)
 
         from meru.export.interpolation import interpolate  # imports PyTorch: only after other mistakes are ruled out
 

@@ -1,8 +1,8 @@
 """Search in a folder of images by a sentence with a finished model.
 
-    python scripts/search.py run=RUN_FOLDER images=FOLDER text="a red bird" [top=10] [output=FILE.png] [workers=2]
+    python scripts/search.py run=SOURCE images=FOLDER text="a red bird" [top=10] [output=FILE.png] [workers=2]
 
-run          the folder of a finished run
+run          a run folder, or whatever else `meru.load` takes
 images       a folder of images; folders inside it are included
 text         a sentence
 top          how many images to list, the most similar first
@@ -14,7 +14,7 @@ A larger score means more similar; scores of different models cannot be compared
 
 from __future__ import annotations
 
-from meru.command_line import one_line_errors, own_arguments, report_progress, words_or_usage
+from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
 from meru.configuration.declarations import EVALUATE
 from meru.configuration.kinds import Whole
 from meru.errors import UserError
@@ -36,9 +36,7 @@ def main() -> None:
     words = words_or_usage(__doc__)
     report_progress()
     with one_line_errors():
-        given, others = own_arguments(words, MEANINGS)
-        if others:
-            raise UserError(f"'{others[0]}': expected key=value with one of {', '.join(MEANINGS)}")
+        given = only_own_arguments(words, MEANINGS)
         for key in ("run", "images", "text"):
             if key not in given:
                 raise UserError(f"{key}= is missing: give {MEANINGS[key]}; see --help")

@@ -11,8 +11,7 @@ tree         the tree of the classes that a discovery run predicts, as dendrogra
 
 from __future__ import annotations
 
-from meru.command_line import one_line_errors, own_arguments, report_progress, words_or_usage
-from meru.errors import UserError
+from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
 
 MEANINGS = {
     "run": "the folder of a finished run, or another source of a model",
@@ -28,9 +27,7 @@ def main() -> None:
     name, *words = words_or_usage(__doc__)
     report_progress()
     with one_line_errors():
-        given, others = own_arguments(words, MEANINGS)
-        if others:
-            raise UserError(f"'{others[0]}': expected key=value with one of {', '.join(MEANINGS)}")
+        given = only_own_arguments(words, MEANINGS)
 
         from meru.runs.visualize import visualize  # imports PyTorch: only after other mistakes are ruled out
 

@@ -5,7 +5,7 @@ and the groups are assigned to classes by one assignment over all (v2; Vaze et a
 CVPR 2022):
 
     kmeans/all/accuracy, …/old/…, …/new/…    by k-means on the tower's features, unit vectors, with the true number of
-                                             classes: what a run of category discovery is to be compared with
+                                             classes: the baseline for a run of category discovery
     kmeans_embedded/…                        the same on the directions of the embeddings
     classifier/…                             by the classifier of a run of category discovery
 """
