@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch.utils.data import DataLoader
@@ -195,10 +195,13 @@ def load_shards(
     named = {"data.urls": urls, "data.validation_urls": validation_urls, "data.test_urls": test_urls}
     root = user_path(root)
     found = {key: shard_urls(pattern, root=root, key=key) for key, pattern in named.items() if pattern}
-    reading = {"fields": fields, "cache": cache, "on_error": on_error}
-    train, *others = (
-        extracted(found[key], key=key, most=EXAMPLES if key == "data.urls" else None, **reading) if key in found else ()
-        for key in named
+    reading = {"cache": cache, "on_error": on_error}
+    train = extracted(found["data.urls"], key="data.urls", fields=fields, most=EXAMPLES, **reading)
+    # Crops are for training only, and take more room than the images.
+    whole = replace(fields, regions=None) if fields.crops else fields
+    others = (
+        extracted(found[key], key=key, fields=whole, **reading) if key in found else ()
+        for key in ("data.validation_urls", "data.test_urls")
     )
     shards = TrainingShards(
         found["data.urls"],
