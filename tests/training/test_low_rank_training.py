@@ -96,7 +96,7 @@ def test_every_model_trains_every_update(kind):
     assert not any(name.endswith(".original") for name in found)
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_a_compiled_model_gives_the_loss_and_gradients_of_eager(precision):
     def run(forward, model):
         with torch.autocast("cpu", dtype=precision, enabled=precision is not torch.float32):
