@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -191,14 +192,8 @@ def samples_in(url: str, fields: Fields, *, without_image: bool = False) -> Iter
     last, stream = None, None
     try:
         stream = _opened(url)
-        files = library.tariterators.tar_file_expander([{"url": url, "stream": stream}])
-        for sample in library.tariterators.group_by_keys(files):
-            # Samples wait in memory for their turn: without the contents that are not used, but with all names.
-            files = {
-                name: content if fields.uses(name) else b""
-                for name, content in sample.items()
-                if not name.startswith("__")
-            }
+        for sample in library.tariterators.group_by_keys(_members(url, stream, fields)):
+            files = {name: content for name, content in sample.items() if not name.startswith("__")}
             last = sample["__key__"]
             raw = RawSample(f"shard {url}, sample {last}", files)
             if without_image or fields.image_of(raw) is not None:
@@ -209,6 +204,31 @@ def samples_in(url: str, fields: Fields, *, without_image: bool = False) -> Iter
         raise UserError(message, exit_code=1) from None
     finally:
         _close(stream)
+
+
+def _members(url: str, stream: object, fields: Fields) -> Iterator[dict[str, str | bytes]]:
+    """The files in a tar file as webdataset's `group_by_keys` takes them.
+
+    Samples wait in memory for their turn: without the contents that are not used, but with all names. In a file that is
+    not compressed, such contents are not even read.
+    """
+    split, uses = webdataset().tariterators.base_plus_ext, functools.cache(fields.uses)
+    tar = _tar(url, stream)
+    for member in tar:
+        if member.isreg() and not _META.match(member.name):
+            used = uses((split(member.name)[1] or "").lower())
+            content = tar.extractfile(member).read() if used else b""
+            yield {"fname": member.name, "data": content, "__url__": url}
+        tar.members = []  # otherwise they would all stay in memory
+
+
+def _tar(url: str, stream: object) -> tarfile.TarFile:
+    if is_local(url):
+        try:
+            return tarfile.open(fileobj=stream, mode="r:")
+        except tarfile.ReadError:  # compressed, or damaged
+            stream.seek(0)
+    return tarfile.open(fileobj=stream, mode="r|*")
 
 
 def _opened(url: str) -> object:
