@@ -112,7 +112,7 @@ def test_crops_with_their_own_texts_become_parts(configure, shards, model):
         (["data.cached_views=2"], "data.cached_views=2"),
         (["loss.category.weight=1"], "loss.category.weight: it needs classes"),
         (["data.streams=5"], "4 shards are fewer than 1 processes × data.streams=5"),
-        (["model=hycoclip"], "box"),
+        (["model=hycoclip"], "trains on parts of images: set data.boxes_field"),
     ],
 )
 def test_what_does_not_apply_is_refused_before_the_run(configure, overrides, message):

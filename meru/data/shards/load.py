@@ -85,13 +85,18 @@ class TrainingShards:
         return self.streams or min(STREAMS, most)
 
     def check(self, config: Mapping) -> None:
-        """Refuse what needs all images at hand, or classes.
+        """Refuse what needs all images at hand, classes, or boxes that are not read.
 
         Raises:
             UserError: which names the key.
         """
         if views := config["data"].get("cached_views"):
             raise UserError(f"data.cached_views={views}: views of images in shards are not cached; set it to 0")
+        if config.get("parts") and self.fields.regions is None:
+            raise UserError(
+                "data.boxes_field=null: this model trains on parts of images: set data.boxes_field to where they are, "
+                "json.noun_chunks for GRIT or parent* for HyCoCLIP's shards, or choose model=meru"
+            )
         for name in ("category", "hierarchy"):
             if (config.get("loss") or {}).get(name, {}).get("weight"):
                 raise UserError(f"loss.{name}.weight: it needs classes, which shards do not have; set it to 0")
