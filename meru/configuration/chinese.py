@@ -103,7 +103,7 @@ MEANINGS = {
     "data.test_urls": "测试用的分片",
     "data.image_field": "样本中图像的扩展名，取其中最先有的一个",
     "data.caption_field": "描述的扩展名，或 JSON 文件中的键，如 json.caption；列表即多条描述",
-    "data.boxes_field": "JSON 文件中边界框及其短语的键，GRIT 为 json.noun_chunks；null：没有",
+    "data.boxes_field": "JSON 文件中边界框及其短语的键，GRIT 为 json.noun_chunks；或带文本的裁剪图：HyCoCLIP 的分片为 parent*；null：没有",
     "data.sizes": "写有每个分片样本数的 JSON 文件；null：取分片旁边的文件，否则数一遍",
     "data.samples_per_epoch": "所有进程一轮合计的样本数；null：全部",
     "data.streams": "每个进程的数据流数，也是 workers 的上限；null：4，分片少时更少",

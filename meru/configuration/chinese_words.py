@@ -102,7 +102,7 @@ PLAIN_KINDS = {
     "paths or addresses of tar files": "tar 文件的路径或网址",
     "endings joined by ;": "扩展名，用 ; 连接",
     "an ending, or json.<key>": "扩展名，或 json.<键>",
-    "json.<key>": "json.<键>",
+    "json.<key>, or <beginning>*": "json.<键>，或 <开头>*",
     "the name of an encoding": "编码的名称",
     "the dotted path of a class or function": "类或函数的点分路径",
     "a figure of the validation split": "验证集上的一个指标",

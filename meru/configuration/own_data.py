@@ -38,7 +38,7 @@ _SHARDS = {
     "test_urls": Key(_URLS, null=True),
     "image_field": fixed(Text("endings joined by ;")),
     "caption_field": fixed(Text("an ending, or json.<key>")),
-    "boxes_field": fixed(Text("json.<key>"), null=True),
+    "boxes_field": fixed(Text("json.<key>, or <beginning>*"), null=True),
     "sizes": Key(FilePath("the path of a file"), null=True),
     "samples_per_epoch": fixed(Whole(1, 10**11), "samples", null=True),
     "streams": fixed(Whole(1, 512), "streams", null=True),

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
+from meru.data.image_faults import what_is_wrong
 from meru.errors import UserError
 from meru.files import os_error_message
 
@@ -94,7 +95,7 @@ def decode_content(content: bytearray, path: str | Path, *, maximum_pixels: int 
             image.load()
             return _upright(_rgb(image), _orientation(image))
         except Exception as error:  # readers raise any kind of error for damaged files
-            raise _unreadable(path, _what_is_wrong(content, error)) from None
+            raise _unreadable(path, what_is_wrong(content, error)) from None
 
 
 def from_pillow(image: Image.Image) -> Tensor:
@@ -102,23 +103,28 @@ def from_pillow(image: Image.Image) -> Tensor:
     try:
         image.load()
     except Exception as error:  # readers raise any kind of error for damaged files
-        raise _unreadable(getattr(image, "filename", ""), _what_is_wrong(bytearray(b"?"), error)) from None
+        raise _unreadable(getattr(image, "filename", ""), what_is_wrong(bytearray(b"?"), error)) from None
     return _upright(_rgb(image), _orientation(image))
 
 
-def image_size(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> tuple[int, int]:
+def image_size(
+    path: str | Path, *, content: bytearray | None = None, maximum_pixels: int = MAXIMUM_PIXELS
+) -> tuple[int, int]:
     """Height and width of an image as viewers show it, from the file's header; see `full_size`.
+
+    With `content`, that of the file, nothing is read, and `path` only names it in messages.
 
     Raises:
         UserError: as `read_image`, for errors that the header shows.
     """
-    _check_kind_of_file(path)
-    with _opened(path, None, maximum_pixels) as image:
-        if image.format == "PNG" and _has_late_exif(image, content := _content(path, maximum_pixels)):
+    if content is None:
+        _check_kind_of_file(path)
+    with _opened(path, content, maximum_pixels) as image:
+        if image.format == "PNG" and _has_late_exif(image, content := content or _content(path, maximum_pixels)):
             try:
                 image.load()
             except Exception as error:  # readers raise any kind of error for damaged files
-                raise _unreadable(path, _what_is_wrong(content, error)) from None
+                raise _unreadable(path, what_is_wrong(content, error)) from None
         width, height = image.size
         if image.format == "TIFF":  # here Pillow may have swapped them already
             width, height = image.tag_v2[256], image.tag_v2[257]
@@ -229,7 +235,7 @@ def _opened(path: str | Path, content: bytearray | None, maximum_pixels: int) ->
         raise _unreadable(path, _too_large(found, maximum_pixels)) from None
     except Exception as error:  # readers raise any kind of error for damaged files
         content = _content(path, maximum_pixels) if content is None else content
-        raise _unreadable(path, _what_is_wrong(content, error)) from None
+        raise _unreadable(path, what_is_wrong(content, error)) from None
     width, height = image.size
     stored = os.path.getsize(path) if content is None else len(content)
     if height * width > maximum_pixels and not _can_be_reduced(image, stored, maximum_pixels):
@@ -257,16 +263,19 @@ def _reduced_size(image: Image.Image, maximum_pixels: int) -> tuple[int, int]:
     return image.width // factor, image.height // factor
 
 
-def full_size(image: Tensor, path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> tuple[int, int]:
+def full_size(
+    image: Tensor, path: str | Path, *, content: bytearray | None = None, maximum_pixels: int = MAXIMUM_PIXELS
+) -> tuple[int, int]:
     """Height and width of the file that an image was read from, which are larger than the image's if it was reduced.
 
     Args:
         image: The result of `read_image` for this file and limit, `(3, H, W)`.
+        path, content, maximum_pixels: As for `image_size`.
     """
     height, width = image.shape[1:]
     if height * width * 4.5 < maximum_pixels:  # a reduced image has at least a quarter of the limit's pixels
         return height, width
-    return image_size(path, maximum_pixels=maximum_pixels)
+    return image_size(path, content=content, maximum_pixels=maximum_pixels)
 
 
 def _too_large(found: str, maximum_pixels: int) -> str:
@@ -312,36 +321,6 @@ def _rgb(image: Image.Image) -> Tensor:
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # Pillow warns about palettes with transparency
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-
-
-def _what_is_wrong(content: bytearray, error: Exception) -> str:
-    """What a file that cannot be decoded is, or the error of its reader."""
-    start = bytes(content[:512])
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not content:
-        return "does not decode, it is empty: fetch it again"
-    if start.startswith(b"version https://git-lfs"):
-        return "does not decode, it is a Git LFS pointer: run `git lfs pull`"
-    if start.startswith(b"/annex/") or b".git/annex/objects" in start:
-        return "does not decode, it is a git-annex pointer: run `git annex get`"
-    if start.startswith((b"\x00\x05\x16\x07", b"\x00\x05\x16\x00")):
-        return "does not decode, it is an AppleDouble file that macOS left behind, not an image: delete it"
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "does not decode, it is a web page, not an image: fetch it again"
-    if text.startswith(b"<svg") or b"<svg" in text:
-        return "does not decode, it is an SVG drawing, which has no pixels: convert it to PNG"
-    if text.startswith((b"<?xml", b"{", b"[")):
-        return "does not decode, it is text, perhaps a server's error message, not an image: fetch it again"
-    if start[4:12] in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"):
-        return "does not decode, it is a HEIC image, which is not supported: convert it to JPEG"
-    if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):
-        return "does not decode, it is an EPS drawing, which is not supported: convert it to PNG"
-    if not any(content):
-        return "does not decode, it contains only zeros: its download was cut off, fetch it again"
-    if isinstance(error, UnidentifiedImageError):
-        return "does not decode, it is not an image of a known kind"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"does not decode ({reason})"
 
 
 def _unreadable(path: str | Path, what: str) -> UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from meru.data.augmentation import CaptionAugmentation
 from meru.data.cached_rows import SEED, ViewChoice, Window, as_it_is, cached_loader
-from meru.data.images import MAXIMUM_PIXELS, cut, full_size, image_size
+from meru.data.images import MAXIMUM_PIXELS, cut, decode_content, full_size, image_size, read_image
 from meru.data.loading import Batch, ImageDataset, collate, ordered_loader, stacked
 from meru.data.parts import CropParts, Part
-from meru.data.records import ImageRecord
+from meru.data.records import Crop, ImageRecord
 from meru.data.sampling import RunBatches, derived_seed
 from meru.data.workers import TIMEOUT, Loader, loader_options
 
@@ -59,28 +60,44 @@ class TrainingPairs(ImageDataset):
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
         chosen, skipped, image = self.decode_from(index)
-        sample = self.drawn(self.records[chosen], image, epoch=epoch, index=index)
+        record, full = self.records[chosen], image.shape[1:]
+        if self.parts:
+            full = full_size(image, record.path, maximum_pixels=self.maximum_pixels)
+        sample = self.drawn(record, image, full=full, epoch=epoch, index=index)
         return {**sample, **self.facts(chosen, skipped=skipped)}
 
-    def drawn(self, record: ImageRecord, image: Tensor, *, epoch: int, index: int) -> Batch:
-        """A random view of an image, uint8 `(3, H, W)`, and a caption of its record: a function of epoch and index."""
+    def drawn(self, record: ImageRecord, image: Tensor, *, full: tuple[int, int], epoch: int, index: int) -> Batch:
+        """A random view of an image and a caption of its record: a function of epoch and index.
+
+        Args:
+            image: uint8 `(3, H, W)`.
+            full: Its height and width by `full_size`, for parts.
+        """
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reset the generator of the GPU too when there are no workers.
             torch.default_generator.manual_seed(derived_seed(self.seed, "sample", epoch, index))
             caption = _drawn_caption(record, self.augment_text)
             sample = {"image": self.transform(image).contiguous(), "tokens": self.tokenize(caption)}
             if self.parts:
-                full = full_size(image, record.path, maximum_pixels=self.maximum_pixels)
                 part = self.parts(record, height=full[0], width=full[1], caption=caption)
-                sample |= self._part_of(image, part, full)
+                if isinstance(part, Crop):
+                    image = self._decoded(part, record)
+                elif part is not None:
+                    image = cut(image, part.window, full=full)
+                sample |= self._part_of(image, part)
             if self.queries:
                 sample |= self.queries(caption)
         return sample
 
-    def _part_of(self, image: Tensor, part: Part | None, full: tuple[int, int]) -> Batch:
-        """The part's entries in a sample for `HyCoCLIP`; without a part, the whole image, marked as not to be used."""
-        if part is not None:
-            image = cut(image, part.window, full=full)
+    def _decoded(self, crop: Crop, record: ImageRecord) -> Tensor:
+        """A crop that is an image of its own, uint8 `(3, h, w)`."""
+        if isinstance(crop.image, Path):
+            return read_image(crop.image, maximum_pixels=self.maximum_pixels)
+        place = f"{record.path}, {crop.name}"
+        return decode_content(bytearray(crop.image), place, maximum_pixels=self.maximum_pixels)
+
+    def _part_of(self, image: Tensor, part: Part | Crop | None) -> Batch:
+        """The entries in a sample for `HyCoCLIP`: the part's, or the whole image's, marked as not to be used."""
         return {
             "part_image": self.transform(image).contiguous(),
             "part_tokens": self.tokenize(part.phrase if part is not None else ""),

@@ -1,8 +1,8 @@
 """Parts of the object in an image: the words that name them, phrases about them, and windows around them.
 
 HyCoCLIP learns from crops of an image with phrases of its captions (Pal et al., "Compositional Entailment
-Learning for Hyperbolic Vision-Language Models", ICLR 2025). There the crops come with the data set, here from bounding
-boxes and part key-points. The data set's configuration gives the words for each part.
+Learning for Hyperbolic Vision-Language Models", ICLR 2025). There the crops come with the data set, here too if it has
+them, else from bounding boxes and part key-points. The data set's configuration gives the words for each part.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from meru.data.images import MAXIMUM_PIXELS, image_size
-from meru.data.records import ImageRecord, Region
+from meru.data.records import Crop, ImageRecord, Region
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 
@@ -140,8 +140,8 @@ class CropParts:
 
     Args:
         words: The words for parts in captions.
-        crops: `box`, `parts` or both, to draw from; the bounding box, every box with a phrase and every visible part
-            are equally likely.
+        crops: `box`, `parts` or both, to draw from; the bounding box, every box with a phrase, every crop of the data
+            set and every visible part are equally likely.
         window: Smallest and largest side of a part's window, as shares of the longer side of the box.
 
     Raises:
@@ -177,22 +177,24 @@ class CropParts:
                     f"visible): restore it, or choose {instead}model=meru_patches or model=meru_grid"
                 )
 
-    def __call__(self, record: ImageRecord, *, height: int, width: int, caption: str) -> Part | None:
+    def __call__(self, record: ImageRecord, *, height: int, width: int, caption: str) -> Part | Crop | None:
         """One part of an image of `height` × `width` pixels, chosen with torch's default generator.
 
-        The phrase of a box with a phrase is its own. Others come from `caption`, else from another caption of the
-        image, else from the colours of its class.
+        The phrase of a box with a phrase, or of a crop, is its own. Others come from `caption`, else from another
+        caption of the image, else from the colours of its class.
 
         Returns:
             None if the image has neither of `crops`.
         """
-        choices: list[str | Region | None] = list(record.parts) if "parts" in self.crops else []
+        choices: list[str | Region | Crop | None] = list(record.parts) if "parts" in self.crops else []
         if "box" in self.crops:
             choices += [None] * (record.box is not None)  # the whole
             choices += record.regions
         if not choices:
             return None
         chosen = choices[int(torch.randint(len(choices), ()))]
+        if isinstance(chosen, Crop):
+            return chosen
         if isinstance(chosen, Region):
             left, top, box_width, box_height = chosen.box
             edges = (left, top, left + box_width, top + box_height)

@@ -28,6 +28,20 @@ class Region(NamedTuple):
     phrase: str
 
 
+class Crop(NamedTuple):
+    """A part of an image that the data set has as an image of its own.
+
+    Attributes:
+        image: A file, or the content of one.
+        phrase: Words for it; "" if there are none.
+        name: What messages call it, beside the place of the whole image.
+    """
+
+    image: Path | bytes
+    phrase: str
+    name: str
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """One image and its annotations.
@@ -42,7 +56,7 @@ class ImageRecord:
         parts: Visible parts only, name → `(x, y)` in the same pixels.
         colours: Part → colour for its class, see `meru.data.datasets.cub.class_attributes`; empty if there are none.
         back_translations: Captions translated to another language and back, one for each of `captions`; or none.
-        regions: Boxes with phrases.
+        regions: Boxes with phrases, and crops.
     """
 
     path: Path
@@ -52,7 +66,7 @@ class ImageRecord:
     parts: dict[str, tuple[float, float]] = field(default_factory=dict)
     colours: dict[str, str] = field(default_factory=dict)
     back_translations: tuple[str, ...] = ()
-    regions: tuple[Region, ...] = ()
+    regions: tuple[Region | Crop, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from meru.encoders.sizes import with_resampled_positions
 from meru.encoders.weight_files import shards, warn_of_damage, weight_file
 from meru.errors import UserError
 from meru.files import user_path
+from meru.run_layout import MODEL
 
 log = logging.getLogger("meru")
 
@@ -203,6 +204,7 @@ def fit(
         UserError: if a name is missing or left over, shapes differ, or values are not finite; it names the first one.
     """
     own = module.state_dict()
+    _refuse_updates(own, weights, source=source, what=what)
     prefix, found = _behind_best_prefix(own, weights)
     if resample:
         found = with_resampled_positions(module, found, what=what)
@@ -233,6 +235,16 @@ def fit(
         dropped = sorted({name.split(".")[0] for name in (*heads, *outside)})
         taken = f"weights under {prefix}" if prefix else "weights"
         log.info("%s: %s loaded%s", what, taken, f"; left out: {', '.join(dropped)}" if dropped else "")
+
+
+def _refuse_updates(own: dict[str, Tensor], weights: dict[str, Tensor], *, source: str, what: str) -> None:
+    """Refuse weights of a tower with low-rank updates for one without, which would need their sum."""
+    held, wanted = (any(".parametrizations." in name for name in names) for names in (weights, own))
+    if held and not wanted:
+        raise UserError(
+            f"{what}: {source} holds LoRA updates apart from the weights: give the finished run's folder, or the "
+            f"{MODEL} in it, which has both added up"
+        )
 
 
 def _behind_best_prefix(own: dict[str, Tensor], weights: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:

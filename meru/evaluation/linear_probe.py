@@ -31,7 +31,7 @@ from meru.reports.tables import format_rows
 
 ROWS = {"linear probe": "linear_probe"}
 COLUMNS = {"mean of classes": "class_mean/accuracy@1", "top-1": "accuracy@1"}
-POWERS = (-6, -4, -2, 0, 2, 4, 6)  # of C, up to the first that is worse; then the neighbours of the best
+POWERS = (-6, -4, -2, 0, 2, 4, 6)  # of C, up to the first above 0 that is worse; then the neighbours of the best
 MOST_STEPS = 1000
 VALIDATION_SHARE = 0.2
 
@@ -101,12 +101,15 @@ def _features(
     return torch.cat(features).numpy(), torch.cat(labels).numpy()
 
 
-def _best_power(features: np.ndarray, labels: np.ndarray, *, seed: int) -> tuple[int, float]:
-    """The power of ten of C with the highest accuracy on held-back images, the strongest penalty among equals."""
+def _best_power(features: np.ndarray, labels: np.ndarray, *, seed: int) -> tuple[int, float | None]:
+    """The power of ten of C with the highest accuracy on held-back images, the strongest penalty among equals.
+
+    With one image a class, none can be held back: 0, and None for the accuracy.
+    """
     places = LabelledImages(torch.arange(len(labels)), torch.from_numpy(labels))
     fit, held_back = (each.images.numpy() for each in cut(places, share=VALIDATION_SHARE, seed=seed))
     if not len(held_back) or len(np.unique(labels[fit])) < 2:
-        return 0, float("nan")
+        return 0, None
     found: dict[int, float] = {}
 
     def attempt(power: int) -> None:
@@ -116,8 +119,8 @@ def _best_power(features: np.ndarray, labels: np.ndarray, *, seed: int) -> tuple
 
     for power in POWERS:
         attempt(power)
-        if found[power] < max(found.values()):
-            break  # weaker penalties overfit more, and take ever longer
+        if power > 0 and found[power] < max(found.values()):
+            break  # weaker penalties overfit more, and take ever longer; strong ones differ by chance and cost little
     best = max(found, key=lambda power: (found[power], -power))
     for power in (best - 1, best + 1):
         attempt(power)

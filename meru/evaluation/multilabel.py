@@ -5,6 +5,9 @@ The score of an image for a class is its similarity to the class, averaged over 
 
     multilabel/mean_average_precision   AP of each class over the images, averaged over the classes with a positive
     multilabel/<class>/average_precision
+
+AP is the sum over thresholds of precision times the rise of recall, equal scores being one threshold; it is not
+interpolated at 11 points as in the challenge of PASCAL VOC 2007, which gives slightly other values.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Mapping
 import torch
 from matplotlib.figure import Figure
 
+from meru.errors import UserError
 from meru.evaluation.image_text import embed_images
 from meru.evaluation.suite import Subject
 from meru.evaluation.zero_shot import embed_names
@@ -29,6 +33,9 @@ def evaluate_multilabel(subject: Subject) -> dict[str, float | None]:
     """The figures above; chance is the share of positives, the expectation under a random order of many images.
 
     An image whose target is −1 for a class is left out of the ranking of that class.
+
+    Raises:
+        UserError: if no image that decodes shows any of the classes.
     """
     from sklearn.metrics import average_precision_score
 
@@ -48,6 +55,8 @@ def evaluate_multilabel(subject: Subject) -> dict[str, float | None]:
         if (targets[counts, number] == 1).any():
             precision[name] = float(average_precision_score(targets[counts, number], scores[counts, number]))
             shares[name] = float(targets[counts, number].mean())
+    if not precision:
+        raise UserError("suite=multilabel: no image shows any of the classes: complete the data")
     figures = {f"multilabel/{name}/average_precision": value for name, value in precision.items()}
     figures |= {f"multilabel/{name}/chance_average_precision": share for name, share in shares.items()}
     return {

@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 
 from meru.errors import UserError
+from meru.metrics.class_hierarchy import set_measures
 
 ROOT = ""  # above all nodes without a parent, if they are several
 
@@ -37,19 +38,8 @@ def graph_measures(parents: Mapping[str, Sequence[str]], classes: Sequence[str])
     if not set.intersection(*above.values()):
         parents = {**{node: (ROOT,) if node in tops else up for node, up in parents.items()}, ROOT: ()}
         above = {name: nodes | {ROOT} for name, nodes in above.items()}
-    nodes = {node: number for number, node in enumerate(dict.fromkeys(n for each in above.values() for n in each))}
-    member = torch.zeros(len(classes), len(nodes), dtype=torch.float64)
-    for number, name in enumerate(classes):
-        member[number, [nodes[node] for node in above[name]]] = 1
-    size, common = member.sum(dim=1), member @ member.T
-    predicted, true = size[:, None].expand_as(common), size.expand_as(common)
-    return {
-        "tree_induced_error": _distances(parents, classes),
-        "lowest_common_ancestor": predicted - common + 1,
-        "jaccard": common / (predicted + true - common),
-        "precision": common / predicted,
-        "recall": common / true,
-    }
+    of_sets = set_measures([above[name] for name in classes], classes)
+    return {"tree_induced_error": _distances(parents, classes), **of_sets}
 
 
 def _ancestors(parents: Mapping[str, Sequence[str]], name: str) -> set[str]:

@@ -1,18 +1,21 @@
 """How far a wrong class is from the right one in a tree of classes.
 
 The measures of Kosmopoulos et al., "Evaluation Measures for Hierarchical Classification: A Unified View and Novel
-Approaches", 2015, as HyCoCLIP reports them on WordNet (Pal et al., ICLR 2025). A is the set of a class and its
+Approaches", 2015, which HyCoCLIP reports on WordNet (Pal et al., ICLR 2025). A is the set of a class and its
 ancestors, the root included; p is the predicted class and t the true one:
 
     tree_induced_error       edges between p and t, |A_p| + |A_t| − 2 |A_p ∩ A_t|
     lowest_common_ancestor   |A_p| − |A_p ∩ A_t| + 1
     jaccard                  |A_p ∩ A_t| / |A_p ∪ A_t|
     precision, recall        |A_p ∩ A_t| / |A_p|,  |A_p ∩ A_t| / |A_t|
+
+HyCoCLIP's evaluation leaves the class itself out of A, so that a wrong class beside the right one is as good as the
+right one. Its published figures are those named `ancestors_only/…`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,18 +41,45 @@ def tree_measures(paths: Sequence[Sequence[str]]) -> dict[str, Tensor]:
     Returns:
         Name → float64 `(K, K)`, a row per predicted class and a column per true one.
     """
-    nodes = {node: number for number, node in enumerate(dict.fromkeys(node for path in paths for node in path))}
-    member = torch.zeros(len(paths), len(nodes), dtype=torch.float64)
-    for number, path in enumerate(paths):
-        member[number, [nodes[node] for node in path]] = 1
+    of_sets = set_measures(paths, [path[-1] for path in paths])
+    only_of_predicted = of_sets["lowest_common_ancestor"] - 1
+    return {"tree_induced_error": only_of_predicted + only_of_predicted.T, **of_sets}
+
+
+def set_measures(sets: Sequence[Collection[str]], classes: Sequence[str]) -> dict[str, Tensor]:
+    """The measures of A_p and A_t, and with `ancestors_only/` before their names those without the classes themselves.
+
+    Args:
+        sets: For each of K classes, its node and all above it.
+        classes: The node of each class.
+
+    Returns:
+        As `tree_measures`, without the tree-induced error.
+    """
+    nodes = {node: number for number, node in enumerate(dict.fromkeys(node for each in sets for node in each))}
+    member = torch.zeros(len(sets), len(nodes), dtype=torch.float64)
+    for number, each in enumerate(sets):
+        member[number, [nodes[node] for node in each]] = 1
+    above = member.clone()
+    above[torch.arange(len(sets)), [nodes[name] for name in classes]] = 0
+    only = {f"ancestors_only/{name}": values for name, values in _of_members(above).items()}
+    return _of_members(member) | only
+
+
+def _of_members(member: Tensor) -> dict[str, Tensor]:
+    """The measures of sets, float64 `(K, nodes)`, 1 for members; two empty sets are equal."""
     size, common = member.sum(dim=1), member @ member.T
     predicted, true = size[:, None].expand_as(common), size.expand_as(common)
+    union = predicted + true - common
+
+    def share(of: Tensor) -> Tensor:
+        return torch.where(union == 0, 1.0, common / of.clamp(min=1))
+
     return {
-        "tree_induced_error": predicted + true - 2 * common,
         "lowest_common_ancestor": predicted - common + 1,
-        "jaccard": common / (predicted + true - common),
-        "precision": common / predicted,
-        "recall": common / true,
+        "jaccard": share(union),
+        "precision": share(predicted),
+        "recall": share(true),
     }
 
 
@@ -79,7 +109,8 @@ def class_hierarchy_metrics(
         `hierarchy/…` by the names above, and `family/accuracy@1`, the share of images whose most similar class is of
         the right family; each also as `…/chance_…`, the expectation of a class chosen at random.
     """
-    measures = {f"hierarchy/{name}": each for name, each in tree_measures(family_paths(families)).items()}
+    found = tree_measures(family_paths(families))
+    measures = {f"hierarchy/{name}": each for name, each in found.items() if "/" not in name}
     numbers = {family: number for number, family in enumerate(dict.fromkeys(families))}
     family = torch.tensor([numbers[each] for each in families])
     measures["family/accuracy@1"] = (family[:, None] == family).double()

@@ -55,10 +55,10 @@ class ImageText(Task):
 
     def complete_config(self) -> DictConfig:
         """The configuration with the figure that selects the weights, which depends on whether there are classes."""
-        if crops := self.crops():
-            crops.check(self.data.train, self.config.data.root)
         if self.data.shards:
             self.data.shards.check(self.config)
+        if crops := self.crops():
+            crops.check(self.data.train, self.config.data.root)
         kind, monitor = self.data.class_kind, self.config.trainer.monitor
         if monitor is None:
             completed = copy.deepcopy(self.config)

@@ -31,6 +31,8 @@ def test_counting_agrees_with_reading(tmp_path):
     with tarfile.open(compressed, "w:gz") as tar:
         tar.add(path, "inner.jpg")
     assert count_samples(str(compressed), Fields()) == 1
+    (inner,) = samples_in(str(compressed), Fields())
+    assert inner.files["jpg"] == (tmp_path / "a.tar").read_bytes()
 
 
 @pytest.mark.parametrize("source", ["sizes.json", "stats", "key"])

@@ -127,7 +127,10 @@ def runs(tmp_path_factory, compose, cub_folder):
             return super()._step(*arguments)
 
     for name, folder in folders.items():
-        words = [*TINY, *UPDATED, *GIVEN, f"data.root={cub_folder}", f"folder={folder}", "trainer.ema_decay=0.5"]
+        words = [
+            *TINY, *UPDATED, *GIVEN, f"data.root={cub_folder}", f"folder={folder}", "trainer.ema_decay=0.5",
+            "data.batch_size=2", "trainer.accumulate=2",
+        ]  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             if name == "halved":
                 patch.setattr(running, "Trainer", Stopping)

@@ -12,7 +12,7 @@ PARENTS = {
     "thing": (), "animal": ("thing",), "pet": ("thing",), "dog": ("animal", "pet"), "poodle": ("dog",),
     "wolf": ("animal",), "goldfish": ("pet",), "other": ("thing",),
 }  # fmt: skip
-CLASSES = ("poodle", "wolf", "goldfish")
+CLASSES = ("poodle", "wolf", "goldfish", "dog")  # the last is above the first
 
 
 def ancestors(name):
@@ -47,7 +47,21 @@ def test_measures_are_those_of_sets_and_paths():
                 "precision": len(p & t) / len(p),
                 "recall": len(p & t) / len(t),
             }
+            p, t = p - {predicted}, t - {true}  # as HyCoCLIP counts
+            expected |= {
+                "ancestors_only/lowest_common_ancestor": len(p) - len(p & t) + 1,
+                "ancestors_only/jaccard": len(p & t) / len(p | t),
+                "ancestors_only/precision": len(p & t) / len(p),
+                "ancestors_only/recall": len(p & t) / len(t),
+            }
             assert {name: each[row, column].item() for name, each in found.items()} == pytest.approx(expected)
+
+
+def test_a_class_without_ancestors_has_only_itself():
+    found = graph_measures({"a": (), "b": ("a",)}, "ab")
+    assert found["ancestors_only/jaccard"].tolist() == [[1, 0], [0, 1]]
+    assert found["ancestors_only/precision"].tolist() == [[1, 0], [0, 1]]
+    assert found["jaccard"].tolist() == [[1, 0.5], [0.5, 1]]
 
 
 def test_a_tree_gives_what_the_measures_of_trees_give():

@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from shard_files import write_tar
 
 from meru.errors import UserError
 from meru.runs.train import train
 
 CPU = torch.device("cpu")
+
+
+def jpeg(shade):
+    content = io.BytesIO()
+    Image.new("RGB", (40, 36), (shade, 60, 99)).save(content, "JPEG")
+    return content.getvalue()
 
 
 @pytest.fixture
@@ -22,12 +29,10 @@ def shards(tmp_path, monkeypatch):
     for shard in range(4):
         with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
             for sample in range(5):
-                image = io.BytesIO()
-                Image.new("RGB", (40, 36), (50 * shard, 50 * sample, 99)).save(image, "JPEG")
                 caption = f"a bird of kind {shard} in place {sample}"
                 facts = {"caption": caption, "noun_chunks": [[2, 6, 0.1, 0.1, 0.6, 0.7, 0.9]]}
                 for ending, content in (
-                    ("jpg", image.getvalue()),
+                    ("jpg", jpeg(50 * shard + 9 * sample)),
                     ("txt", caption.encode()),
                     ("json", json.dumps(facts).encode()),
                 ):
@@ -83,13 +88,31 @@ def test_boxes_of_grit_become_parts(configure):
     assert any("validation/text_to_image/image/recall@1" in json.loads(line) for line in lines)
 
 
+@pytest.mark.parametrize("model", ["hycoclip", "uncha"])
+def test_crops_with_their_own_texts_become_parts(configure, shards, model):
+    """In the layout of HyCoCLIP's training data."""
+    for shard in range(4):
+        samples = {}
+        for number in range(5):
+            files = {"child.jpg": jpeg(50 * number), "child.txt": f"a bird {shard} {number}", "numparents.txt": 1}
+            samples[f"{number:09d}"] = {**files, "parent000.jpg": jpeg(99), "parent000.txt": "a bird"}
+        write_tar(shards / f"{shard}.tar", samples)
+    configuration = configure(
+        f"model={model}", "data.image_field=child.jpg", "data.caption_field=child.txt", "data.boxes_field='parent*'",
+        "data.urls='{0..2}.tar'", "data.validation_urls=3.tar",
+    )  # fmt: skip
+    train(configuration, device=CPU)
+    lines = (Path(configuration.folder) / "metrics.jsonl").read_text().splitlines()
+    assert any("validation/text_to_image/image/recall@1" in json.loads(line) for line in lines)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["data.cached_views=2"], "data.cached_views=2"),
         (["loss.category.weight=1"], "loss.category.weight: it needs classes"),
         (["data.streams=5"], "4 shards are fewer than 1 processes × data.streams=5"),
-        (["model=hycoclip"], "box"),
+        (["model=hycoclip"], "trains on parts of images: set data.boxes_field"),
     ],
 )
 def test_what_does_not_apply_is_refused_before_the_run(configure, overrides, message):

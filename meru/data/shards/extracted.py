@@ -15,7 +15,7 @@ from pathlib import Path
 
 from meru.data.cached_rows import cache_folder, digest_of
 from meru.data.images import image_size
-from meru.data.records import ImageRecord, Region
+from meru.data.records import Crop, ImageRecord, Region
 from meru.data.shards.records import record_of
 from meru.data.shards.tars import Fields, RawSample, is_local, samples_in
 from meru.errors import UserError
@@ -52,11 +52,14 @@ def extracted(
         message = f"{key}: samples cannot be kept in data.cache: {os_error_message(error)}"
         raise UserError(message, exit_code=1) from None
     return tuple(
-        ImageRecord(
-            folder / name, number, tuple(captions), regions=tuple(Region(tuple(box), phrase) for box, phrase in regions)
-        )
+        ImageRecord(folder / name, number, tuple(captions), regions=tuple(_part(folder, *each) for each in regions))
         for number, (name, captions, regions) in enumerate(listed)
     )
+
+
+def _part(folder: Path, place: str | list[float], phrase: str, name: str = "") -> Region | Crop:
+    """A part as it was written: a crop's file, or a box."""
+    return Crop(folder / place, phrase, name) if isinstance(place, str) else Region(tuple(place), phrase)
 
 
 def _state(url: str) -> tuple[int, int]:
@@ -79,7 +82,8 @@ def _extract(urls: Sequence[str], folder: Path, fields: Fields, *, key: str, on_
         if not listed:
             raise UserError(
                 f"{key}: {urls[0]}{f' and {len(urls) - 1} more hold' if len(urls) > 1 else ' holds'} no image with a "
-                f"caption ({'|'.join(fields.image)}, {fields.captions}): set data.image_field and data.caption_field"
+                f"caption ({'|'.join(fields.image)}, {fields.captions}){_there(urls[0], fields)}: set "
+                "data.image_field and data.caption_field"
             )
         (place / RECORDS).write_text(json.dumps(listed), encoding="utf-8")
         with suppress(FileExistsError):
@@ -91,10 +95,16 @@ def _extract(urls: Sequence[str], folder: Path, fields: Fields, *, key: str, on_
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _there(url: str, fields: Fields) -> str:
+    """What the first sample of a shard has, for a message."""
+    first = next(samples_in(url, fields, without_image=True), None)
+    return f", its first sample has {', '.join(sorted(first.files))[:200]}" if first else ""
+
+
 def _images(
     urls: Sequence[str], place: Path, fields: Fields, on_error: str
-) -> Iterator[tuple[str, tuple[str, ...], tuple[Region, ...]]]:
-    """Write images; gives the name of the file, the captions and the boxes of each."""
+) -> Iterator[tuple[str, tuple[str, ...], tuple]]:
+    """Write images; gives the name of the file, the captions and the parts of each."""
     left_out, number = 0, 0
     for url in urls:
         try:
@@ -111,18 +121,24 @@ def _images(
                 raise
             left_out += 1
     if left_out:
-        log.warning("%d samples are left out, since they have no caption or their shard is damaged", left_out)
+        log.warning("%d samples are left out, since they lack a caption or crops, or their shard is damaged", left_out)
 
 
-def _written(
-    raw: RawSample, place: Path, fields: Fields, number: int
-) -> tuple[str, tuple[str, ...], tuple[Region, ...]]:
+def _written(raw: RawSample, place: Path, fields: Fields, number: int) -> tuple[str, tuple[str, ...], tuple]:
     ending = next(each for each in fields.image if each in raw.files)
     path = place / f"{number:07d}.{ending.rpartition('.')[2]}"
     path.write_bytes(fields.image_of(raw))
     size = (1, 1)
-    if fields.regions:
+    if fields.regions and not fields.crops:
         with suppress(UserError):  # a damaged image is met when it is read
             size = image_size(path)
     record = record_of(raw, fields, index=number, size=size, path=path)
-    return path.name, record.captions, record.regions
+    for part in record.regions:
+        if isinstance(part, Crop):
+            (place / _file_of(part, number)).write_bytes(part.image)
+    parts = (part._replace(image=_file_of(part, number)) if isinstance(part, Crop) else part for part in record.regions)
+    return path.name, record.captions, tuple(parts)
+
+
+def _file_of(crop: Crop, number: int) -> str:
+    return f"{number:07d}.{crop.name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch.utils.data import DataLoader
@@ -85,13 +85,18 @@ class TrainingShards:
         return self.streams or min(STREAMS, most)
 
     def check(self, config: Mapping) -> None:
-        """Refuse what needs all images at hand, or classes.
+        """Refuse what needs all images at hand, classes, or boxes that are not read.
 
         Raises:
             UserError: which names the key.
         """
         if views := config["data"].get("cached_views"):
             raise UserError(f"data.cached_views={views}: views of images in shards are not cached; set it to 0")
+        if config.get("parts") and self.fields.regions is None:
+            raise UserError(
+                "data.boxes_field=null: this model trains on parts of images: set data.boxes_field to where they are, "
+                "json.noun_chunks for GRIT or parent* for HyCoCLIP's shards, or choose model=meru"
+            )
         for name in ("category", "hierarchy"):
             if (config.get("loss") or {}).get(name, {}).get("weight"):
                 raise UserError(f"loss.{name}.weight: it needs classes, which shards do not have; set it to 0")
@@ -195,10 +200,13 @@ def load_shards(
     named = {"data.urls": urls, "data.validation_urls": validation_urls, "data.test_urls": test_urls}
     root = user_path(root)
     found = {key: shard_urls(pattern, root=root, key=key) for key, pattern in named.items() if pattern}
-    reading = {"fields": fields, "cache": cache, "on_error": on_error}
-    train, *others = (
-        extracted(found[key], key=key, most=EXAMPLES if key == "data.urls" else None, **reading) if key in found else ()
-        for key in named
+    reading = {"cache": cache, "on_error": on_error}
+    train = extracted(found["data.urls"], key="data.urls", fields=fields, most=EXAMPLES, **reading)
+    # Crops are for training only, and take more room than the images.
+    whole = replace(fields, regions=None) if fields.crops else fields
+    others = (
+        extracted(found[key], key=key, fields=whole, **reading) if key in found else ()
+        for key in ("data.validation_urls", "data.test_urls")
     )
     shards = TrainingShards(
         found["data.urls"],

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from meru.data.images import decode_content
+from meru.data.images import decode_content, full_size
 from meru.data.loading import Batch, collate
 from meru.data.pairs import TrainingPairs
 from meru.data.shards.order import Piece, ShardOrder
@@ -64,6 +65,8 @@ class StreamedBatches(IterableDataset):
     def __init__(
         self, source: ShardSource, order: ShardOrder, pairs: TrainingPairs, *, start_step: int, total_steps: int
     ):
+        if pairs.parts is None:  # then boxes and crops are neither kept in memory nor read
+            source = source._replace(fields=replace(source.fields, regions=None))
         self.source, self.order, self.pairs = source, order, pairs
         self.start_step, self.total_steps = start_step, total_steps
         sizes = [shard.samples for shard in source.shards]
@@ -168,9 +171,11 @@ class StreamedBatches(IterableDataset):
             if isinstance(drawn.content, UserError):
                 raise drawn.content
             raw, fields = drawn.content, self.source.fields
-            image = decode_content(bytearray(fields.image_of(raw)), raw.place, maximum_pixels=self.pairs.maximum_pixels)
-            record = record_of(raw, fields, index=drawn.index, size=image.shape[1:])
-            sample = self.pairs.drawn(record, image, epoch=drawn.epoch, index=drawn.index)
+            content, limit = bytearray(fields.image_of(raw)), self.pairs.maximum_pixels
+            image = decode_content(content, raw.place, maximum_pixels=limit)
+            full = full_size(image, raw.place, content=content, maximum_pixels=limit)
+            record = record_of(raw, fields, index=drawn.index, size=full)
+            sample = self.pairs.drawn(record, image, full=full, epoch=drawn.epoch, index=drawn.index)
             facts = {"class_index": drawn.index, "image_index": drawn.index, "skipped": 0}
             return sample | {name: torch.tensor(value) for name, value in facts.items()}
         except UserError:

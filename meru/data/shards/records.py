@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 
 from meru.data.datasets.own.boxes import regions
-from meru.data.records import ImageRecord, Region
+from meru.data.records import Crop, ImageRecord, Region
 from meru.data.shards.tars import Fields, RawSample, value_of
 from meru.errors import UserError
+
+_OR_SKIP = ": mend the shard, or set data.on_error=skip"
 
 
 def record_of(
@@ -26,7 +28,43 @@ def record_of(
     Raises:
         UserError: for captions and boxes that are missing or of another form; the message names tar file and key.
     """
-    return ImageRecord(path or Path(raw.place), index, fields.captions_of(raw), regions=regions_of(raw, fields, *size))
+    parts = crops_of(raw, fields) if fields.crops else regions_of(raw, fields, *size)
+    return ImageRecord(path or Path(raw.place), index, fields.captions_of(raw), regions=parts)
+
+
+def crops_of(raw: RawSample, fields: Fields) -> tuple[Crop, ...]:
+    """The crops of a sample that are images of their own, with a text each, in the order of their numbers.
+
+    Raises:
+        UserError: if there are none, unless a file says 0; if one lacks its image or text; if their number is not that
+            in the file. The message names tar file and key.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for ending in raw.files:
+        if (name := fields.crop_of(ending)) is not None:
+            found.setdefault(name, {})["text" if ending.endswith(".txt") else "image"] = ending
+    told = raw.files.get(fields.number_of_crops)
+    if told is None and not found:
+        there = ", ".join(sorted(raw.files))
+        raise UserError(
+            f"{raw.place} has no {fields.regions}, it has {there}: set data.boxes_field to what the names of its crops "
+            "begin with, or to null",
+            exit_code=1,
+        )
+    for name, files in found.items():
+        if len(files) == 1:
+            (present,) = files.values()
+            missing = "text (.txt)" if "image" in files else "image"
+            raise UserError(f"{raw.place}: {name} lacks its {missing}, it has only {present}{_OR_SKIP}", exit_code=1)
+    if told is not None and told.split() != [str(len(found)).encode()]:
+        said = f"{fields.number_of_crops} says {told.decode(errors='replace').strip()[:20] or 'nothing'}"
+        raise UserError(f"{raw.place}: {said}, but there are {len(found)} crops{_OR_SKIP}", exit_code=1)
+    return tuple(_crop(raw, files) for _, files in sorted(found.items()))
+
+
+def _crop(raw: RawSample, files: dict[str, str]) -> Crop:
+    text = value_of(raw, files["text"], key="data.boxes_field")
+    return Crop(raw.files[files["image"]], " ".join(text.split()), files["image"])
 
 
 def regions_of(raw: RawSample, fields: Fields, height: int, width: int) -> tuple[Region, ...]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 from meru.errors import UserError
 from meru.files import os_error_message
@@ -48,7 +48,8 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(error.args[0] if error.args else error).split())[:150] or type(error).__name__
 
 
-class RawSample(NamedTuple):
+@dataclass(frozen=True)
+class RawSample:
     """A sample as it is in the tar file.
 
     Attributes:
@@ -58,6 +59,18 @@ class RawSample(NamedTuple):
 
     place: str
     files: dict[str, bytes]
+    _read: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+    def content(self, ending: str) -> object:
+        """The value of a JSON file, which is parsed once; the text of another file.
+
+        Raises:
+            ValueError: if it is not JSON, or not UTF-8.
+        """
+        if ending not in self._read:
+            text = self.files[ending].decode("utf-8-sig")
+            self._read[ending] = json.loads(text) if ending.endswith("json") else text
+        return self._read[ending]
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,8 @@ class Fields:
     Attributes:
         image: Endings of the image, the first that is there counts.
         captions: An ending, `txt`, or a key in a JSON file, `json.caption`; its value is a text or a list of texts.
-        regions: A key in a JSON file with boxes and phrases, `json.noun_chunks`; None: no boxes.
+        regions: A key in a JSON file with boxes and phrases, `json.noun_chunks`; or crops as images of their own with
+            a text each, `parent*` for parent000.jpg and parent000.txt; None: neither.
         box_format: As for `meru.data.datasets.own.boxes.regions`.
     """
 
@@ -82,7 +96,33 @@ class Fields:
         endings = tuple(each.strip().lstrip(".").lower() for each in image.split(";") if each.strip(". "))
         if not endings:
             raise UserError(f"data.image_field={image}: give endings such as jpg;png")
-        return cls(endings, captions.lstrip("."), regions and regions.lstrip("."), box_format)
+        regions = regions and regions.lstrip(".")
+        if regions and "*" in regions and not re.fullmatch(r"[^.*]+\*", regions):
+            raise UserError(
+                f"data.boxes_field={regions}: give what the names of crops begin with and a star: parent*"
+            )
+        return cls(endings, captions.lstrip("."), regions, box_format)
+
+    @property
+    def crops(self) -> str | None:
+        """What the names of crops begin with; None if there are none."""
+        return self.regions.removesuffix("*") if self.regions and self.regions.endswith("*") else None
+
+    @property
+    def number_of_crops(self) -> str:
+        """The ending of a file that says how many crops a sample has."""
+        return f"num{self.crops}s.txt"
+
+    def crop_of(self, ending: str) -> str | None:
+        """The crop that a file belongs to: `parent000.jpg`, `parent000.txt` → `parent000`; None: to none."""
+        name, _, kind = ending.rpartition(".")
+        kinds = ("txt", *(each.rpartition(".")[2] for each in self.image))
+        return name if self.crops and re.fullmatch(rf"{re.escape(self.crops)}\d+", name) and kind in kinds else None
+
+    def uses(self, ending: str) -> bool:
+        """Whether a file of a sample is read."""
+        named = (self.captions, self.number_of_crops if self.crops else self.regions or "")
+        return ending in self.image or any(_begins(each, ending) for each in named) or self.crop_of(ending) is not None
 
     def grouping(self) -> Grouping:
         """Counts samples by the names of files."""
@@ -142,8 +182,8 @@ class Grouping:
         return True
 
 
-def samples_in(url: str, fields: Fields) -> Iterator[RawSample]:
-    """The samples with an image in a tar file, in its order, read as a stream.
+def samples_in(url: str, fields: Fields, *, without_image: bool = False) -> Iterator[RawSample]:
+    """The samples with an image in a tar file, or all of them, in its order, read as a stream.
 
     Raises:
         UserError: if the tar file cannot be opened or is damaged; the message names it and the sample before.
@@ -152,12 +192,11 @@ def samples_in(url: str, fields: Fields) -> Iterator[RawSample]:
     last, stream = None, None
     try:
         stream = _opened(url)
-        files = library.tariterators.tar_file_expander([{"url": url, "stream": stream}])
-        for sample in library.tariterators.group_by_keys(files):
+        for sample in library.tariterators.group_by_keys(_members(url, stream, fields)):
             files = {name: content for name, content in sample.items() if not name.startswith("__")}
             last = sample["__key__"]
             raw = RawSample(f"shard {url}, sample {last}", files)
-            if fields.image_of(raw) is not None:
+            if without_image or fields.image_of(raw) is not None:
                 yield raw
     except FAULTS as error:
         where = f"after sample {last}" if last else "at its start"
@@ -165,6 +204,31 @@ def samples_in(url: str, fields: Fields) -> Iterator[RawSample]:
         raise UserError(message, exit_code=1) from None
     finally:
         _close(stream)
+
+
+def _members(url: str, stream: object, fields: Fields) -> Iterator[dict[str, str | bytes]]:
+    """The files in a tar file as webdataset's `group_by_keys` takes them.
+
+    Samples wait in memory for their turn: without the contents that are not used, but with all names. In a file that is
+    not compressed, such contents are not even read.
+    """
+    split, uses = webdataset().tariterators.base_plus_ext, functools.cache(fields.uses)
+    tar = _tar(url, stream)
+    for member in tar:
+        if member.isreg() and not _META.match(member.name):
+            used = uses((split(member.name)[1] or "").lower())
+            content = tar.extractfile(member).read() if used else b""
+            yield {"fname": member.name, "data": content, "__url__": url}
+        tar.members = []  # otherwise they would all stay in memory
+
+
+def _tar(url: str, stream: object) -> tarfile.TarFile:
+    if is_local(url):
+        try:
+            return tarfile.open(fileobj=stream, mode="r:")
+        except tarfile.ReadError:  # compressed, or damaged
+            stream.seek(0)
+    return tarfile.open(fileobj=stream, mode="r|*")
 
 
 def _opened(url: str) -> object:
@@ -200,8 +264,7 @@ def value_of(raw: RawSample, field: str, *, key: str) -> object:
         there = ", ".join(sorted(raw.files))
         raise UserError(f"{raw.place} has no {field}, it has {there}: {_advice(key)}", exit_code=1)
     try:
-        text = raw.files[ending].decode("utf-8-sig")
-        value = json.loads(text) if ending.endswith("json") else text
+        value = raw.content(ending)
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{raw.place}: {ending} cannot be read ({reason}): {_advice(key)}", exit_code=1) from None
