@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from meru.configuration import absolute_paths, check
 from meru.configuration.composing import compose
 from meru.configuration.overrides import overrides_of, read_override, readable, typed_keys
 from meru.configuration.saved import check_targets
+from meru.data.datasets.own.boxes import LEAST_INSIDE, share_inside, shown
 from meru.data.discovery.splits import UNKNOWN, DiscoveryData
 from meru.data.inspection import across_splits, caption_lengths, decode_all, equal_files, foreign_scripts
 from meru.data.records import ImageTextData
@@ -103,6 +104,8 @@ def report(task: Task, *, name: str) -> Iterator[str]:
         _report_sizes(decoded.sizes.values())
         yield from _unreadable(decoded.unreadable, len(every), skipped=config.data.on_error == "skip")
         yield from _duplicates(splits)
+        if isinstance(data, ImageTextData):
+            yield from _outside(data, decoded.sizes)
     if isinstance(data, ImageTextData):
         _report_captions(data, config)
 
@@ -188,6 +191,21 @@ def _unreadable(reasons: dict[Path, str], count: int, *, skipped: bool) -> Itera
         yield (
             f"{len(reasons):,} of {count:,} images do not decode: replace them, or train with data.on_error=skip"
         )
+
+
+def _outside(data: ImageTextData, sizes: Mapping[Path, tuple[int, int]]) -> Iterator[str]:
+    """Boxes that do not belong to their image; training would cut parts at its edge."""
+    found = []
+    for record in (*data.train, *data.validation, *data.test):
+        width, height = sizes.get(record.path, (None, None))
+        boxes = [region.box for region in record.regions] + ([record.box] if record.box else [])
+        if width is not None:
+            outside = (box for box in boxes if share_inside(box, height=height, width=width) < LEAST_INSIDE)
+            found += [f"{record.path} of {width} × {height}: {shown(box)}" for box in outside]
+    for line in found[:SHOWN]:
+        _line("box", line)
+    if found:
+        yield f"{len(found):,} boxes (left, top, width, height) lie outside their images: give pixels of the images"
 
 
 def _duplicates(splits: dict[str, list[Path]]) -> Iterator[str]:

@@ -80,6 +80,14 @@ def test_images_and_captions(run, make_cub_folder):
     assert out.splitlines()[-1].endswith(f"train.py experiment=cub_meru data=cub data.root={folder}")
 
 
+def test_boxes_outside_their_images_are_a_problem(run, make_cub_folder):
+    boxes = make_cub_folder(classes=4, train=24) / "bounding_boxes.txt"
+    first, *others = boxes.read_text().splitlines()
+    boxes.write_text("\n".join([f"{first.split()[0]} 640 480 30 20", *others]) + "\n")
+    code, out, _ = run("data=cub", f"data.root={boxes.parent}")
+    assert code == 1 and " of 64 × 48: [640, 480, 30, 20]" in out and "1 boxes (left, top" in out
+
+
 def test_pairs(run, photos):
     code, out, _ = run("data=pairs", f"data.path={photos}", "data.validation_fraction=0.1")
     assert code == 0

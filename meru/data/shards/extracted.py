@@ -111,7 +111,7 @@ def _images(
                 raise
             left_out += 1
     if left_out:
-        log.warning("%d samples are left out, since they have no caption or their shard is damaged", left_out)
+        log.warning("%d samples are left out, whose caption, boxes or shard cannot be used", left_out)
 
 
 def _written(
@@ -120,7 +120,7 @@ def _written(
     ending = next(each for each in fields.image if each in raw.files)
     path = place / f"{number:07d}.{ending.rpartition('.')[2]}"
     path.write_bytes(fields.image_of(raw))
-    size = (1, 1)
+    size = None
     if fields.regions:
         with suppress(UserError):  # a damaged image is met when it is read
             size = image_size(path)
