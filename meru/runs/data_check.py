@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from meru.configuration import absolute_paths, check
+from meru.configuration import absolute_paths, check, declaration
 from meru.configuration.composing import compose
 from meru.configuration.overrides import overrides_of, read_override, readable, typed_keys
 from meru.configuration.saved import check_targets
@@ -42,25 +42,37 @@ def check_data(words: Sequence[str]) -> None:
             recipe for these data is chosen.
 
     Raises:
-        UserError: with exit code 2 for wrong overrides, and with 1 if the data are not ready.
+        UserError: with exit code 2 for wrong overrides, also a path that does not exist, and with 1 if the data are not
+            ready.
     """
     words = [override for word in words for override in overrides_of(word)]
     words = with_recipe(readable(words, command="train"))
     config, choices = compose(words)
-    check(config, command="train", typed=typed_keys(words))
+    typed = typed_keys(words)
+    check(config, command="train", typed=typed)
     check_targets(config, source="the command line")
     absolute_paths(config)
     try:
         task = task_of(config)(config, device=torch.device("cpu"))
         problems = list(report(task, name=choices["data"]))
-    except UserError as error:  # of the data, not of the command line
-        raise UserError(str(error), exit_code=1) from error
+    except UserError as error:
+        raise UserError(str(error), exit_code=2 if of_command_line(error, config, typed) else 1) from error
     for problem in problems:
         _line("problem", problem)
     if problems:
         raise UserError(f"data={choices['data']}: {len(problems)} of the lines above to see to", exit_code=1)
     program = "meru-train" if CHECKOUT is None else "python scripts/train.py"
     print(f"ready; train with: {program} {shlex.join(words)}")
+
+
+def of_command_line(error: UserError, config: DictConfig, typed: Iterable[str]) -> bool:
+    """Whether an error of a loader is a mistake on the command line: its message names a key, or a path is wrong."""
+    paths = {key: OmegaConf.select(config, key) for key in typed if getattr(declaration(key), "kind", None)}
+    absent = (
+        isinstance(path, str) and declaration(key).kind.is_path and not Path(path).exists()
+        for key, path in paths.items()
+    )
+    return str(error).startswith("data.") or any(absent)
 
 
 def with_recipe(words: Sequence[str]) -> list[str]:

@@ -154,6 +154,7 @@ def test_too_few_images_for_a_batch_are_a_problem(run, photos):
 
 
 def test_exit_codes_and_one_line_for_each_mistake(run, photos, tmp_path):
+    (empty := tmp_path / "empty").mkdir()
     for code, words, message in (
         (2, (), "usage"),
         (2, ("data=nothing",), "Could not find 'data/nothing'"),
@@ -162,9 +163,12 @@ def test_exit_codes_and_one_line_for_each_mistake(run, photos, tmp_path):
         (2, ("data=pairs", "data.batch_size=none"), "data.batch_size=none: give a whole number"),
         (2, ("photos",), "is not an override"),
         (2, ("data=pairs",), "data.path"),
-        (1, ("data=cub", f"data.root={tmp_path / 'none'}"), "no CUB data"),
-        (1, ("data=folder_discovery", f"data.root={photos}"), "which images are labelled?"),
-        (1, ("data=person_list", f"data.path={photos}"), "is a folder: give a list"),
+        (2, ("data=cub", f"data.root={tmp_path / 'none'}"), "no CUB data"),
+        (1, ("data=cub", f"data.root={photos}"), "no CUB data"),
+        (2, ("data=folder_discovery", f"data.root={photos}"), "which images are labelled?"),
+        (2, ("data=person_list", f"data.path={photos}"), "is a folder: give a list"),
+        (2, ("data=pairs", f"data.path={tmp_path / 'none'}"), "there is no such file or folder"),
+        (1, ("data=pairs", f"data.path={empty}"), "holds no images"),
     ):
         found, _, err = run(*words)
         assert found == code and message in err, (words, err)
