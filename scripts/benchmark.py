@@ -57,6 +57,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.output and not arguments.output.absolute().parent.is_dir():
         parser.error(f"no such folder: {arguments.output.parent}")
+    if arguments.output and (arguments.output.is_dir() or arguments.output.suffix not in (".md", ".txt")):
+        parser.error(f"--output {arguments.output}: name a Markdown file, such as report.md")
     return arguments
 
 

@@ -45,11 +45,9 @@ def main() -> None:
             if not NUMBERS[key].takes(value):
                 raise UserError(f"{key}={value}: give {NUMBERS[key].allowed}")
 
-        import meru  # imports PyTorch at the first use: only after other mistakes are ruled out
-        from meru.runs.search import format_ranking, search
+        from meru.runs.search import format_ranking, search_run  # imports PyTorch: only after these mistakes
 
-        run = given.pop("run")
-        print(format_ranking(search(meru.load(run), **(given | numbers)), user_path(given["images"])))
+        print(format_ranking(search_run(**(given | numbers)), user_path(given["images"])))
 
 
 if __name__ == "__main__":

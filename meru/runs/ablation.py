@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meru.errors import UserError
-from meru.files import user_path, write_text
+from meru.files import output_folder, write_text
 from meru.reports.over_seeds import Runs, ablation_csv, ablation_markdown, runs_csv
 from meru.run_layout import FIGURES
 from meru.runs.ablation_file import OF_EACH_RUN, Ablation, read_ablation
@@ -45,7 +45,7 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
     configuration_of(base)  # checks the name of the experiment and the keys of the command line
     seeds = seeds_of(own["seeds"]) if "seeds" in own else ablation.seeds
     name = (own.get("experiment") or own["ablation"]).replace("/", "_")
-    output = user_path(own.get("output") or f"runs/ablation_{name}")
+    output = output_folder(own.get("output") or f"runs/ablation_{name}")
     variants = ablation.variants
     if own.get("tune") == "true":
         planned_runs(variants, ablation.starts, base, seeds, output)  # checks the overrides before anything is tuned

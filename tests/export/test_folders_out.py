@@ -128,8 +128,10 @@ def test_the_published_layout_has_exactly_the_published_names(run, compose, tmp_
         ({"run": "x", "format": "onnx", "output": "y", "pixels": "int"}, "pixels=int: choose one of uint8, float"),
         ({"run": "x", "format": "hub", "output": "y", "private": "true"}, "private=: only with push_to_hub"),
         ({"run": "x", "format": "hub", "output": "y", "push_to_hub": "name"}, "give organisation/name"),
+        ({"run": "x", "format": "hub", "output": "y", "license": "foo"}, "license=foo: give the Hub's identifier"),
+        ({"run": "x", "format": "hub", "output": "y", "license": "cc-by-4"}, "such as cc-by-4.0"),
         ({"run": "x", "format": "hub", "output": "m.safetensors"}, "output=m.safetensors is named like a file"),
-        ({"run": "nowhere", "format": "hub", "output": "y"}, "nowhere"),
+        ({"run": "nowhere", "format": "hub", "output": "y", "license": "MIT"}, "nowhere"),
     ],
 )
 def test_unsuitable_arguments_are_one_line_and_leave_nothing(arguments, message, tmp_path, monkeypatch):
