@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import signal
 
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
 from meru.command_line import one_line_errors, own_arguments, words_or_usage
 from meru.runs.ablation import MEANINGS, ablate
 

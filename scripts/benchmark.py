@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
 from meru.command_line import keep_freed_memory, one_line_errors
 from meru.files import write_text
 

@@ -19,6 +19,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
 from meru.command_line import argument, one_line_errors, report_progress
 from meru.configuration.declarations import FOLDER, SEED
 from meru.configuration.kinds import Whole

@@ -14,6 +14,8 @@ A larger score means more similar; scores of different models cannot be compared
 
 from __future__ import annotations
 
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
 from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
 from meru.configuration.declarations import EVALUATE
 from meru.configuration.kinds import Whole

@@ -22,6 +22,7 @@ def run(capsys, monkeypatch):
     logger = logging.getLogger("meru")
     for name in ("handlers", "level", "propagate"):
         monkeypatch.setattr(logger, name, getattr(logger, name))
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     script = runpy.run_path(str(SCRIPT))
 
     def call(*words):

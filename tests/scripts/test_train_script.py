@@ -224,7 +224,7 @@ def test_help_is_quick_and_all_keys_are_shown():
     assert code == 0 and "embedding_dimension" in output
     assert "torch" not in subprocess.run(
         [sys.executable, "-c", "import sys; sys.argv = ['train', '--cfg', 'job']\n"
-         f"import runpy; sys.path[:0] = ['{PROJECT}']\n"
+         f"import runpy; sys.path[:0] = ['{PROJECT}', '{PROJECT}/scripts']\n"
          f"runpy.run_path('{PROJECT}/scripts/train.py')\nprint(*sys.modules)"],
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
