@@ -145,7 +145,10 @@ def test_wrong_usage(run):
 
 
 def test_help_imports_nothing_heavy():
-    program = f"import runpy, sys; sys.argv = ['', '--help']; sys.path.insert(0, {str(SCRIPT.parent)!r}); runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    program = (
+        f"import runpy, sys; sys.argv = ['', '--help']; sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    )
     watch = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, 'numpy' in sys.modules))"
     result = subprocess.run([sys.executable, "-c", f"{watch}\n{program}"], capture_output=True, text=True)
     assert result.returncode == 0
