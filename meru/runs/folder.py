@@ -163,8 +163,9 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     words = {read_override(word)[0] for word in overrides}
     if {"experiment", "model"} & words and resumed.model._target_ != config.model._target_:
         raise UserError(f"resume={folder} is a run of {model}: use the command that began it")
-    for word in overrides:
-        key, value = read_override(word)
+    for typed in overrides:
+        key, value = read_override(typed)
+        word = typed.removeprefix("++")  # perhaps added by `readable`
         before = OmegaConf.select(resumed, key, default=_ABSENT)
         if word.startswith("~"):
             if before is _ABSENT:
@@ -180,7 +181,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             continue
         fixed = fixed_on_resume(key)
         # Runs of older versions lack keys that may be set now, such as data.on_error.
-        known = word.startswith("+") or OmegaConf.select(config, key, default=_ABSENT) is not _ABSENT
+        known = typed.startswith("+") or OmegaConf.select(config, key, default=_ABSENT) is not _ABSENT
         if before is _ABSENT and (fixed or not known):
             raise UserError(f"{word}: the resumed run's configuration has no key {key}: leave it out")
         if not fixed:
