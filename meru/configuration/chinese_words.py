@@ -93,7 +93,7 @@ PLAIN_KINDS = {
     FilePath: "路径",
     Text: "文本",
     Template: "用 {} 代替类别名的句子",
-    Architecture: "层数、宽度和头数，如 L12_W512_A8，宽度是头数的倍数，最大 L200_W16384",
+    Architecture: "层数、宽度和头数，如 L12_W512_A8，宽度是头数的倍数（不写 A8 时是 64 的倍数），最大 L200_W16384",
     Section: "一节键",
     "the path of a folder": "文件夹的路径",
     "the path of a file": "文件的路径",

@@ -165,7 +165,7 @@ def empty_caption(folder):
         (["data=cub", "data.root=/nowhere/CUB"], "no CUB data: /nowhere/CUB is no folder; download", 2),
         (["data.batch_size=100"], "a batch of 100 images is larger than the training set", 2),
         (["trainer.precision=fp8"], "trainer.precision=fp8: give one of auto, bf16, fp32", 2),
-        (["trainer.monitor=accuracy"], "trainer.monitor=accuracy: give a figure of the validation split, such as", 2),
+        (["trainer.monitor=accuracy"], "trainer.monitor=accuracy: give a figure of the validation split", 2),
         (["+trainer.epoch=3"], "trainer.epoch: no such key; did you mean trainer.epochs?", 2),
         (["resume=/nowhere"], "/nowhere is not a run folder", 2),
         (["encoder.init=/nowhere/meru.pth"], "encoder.init: no file /nowhere/meru.pth", 2),
