@@ -73,9 +73,12 @@ def _extract(urls: Sequence[str], folder: Path, fields: Fields, *, key: str, on_
         log.info("%s: extracting %d shards to %s", key, len(urls), folder)
     place = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
     try:
-        images = _images(urls, place, fields, on_error)
+        faults: list[str] = []
+        images = _images(urls, place, fields, on_error, faults)
         listed = list(itertools.islice(images, most))
         images.close()
+        if not listed and faults:
+            raise UserError(f"{key}: no sample can be used; the first reason: {faults[0]}", exit_code=1)
         if not listed:
             raise UserError(
                 f"{key}: {urls[0]}{f' and {len(urls) - 1} more hold' if len(urls) > 1 else ' holds'} no image with a "
@@ -92,26 +95,26 @@ def _extract(urls: Sequence[str], folder: Path, fields: Fields, *, key: str, on_
 
 
 def _images(
-    urls: Sequence[str], place: Path, fields: Fields, on_error: str
+    urls: Sequence[str], place: Path, fields: Fields, on_error: str, faults: list[str]
 ) -> Iterator[tuple[str, tuple[str, ...], tuple[Region, ...]]]:
-    """Write images; gives the name of the file, the captions and the boxes of each."""
-    left_out, number = 0, 0
+    """Write images; gives the name of the file, the captions and the boxes of each. `faults` gets what is left out."""
+    number = 0
     for url in urls:
         try:
             for raw in samples_in(url, fields):
                 try:
                     yield _written(raw, place, fields, number)
                     number += 1
-                except UserError:
+                except UserError as error:
                     if on_error == "raise":
                         raise
-                    left_out += 1
-        except UserError:
+                    faults.append(str(error))
+        except UserError as error:
             if on_error == "raise":
                 raise
-            left_out += 1
-    if left_out:
-        log.warning("%d samples are left out, whose caption, boxes or shard cannot be used", left_out)
+            faults.append(str(error))
+    if faults:
+        log.warning("left out: %d samples or rests of shards, the first: %s", len(faults), faults[0])
 
 
 def _written(
