@@ -21,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from meru import distributed
 from meru.configuration import absolute_paths, check, declaration, fixed_on_resume
 from meru.configuration.kinds import FilePath
-from meru.configuration.overrides import pasteable, read_override
+from meru.configuration.overrides import read_override
 from meru.configuration.saved import change, choices_of, read_config, save_config
 from meru.errors import UserError
 from meru.files import CHECKOUT, CONFIGS, leftovers, os_error_message, remove_leftovers, user_path
 from meru.run_layout import ASKED, CHECKPOINT, LOCK
+from meru.runs.occupied import occupied
 
 try:
     import fcntl
@@ -58,8 +59,7 @@ def _make(config: DictConfig, asked: DictConfig | None) -> Path:
         hold(folder)
         if any(path.name not in (LOCK, ASKED) for path in set(folder.iterdir()) - set(leftovers(folder))):
             release(folder)
-            go_on = pasteable("resume", folder)
-            raise UserError(f"folder={folder} is not empty: choose another, or resume with {go_on}")
+            raise UserError(occupied(folder, config))
         remove_leftovers(folder)
     except OSError as error:
         raise UserError(f"cannot make a run folder: {os_error_message(error)}", exit_code=1) from None

@@ -209,7 +209,7 @@ def test_an_agent_of_a_sweep_starts_a_run_with_its_parameters(cub_folder, tmp_pa
 def test_a_run_folder_in_use_is_not_overwritten(finished, warm_python):
     folder, overrides, _ = finished
     code, _, errors = run(*overrides, f"folder={folder}", python=warm_python)
-    assert code == 2 and f"resume with resume={folder}" in errors
+    assert code == 2 and f"folder={folder} holds the finished run of this command; its figures are in" in errors
 
 
 def test_a_run_of_one_model_is_not_resumed_as_another(finished, warm_python):
