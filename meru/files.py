@@ -21,6 +21,10 @@ PROJECT = CHECKOUT or Path.cwd()
 
 _LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOSYS)
+_ENDINGS_OF_FILES = {
+    *(".safetensors", ".onnx", ".pth", ".pt", ".bin", ".json", ".jsonl", ".yaml", ".csv", ".md", ".txt", ".log"),
+    *(".png", ".jpg", ".jpeg", ".svg", ".pdf"),
+}
 _DEVICES = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and start again",
@@ -59,6 +63,51 @@ def user_path(path: str | Path) -> Path:
         return Path(path).expanduser().absolute()
     except RuntimeError:
         raise UserError(f"{path}: the home folder behind ~ is unknown: write the whole path") from None
+
+
+def output_file(output: str | Path, *, example: str) -> Path:
+    """The path of a file that the user names for a result, refused before any work if it cannot be written.
+
+    Args:
+        output: The user's value of `output`. Devices and pipes, such as /dev/stdout, are accepted.
+        example: A name with the ending that the file must have, as other programs recognise its format by it.
+
+    Raises:
+        UserError: for a folder, another ending, or a place that is in no folder or without permission.
+    """
+    path, ending = user_path(output), Path(example).suffix
+    if path.is_dir():
+        raise UserError(f"output={output} is a folder: name a file in it, {path / example}")
+    if _is_no_file(path):
+        return path
+    if path.suffix.lower() != ending:
+        named = path.with_suffix(ending).name
+        raise UserError(f"output={output}: the file is written as {ending[1:].upper()}: name it, for instance, {named}")
+    _require_place(path, output)
+    return path
+
+
+def output_folder(output: str | Path) -> Path:
+    """The path of a folder that the user names for results, which need not exist.
+
+    Raises:
+        UserError: if it is a file, named like one, or in a place that is no folder or without permission.
+    """
+    path = user_path(output)
+    if path.is_file():
+        raise UserError(f"output={output} is a file: name a folder")
+    if path.suffix.lower() in _ENDINGS_OF_FILES and not path.is_dir():
+        raise UserError(f"output={output} is named like a file: name a folder, {path.with_suffix('')}")
+    _require_place(path, output)
+    return path
+
+
+def _require_place(path: Path, output: str | Path) -> None:
+    above = next(each for each in path.parents if each.exists())
+    if not above.is_dir():
+        raise UserError(f"output={output}: {above} is a file, not a folder: choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"output={output}: no permission to write in {above}: choose another place")
 
 
 def os_error_message(error: OSError) -> str:

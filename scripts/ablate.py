@@ -7,7 +7,7 @@ ablation    a file of configs/ablation/ (default: the name of the experiment's m
 experiment  a recipe (default: the one that the ablation names)
 seeds       whole numbers separated by commas (default: those of the ablation, or 0,1,2)
 output      folder for the runs and the tables (default runs/ablation_<experiment>, or without one <ablation>)
-jobs        runs at a time (default: one per GPU; without a GPU, one per core with one thread each)
+jobs        runs at a time (default: one per GPU, more share them; without a GPU, one per core with one thread each)
 tune        true: first choose the overrides of each variant from the candidates in the ablation, by validation figures
 
 Everything else is an override for scripts/train.py, the same for all runs. After an interruption, the same command
@@ -18,6 +18,8 @@ differences to the first variant, in percent; ablation.csv with the same; ablati
 from __future__ import annotations
 
 import signal
+
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
 
 from meru.command_line import one_line_errors, own_arguments, words_or_usage
 from meru.runs.ablation import MEANINGS, ablate

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
 from meru.command_line import keep_freed_memory, one_line_errors
 from meru.files import write_text
 
@@ -57,6 +59,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.output and not arguments.output.absolute().parent.is_dir():
         parser.error(f"no such folder: {arguments.output.parent}")
+    if arguments.output and (arguments.output.is_dir() or arguments.output.suffix not in (".md", ".txt")):
+        parser.error(f"--output {arguments.output}: name a Markdown file, such as report.md")
     return arguments
 
 

@@ -4,6 +4,9 @@
     python scripts/check_environment.py test     what the tests need as well
 
 Reads only package metadata, because importing torch would delay every launch by seconds.
+
+The other scripts import this file first: under a Python without the packages they end with one line instead of a
+traceback.
 """
 
 import re
@@ -44,7 +47,24 @@ def main():
     return missing
 
 
-if __name__ == "__main__":
+def explain(kind, error, trace):
+    """Take the place of `sys.excepthook`: name what this Python lacks if that may be why an import failed."""
+    missing = main() if isinstance(error, ImportError) or sys.version_info < (3, 10) else []
+    if not missing:
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(
+        "error: {} lacks what this project needs ({}): activate its environment, `. .venv/bin/activate`; the first "
+        "`bash train_cub.sh` makes it".format(sys.executable, ", ".join(missing)),
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+
+if __name__ != "__main__":
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = explain
+else:
     missing = main()
     print(", ".join(missing))
     sys.exit(bool(missing))

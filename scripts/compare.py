@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
 from meru.command_line import argument, one_line_errors
 from meru.configuration.declarations import FOLDER
 from meru.configuration.kinds import Text

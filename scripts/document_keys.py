@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
 from meru.command_line import one_line_errors
 from meru.configuration.pages import PAGES, page
 from meru.errors import UserError

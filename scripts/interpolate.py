@@ -12,6 +12,8 @@ output   a new folder for the model, which `meru.load` and every run= take; with
 
 from __future__ import annotations
 
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
 from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
 
 MEANINGS = {

@@ -9,7 +9,8 @@
                                                        check any data by the keys of scripts/train.py: counts, sizes,
                                                        captions, duplicates, every image; prints the training command
 
-Exit code: 0 if the data are ready for training, 1 if something is missing or broken, 2 for wrong usage.
+Exit code: 0 if the data are ready for training, 1 if something is missing or broken, 2 for wrong usage, such as a
+folder that does not exist.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
 
 from meru.command_line import argument, one_line_errors, report_progress
 from meru.configuration.declarations import FOLDER, SEED
@@ -37,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             check_data(options.words)
         else:
-            prepare(user_path(options.root), options)
+            prepare(options)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
 
     def add(name: str, folder: str, text: str) -> argparse.ArgumentParser:
         added = data_sets.add_parser(name, help=text)
-        added.add_argument("--root", type=ROOT, default=PROJECT / "data" / folder, help="default: %(default)s")
+        default = PROJECT / "data" / folder
+        added.add_argument("--root", type=ROOT, help=f"default: {default}")
+        added.set_defaults(default_root=default)
         return added
 
     cub = add("cub", "CUB_200_2011", "CUB-200-2011 with captions: check, and download with --download")
@@ -65,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def prepare(root: Path, options: argparse.Namespace) -> None:
+def prepare(options: argparse.Namespace) -> None:
+    root: Path = options.root or options.default_root
+    wrong = options.root is not None and not root.is_dir() and not getattr(options, "download", False)
     from meru.data import preparing  # imports PyTorch, which takes seconds
 
     if options.data_set == "birds":
@@ -78,8 +85,8 @@ def prepare(root: Path, options: argparse.Namespace) -> None:
                 preparing.prepare_cub(root, download=options.download, maximum_pixels=options.maximum_pixels)
             else:
                 preparing.prepare_persons(root, layout=options.data_set, maximum_pixels=options.maximum_pixels)
-        except UserError as error:  # not a mistake on the command line
-            raise UserError(str(error), exit_code=1) from error
+        except UserError as error:  # no mistake on the command line, unless the folder does not exist
+            raise UserError(str(error), exit_code=2 if wrong else 1) from error
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ A larger score means more similar; scores of different models cannot be compared
 
 from __future__ import annotations
 
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
 from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
 from meru.configuration.declarations import EVALUATE
 from meru.configuration.kinds import Whole
@@ -45,11 +47,9 @@ def main() -> None:
             if not NUMBERS[key].takes(value):
                 raise UserError(f"{key}={value}: give {NUMBERS[key].allowed}")
 
-        import meru  # imports PyTorch at the first use: only after other mistakes are ruled out
-        from meru.runs.search import format_ranking, search
+        from meru.runs.search import format_ranking, search_run  # imports PyTorch: only after these mistakes
 
-        run = given.pop("run")
-        print(format_ranking(search(meru.load(run), **(given | numbers)), user_path(given["images"])))
+        print(format_ranking(search_run(**(given | numbers)), user_path(given["images"])))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
 from meru import failures, stopping
 
 PATIENCE = 10.0  # seconds after a second signal before remaining processes are killed

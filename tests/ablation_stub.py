@@ -36,9 +36,10 @@ share = 0.1 * (1 + int(str(folder)[-1]))
 rate = float(words.get("optim.learning_rate", "0"))
 with (folder / "metrics.jsonl").open("w") as metrics:
     for step, figure in enumerate((0.1 + rate, 0.05)):
-        found = {"validation/text_to_image/class/recall@1": figure, "validation/found/recall@1": figure / 2}
+        found = {f"validation/text_to_image/{row}/recall@1": figure / n for n, row in ((1, "class"), (2, "image"))}
         metrics.write(json.dumps({"step": step, **found}) + "\\n" + json.dumps({"step": step, "loss": 1.0}) + "\\n")
-(folder / "test.json").write_text(json.dumps({"found/recall@1": share, "found/chance_recall@1": 0.02}))
+found = {"text_to_image/image/recall@1": share, "text_to_image/image/chance_recall@1": 0.02}
+(folder / "test.json").write_text(json.dumps(found))
 """
 
 
@@ -58,7 +59,7 @@ def make_workplace(tmp_path, monkeypatch):
 
     def start(*words, variants=None, columns=None, **sections):
         variants = variants or {"MERU": [], "without entailment": ["loss.entailment.weight=0"]}
-        content = {"columns": columns or {"R@1": "found/recall@1"}, "variants": variants, **sections}
+        content = {"columns": columns or {"R@1": "text_to_image/image/recall@1"}, "variants": variants, **sections}
         (tmp_path / "ablations" / "meru.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         which = "ablation=meru" if "experiment" in sections else "experiment=birds_meru"
         monkeypatch.setattr(sys, "argv", ["ablate.py", which, f"output={output}", *words])

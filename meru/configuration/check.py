@@ -272,7 +272,7 @@ def _taken(section: str, target: str) -> tuple[set[str] | frozenset[str] | None,
     given = {"model": {"image", "text", "num_classes"}, "logger": {"folder", "config", "name", "identity"}}
     if taken is None:
         return None, True
-    beside = {"also"} if section == "logger" and not taken.others else set()  # other loggers, which the run makes
+    beside = {"also"} if section == "logger" else set()  # other loggers, which the run makes
     return taken.names - given.get(section, set()) | beside, taken.others and section != "logger"
 
 

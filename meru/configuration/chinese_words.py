@@ -21,7 +21,7 @@ HEAD = """# 配置键
 
 由 `python scripts/document_keys.py` 根据 meru/configuration 和 configs/ 生成，请勿手动修改。英文版：[keys.md](keys.md)。
 
-命令行写法：`key=value`；所选文件中没有的键写作 `+key=value`；`~key` 删去一个键。任何值都在开始做事之前检查。整数不带小数点：
+命令行写法：`key=value`；所选文件中没有的键写作 `+key=value`（两个塔、日志与优化器的键不需要加号）；`~key` 删去一个键。任何值都在开始做事之前检查。整数不带小数点：
 `4.0` 不是整数。数不能是 NaN 或无穷。相对路径从当前目录算起，`~` 是主目录；路径和文本按原样读取，可以含中文、空格（需为 shell 加引号）、
 方括号和逗号。列表写作 `'data.crop_scale=[0.5,1.0]'`。使用 `--multirun` 时逗号分隔多个值，因此含逗号的值自己还要加引号：`'folder="a,b"'`。
 
@@ -93,7 +93,7 @@ PLAIN_KINDS = {
     FilePath: "路径",
     Text: "文本",
     Template: "用 {} 代替类别名的句子",
-    Architecture: "层数、宽度和头数，如 L12_W512_A8，宽度是头数的倍数，最大 L200_W16384",
+    Architecture: "层数、宽度和头数，如 L12_W512_A8，宽度是头数的倍数（不写 A8 时是 64 的倍数），最大 L200_W16384",
     Section: "一节键",
     "the path of a folder": "文件夹的路径",
     "the path of a file": "文件的路径",

@@ -94,8 +94,8 @@ def _check_monitor(plain: dict) -> None:
         return
     near = get_close_matches(monitor, names, n=3, cutoff=0.5) or names[:3]
     raise UserError(
-        f"trainer.monitor={monitor}: give a figure of the validation split, such as {', '.join(near)} "
-        "(all: docs/keys.md)"
+        f"trainer.monitor={monitor}: give a figure of the validation split whose highest value is best, such as "
+        f"{', '.join(near)} (all: docs/keys.md)"
     )
 
 

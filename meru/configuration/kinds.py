@@ -127,16 +127,19 @@ class Template(Kind):
 
 
 class Architecture(Kind):
-    """Layers, width and heads of a text tower as `L12_W512_A8`; without `A…`, the width of a head is 64."""
+    """Layers, width and heads of a text tower as `L12_W512_A8`; without `A…`, a head is 64 wide."""
 
-    allowed = "layers, width and heads as L12_W512_A8, the width a multiple of the heads, at most L200_W16384"
+    allowed = (
+        "layers, width and heads as L12_W512_A8, the width a multiple of the heads (of 64 without A8), at most "
+        "L200_W16384"
+    )
 
     def takes(self, value: object) -> bool:
         form = re.fullmatch(r"L(\d{1,3})_W(\d{1,5})(?:_A(\d{1,4}))?", value) if isinstance(value, str) else None
         if not form:
             return False
         layers, width, heads = (int(size or 0) for size in form.groups())
-        heads = heads or width // 64
+        heads = heads or (width // 64 if width % 64 == 0 else 0)
         return 1 <= layers <= 200 and 1 <= width <= 16384 and heads > 0 and width % heads == 0
 
 

@@ -123,8 +123,15 @@ def modernised(config: DictConfig) -> DictConfig:
         config: The configuration as read from a file of a run folder.
     """
     values = _with_new_models(dict(_leaves(OmegaConf.to_container(config, resolve=False))))
-    values = {key: _with_new_names(value) for key, value in values.items()}
+    values = {key: _with_new_names(value) for key, value in values.items()} | _heads_of_text(values)
     return OmegaConf.create(_nested(_with_later_keys(_with_new_keys(values))))
+
+
+def _heads_of_text(values: Mapping[Names, object]) -> dict[Names, object]:
+    """The architecture of a text tower with its heads, which were once guessed for widths that 64 does not divide."""
+    place = ("encoder", "text", "architecture")
+    form = re.fullmatch(r"(L\d+_W(\d+))", str(values.get(place)))
+    return {place: f"{form[1]}_A{int(form[2]) // 64}"} if form and int(form[2]) % 64 and int(form[2]) > 64 else {}
 
 
 def _with_later_keys(values: dict[Names, object]) -> dict[Names, object]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"(\+{0,2})([\w$.]+)=(.*)", re.DOTALL)
 _MULTIRUN = ("-m", "--multirun")
 _KEY_IN_DASHES = re.compile(r"--([+~]{0,2}[\w.@/:-]+)=(.*)", re.DOTALL)
+# Sections whose keys may be absent from the chosen file: `check` refuses those that their `_target_` does not take.
+OPEN = ("encoder.image.", "encoder.text.", "logger.", "optim.optimizer.", "optim.multipliers.")
 _HYDRA_FLAGS = {
     "help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion", "config-path",
     "config-name", "config-dir", "experimental-rerun", "info",
@@ -52,8 +54,14 @@ def readable(words: Sequence[str], *, command: str) -> list[str]:
         if _is_foreign_flag(word):
             raise UserError(_as_override(word, words[position + 1 : position + 2], command=command))
         of_flag = before.startswith("-") and "=" not in before and before not in _MULTIRUN  # `--cfg job`
-        read.append(word if of_flag else _readable(word, command=command, multirun=multirun))
+        read.append(word if of_flag else _opened(_readable(word, command=command, multirun=multirun), command=command))
     return read
+
+
+def _opened(word: str, *, command: str) -> str:
+    """The word, with `++` if the chosen file may lack its key although the tower, logger or optimizer takes it."""
+    known = word.startswith(OPEN) and declaration(word.partition("=")[0], command=command)
+    return f"++{word}" if known else word
 
 
 def _is_foreign_flag(word: str) -> bool:

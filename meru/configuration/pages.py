@@ -26,11 +26,12 @@ HEAD = """# Keys of the configuration
 Written by `python scripts/document_keys.py` from meru/configuration and configs/; do not edit it.
 In Chinese: [keys.zh-CN.md](keys.zh-CN.md).
 
-On the command line: `key=value`; `+key=value` for a key that the chosen files lack; `~key` removes one. Every value is
-checked before a run begins. Write whole numbers without a decimal point: `4.0` is not one. Numbers must be finite.
-Relative paths start at the working directory, and `~` is the home folder. Paths and texts are used as typed, including
-Chinese, spaces (quoted for the shell), brackets and commas. Lists: `'data.crop_scale=[0.5,1.0]'`. With `--multirun`,
-commas separate values, so a value with a comma needs its own quotes: `'folder="a,b"'`.
+On the command line: `key=value`; `+key=value` for a key that the chosen files lack (not needed for those of towers,
+logger and optimizer); `~key` removes one. Every value is checked before a run begins. Write whole numbers without a
+decimal point: `4.0` is not one. Numbers must be finite. Relative paths start at the working directory, and `~` is the
+home folder. Paths and texts are used as typed, including Chinese, spaces (quoted for the shell), brackets and commas.
+Lists: `'data.crop_scale=[0.5,1.0]'`. With `--multirun`, commas separate values, so a value with a comma needs its own
+quotes: `'folder="a,b"'`.
 
 *Default*: the value without a recipe; recipes (`experiment=…`) set their own values, and `--cfg job` shows the
 resulting configuration. If files of configs/ differ, the value depends on the chosen file, and a few values are shown.

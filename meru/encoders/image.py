@@ -251,7 +251,7 @@ def _create(name: str, size: ImageSize, *, pretrained: bool, arguments: dict) ->
             if afterwards:
                 network.set_input_size(img_size=size)
             return network
-    except TypeError as error:
+    except (TypeError, AssertionError, ArithmeticError) as error:  # such as a width that the heads do not divide
         raise UserError(f"encoder.image.arguments={arguments}: timm's {name} does not accept them: {error}") from error
     except Exception as error:  # hubs pass on the errors of their network libraries, which have no common base
         if not pretrained:

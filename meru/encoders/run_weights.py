@@ -21,10 +21,14 @@ from meru.run_layout import CONFIG, MODEL
 log = logging.getLogger("meru")
 
 # What two towers of the same architecture and tokenizer have in common; other image sizes are possible.
-_OF_IMAGE = ("encoder.image._target_", "encoder.image.name", "encoder.image.arguments")
+_OF_IMAGE = (
+    "encoder.image._target_", "encoder.image.name", "encoder.image.arguments", "encoder.image.norm_epsilon",
+)  # fmt: skip
 _OF_TEXT = (
     "encoder.text._target_", "encoder.text.name", "encoder.text.architecture", "encoder.text.context_length",
 )  # fmt: skip
+_OF_OPEN_CLIP = "meru.encoders.pretrained_clip.clip_image_encoder"
+_PIXELS = ("pixel_mean", "pixel_std")
 _DIMENSION = "encoder.embedding_dimension"
 _TOWERS = ("visual", "textual")
 
@@ -66,6 +70,8 @@ def start_from_run(model: nn.Module, config: DictConfig, *, what: str = "encoder
         for name, tensor in own.items()
     }
     _require_whole_towers(required, own, weights, folder, what=what)
+    if "visual" in towers:
+        _require_same_pixels(own, weights, folder, what=what)
     fit(model, taken, source=str(folder), what=what, finite=True)
     kept = [name for name in own if taken[name] is own[name]]
     unused = [name for name in weights if name not in own or name in kept]
@@ -78,6 +84,9 @@ def start_from_run(model: nn.Module, config: DictConfig, *, what: str = "encoder
         _modules(kept),
         _modules(unused),
     )
+    ours, theirs = (OmegaConf.select(each, "model.norm_exponent") for each in (config, source))
+    if None not in (ours, theirs) and ours != theirs:
+        log.info("%s: the run has model.norm_exponent=%s and this one %s: points begin elsewhere", what, theirs, ours)
 
 
 def brings_scales(init: str | Path | None) -> bool:
@@ -111,6 +120,22 @@ def _require_same_encoder(config: DictConfig, source: DictConfig, folder: Path, 
                 f"{what}: {folder} is a run with {key}={theirs}, and this one has {ours}: give both the same encoder, "
                 "or name another run"
             )
+    key = "encoder.image.pretrained"
+    ours, theirs = (OmegaConf.select(each, key) for each in (config, source))
+    if config.encoder.image._target_ == _OF_OPEN_CLIP and "openai" in (ours, theirs) and ours != theirs:
+        raise UserError(
+            f"{what}: {folder} is a run with {key}={theirs}, and this one has {ours}: the tag openai chooses the "
+            f"activation QuickGELU, so set {key}={'null' if theirs is None else theirs}"
+        )
+
+
+def _require_same_pixels(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], folder: Path, *, what: str) -> None:
+    """Compare the normalisation of images, by which the tower's weights mean something."""
+    for name in (name for name in _PIXELS if name in own and name in weights):
+        ours, theirs = ([round(value, 4) for value in each[name].flatten().tolist()] for each in (own, weights))
+        if ours != theirs:
+            listed = str(theirs).replace(" ", "")
+            raise UserError(f"{what}: {folder} normalises images by another {name}: set encoder.image.{name}={listed}")
 
 
 def _require_whole_towers(

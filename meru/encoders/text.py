@@ -207,11 +207,11 @@ class TextTransformer(nn.Module):
         super().__init__()
         form = re.fullmatch(r"L(\d+)_W(\d+)(?:_A(\d+))?", architecture)
         layers, self.width, heads = (int(size or 0) for size in form.groups()) if form else (0, 0, 0)
-        heads = heads or self.width // 64
+        heads = heads or (self.width // 64 if self.width % 64 == 0 else 0)
         if not layers or not heads or self.width % heads:
             raise UserError(
                 f"encoder.text.architecture={architecture}: expected layers, width and heads like L12_W512_A8, "
-                "the width a multiple of the heads"
+                "the width a multiple of the heads, or of 64 without A…"
             )
         if not 0 <= dropout < 1:
             raise UserError(f"encoder.text.dropout={dropout}: it must be at least 0 and below 1")

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from meru.assemble import is_discovery
-from meru.configuration.saved import choices_of
+from meru.export.card_data import data_line, data_name, is_own
 from meru.export.origins import Origin, command_of, common_licence, origins
 from meru.reports.tables import COLUMNS, ROWS, is_share, markdown_table
 from meru.run_layout import FIGURES
@@ -90,8 +90,8 @@ def _head(opened: Opened, title: str, figures: Mapping[str, float], licence: str
         head["license"] = licence
     head["tags"] = tags
     head["pipeline_tag"] = "image-classification" if discovers else "zero-shot-image-classification"
-    data = _data_name(opened)
-    if data:
+    data = data_name(opened)
+    if data and not is_own(opened):
         head["datasets"] = [data]
     metrics = [
         {"type": f"{row}/{metric}", "value": round(value, 4), "name": f"{ROWS.get(row, row)}, {metric}"}
@@ -142,7 +142,7 @@ def _training(opened: Opened, started: list[Origin]) -> str:
     config = opened.config
     began = "; ".join(f"{each.what} ({each.licence or 'see the licence there'})" for each in started)
     rows = [("started from", began or ("random weights" if opened.folder else "see where this model was taken from"))]
-    if data := _data_name(opened):
+    if data := data_line(opened):
         rows.append(("data", data))
     if opened.has_data:
         trainer = config.get("trainer") or {}
@@ -169,7 +169,7 @@ def _figures(opened: Opened, figures: Mapping[str, float]) -> str:
 
 
 def _limits(opened: Opened, started: list[Origin], licence: str | None) -> str:
-    data = _data_name(opened)
+    data = data_name(opened)
     lines = [
         f"Meant for research on images like those of {data}; other images were not evaluated."
         if data
@@ -181,15 +181,6 @@ def _limits(opened: Opened, started: list[Origin], licence: str | None) -> str:
     elif not licence and not started and opened.folder:
         lines.append("Trained from random weights; terms of the training data may apply.")
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _data_name(opened: Opened) -> str | None:
-    """The file of configs/data of the run, or the name of the data's folder; None if the source does not say."""
-    if not opened.has_data:
-        return None
-    chosen = choices_of(opened.folder).get("data") if opened.folder else None
-    root = OmegaConf.select(opened.config, "data.root")
-    return chosen or (without_paths(str(root)).rpartition("/")[2] if root else None)
 
 
 def _curvature(opened: Opened) -> float | None:

@@ -8,20 +8,16 @@ from pathlib import Path
 
 from meru.data.synthetic.folder import scratch_folder
 from meru.errors import UserError
-from meru.files import os_error_message, user_path
-
-_FILES = (".safetensors", ".onnx", ".pth", ".pt", ".bin", ".json")
+from meru.files import os_error_message, output_folder
 
 
 def free_folder(output: str) -> Path:
     """The path of a folder to be made.
 
     Raises:
-        UserError: if it is named like a file, or is there and not empty.
+        UserError: if it is a file, named like one, or is there and not empty.
     """
-    folder = user_path(output)
-    if folder.suffix in _FILES:
-        raise UserError(f"output={output} is named like a file: name a folder, {folder.with_suffix('')}")
+    folder = output_folder(output)
     if folder.is_symlink() or folder.exists():
         if not folder.is_dir():
             raise UserError(f"output={output} is there and is no folder: choose another")

@@ -13,6 +13,7 @@ from meru.errors import UserError
 from meru.export.card import model_card
 from meru.export.folders import appearing, free_folder
 from meru.export.hub import check_target, push, write_model
+from meru.export.licences import licence_of
 from meru.export.onnx_files import OPSET, PIXELS, check_opset, require_libraries, write_onnx
 from meru.export.published import checkpoint_file, write_published
 from meru.files import write_text
@@ -137,6 +138,6 @@ def _size(number: int) -> str:
 FORMATS = {
     "safetensors": Format(write_safetensors),
     "onnx": Format(write_onnx_files, {"opset": whole_number, "pixels": kind_of_pixels}, check_onnx),
-    "hub": Format(write_hub, {"push_to_hub": str, "private": yes_or_no, "license": str}, check_hub),
+    "hub": Format(write_hub, {"push_to_hub": str, "private": yes_or_no, "license": licence_of}, check_hub),
     "meru": Format(write_meru),
 }

@@ -36,7 +36,9 @@ log = logging.getLogger("meru")
 SPLITS = ("validation", "test")
 _TOWERS = ("visual.", "textual.")
 # Weights that fit by name and shape mean something else under another value.
-_OF_IMAGE = ("encoder.image._target_", "encoder.image.name", "encoder.image.arguments")
+_OF_IMAGE = (
+    "encoder.image._target_", "encoder.image.name", "encoder.image.arguments", "encoder.image.norm_epsilon",
+)  # fmt: skip
 _OF_TEXT = ("encoder.text._target_", "encoder.text.name", "encoder.text.architecture")
 _SHOWN = ("recall@1", "accuracy@1", "accuracy")  # metrics in the table of shares
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
+from meru.configuration.check import is_known
 from meru.errors import UserError
-from meru.files import user_path, write_text
+from meru.files import output_folder, write_text
 from meru.reports.over_seeds import Runs, ablation_csv, ablation_markdown, runs_csv
 from meru.run_layout import FIGURES
 from meru.runs.ablation_file import OF_EACH_RUN, Ablation, read_ablation
@@ -15,6 +17,7 @@ from meru.runs.ablation_plan import base_overrides, check_unchanged, configurati
 from meru.runs.ablation_queue import Run, train_all
 from meru.runs.comparison import read_figures
 from meru.runs.duration import read_duration
+from meru.runs.figure_names import require_figures
 from meru.runs.tuning import read_tuned, tune, with_chosen
 
 MEANINGS = {
@@ -45,15 +48,18 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
     configuration_of(base)  # checks the name of the experiment and the keys of the command line
     seeds = seeds_of(own["seeds"]) if "seeds" in own else ablation.seeds
     name = (own.get("experiment") or own["ablation"]).replace("/", "_")
-    output = user_path(own.get("output") or f"runs/ablation_{name}")
+    output = output_folder(own.get("output") or f"runs/ablation_{name}")
     variants = ablation.variants
+    runs = planned_runs(variants, ablation.starts, base, seeds, output)  # checks the overrides before any training
+    of_variants = [run.configuration for run in runs if run.variant in variants]
+    require_figures(ablation.columns.values(), of_variants, place="columns")
     if own.get("tune") == "true":
-        planned_runs(variants, ablation.starts, base, seeds, output)  # checks the overrides before anything is tuned
         tuned = tune(ablation, experiment, others, seeds, output, jobs=own.get("jobs", ""))
         variants = with_chosen(variants, tuned)
     elif ablation.tuning is not None:
         variants = with_chosen(variants, read_tuned(ablation, output))
-    runs = planned_runs(variants, ablation.starts, base, seeds, output)
+    if ablation.tuning is not None:
+        runs = planned_runs(variants, ablation.starts, base, seeds, output)
     for run in runs:
         check_unchanged(run)
     failed = train_all(runs, own.get("jobs", ""), output)
@@ -73,6 +79,10 @@ def check_words(words: list[str]) -> None:
     """Refuse words of the command line that are no overrides, and keys that differ between the runs."""
     for word in words:
         key, equals, _ = word.partition("=")
+        if equals and "." not in key and not is_known(key.lstrip("+~"), command="train"):
+            near = get_close_matches(key, MEANINGS, n=1)
+            advice = f"did you mean {near[0]}=?" if near else f"this script has {', '.join(MEANINGS)}"
+            raise UserError(f"{key}: no such key; {advice} (keys of the runs: docs/keys.md)")
         if word.startswith("-") or not (equals or word.startswith("~")):
             raise UserError(f"'{word}': expected key=value; see --help")
         if key in OF_EACH_RUN:

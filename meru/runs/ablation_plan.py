@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 from meru.configuration import absolute_paths, check
 from meru.configuration.composing import compose
 from meru.configuration.overrides import override, readable, typed_keys
-from meru.configuration.saved import leaves, read_yaml
+from meru.configuration.saved import read_yaml
 from meru.errors import UserError
 from meru.run_layout import CONFIG
 from meru.runs.ablation_file import Start, Variant, slug
 from meru.runs.ablation_queue import Run
-from meru.runs.comparison import is_compared
+from meru.runs.occupied import differences
 
 
 def base_overrides(experiment: str, of_file: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -104,14 +104,11 @@ def check_unchanged(run: Run) -> None:
         if run.folder.exists() and any(run.folder.iterdir()):
             raise UserError(f"{run.folder} exists and is not a run folder: move it, or choose another output=")
         return
-    before = dict(leaves(OmegaConf.to_container(read_yaml(path), resolve=True)))
-    now = dict(leaves(run.configuration))
-    if "discovery.asked_num_classes" in before:  # a run folder has a number in place of null or estimate
-        before["discovery.num_classes"] = before.pop("discovery.asked_num_classes")
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key, "missing"), now.get(key, "missing")
-        if old != new and (key == "seed" or is_compared(key)):
-            raise UserError(
-                f"{run.folder} holds a run with {key}={old}, which would now be {new}: choose another output=, "
-                "or remove that folder"
-            )
+    before = OmegaConf.to_container(read_yaml(path), resolve=True)
+    if "asked_num_classes" in before.get("discovery", {}):  # a run folder has a number in place of null or estimate
+        before["discovery"]["num_classes"] = before["discovery"].pop("asked_num_classes")
+    for key, old, new in differences(before, run.configuration):
+        raise UserError(
+            f"{run.folder} holds a run with {key}={old}, which would now be {new}: choose another output=, or remove "
+            "that folder"
+        )

@@ -74,8 +74,9 @@ def slots_of(jobs: str, runs: int) -> list[dict[str, str]]:
     """Environment variables for each concurrent run, which assign it a GPU and its share of the cores.
 
     Args:
-        jobs: The user's number of runs at a time; empty: one per GPU, or without a GPU one per core. On a CPU, several
-            runs with one thread each finish earlier than one run after the other with all threads.
+        jobs: The user's number of runs at a time, of which several share a GPU if there are more; empty: one per GPU,
+            or without a GPU one per core. On a CPU, several runs with one thread each finish earlier than one run after
+            the other with all threads.
         runs: Number of runs to train, which need no more slots.
     """
     if jobs and not (re.fullmatch(r"[1-9]\d{0,3}", jobs) and int(jobs) <= MOST_JOBS):
@@ -85,10 +86,8 @@ def slots_of(jobs: str, runs: int) -> list[dict[str, str]]:
     given = os.environ.get("OMP_NUM_THREADS", "")
     most = len(gpus) or max(1, cores // int(given) if re.fullmatch(r"[1-9]\d{0,5}", given) else cores)
     count = int(jobs or min(most, max(1, runs)))
-    if gpus and count > len(gpus):
-        raise UserError(f"jobs={count}: there are {len(gpus)} GPUs, and each takes one run at a time")
     threads = given or str(max(1, cores // count))
-    gpu_of = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus[:count]] or [{}] * count
+    gpu_of = [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {} for slot in range(count)]
     return [{**gpu, "OMP_NUM_THREADS": threads} for gpu in gpu_of]
 
 
@@ -133,8 +132,10 @@ def print_plan(runs: list[Run], slots: list[dict[str, str]]) -> None:
     finished = sum(run.finished for run in runs)
     if finished < len(runs):
         threads = slots[0]["OMP_NUM_THREADS"]
+        gpus = {slot["CUDA_VISIBLE_DEVICES"] for slot in slots if "CUDA_VISIBLE_DEVICES" in slot}
+        sharing = f", which share {len(gpus)} GPU{'' if len(gpus) == 1 else 's'}" if 0 < len(gpus) < len(slots) else ""
         print(f"{len(runs)} runs: {finished} finished, {len(runs) - finished} to train, {len(slots)} at a time with "
-              f"{threads} thread{'' if threads == '1' else 's'} each", flush=True)  # fmt: skip
+              f"{threads} thread{'' if threads == '1' else 's'} each{sharing}", flush=True)  # fmt: skip
 
 
 class Working(NamedTuple):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from meru.configuration import absolute_paths, check
+from meru.configuration import absolute_paths, check, declaration
 from meru.configuration.composing import compose
 from meru.configuration.overrides import overrides_of, read_override, readable, typed_keys
 from meru.configuration.saved import check_targets
+from meru.data.datasets.own.boxes import LEAST_INSIDE, share_inside, shown
 from meru.data.discovery.splits import UNKNOWN, DiscoveryData
 from meru.data.inspection import across_splits, caption_lengths, decode_all, equal_files, foreign_scripts
 from meru.data.records import ImageTextData
@@ -41,25 +42,37 @@ def check_data(words: Sequence[str]) -> None:
             recipe for these data is chosen.
 
     Raises:
-        UserError: with exit code 2 for wrong overrides, and with 1 if the data are not ready.
+        UserError: with exit code 2 for wrong overrides, also a path that does not exist, and with 1 if the data are not
+            ready.
     """
     words = [override for word in words for override in overrides_of(word)]
     words = with_recipe(readable(words, command="train"))
     config, choices = compose(words)
-    check(config, command="train", typed=typed_keys(words))
+    typed = typed_keys(words)
+    check(config, command="train", typed=typed)
     check_targets(config, source="the command line")
     absolute_paths(config)
     try:
         task = task_of(config)(config, device=torch.device("cpu"))
         problems = list(report(task, name=choices["data"]))
-    except UserError as error:  # of the data, not of the command line
-        raise UserError(str(error), exit_code=1) from error
+    except UserError as error:
+        raise UserError(str(error), exit_code=2 if of_command_line(error, config, typed) else 1) from error
     for problem in problems:
         _line("problem", problem)
     if problems:
         raise UserError(f"data={choices['data']}: {len(problems)} of the lines above to see to", exit_code=1)
     program = "meru-train" if CHECKOUT is None else "python scripts/train.py"
     print(f"ready; train with: {program} {shlex.join(words)}")
+
+
+def of_command_line(error: UserError, config: DictConfig, typed: Iterable[str]) -> bool:
+    """Whether an error of a loader is a mistake on the command line: its message names a key, or a path is wrong."""
+    paths = {key: OmegaConf.select(config, key) for key in typed if getattr(declaration(key), "kind", None)}
+    absent = (
+        isinstance(path, str) and declaration(key).kind.is_path and not Path(path).exists()
+        for key, path in paths.items()
+    )
+    return str(error).startswith("data.") or any(absent)
 
 
 def with_recipe(words: Sequence[str]) -> list[str]:
@@ -103,6 +116,8 @@ def report(task: Task, *, name: str) -> Iterator[str]:
         _report_sizes(decoded.sizes.values())
         yield from _unreadable(decoded.unreadable, len(every), skipped=config.data.on_error == "skip")
         yield from _duplicates(splits)
+        if isinstance(data, ImageTextData):
+            yield from _outside(data, decoded.sizes)
     if isinstance(data, ImageTextData):
         _report_captions(data, config)
 
@@ -188,6 +203,21 @@ def _unreadable(reasons: dict[Path, str], count: int, *, skipped: bool) -> Itera
         yield (
             f"{len(reasons):,} of {count:,} images do not decode: replace them, or train with data.on_error=skip"
         )
+
+
+def _outside(data: ImageTextData, sizes: Mapping[Path, tuple[int, int]]) -> Iterator[str]:
+    """Boxes that do not belong to their image; training would cut parts at its edge."""
+    found = []
+    for record in (*data.train, *data.validation, *data.test):
+        width, height = sizes.get(record.path, (None, None))
+        boxes = [region.box for region in record.regions] + ([record.box] if record.box else [])
+        if width is not None:
+            outside = (box for box in boxes if share_inside(box, height=height, width=width) < LEAST_INSIDE)
+            found += [f"{record.path} of {width} × {height}: {shown(box)}" for box in outside]
+    for line in found[:SHOWN]:
+        _line("box", line)
+    if found:
+        yield f"{len(found):,} boxes (left, top, width, height) lie outside their images: give pixels of the images"
 
 
 def _duplicates(splits: dict[str, list[Path]]) -> Iterator[str]:

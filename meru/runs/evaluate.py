@@ -15,7 +15,7 @@ from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 from meru.evaluation.suite import Subject
 from meru.evaluation.suites import SUITES
-from meru.files import user_path
+from meru.files import output_file, user_path
 from meru.reports.attention import save_figure
 from meru.reports.tables import finite_figures, write_json
 from meru.runs.folder import require_data
@@ -153,8 +153,4 @@ def check_output(config: DictConfig) -> None:
         UserError: if it cannot be written; the message names the key.
     """
     if config.output:
-        output = user_path(config.output)
-        if output.is_dir():
-            raise UserError(f"output={config.output} is a folder: name a file in it, {output / 'figures.json'}")
-        if config.suite and output.suffix == ".png":
-            raise UserError(f"output={config.output}: name a JSON file; the plot is written beside it")
+        output_file(config.output, example="figures.json")  # the plot of a suite is written beside it

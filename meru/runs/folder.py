@@ -21,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from meru import distributed
 from meru.configuration import absolute_paths, check, declaration, fixed_on_resume
 from meru.configuration.kinds import FilePath
-from meru.configuration.overrides import pasteable, read_override
+from meru.configuration.overrides import read_override
 from meru.configuration.saved import change, choices_of, read_config, save_config
 from meru.errors import UserError
 from meru.files import CHECKOUT, CONFIGS, leftovers, os_error_message, remove_leftovers, user_path
 from meru.run_layout import ASKED, CHECKPOINT, LOCK
+from meru.runs.occupied import occupied
 
 try:
     import fcntl
@@ -58,8 +59,7 @@ def _make(config: DictConfig, asked: DictConfig | None) -> Path:
         hold(folder)
         if any(path.name not in (LOCK, ASKED) for path in set(folder.iterdir()) - set(leftovers(folder))):
             release(folder)
-            go_on = pasteable("resume", folder)
-            raise UserError(f"folder={folder} is not empty: choose another, or resume with {go_on}")
+            raise UserError(occupied(folder, config))
         remove_leftovers(folder)
     except OSError as error:
         raise UserError(f"cannot make a run folder: {os_error_message(error)}", exit_code=1) from None
@@ -163,8 +163,9 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     words = {read_override(word)[0] for word in overrides}
     if {"experiment", "model"} & words and resumed.model._target_ != config.model._target_:
         raise UserError(f"resume={folder} is a run of {model}: use the command that began it")
-    for word in overrides:
-        key, value = read_override(word)
+    for typed in overrides:
+        key, value = read_override(typed)
+        word = typed.removeprefix("++")  # perhaps added by `readable`
         before = OmegaConf.select(resumed, key, default=_ABSENT)
         if word.startswith("~"):
             if before is _ABSENT:
@@ -180,7 +181,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             continue
         fixed = fixed_on_resume(key)
         # Runs of older versions lack keys that may be set now, such as data.on_error.
-        known = word.startswith("+") or OmegaConf.select(config, key, default=_ABSENT) is not _ABSENT
+        known = typed.startswith("+") or OmegaConf.select(config, key, default=_ABSENT) is not _ABSENT
         if before is _ABSENT and (fixed or not known):
             raise UserError(f"{word}: the resumed run's configuration has no key {key}: leave it out")
         if not fixed:

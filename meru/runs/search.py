@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,10 +15,11 @@ from meru.data.images import read_image
 from meru.data.loading import ordered_loader, read_or_skip
 from meru.errors import UserError
 from meru.evaluation.image_text import embed_captions, embed_images
-from meru.files import user_path
+from meru.files import output_file, user_path
 from meru.metrics.retrieval import top_k
 from meru.reports.attention import save_figure
 from meru.reports.contact_sheet import contact_sheet
+from meru.sources.opening import load
 
 log = logging.getLogger("meru")
 
@@ -30,6 +31,12 @@ class Found(NamedTuple):
 
     score: float
     path: Path
+
+
+def search_run(run: str, *, images: str, output: str | None = None, **options: Any) -> list[Found]:
+    """As `search`, with the source of a model, which is opened when the other arguments are known to be usable."""
+    _require_places(images, output)
+    return search(load(run), images=images, output=output, **options)
 
 
 def search(
@@ -54,20 +61,24 @@ def search(
         UserError: if the folder has no image that can be decoded, the model has no text tower, or `output` cannot be
             written.
     """
-    folder = user_path(images)
-    if not folder.is_dir():
-        raise UserError(f"images={images}: there is no such folder")
-    if output and user_path(output).is_dir():
-        raise UserError(f"output={output} is a folder: name a file in it, {user_path(output) / 'found.png'}")
+    folder, file = _require_places(images, output)
     if pretrained.tokenizer is None:
         raise UserError(f"{type(pretrained.model).__name__} has no text tower, so it cannot search by a sentence")
     ranking = _ranking(pretrained, [folder / inner for inner in images_in(folder)], text, top=top, workers=workers)
-    if output:
+    if file:
         pictures = [read_image(found.path) for found in ranking]
         names = [f"{place}. {found.path.name}" for place, found in enumerate(ranking, start=1)]
-        save_figure(contact_sheet(pictures, names, title=text), user_path(output))
-        log.info("images: %s", user_path(output))
+        save_figure(contact_sheet(pictures, names, title=text), file)
+        log.info("images: %s", file)
     return ranking
+
+
+def _require_places(images: str | Path, output: str | Path | None) -> tuple[Path, Path | None]:
+    """The folder of images and the file for those found."""
+    folder = user_path(images)
+    if not folder.is_dir():
+        raise UserError(f"images={images}: there is no such folder")
+    return folder, output_file(output, example="found.png") if output else None
 
 
 def _ranking(pretrained: Pretrained, paths: list[Path], text: str, *, top: int, workers: int) -> list[Found]:

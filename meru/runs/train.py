@@ -145,6 +145,7 @@ def make_logger(config: DictConfig, folder: Path, device: torch.device) -> AnyLo
         own = OmegaConf.masked_copy(section, [key for key in section if key != "also"])
         start = instantiate(own, _partial_=True, _convert_="all")
         loggers.append(start(folder=folder, config=facts, name=f"{config.name}/{folder.name}", identity=folder.name))
+    loggers = [each for each in loggers if type(each) is not NoLogger] or loggers[:1]
     return loggers[0] if len(loggers) == 1 else SeveralLoggers(loggers)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -17,8 +17,13 @@ from meru.runs.ablation_file import Ablation, Tuning, Variant
 from meru.runs.ablation_plan import base_overrides, check_unchanged, planned_runs
 from meru.runs.ablation_queue import Run, train_all
 from meru.runs.comparison import read_figures
+from meru.runs.figure_names import require_figures
 
 FILE = "tuning.yaml"
+WITHOUT_VALIDATION = (
+    "tuning: a discovery run evaluates on the images to discover; add discovery.validation=true to tuning.overrides, "
+    "which holds out old classes"
+)
 FOLDER = "tuning"
 
 
@@ -50,6 +55,7 @@ def tune(
     variants = candidates(ablation, tuning)
     base = base_overrides(experiment, [*ablation.overrides, *tuning.overrides], words)
     runs = planned_runs(variants, ablation.starts, base, tuning.seeds, output / FOLDER, shared=output)
+    check_selection(tuning.select, runs, variants)
     for run in runs:
         check_unchanged(run)
     print(f"tuning: {len(next(iter(tuning.grids.values())))} candidates for each of {len(tuning.grids)} variants")
@@ -109,6 +115,21 @@ def read_tuned(ablation: Ablation, output: Path) -> dict[str, list[str]]:
     return dict(chosen)
 
 
+def check_selection(select: str, runs: Sequence[Run], variants: Container[str]) -> None:
+    """Refuse, before anything is trained, a figure that the tuning runs do not give of validation images.
+
+    Args:
+        select: The figure's name.
+        runs: The tuning runs, and those that they start from.
+        variants: Names of the tuning runs.
+    """
+    configs = [run.configuration for run in runs if run.variant in variants]
+    require_figures([select], configs, place="tuning.select")
+    for config in configs:
+        if config.get("task") == "discovery" and not config["discovery"].get("validation"):
+            raise UserError(WITHOUT_VALIDATION)
+
+
 def validation_figure(run: Run, name: str) -> float:
     """The validation figure of a finished run; its figures on test images are never read.
 
@@ -121,10 +142,7 @@ def validation_figure(run: Run, name: str) -> float:
     config = run.configuration
     if config.get("task") == "discovery":
         if not config["discovery"].get("validation"):
-            raise UserError(
-                "tuning: a discovery run evaluates on the images to discover; add discovery.validation=true to "
-                "tuning.overrides, which holds out old classes"
-            )
+            raise UserError(WITHOUT_VALIDATION)
         figures = read_figures(run.folder / FIGURES)
     else:
         figures = selected_validation(run.folder, monitor=config["trainer"]["monitor"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from omegaconf import DictConfig
 from torch import Tensor
@@ -15,7 +16,7 @@ from meru.configuration.saved import change
 from meru.data.images import OR_SKIP, read_image
 from meru.errors import UserError
 from meru.evaluation.examples import draw_attention
-from meru.files import user_path
+from meru.files import output_file, output_folder, user_path
 from meru.reports.attention import save_figure
 from meru.run_layout import TREES
 from meru.runs.folder import require_data
@@ -60,9 +61,7 @@ def visualize(name: str, given: Mapping[str, str]) -> str:
 
 def attention(*, run: str, image: str, text: str, output: str = "attention.png") -> str:
     """Save attention maps of each word of `text` in `image`."""
-    path = user_path(output)
-    if path.is_dir():
-        raise UserError(f"output={output} is a folder: name a file in it, {path / 'attention.png'}")
+    path, place = output_file(output, example="attention.png"), _place_of(image)
     opened = open_source(run)
     if is_discovery(opened.config):
         raise UserError(
@@ -72,17 +71,16 @@ def attention(*, run: str, image: str, text: str, output: str = "attention.png")
     pretrained = opened.pretrained
     if pretrained.tokenizer is None:
         raise UserError(f"run={run} has no text tower, so words have no attention maps: name an image-text model")
-    figure = draw_attention(pretrained, _photograph(image), text)
+    figure = draw_attention(pretrained, _photograph(place), text)
     save_figure(figure, path)
     return f"attention maps: {path}"
 
 
 def tree(*, run: str, root: str | None = None, output: str | None = None) -> str:
     """Save the tree of the classes that a discovery run predicts: Newick, JSON, dendrogram and Poincaré disk."""
-    if output and user_path(output).is_file():
-        raise UserError(f"output={output} is a file: name a folder for several plots")
+    asked = output_folder(output) if output else None
     opened = open_source(run)
-    folder = user_path(output) if output else opened.output(TREES)
+    folder = asked or opened.output(TREES)
     config = opened.config
     if not is_discovery(config):
         raise UserError(
@@ -102,10 +100,14 @@ def tree(*, run: str, root: str | None = None, output: str | None = None) -> str
     return f"the tree of classes: {', '.join(path.name for path in written)} in {folder}"
 
 
-def _photograph(image: str) -> Tensor:
+def _place_of(image: str) -> Path:
     path = user_path(image)
-    if not path.exists():
+    if not path.is_file():
         raise UserError(f"image={image}: there is no such file")
+    return path
+
+
+def _photograph(path: Path) -> Tensor:
     try:
         return read_image(path)
     except UserError as error:

@@ -130,7 +130,7 @@ def architecture(weights: Mapping[str, Tensor], *, source: str) -> Architecture:
     Heads are not visible in shapes: 12 for ViT-S, as published, and one for 64 channels otherwise.
 
     Raises:
-        UserError: if shapes make no sense, or the vocabulary is not that of CLIP's tokenizer.
+        UserError: if shapes make no sense or do not tell the heads, or the vocabulary is not that of CLIP's tokenizer.
     """
     kernel, positions = weights["visual.patch_embed.proj.weight"], weights["visual.pos_embed"]
     vocabulary, context = weights["textual.token_embed.weight"], weights["textual.posit_embed"]
@@ -150,14 +150,24 @@ def architecture(weights: Mapping[str, Tensor], *, source: str) -> Architecture:
         model=_model(weights),
         width=width,
         depth=_count(weights, r"visual\.blocks\.(\d+)\."),
-        heads=_HEADS.get(width, max(1, width // 64)),
+        heads=_HEADS.get(width) or _heads(width, tower="image", source=source),
         mlp_ratio=len(hidden) / width,
         patch_size=kernel.shape[2],
         image_size=side * kernel.shape[2],
-        text=f"L{layers}_W{text_width}_A{max(1, text_width // 64)}",
+        text=f"L{layers}_W{text_width}_A{_heads(text_width, tower='text', source=source)}",
         context_length=len(context),
         dimension=len(projection),
     )
+
+
+def _heads(width: int, *, tower: str, source: str) -> int:
+    """One head for 64 channels; of other widths no file tells the number, and a wrong one gives other features."""
+    if not width or width % 64:
+        raise UserError(
+            f"run: {source} has a {tower} tower of width {width}, no multiple of 64, so its attention heads are not "
+            "known: name the run folder, or export it with format=safetensors"
+        )
+    return width // 64
 
 
 def _model(weights: Mapping[str, Tensor]) -> str:

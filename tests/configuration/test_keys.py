@@ -132,7 +132,9 @@ def test_a_configuration_of_an_older_version_may_lack_keys_and_have_others():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.monitor=accuracy"], "trainer.monitor=accuracy: give a figure of the validation split, such as"),
+        (["trainer.monitor=loss"], "trainer.monitor=loss: give a figure of the validation split whose highest value"),
+        (["trainer.monitor=hierarchy/tree_induced_error"], "whose highest value is best, such as"),
+        (["trainer.monitor=accuracy"], "trainer.monitor=accuracy: give a figure of the validation split whose highest"),
         (["data.monitor=zero_shot/acuracy@1"], "such as zero_shot/accuracy@1"),
         (["data=pedestrians", "trainer.monitor=text_to_image/class/recall@1"], "text_to_image/identity/recall@1"),
         (["experiment=cub_hypgcd", "discovery.neighbours=200"], "give at most data.batch_size=128"),

@@ -39,6 +39,11 @@ def test_a_section_moves_with_all_that_is_in_it(renamed):
     assert new_key("patchesque.merge") is None
 
 
+@pytest.mark.parametrize(("before", "now"), [("L1_W100", "L1_W100_A1"), ("L3_W192", "L3_W192"), ("L1_W32_A2",) * 2])
+def test_heads_that_were_guessed_are_kept(before, now):
+    assert read(encoder={"text": {"architecture": before}})["encoder"]["text"]["architecture"] == now
+
+
 def test_names_with_dots_and_empty_sections_stay_what_they_are(renamed):
     same = {"optim": {"multipliers": {"local": 5.0, "local.predictor": 1.0}}, "own": {"options": {}, "list": [1, 2]}}
     assert read(**same) == same

@@ -6,9 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 from stub_checkout import BASH
 
-from meru.configuration.overrides import override, pasteable, read_override, readable
+from meru.configuration import check, composing
+from meru.configuration.overrides import override, pasteable, read_override, readable, typed_keys
 from meru.errors import UserError
 from meru.files import PROJECT
 
@@ -71,6 +74,24 @@ def test_an_override_for_hydra_keeps_its_value_with_multirun_too(text):
 )
 def test_what_hydra_reads_well_is_left_to_it(word, value):
     assert read(word)[1] == value
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=own_meru", "data.path=x", "encoder.image.lora_rank=4", "encoder.text.lora_rank=4"],
+        ["experiment=own_meru", "data.path=x", "encoder.image.weights=y", "encoder.image.train_last_blocks=2"],
+        ["experiment=own_gahr", "data.path=x", "encoder.image.lora_rank=2", "encoder.image.lora_norms=true"],
+        ["logger=none", "logger.also=[tensorboard]", "optim.multipliers.local=5", "optim.optimizer.amsgrad=true"],
+    ],
+)
+def test_keys_that_a_tower_or_logger_takes_need_no_plus(words):
+    overrides = readable(words, command="train")
+    config, _ = composing.compose(overrides)
+    check(config, command="train", typed=typed_keys(overrides))
+    for word in words[2:]:
+        key, _, value = word.partition("=")
+        assert OmegaConf.select(config, key) == yaml.safe_load(value)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +204,7 @@ def test_a_run_in_a_folder_with_a_strange_name_is_made_resumed_and_evaluated(cub
     code, _, errors = run(warm_python, "train.py", *words, "trainer.epochs=1")
     assert code == 0 and (folder / "test.json").is_file(), errors
     code, _, errors = run(warm_python, "train.py", *words, "trainer.epochs=1")
-    go_on = errors.rpartition(" or resume with ")[2].strip()
+    go_on = errors.rpartition(" trainer.epochs=<more> ")[2].strip()
     assert code == 2 and shlex.split(go_on) == [override("resume", folder)]
     code, output, errors = run(
         warm_python, "train.py", "experiment=birds_meru", *shlex.split(go_on), "trainer.epochs=2"

@@ -128,6 +128,17 @@ def test_columns_can_be_named(folder):
     assert captions(data) == {"0.png": ("x", "y"), "1.png": ("z",)} and data.class_names == ("u", "v")
 
 
+def test_the_log_says_what_columns_are_used_for_and_which_are_not(folder, caplog):
+    rows = "image,title,caption,kind,split\n0.png,x,y,u,train\n1.png,z,a,v,train\n"
+    with caplog.at_level("INFO", logger="meru"):
+        loaded(write(folder / "t.csv", rows))
+        write(folder / "splits" / "train.csv", rows)
+        loaded(folder / "splits", images=str(folder))
+    assert "2 rows; image from image; captions from title; split from split; not used: caption, kind (" in caplog.text
+    assert "2 rows; image from image; captions from title; not used: caption, kind, split (" in caplog.text
+    assert "splits (given): 2 train, 0 validation, 0 test images" in caplog.text
+
+
 HEAD = "image,caption\n"
 
 
@@ -159,6 +170,11 @@ HEAD = "image,caption\n"
         ('image,caption,boxes\n0.png,a,"[[5,5,2,9,""x""]]"\n', {"box_format": "xyxy"}, "has no area"),
         ('image,caption,boxes\n0.png,a,"[[0,0,0.5,1,""x""]]"\n', {}, "looks like shares of the image"),
         ("image,caption,boxes\n0.png,a,5;6\n", {}, "the boxes are not JSON"),
+        (
+            'image,caption,boxes\n0.png,a,"[[1,1,7,9,""x""]]"\n1.png,b,"[[0,5,8,7,""x""]]"\n',
+            {},
+            r"line 3 \(1.png\): the box \[0, 5, 8, 7\] .* lies outside its image of 8 × 8 pixels",
+        ),
         (HEAD + "0.png,x\n", {"kind": "text_files"}, "data.kind=text_files needs a folder"),
         (HEAD + "0.png,x\n", {"images": "/nowhere"}, "data.images=/nowhere: there is no such folder"),
     ],

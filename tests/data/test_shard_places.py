@@ -1,10 +1,15 @@
 """Where shards are, how many samples they hold, and what may be wrong with them."""
 
+import http.server
+import shutil
+import socket
 import tarfile
+import threading
 
 import pytest
 from shard_files import picture, write_shards, write_tar
 
+from meru.data.shards.extracted import extracted
 from meru.data.shards.load import load_shards
 from meru.data.shards.places import Shard, count_samples, counted, shard_urls
 from meru.data.shards.tars import Fields, samples_in
@@ -106,6 +111,43 @@ def test_tars_without_images_or_captions(tmp_path):
 def test_addresses_need_known_sizes():
     with pytest.raises(UserError, match="http://x/0.tar is not known.*data.sizes"):
         counted(["http://x/0.tar"], Fields(), sizes=None, on_error="raise", key="data.urls")
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_error(404)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def address():
+    """Of a server without any shard."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="addresses are read with curl")
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_shard_that_a_server_lacks_names_its_answer(address, on_error, tmp_path):
+    url = f"{address}/00000.tar"
+    with pytest.raises(UserError, match="404") as caught:
+        extracted([url], fields=Fields(), key="data.urls", cache=str(tmp_path), on_error=on_error)
+    assert url in str(caught.value) and "empty" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="addresses are read with curl")
+def test_a_server_that_is_not_there_and_a_command_that_fails_are_named(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/00000.tar"
+    with pytest.raises(UserError, match=r"00000.tar cannot be read at its start \(curl: .*onnect.*\)"):
+        list(samples_in(url, Fields()))
+    with pytest.raises(UserError, match=r"cannot be read at its start \(.*nothing.*\): check the address"):
+        list(samples_in(f"pipe:cat {tmp_path}/nothing.tar", Fields()))
 
 
 def test_samples_are_read_through_a_pipe(tmp_path):

@@ -14,7 +14,7 @@ from meru.data.shards.load import load_shards
 from meru.data.shards.loading import ShardSource, shard_loader
 from meru.data.shards.order import ShardOrder
 from meru.data.shards.places import Shard, counted, shard_urls
-from meru.data.shards.records import regions_of
+from meru.data.shards.records import record_of, regions_of
 from meru.data.shards.tars import Fields, RawSample, samples_in
 from meru.errors import UserError
 
@@ -200,6 +200,21 @@ def test_boxes_as_in_grit_and_as_in_tables():
     assert regions_of(raw, fields, 40, 80) == (Region((1.0, 2.0, 3.0, 4.0), "a wing"),)
     with pytest.raises(UserError, match="sample 7"):
         regions_of(raw_sample(json=json.dumps({"caption": "", "noun_chunks": [*chunks, "x"]})), fields, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "boxes", [[{"box": [90, 2, 30, 20], "phrase": "a wing"}], [[0, 1, 20.0, 2.0, 40.0, 30.0, 0.9]]]
+)
+def test_boxes_outside_their_image_are_named(boxes):
+    fields, raw = Fields(regions="json.boxes"), raw_sample(json=json.dumps({"caption": "a", "boxes": boxes}), txt="a")
+    with pytest.raises(UserError, match="shard a.tar, sample 7: the box .* outside its image of 80 × 40 pixels"):
+        record_of(raw, fields, index=0, size=(40, 80))
+    assert record_of(raw, fields, index=0, size=None).regions == ()
+
+
+def test_edges_slightly_outside_are_accepted():
+    raw = raw_sample(json=json.dumps({"caption": "a", "boxes": [[0, 1, -0.1, 0.5, 1.1, 1.01, 0.9]]}))
+    assert regions_of(raw, Fields(regions="json.boxes"), 40, 80) == (Region((0.0, 20.0, 80.0, 20.0), "a"),)
 
 
 def test_a_shard_with_fewer_samples_than_its_sizes_file_says(tmp_path):

@@ -189,3 +189,9 @@ def test_patches_of_an_earlier_level_leave_the_pooled_features_as_they_are(name)
 def test_a_level_that_there_is_not_is_one_line():
     with pytest.raises(UserError, match=r"encoder.image.patch_level=9: test_resnet has the feature maps 0 to 4"):
         timm_image_encoder(name="test_resnet", image_size=64, patch_level=9)
+
+
+@pytest.mark.parametrize("arguments", [{"embed_dim": 100}, {"num_heads": 7}, {"num_heads": 0}])
+def test_a_width_that_the_heads_do_not_divide_is_one_line(arguments):
+    with pytest.raises(UserError, match="encoder.image.arguments=.* does not accept them"):
+        timm_image_encoder(name="vit_small_patch16_224", image_size=32, arguments={"depth": 1, **arguments})

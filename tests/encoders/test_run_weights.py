@@ -7,7 +7,7 @@ import torch
 
 from meru.assemble import build
 from meru.configuration.saved import save_config
-from meru.encoders.run_weights import brings_scales, is_run_folder
+from meru.encoders.run_weights import _require_same_encoder, brings_scales, is_run_folder
 from meru.errors import UserError
 from meru.tasks.image_text import ImageText
 from meru.training.checkpoint import save_weights
@@ -93,6 +93,8 @@ def test_modules_of_other_shapes_keep_their_initial_values(finished, compose, sa
         (["encoder.image.name=resnet18"], r"a run with encoder\.image\.name=test_resnet, and this one has resnet18"),
         (["encoder.text.architecture=L2_W64_A2"], r"encoder\.text\.architecture=L1_W64_A2, and this one has L2_W64_A2"),
         (["encoder.embedding_dimension=8"], r"encoder\.embedding_dimension=16, and this one has 8"),
+        (["+encoder.image.norm_epsilon=1e-4"], r"encoder\.image\.norm_epsilon=None, and this one has 0\.0001"),
+        (["+encoder.image.pixel_std=[0.2,0.5,0.5]"], r"another pixel_std: set encoder\.image\.pixel_std=\[0\.5,0\.5,"),
         (["+encoder.text.context_length=40"], r"encoder\.text\.context_length=None, and this one has 40"),
     ],
 )
@@ -101,6 +103,19 @@ def test_other_towers_and_tokenizers_are_refused(overrides, message, finished, c
     with pytest.raises(UserError, match=message) as caught:
         build(compose(*TINY, *overrides, f"encoder.init={folder}"))
     assert "\n" not in str(caught.value)
+
+
+def test_another_activation_is_refused_although_every_weight_fits(compose, tmp_path):
+    theirs = compose("encoder=clip_vit_b16", "encoder.image.pretrained=null")
+    with pytest.raises(UserError, match=r"pretrained=None, and this one has openai: .* so set .*pretrained=null"):
+        _require_same_encoder(compose("encoder=clip_vit_b16"), theirs, tmp_path, text=True, what="encoder.init")
+    _require_same_encoder(theirs, theirs, tmp_path, text=True, what="encoder.init")
+
+
+def test_another_norm_exponent_is_said(finished, compose, said):
+    folder, _ = finished("model=meru", "model.norm_exponent=1")
+    build(compose(*TINY, "model=meru", "model.norm_exponent=0.3", f"encoder.init={folder}"))
+    assert "the run has model.norm_exponent=1 and this one 0.3" in said.messages[-1]
 
 
 def test_a_tower_that_does_not_fit_although_its_name_does(finished, compose):

@@ -1,17 +1,21 @@
 """Safetensors, Hub folders and the published layout: equal embeddings after loading, and no place of this machine."""
 
 import json
+import shutil
 
 import pytest
 import torch
 import yaml
 from finished_runs import SMALL, make_run
+from omegaconf import OmegaConf
+from PIL import Image
 from safetensors import safe_open
 
 import meru
 from meru.errors import UserError
 from meru.export import formats
 from meru.export.card import model_card
+from meru.export.card_data import data_name
 from meru.export.folders import appearing
 from meru.export.formats import export
 from meru.sources.hub_folder import is_hub_folder, read_hub_folder, without_paths
@@ -64,6 +68,39 @@ def test_the_card_says_what_the_run_was_and_what_chance_is(run):
     assert [metric["value"] for metric in result["metrics"]] == [0.25]
     assert "25.0 (2.0)" in body and "90.0" not in body
     assert 'meru.load("org/name")' in body and "random weights" in body and "| seed | 0 |" in body
+
+
+@pytest.fixture
+def own_run(compose, tmp_path):
+    """`own_run(data, words)`: the source of a finished run on data of one's own."""
+
+    def make(data, *words):
+        config = compose("experiment=birds_meru", f"data={data}", *SMALL, *words)
+        folder = make_run(tmp_path / "run", config, figures=FIGURES)
+        asked = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")) | {"choices": {"data": data}}
+        (folder / "asked.yaml").write_text(yaml.safe_dump(asked))
+        return open_source(folder)
+
+    return make
+
+
+def test_the_card_names_data_of_ones_own_by_their_folder_with_counts(own_run, tmp_path):
+    photos = tmp_path / "secret" / "my birds"
+    for number in range(8):
+        path = photos / f"{'red' if number % 2 else 'blue'}_bird_{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    opened = own_run("pairs", f"data.path={photos}")
+    card = model_card(opened)
+    line = next(line for line in card.splitlines() if line.startswith("| data"))
+    assert "my birds, the author's own images (data=pairs): 6 training, 1 validation and 1 test images of 2" in line
+    assert "datasets:" not in card and "name: my birds" in card and "secret" not in card and "of pairs" not in card
+    shutil.rmtree(photos)
+    assert "| data | my birds, the author's own images (data=pairs) |" in model_card(opened)
+
+
+def test_the_card_names_shards_by_their_folder(own_run):
+    assert data_name(own_run("shards", "data.urls='/secret/cc3m/{00000..00330}.tar'")) == "cc3m"
 
 
 def test_the_card_names_the_licence_of_the_weights_it_started_from(run, compose, tmp_path):
@@ -128,8 +165,10 @@ def test_the_published_layout_has_exactly_the_published_names(run, compose, tmp_
         ({"run": "x", "format": "onnx", "output": "y", "pixels": "int"}, "pixels=int: choose one of uint8, float"),
         ({"run": "x", "format": "hub", "output": "y", "private": "true"}, "private=: only with push_to_hub"),
         ({"run": "x", "format": "hub", "output": "y", "push_to_hub": "name"}, "give organisation/name"),
+        ({"run": "x", "format": "hub", "output": "y", "license": "foo"}, "license=foo: give the Hub's identifier"),
+        ({"run": "x", "format": "hub", "output": "y", "license": "cc-by-4"}, "such as cc-by-4.0"),
         ({"run": "x", "format": "hub", "output": "m.safetensors"}, "output=m.safetensors is named like a file"),
-        ({"run": "nowhere", "format": "hub", "output": "y"}, "nowhere"),
+        ({"run": "nowhere", "format": "hub", "output": "y", "license": "MIT"}, "nowhere"),
     ],
 )
 def test_unsuitable_arguments_are_one_line_and_leave_nothing(arguments, message, tmp_path, monkeypatch):

@@ -170,7 +170,9 @@ def test_runs_on_persons_are_evaluated_on_what_they_have(person_run, compose):
         (["captions_per_image=0"], "captions_per_image=0: give a whole number from 1 to .*, or null"),
         (["split=valid"], "split=valid: give one of test, validation, train, or null"),
         (["output=/"], "output=/ is a folder: name a file in it"),
-        (["suite=robustness", "output=figures.png"], "output=figures.png: name a JSON file"),
+        (["suite=robustness", "output=figures.png"], "output=figures.png: the file is written as JSON"),
+        (["output=figures.csv"], "output=figures.csv: the file is written as JSON: name it, for .*, figures.json"),
+        ([f"output={__file__}/figures.json"], "is a file, not a folder"),
         (["suite=sturdy"], "suite=sturdy: give one of geometry, "),
     ],
 )
@@ -181,7 +183,10 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_read(words, mess
         evaluate_run(config)
 
 
-def test_a_table_is_printed_before_an_output_that_cannot_be_written(discovery_run, compose, tmp_path, caplog):
+def test_a_table_is_printed_before_an_output_that_cannot_be_written(
+    discovery_run, compose, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("meru.runs.evaluate.check_output", lambda config: None)  # the folder disappears meanwhile
     (tmp_path / "file").touch()
     with caplog.at_level("INFO", logger="meru"), pytest.raises(UserError, match="cannot write"):
         again(compose, discovery_run[0], "split=test", f"output={tmp_path / 'file' / 'a.json'}")

@@ -105,6 +105,26 @@ def test_what_is_someone_elses_does_count(tmp_path, config):
     assert (tmp_path / "notes.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_repeated_command_says_what_the_folder_holds(tmp_path, config):
+    config.folder, config.seed = str(tmp_path / "run"), 0
+    folder = make_run_folder(config)
+    release(folder)
+    (folder / "last.pt").touch()
+    said = f"folder={folder} holds "
+    for finished in (False, True):
+        if finished:
+            (folder / "test.json").write_text("{}")
+        now = (
+            r"the finished run of this command; its figures are in .*test.json: choose another folder"
+            if finished
+            else f"an unfinished run of this command: go on with resume={folder}"
+        )
+        with pytest.raises(UserError, match=said + now):
+            make_run_folder(config)
+        with pytest.raises(UserError, match=said + r"\w+ \w+ run of another configuration \(seed=0, now 1\)"):
+            make_run_folder(OmegaConf.merge(config, {"seed": 1, "output": "elsewhere"}))
+
+
 def test_a_folder_is_found_by_tilde_and_relative_to_where_the_user_stands(tmp_path, config, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "家"))
     monkeypatch.chdir(tmp_path)

@@ -85,7 +85,7 @@ def test_every_variant_runs_with_every_seed_and_variants_win(workplace, capsys):
     assert rows[1]["R@1, difference"] == "0.000" and rows[1]["R@1, pairs"] == "2" and rows[2]["R@1, mean"] == "2.000"
     single = list(csv.DictReader((output / "ablation_runs.csv").open(encoding="utf-8")))
     assert [(row["variant"], row["seed"]) for row in single][1] == ("MERU", "2")
-    assert float(single[1]["found/recall@1"]) == pytest.approx(0.3) and single[1]["CPU minutes"] == "3.0"
+    assert float(single[1]["text_to_image/image/recall@1"]) == pytest.approx(0.3) and single[1]["CPU minutes"] == "3.0"
 
 
 def test_a_failing_run_shows_its_last_lines_and_does_not_stop_the_others(workplace, capsys):
@@ -122,10 +122,24 @@ def test_without_a_gpu_the_cores_are_filled_with_runs_of_one_thread(workplace, m
     assert ablation_queue.slots_of("", 20) == [{"OMP_NUM_THREADS": "4"}] * 2
 
 
-def test_no_more_runs_than_gpus(workplace, monkeypatch):
+def test_more_runs_than_gpus_share_them(workplace, monkeypatch, capsys):
     monkeypatch.setattr(ablation_queue, "visible_gpus", lambda: ["0", "1"])
-    with pytest.raises(UserError, match="jobs=3: there are 2 GPUs"):
-        ablation_queue.slots_of("3", 9)
+    slots = ablation_queue.slots_of("3", 9)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1", "0"]
+    assert {slot["OMP_NUM_THREADS"] for slot in slots} == {"2"}
+
+
+def test_figures_that_no_run_gives_are_refused_before_training(workplace, capsys):
+    start, output = workplace
+    for words, sections, message in (
+        ([], {"columns": {"top-1": "zero_shot/acuracy@1"}}, "columns: zero_shot/acuracy@1: these runs have no such "),
+        ([], {"columns": {"All": "discovery/all/accuracy"}}, "columns: discovery/all/accuracy: these runs"),
+        (["job=2"], {}, "job: no such key; did you mean jobs=?"),
+        (["nonsense=2"], {}, "nonsense: no such key; this script has experiment, seeds"),
+    ):
+        assert start("seeds=0", *words, **sections) == 2
+        assert message in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_begun_runs_are_resumed_by_their_own_configuration(workplace):
@@ -258,9 +272,9 @@ def test_recipes_find_the_ablation_of_their_model(experiment):
 
 def test_a_figure_that_no_run_has_is_named_below_the_table(workplace, capsys):
     start, output = workplace
-    assert start("seeds=0", columns={"R@1": "found/recall@1", "R@5": "found/recall@5"}) == 1
+    assert start("seeds=0", columns={"R@1": "text_to_image/image/recall@1", "R@5": "text_to_image/image/recall@5"}) == 1
     seen = capsys.readouterr()
-    assert "columns: 'R@5': no run has a figure found/recall@5" in seen.err
+    assert "columns: 'R@5': no run has a figure text_to_image/image/recall@5" in seen.err
     assert "| – |" in seen.out and (output / "ablation.md").read_text().strip() in seen.out
 
 
@@ -270,7 +284,7 @@ def test_a_figure_that_no_run_has_is_named_below_the_table(workplace, capsys):
         ("{}", "had no test images"),
         ("", "is damaged"),
         ("[1]", "holds no figures by name"),
-        ('{"found/recall@1": null, "found/chance_recall@1": NaN}', None),
+        ('{"text_to_image/image/recall@1": null, "text_to_image/image/chance_recall@1": NaN}', None),
     ],
 )
 def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, tmp_path):
@@ -280,10 +294,11 @@ def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, t
         rows[variant] = runs
         for run in runs:
             run.folder.mkdir()
-            figures = {"found/recall@1": 0.1 + 0.1 * run.seed, "found/chance_recall@1": 0.02}
+            chance = {"text_to_image/image/chance_recall@1": 0.02}
+            figures = {"text_to_image/image/recall@1": 0.1 + 0.1 * run.seed, **chance}
             (run.folder / "test.json").write_text(json.dumps(figures))
     (tmp_path / "MERU_0" / "test.json").write_text(text)
-    table, missing = ablation.write_tables({"R@1": "found/recall@1"}, rows, tmp_path, reference="MERU")
+    table, missing = ablation.write_tables({"R@1": "text_to_image/image/recall@1"}, rows, tmp_path, reference="MERU")
     assert table.splitlines()[2:5] == [
         "| MERU | 2 | 20.0 (of 1) | – |", "| CLIP | 2 | 15.0 ± 7.1 | – |", "| chance | | 2.0 | |"
     ]  # fmt: skip
@@ -292,9 +307,9 @@ def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, t
     with (tmp_path / "ablation.csv").open() as file:
         numbers = [row[2:4] for row in csv.reader(file)]
     assert numbers[1:] == [["20.000", ""], ["15.000", "7.071"], ["2.000", ""]]
-    (tmp_path / "MERU_1" / "test.json").write_text('{"found/recall@1": NaN}')
-    _, missing = ablation.write_tables({"R@1": "found/recall@1"}, rows, tmp_path, reference="MERU")
-    assert "columns: 'R@1': no run of MERU has a finite figure found/recall@1" in missing
+    (tmp_path / "MERU_1" / "test.json").write_text('{"text_to_image/image/recall@1": NaN}')
+    _, missing = ablation.write_tables({"R@1": "text_to_image/image/recall@1"}, rows, tmp_path, reference="MERU")
+    assert "columns: 'R@1': no run of MERU has a finite figure text_to_image/image/recall@1" in missing
 
 
 @pytest.mark.parametrize("before", [None, "estimate", 48])

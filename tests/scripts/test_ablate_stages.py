@@ -12,7 +12,7 @@ from meru.runs import tuning as tuning_module
 from meru.runs.ablation_file import read_ablation
 from meru.runs.ablation_plan import merged
 from meru.runs.ablation_queue import Run
-from meru.runs.tuning import selected_validation, validation_figure
+from meru.runs.tuning import check_selection, selected_validation, validation_figure
 
 TWO = {"MERU": [], "CLIP": ["model=clip"]}
 RATES = [["optim.learning_rate=0.01"], ["optim.learning_rate=0.03"], ["optim.learning_rate=0.02"]]
@@ -118,7 +118,7 @@ def test_a_half_finished_ablation_trains_the_rest(workplace, capsys):
 
 def tuning(**changes):
     grids = {"MERU": RATES, "CLIP": {"same_as": "MERU"}}
-    return {"select": "found/recall@1", "overrides": ["trainer.epochs=3"], "grids": grids, **changes}
+    return {"select": "text_to_image/image/recall@1", "overrides": ["trainer.epochs=3"], "grids": grids, **changes}
 
 
 def test_tuning_chooses_by_validation_and_later_commands_keep_the_choice(workplace, capsys):
@@ -169,7 +169,7 @@ def test_equal_validation_figures_leave_the_first_candidate(workplace):
     [
         (["tune=yes"], {}, "tune=yes: give true or false"),
         (["tune=true", "seeds=0,100"], {}, "seed 100 is also a seed of the table"),
-        (["tune=true"], {"select": "nothing"}, "tuning.select=nothing: MERU 1, seed 100 has no such validation figure"),
+        (["tune=true"], {"select": "nothing"}, "tuning.select: nothing: these runs have no such figure"),
         (["tune=true"], {"seeds": []}, "seeds needs a list of whole numbers"),
     ],
 )
@@ -192,10 +192,13 @@ def test_discovery_is_tuned_on_held_out_classes_only(validating, tmp_path):
     configuration = {"task": "discovery", "discovery": {"validation": validating}}
     run = Run("SimGCD 1", 100, tmp_path, [], configuration)
     if validating:
+        check_selection("discovery/all/accuracy", [run], ["SimGCD 1"])
         assert validation_figure(run, "discovery/all/accuracy") == 0.4
     else:
         with pytest.raises(UserError, match=r"add discovery\.validation=true"):
             validation_figure(run, "discovery/all/accuracy")
+        with pytest.raises(UserError, match=r"add discovery\.validation=true"):  # before anything is trained
+            check_selection("discovery/all/accuracy", [run], ["SimGCD 1"])
 
 
 # ---------------------------------------------------------------- the file

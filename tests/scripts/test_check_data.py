@@ -22,6 +22,7 @@ def run(capsys, monkeypatch):
     logger = logging.getLogger("meru")
     for name in ("handlers", "level", "propagate"):
         monkeypatch.setattr(logger, name, getattr(logger, name))
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     script = runpy.run_path(str(SCRIPT))
 
     def call(*words):
@@ -78,6 +79,14 @@ def test_images_and_captions(run, make_cub_folder):
     ):
         assert text in out
     assert out.splitlines()[-1].endswith(f"train.py experiment=cub_meru data=cub data.root={folder}")
+
+
+def test_boxes_outside_their_images_are_a_problem(run, make_cub_folder):
+    boxes = make_cub_folder(classes=4, train=24) / "bounding_boxes.txt"
+    first, *others = boxes.read_text().splitlines()
+    boxes.write_text("\n".join([f"{first.split()[0]} 640 480 30 20", *others]) + "\n")
+    code, out, _ = run("data=cub", f"data.root={boxes.parent}")
+    assert code == 1 and " of 64 × 48: [640, 480, 30, 20]" in out and "1 boxes (left, top" in out
 
 
 def test_pairs(run, photos):
@@ -146,6 +155,7 @@ def test_too_few_images_for_a_batch_are_a_problem(run, photos):
 
 
 def test_exit_codes_and_one_line_for_each_mistake(run, photos, tmp_path):
+    (empty := tmp_path / "empty").mkdir()
     for code, words, message in (
         (2, (), "usage"),
         (2, ("data=nothing",), "Could not find 'data/nothing'"),
@@ -154,9 +164,12 @@ def test_exit_codes_and_one_line_for_each_mistake(run, photos, tmp_path):
         (2, ("data=pairs", "data.batch_size=none"), "data.batch_size=none: give a whole number"),
         (2, ("photos",), "is not an override"),
         (2, ("data=pairs",), "data.path"),
-        (1, ("data=cub", f"data.root={tmp_path / 'none'}"), "no CUB data"),
-        (1, ("data=folder_discovery", f"data.root={photos}"), "which images are labelled?"),
-        (1, ("data=person_list", f"data.path={photos}"), "is a folder: give a list"),
+        (2, ("data=cub", f"data.root={tmp_path / 'none'}"), "no CUB data"),
+        (1, ("data=cub", f"data.root={photos}"), "no CUB data"),
+        (2, ("data=folder_discovery", f"data.root={photos}"), "which images are labelled?"),
+        (2, ("data=person_list", f"data.path={photos}"), "is a folder: give a list"),
+        (2, ("data=pairs", f"data.path={tmp_path / 'none'}"), "there is no such file or folder"),
+        (1, ("data=pairs", f"data.path={empty}"), "holds no images"),
     ):
         found, _, err = run(*words)
         assert found == code and message in err, (words, err)

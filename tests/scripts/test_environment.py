@@ -145,6 +145,18 @@ def test_check_names_missing_and_outdated_packages(checkout, group):
     assert ("no-such-package>=1" in check(checkout).stdout) == (group == "dependencies")
 
 
+SCRIPTS = {path.name for path in (PROJECT / "scripts").glob("*.py")} - {"check_environment.py", "gpu_check.py"}
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_every_script_says_in_one_line_that_packages_are_missing(script):
+    command = [sys.executable, "-S", PROJECT / "scripts" / script, "--help"]  # -S: without installed packages
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "lacks what this project needs" in done.stderr and ". .venv/bin/activate" in done.stderr
+
+
 def test_constraints_pin_every_dependency_by_name_only():
     lines = (PROJECT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if not line.startswith("#")]

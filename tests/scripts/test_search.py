@@ -84,6 +84,8 @@ def test_an_image_that_cannot_be_decoded_is_counted(pretrained, photos, tmp_path
         (["run=x", "images=x", "text= "], "text=: give a sentence"),
         (["run=x", "images=x", "text=a", "top=0"], "top=0: give a whole number from 1"),
         (["run=x", "images=x", "text=a", "top=many"], "top=many: give a whole number from 1"),
+        (["run=x", "images=x", "text=a"], "images=x: there is no such folder"),
+        (["run=x", "images=.", "text=a", "output=found.xyz"], "output=found.xyz: the file is written as PNG"),
         (["run=x", "images=x", "text=a", "size=3"], "'size=3': expected key=value with one of run"),
     ],
 )

@@ -165,7 +165,7 @@ def empty_caption(folder):
         (["data=cub", "data.root=/nowhere/CUB"], "no CUB data: /nowhere/CUB is no folder; download", 2),
         (["data.batch_size=100"], "a batch of 100 images is larger than the training set", 2),
         (["trainer.precision=fp8"], "trainer.precision=fp8: give one of auto, bf16, fp32", 2),
-        (["trainer.monitor=accuracy"], "trainer.monitor=accuracy: give a figure of the validation split, such as", 2),
+        (["trainer.monitor=accuracy"], "trainer.monitor=accuracy: give a figure of the validation split", 2),
         (["+trainer.epoch=3"], "trainer.epoch: no such key; did you mean trainer.epochs?", 2),
         (["resume=/nowhere"], "/nowhere is not a run folder", 2),
         (["encoder.init=/nowhere/meru.pth"], "encoder.init: no file /nowhere/meru.pth", 2),
@@ -209,7 +209,7 @@ def test_an_agent_of_a_sweep_starts_a_run_with_its_parameters(cub_folder, tmp_pa
 def test_a_run_folder_in_use_is_not_overwritten(finished, warm_python):
     folder, overrides, _ = finished
     code, _, errors = run(*overrides, f"folder={folder}", python=warm_python)
-    assert code == 2 and f"resume with resume={folder}" in errors
+    assert code == 2 and f"folder={folder} holds the finished run of this command; its figures are in" in errors
 
 
 def test_a_run_of_one_model_is_not_resumed_as_another(finished, warm_python):
@@ -224,7 +224,7 @@ def test_help_is_quick_and_all_keys_are_shown():
     assert code == 0 and "embedding_dimension" in output
     assert "torch" not in subprocess.run(
         [sys.executable, "-c", "import sys; sys.argv = ['train', '--cfg', 'job']\n"
-         f"import runpy; sys.path[:0] = ['{PROJECT}']\n"
+         f"import runpy; sys.path[:0] = ['{PROJECT}', '{PROJECT}/scripts']\n"
          f"runpy.run_path('{PROJECT}/scripts/train.py')\nprint(*sys.modules)"],
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip

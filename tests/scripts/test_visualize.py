@@ -64,7 +64,10 @@ def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tm
         (["tree", "output=x"], "run= is missing"),
         (["tree", "run=nowhere"], "nowhere is not a run folder"),
         (["attention", "run=x", "image=y", "text=z", "output=/"], "output=/ is a folder: name a file in it"),
-        (["attention", "run=nowhere", "image=y", "text=z"], "nowhere is not a run folder"),
+        (["attention", "run=x", "image=y", "text=z", "output=a.jpg"], "output=a.jpg: the file is written as PNG"),
+        (["attention", "run=nowhere", f"image={SCRIPT}", "text=z"], "nowhere is not a run folder"),
+        (["attention", "run=nowhere", "image=y", "text=z"], "image=y: there is no such file"),
+        (["tree", "run=x", "output=tree.png"], "output=tree.png is named like a file: name a folder"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, message, warm_python, tmp_path):

@@ -247,6 +247,7 @@ def without(name, weights):
         (written(**{"visual.pos_embed": torch.zeros(1, 7, WIDTH)}), "positions for 6 patches, which are no square"),
         (written(**{"visual.pos_embed": torch.zeros(5)}), "has the names of a published checkpoint, but not its shape"),
         (written(**{"textual.token_embed.weight": torch.zeros(9, TEXT)}), "knows 9 tokens, but CLIP's tokenizer has"),
+        (written(**{"textual.token_embed.weight": torch.zeros(49408, 8)}), "a text tower of width 8, no multiple"),
         (written(logit_scale=torch.tensor(math.nan)), "holds 1 values of logit_scale that are not finite"),
     ],
 )  # fmt: skip

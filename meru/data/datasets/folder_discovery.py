@@ -184,8 +184,8 @@ def _check_choice(given: Sequence[str], unlabelled: str | Path | None, fraction:
         raise UserError(f"data.{given[0]} and data.{given[1]} both say which images are labelled: give one of them")
     if not given and unlabelled is None:
         raise UserError(
-            f"which images are labelled? Give {WAYS}; or, if all images in class folders are, "
-            "data.unlabelled=<the folder of the others>"
+            f"data.old_classes is missing: which images are labelled? Give {WAYS}; or, if all images in class folders "
+            "are, data.unlabelled=<the folder of the others>"
         )
     if "labelled_files" in given and fraction is not None:
         raise UserError("data.labelled_fraction goes with old classes, data.labelled_files lists the images: give one")

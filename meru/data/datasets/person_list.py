@@ -89,6 +89,7 @@ def _rows(source: Path, columns: Mapping, encoding: str | None) -> list[Row]:
         box_format="xywh",
         encoding=encoding,
         class_word="identity",
+        without=("boxes",),
     )
     if not used.captions:
         raise UserError(f"{source} has no column of captions; it has {', '.join(names)}: set data.columns.caption")

@@ -76,9 +76,12 @@ def _extract(urls: Sequence[str], folder: Path, fields: Fields, *, key: str, on_
         log.info("%s: extracting %d shards to %s", key, len(urls), folder)
     place = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
     try:
-        images = _images(urls, place, fields, on_error)
+        faults: list[str] = []
+        images = _images(urls, place, fields, on_error, faults)
         listed = list(itertools.islice(images, most))
         images.close()
+        if not listed and faults:
+            raise UserError(f"{key}: no sample can be used; the first reason: {faults[0]}", exit_code=1)
         if not listed:
             raise UserError(
                 f"{key}: {urls[0]}{f' and {len(urls) - 1} more hold' if len(urls) > 1 else ' holds'} no image with a "
@@ -102,33 +105,33 @@ def _there(url: str, fields: Fields) -> str:
 
 
 def _images(
-    urls: Sequence[str], place: Path, fields: Fields, on_error: str
+    urls: Sequence[str], place: Path, fields: Fields, on_error: str, faults: list[str]
 ) -> Iterator[tuple[str, tuple[str, ...], tuple]]:
-    """Write images; gives the name of the file, the captions and the parts of each."""
-    left_out, number = 0, 0
+    """Write images; gives the name of the file, the captions and the parts of each. `faults` gets what is left out."""
+    number = 0
     for url in urls:
         try:
             for raw in samples_in(url, fields):
                 try:
                     yield _written(raw, place, fields, number)
                     number += 1
-                except UserError:
+                except UserError as error:
                     if on_error == "raise":
                         raise
-                    left_out += 1
-        except UserError:
+                    faults.append(str(error))
+        except UserError as error:
             if on_error == "raise":
                 raise
-            left_out += 1
-    if left_out:
-        log.warning("%d samples are left out, since they lack a caption or crops, or their shard is damaged", left_out)
+            faults.append(str(error))
+    if faults:
+        log.warning("left out: %d samples or rests of shards, the first: %s", len(faults), faults[0])
 
 
 def _written(raw: RawSample, place: Path, fields: Fields, number: int) -> tuple[str, tuple[str, ...], tuple]:
     ending = next(each for each in fields.image if each in raw.files)
     path = place / f"{number:07d}.{ending.rpartition('.')[2]}"
     path.write_bytes(fields.image_of(raw))
-    size = (1, 1)
+    size = None
     if fields.regions and not fields.crops:
         with suppress(UserError):  # a damaged image is met when it is read
             size = image_size(path)

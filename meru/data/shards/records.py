@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from meru.data.datasets.own.boxes import regions
+from meru.data.datasets.own.boxes import LEAST_INSIDE, regions, require_inside, share_inside
 from meru.data.records import Crop, ImageRecord, Region
 from meru.data.shards.tars import Fields, RawSample, value_of
 from meru.errors import UserError
@@ -14,7 +14,7 @@ _OR_SKIP = ": mend the shard, or set data.on_error=skip"
 
 
 def record_of(
-    raw: RawSample, fields: Fields, *, index: int, size: tuple[int, int], path: Path | None = None
+    raw: RawSample, fields: Fields, *, index: int, size: tuple[int, int] | None, path: Path | None = None
 ) -> ImageRecord:
     """The record of a sample; it is a class of its own.
 
@@ -22,13 +22,18 @@ def record_of(
         raw: The sample.
         fields: Which files of it hold what.
         index: Its number.
-        size: Height and width of its image in pixels.
+        size: Height and width of its image in pixels; None: unknown, and its boxes are left out.
         path: A file of its image; None: its place in the tar file, only for messages.
 
     Raises:
-        UserError: for captions and boxes that are missing or of another form; the message names tar file and key.
+        UserError: for captions and boxes that are missing or of another form, and boxes outside the image; the message
+            names tar file and key.
     """
-    parts = crops_of(raw, fields) if fields.crops else regions_of(raw, fields, *size)
+    parts: tuple[Crop, ...] | tuple[Region, ...] = ()
+    if fields.crops:
+        parts = crops_of(raw, fields)
+    elif size:
+        parts = regions_of(raw, fields, *size)
     return ImageRecord(path or Path(raw.place), index, fields.captions_of(raw), regions=parts)
 
 
@@ -74,12 +79,17 @@ def regions_of(raw: RawSample, fields: Fields, height: int, width: int) -> tuple
     `[start, end, left, top, right, bottom, score]`, characters of the caption and edges as shares of the image (Peng et
     al., "Kosmos-2: Grounding Multimodal Large Language Models to the World", ICLR 2024). Those without area are left
     out.
+
+    Raises:
+        UserError: for another form, and for boxes outside the image.
     """
     if fields.regions is None:
         return ()
     found = value_of(raw, fields.regions, key="data.boxes_field")
     if not isinstance(found, list) or not any(_is_grit(each) for each in found):
-        return regions(found, raw.place, box_format=fields.box_format)
+        read = regions(found, raw.place, box_format=fields.box_format)
+        require_inside(read, raw.place, height=height, width=width)
+        return read
     caption = fields.text_of_boxes(raw)
     return tuple(filter(None, (_region(each, caption, height, width, raw.place) for each in found)))
 
@@ -97,8 +107,15 @@ def _region(value: object, caption: str, height: int, width: int, place: str) ->
             exit_code=1,
         )
     start, end, *edges = value[:6]
-    left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in edges)
+    left, top, right, bottom = edges
     if left >= right or top >= bottom:
         return None
+    if share_inside((left, top, right - left, bottom - top), height=1, width=1) < LEAST_INSIDE:
+        raise UserError(
+            f"{place}: the box {str(value)[:60]} lies outside its image of {width} × {height} pixels: GRIT's edges are "
+            'shares of the image, from 0 to 1; boxes in pixels are {"box": [x, y, width, height], "phrase": …}',
+            exit_code=1,
+        )
+    left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in edges)
     box = (left * width, top * height, (right - left) * width, (bottom - top) * height)
     return Region(box, " ".join(caption[int(start) : int(end)].split()))

@@ -10,10 +10,11 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import BinaryIO
 
+from meru.data.shards.programs import ProgramOutput
 from meru.errors import UserError
 from meru.files import os_error_message
 
@@ -186,7 +187,8 @@ def samples_in(url: str, fields: Fields, *, without_image: bool = False) -> Iter
     """The samples with an image in a tar file, or all of them, in its order, read as a stream.
 
     Raises:
-        UserError: if the tar file cannot be opened or is damaged; the message names it and the sample before.
+        UserError: if the tar file cannot be opened or is damaged; the message names it and the sample before, and what
+            a server answered.
     """
     library = webdataset()
     last, stream = None, None
@@ -198,12 +200,17 @@ def samples_in(url: str, fields: Fields, *, without_image: bool = False) -> Iter
             raw = RawSample(f"shard {url}, sample {last}", files)
             if without_image or fields.image_of(raw) is not None:
                 yield raw
+        if reason := failure_of(stream):
+            raise OSError(reason)
     except FAULTS as error:
         where = f"after sample {last}" if last else "at its start"
-        message = f"shard {url} cannot be read {where} ({reason_of(error)}): fetch it again"
-        raise UserError(message, exit_code=1) from None
+        reason, advice = failure_of(stream), "check the address" if last is None else "try again"
+        if reason is None:
+            reason, advice = reason_of(error), "fetch it again"
+        raise UserError(f"shard {url} cannot be read {where} ({reason}): {advice}", exit_code=1) from None
     finally:
-        _close(stream)
+        if stream is not None:
+            stream.close()
 
 
 def _members(url: str, stream: object, fields: Fields) -> Iterator[dict[str, str | bytes]]:
@@ -231,25 +238,14 @@ def _tar(url: str, stream: object) -> tarfile.TarFile:
     return tarfile.open(fileobj=stream, mode="r|*")
 
 
-def _opened(url: str) -> object:
+def _opened(url: str) -> BinaryIO | ProgramOutput:
     """A stream of bytes; addresses are read with curl."""
-    if is_local(url):
-        return Path(url).open("rb")
-    webdataset()
-    # The package has a function of the same name, which hides the module in some versions.
-    return import_module("webdataset.gopen").gopen(url)
+    return Path(url).open("rb") if is_local(url) else ProgramOutput(url)
 
 
-def _close(stream: object) -> None:
-    """Close a stream, and end the program that fills it."""
-    if stream is None:
-        return
-    if (process := getattr(stream, "proc", None)) is not None:
-        process.kill()
-        process.wait()
-        stream.stream.close()
-    else:
-        stream.close()
+def failure_of(stream: BinaryIO | ProgramOutput | None) -> str | None:
+    """Why the program that fills a stream has failed; None if it has not, and for files."""
+    return stream.failure() if isinstance(stream, ProgramOutput) else None
 
 
 def value_of(raw: RawSample, field: str, *, key: str) -> object:

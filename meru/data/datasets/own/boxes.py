@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from meru.data.records import Region
 from meru.errors import UserError
 
 FORMATS = ("xywh", "xyxy")  # x, y, width, height; or the left, top, right and bottom edges
+# Share of a box's area. Edges drawn a little outside the image are usual; with less inside, the unit or image is wrong.
+LEAST_INSIDE = 0.5
 BOX_NAMES, PHRASE_NAMES = ("box", "bbox"), ("phrase", "caption", "text", "label")
 
 
@@ -60,3 +62,29 @@ def _region(value: object, where: str, box_format: str) -> Region:
         others = " or ".join(FORMATS)
         raise UserError(f"{where}: the box {box} has no area with data.box_format={box_format}; choose {others}")
     return Region((float(x), float(y), float(width), float(height)), " ".join(phrase.split()))
+
+
+def require_inside(found: Iterable[Region], where: str, *, height: int, width: int) -> None:
+    """Refuse boxes that do not belong to an image of this size, in pixels; edges slightly outside are accepted.
+
+    Raises:
+        UserError: if less than `LEAST_INSIDE` of a box lies in the image; the message begins with `where`.
+    """
+    for region in found:
+        if share_inside(region.box, height=height, width=width) < LEAST_INSIDE:
+            raise UserError(
+                f"{where}: the box {shown(region.box)} (left, top, width, height) lies outside its image of {width} × "
+                f"{height} pixels: give boxes in pixels of the image as it is stored, or set data.box_format"
+            )
+
+
+def share_inside(box: Sequence[float], *, height: float, width: float) -> float:
+    """The share of the area of a box, left, top, width and height, that lies in an image."""
+    left, top, across, down = box
+    inside = max(0.0, min(left + across, width) - max(left, 0)) * max(0.0, min(top + down, height) - max(top, 0))
+    return inside / (across * down)
+
+
+def shown(box: Sequence[float]) -> str:
+    """A box as in a table: `[10, 20, 50.5, 40]`."""
+    return f"[{', '.join(f'{edge:g}' for edge in box)}]"

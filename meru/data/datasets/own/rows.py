@@ -6,11 +6,14 @@ import logging
 import re
 import reprlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meru.data.datasets.own.boxes import require_inside
 from meru.data.folders import FileFinder, inner_path
 from meru.data.image_folders import IMAGE_ENDINGS
+from meru.data.images import image_size
 from meru.data.records import Region
 from meru.errors import UserError
 
@@ -61,11 +64,14 @@ def merged(rows: Sequence[Row], root: Path, *, source: Path) -> list[Entry]:
         source: The file or folder, for messages.
 
     Raises:
-        UserError: for an image outside `root`, missing images, or rows of one image that differ in class or split.
+        UserError: for an image outside `root`, missing images, rows of one image that differ in class or split, or a
+            box outside its image.
     """
     entries: dict[Path, Entry] = {}
     repeated = 0
-    for row, path in zip(rows, found_images(rows, root, source=source), strict=True):
+    paths = found_images(rows, root, source=source)
+    _require_boxes_inside(rows, paths)
+    for row, path in zip(rows, paths, strict=True):
         entry = entries.setdefault(path, Entry(path, row, row.class_name, row.split))
         for name in ("class_name", "split"):
             before, now = getattr(entry.first, name), getattr(row, name)
@@ -105,6 +111,23 @@ def found_images(rows: Sequence[Row], root: Path, *, source: Path) -> list[Path]
             f"({first.where}): restore them, or set data.images to the folder that paths start from"
         )
     return checked
+
+
+def _require_boxes_inside(rows: Sequence[Row], paths: Sequence[Path]) -> None:
+    """Compare boxes with the sizes in the headers of the images."""
+    boxed = [(row, path) for row, path in zip(rows, paths, strict=True) if row.regions]
+    with ThreadPoolExecutor() as pool:
+        sizes = pool.map(_size_or_none, [path for _, path in boxed])
+        for (row, _), size in zip(boxed, sizes, strict=True):
+            if size is not None:
+                require_inside(row.regions, f"{row.where} ({row.image})", height=size[0], width=size[1])
+
+
+def _size_or_none(path: Path) -> tuple[int, int] | None:
+    try:
+        return image_size(path)
+    except UserError:  # decoding reports it, unless data.on_error=skip
+        return None
 
 
 def _file_or_none(path: Path | None) -> Path | None:

@@ -53,7 +53,7 @@ def divide(
         )
         how = f"given, validation cut with data.split_seed={seed}" if how == "given" else how
     counts = ", ".join(f"{len(splits[split])} {split}" for split in SPLITS)
-    log.info("splits (%s): %s", how, counts + _of_classes(splits))
+    log.info("splits (%s): %s images%s", how, counts, _of_classes(splits))
     return splits
 
 
@@ -91,7 +91,7 @@ def _of_classes(splits: dict[str, list[Entry]]) -> str:
         of_class = [counts[split][name] for name in names]
         least, most = min(of_class), max(of_class)
         spans.append(str(least) if least == most else f"{least} to {most}")
-    return f" images; of each of {len(names)} classes {', '.join(spans)}"
+    return f"; of each of {len(names)} classes {', '.join(spans)}"
 
 
 def cut(entries: Sequence[Entry], fraction: float, *, seed: int, purpose: str) -> tuple[list[Entry], list[Entry]]:

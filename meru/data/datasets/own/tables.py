@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,6 +45,7 @@ def table_rows(
     box_format: str,
     encoding: str | None,
     class_word: str = "class",
+    without: Collection[str] = (),
 ) -> tuple[list[Row], Columns]:
     """The rows of a table, and the columns that they were read from.
 
@@ -55,6 +56,7 @@ def table_rows(
         box_format: One of `meru.data.datasets.own.boxes.FORMATS`.
         encoding: Of a text file; None: UTF-8, or UTF-16 with a byte order mark.
         class_word: What a class is, for messages.
+        without: As for `chosen_columns`; with `split`, also its column.
 
     Raises:
         UserError: if the file cannot be read, lacks a column, has no rows, or for a bad cell.
@@ -62,7 +64,7 @@ def table_rows(
     table = read_table(path, encoding=encoding)
     if not table.rows:
         raise UserError(f"{path} has no rows: it must list images")
-    used = chosen_columns(table.names, columns, path=path)
+    used = chosen_columns(table.names, columns, path=path, without=(*without, *(("split",) if split else ())))
     rows = []
     for where, cells in table.rows:
         captions = sentences([cells.get(name) for name in used.captions], where) if used.captions else ()
