@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ import open_clip
 import pytest
 import timm
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
@@ -20,6 +23,8 @@ from warm_python import warm_environment
 from meru.configuration import composing
 
 torch.set_num_threads(1)
+# Most of composing a configuration is reading YAML, which PyYAML does in Python unless it is told otherwise.
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 PARTS = (
     "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye",
@@ -95,9 +100,15 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def composed(*overrides: str, name: str = "train", resolve: bool = True) -> DictConfig:
     """`composed("experiment=birds_meru", "trainer.epochs=1")`: the configuration as `scripts/train.py` would see it."""
-    config, _ = composing.compose(overrides, command=name)
     if resolve:
-        OmegaConf.resolve(config)
+        return copy.deepcopy(_resolved(overrides, name))
+    return composing.compose(overrides, command=name)[0]
+
+
+@functools.lru_cache(maxsize=64)  # tests of all recipes compose the same ones
+def _resolved(overrides: tuple[str, ...], name: str) -> DictConfig:
+    config, _ = composing.compose(overrides, command=name)
+    OmegaConf.resolve(config)
     return config
 
 

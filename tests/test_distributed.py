@@ -21,6 +21,16 @@ WORLD, BATCH = 2, 6
 
 SIGMOID = {"kind": "sigmoid", "bias": -3.0}
 ARGENT = {"kind": "argent"}
+CASES = [
+    (CLIP, "pair"),
+    (CLIP, "class", SIGMOID),
+    (MERU, "class"),
+    (HyCoCLIP, "class"),
+    (HyCoCLIP, "class", SIGMOID, ARGENT),
+    (MERUPatches, "image"),
+    (GAHR, "class"),
+    (UNCHA, "class"),
+]
 
 
 def build(kind, positives, contrastive=None, entailment=None):
@@ -31,7 +41,7 @@ def build(kind, positives, contrastive=None, entailment=None):
             image_size=32,
             arguments={"patch_size": 16, "embed_dim": 64, "depth": 1, "num_heads": 4},
         ),
-        text=text_transformer(architecture="L1_W64_A4", context_length=8),
+        text=text_transformer(architecture="L1_W16_A4", context_length=8),
         embedding_dimension=16,
         loss=EVERY_TERM
         | {
@@ -77,24 +87,22 @@ def one_step(rank, *arguments):
     return output.loss.detach(), gradients(model)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        (CLIP, "pair"),
-        (CLIP, "class", SIGMOID),
-        (MERU, "class"),
-        (HyCoCLIP, "class"),
-        (HyCoCLIP, "class", SIGMOID, ARGENT),
-        (MERUPatches, "image"),
-        (GAHR, "class"),
-        (UNCHA, "class"),
-    ],
-)
-def test_two_processes_give_the_loss_and_gradients_of_one(arguments):
-    model = build(*arguments)
+def every_step(rank):
+    return [one_step(rank, *arguments) for arguments in CASES]
+
+
+@pytest.fixture(scope="module")
+def steps_of_two():
+    """Loss and gradients of every case in each of two processes, which are started once."""
+    return results_of(every_step)
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_two_processes_give_the_loss_and_gradients_of_one(case, steps_of_two):
+    model = build(*CASES[case])
     expected = model(whole_batch())
     expected.loss.backward()
-    (first_loss, first), (second_loss, second) = results_of(one_step, *arguments)
+    (first_loss, first), (second_loss, second) = (steps[case] for steps in steps_of_two)
     torch.testing.assert_close((first_loss + second_loss) / 2, expected.loss.detach())
     for name, gradient in gradients(model).items():
         assert torch.equal(first[name], second[name]), name

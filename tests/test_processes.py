@@ -31,7 +31,7 @@ COMMON = [
     "trainer.precision=fp32",
     "logger=none",
 ]
-SMALL_TEXT = ["encoder.text.architecture=L1_W64_A2", "encoder.embedding_dimension=16"]
+SMALL_TEXT = ["encoder.text.architecture=L1_W16_A2", "encoder.embedding_dimension=16"]
 SMALL_HEADS = [
     "model.projection_width=16", "model.projection_dimension=8", "data.old_classes=[002.Red_bird_0,005.Green_bird_1]",
 ]  # fmt: skip

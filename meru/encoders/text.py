@@ -10,7 +10,8 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,17 @@ from torch.utils.checkpoint import checkpoint
 
 from meru.errors import UserError
 from meru.layers.low_rank import LowRank
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
+
+
+@cache
+def _clip_vocabulary() -> SimpleTokenizer:
+    """CLIP's merges, read once for all tokenizers of a process."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
 
 
 class CaptionTokenizer:
@@ -33,11 +45,9 @@ class CaptionTokenizer:
     def __init__(self, *, context_length: int = 77):
         self.context_length = context_length
 
-    @cached_property
-    def _vocabulary(self):
-        from open_clip.tokenizer import SimpleTokenizer
-
-        return SimpleTokenizer(context_length=self.context_length)
+    @property
+    def _vocabulary(self) -> SimpleTokenizer:
+        return _clip_vocabulary()
 
     @property
     def vocabulary_size(self) -> int:

@@ -28,7 +28,7 @@ PERSON_SIZES = {
         "+data.load.identities=13", "+data.load.images_per_identity=1",
     ],
 }
-SMALL = ["encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2"]
+SMALL = ["encoder.image.image_size=64", "encoder.text.architecture=L1_W16_A2"]
 
 
 def without_repetition(names):
@@ -172,6 +172,8 @@ def test_crops_need_boxes_and_parts_and_patches_do_not(missing, model, message, 
 def test_every_encoder_builds(name, compose):
     empty = ["+encoder.image.random_weights=true", "+encoder.text.random_weights=true"]
     config = compose("model=meru", f"encoder={name}", *empty)
+    if "architecture" in config.encoder.text:  # which the tests of the text tower build
+        config.encoder.text.architecture = "L1_W16_A2"
     pretrained = build(config)
     image = pretrained.transforms.evaluation(torch.zeros(3, 300, 400, dtype=torch.uint8))
     assert image.shape in ((3, 96, 96), (3, 160, 160), (3, 224, 224))
@@ -284,7 +286,7 @@ def test_a_frozen_tower_without_weights_is_refused(overrides, message, compose):
 
 
 def test_a_frozen_tower_may_get_its_weights_from_a_file_or_a_whole_model(compose, mobilenet_weights, tmp_path):
-    towers = ["encoder=mobilenetv2", "encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2"]
+    towers = ["encoder=mobilenetv2", "encoder.image.image_size=64", "encoder.text.architecture=L1_W16_A2"]
     given = build(compose(*towers, f"encoder.image.weights={mobilenet_weights}"))
     save_weights(tmp_path / "model.safetensors", given.model.state_dict())
     whole = build(compose(*towers, f"encoder.init={tmp_path / 'model.safetensors'}"))

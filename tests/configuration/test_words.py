@@ -197,7 +197,7 @@ def test_a_run_in_a_folder_with_a_strange_name_is_made_resumed_and_evaluated(cub
     data = tmp_path / "数据 1,2"
     data.symlink_to(cub_folder)
     tiny = [
-        "experiment=birds_meru", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2", "logger=none",
+        "experiment=birds_meru", "encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A2", "logger=none",
         "data.load._target_=meru.data.datasets.cub.load_cub", "data.batch_size=4", "data.workers=0",
     ]  # fmt: skip
     words = [*tiny, f"data.root={data}", f"folder={folder}"]

@@ -94,7 +94,7 @@ def test_no_section_means_no_augmentation():
 
 
 def test_configurations_ask_for_it(compose):
-    small = ["model=meru", "encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2"]
+    small = ["model=meru", "encoder.image.image_size=64", "encoder.text.architecture=L1_W16_A2"]
     persons = compose("data=cuhk_pedes", *small)
     transforms = build(persons).transforms
     assert isinstance(transforms.training, RandomPicks) and transforms.training.picks == 2

@@ -148,7 +148,7 @@ def test_a_list_that_is_missing(tmp_path):
 def test_gahr_trains_on_it(compose, write, tmp_path):
     config = compose(
         "experiment=own_gahr", f"data.path={write(rows(split=True))}", "encoder.image.image_size=48",
-        "encoder.text.architecture=L1_W64_A2", "data.batch_size=8", "data.workers=0", "trainer.epochs=1", "logger=none",
+        "encoder.text.architecture=L1_W16_A2", "data.batch_size=8", "data.workers=0", "trainer.epochs=1", "logger=none",
         f"folder={tmp_path / 'run'}",
     )  # fmt: skip
     figures = train(config, device=torch.device("cpu"))

@@ -17,7 +17,7 @@ from meru.tasks.data import load_data
 
 DOCUMENT = "docs/your-data.md"
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "grey": (120, 120, 120)}
-QUICK = ("trainer.epochs=2", "data.batch_size=8", "data.workers=0", "encoder.text.architecture=L1_W64_A2")
+QUICK = ("trainer.epochs=2", "data.batch_size=8", "data.workers=0", "encoder.text.architecture=L1_W16_A2")
 
 
 def draw(path: Path, colour: str, shade: int) -> Path:

@@ -13,7 +13,7 @@ from meru.tasks.image_text import ImageText
 from meru.training.checkpoint import save_weights
 
 TINY = [
-    "experiment=birds_meru", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2",
+    "experiment=birds_meru", "encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A2",
     "encoder.embedding_dimension=16", "data.load._target_=meru.data.datasets.cub.load_cub", "data.batch_size=4",
     "data.workers=0", "trainer.epochs=1", "evaluation.pointing=false", "logger=none",
 ]  # fmt: skip
@@ -91,7 +91,7 @@ def test_modules_of_other_shapes_keep_their_initial_values(finished, compose, sa
     ("overrides", "message"),
     [
         (["encoder.image.name=resnet18"], r"a run with encoder\.image\.name=test_resnet, and this one has resnet18"),
-        (["encoder.text.architecture=L2_W64_A2"], r"encoder\.text\.architecture=L1_W64_A2, and this one has L2_W64_A2"),
+        (["encoder.text.architecture=L2_W16_A2"], r"encoder\.text\.architecture=L1_W16_A2, and this one has L2_W16_A2"),
         (["encoder.embedding_dimension=8"], r"encoder\.embedding_dimension=16, and this one has 8"),
         (["+encoder.image.norm_epsilon=1e-4"], r"encoder\.image\.norm_epsilon=None, and this one has 0\.0001"),
         (["+encoder.image.pixel_std=[0.2,0.5,0.5]"], r"another pixel_std: set encoder\.image\.pixel_std=\[0\.5,0\.5,"),

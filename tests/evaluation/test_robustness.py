@@ -168,7 +168,7 @@ def finished(compose, cub_folder, tmp_path):
     def train_one(model):
         config = compose(
             f"experiment=birds_{model}", f"model={model}", "encoder.image.image_size=64",
-            "encoder.text.architecture=L1_W64_A2", "data.load._target_=meru.data.datasets.cub.load_cub",
+            "encoder.text.architecture=L1_W16_A2", "data.load._target_=meru.data.datasets.cub.load_cub",
             f"data.root={cub_folder}", "data.batch_size=4",
             "data.workers=0", "trainer.epochs=1", "logger=none", f"folder={tmp_path / model}",
         )  # fmt: skip

@@ -19,7 +19,7 @@ from meru.runs.evaluate import evaluate_run
 from meru.runs.train import train
 
 SMALL = (
-    "data=cub", "encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2",
+    "data=cub", "encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A2",
     "trainer.epochs=1", "data.batch_size=6", "data.workers=0", "logger=none", "evaluation.attention_pictures=0",
     "optim.learning_rate=1e-3", "model.norm_exponent=1",
 )  # fmt: skip

@@ -19,7 +19,7 @@ def run(compose, cub_folder, tmp_path_factory):
     """A finished run of MERU on birds in CUB's layout."""
     folder = tmp_path_factory.mktemp("suites") / "run"
     config = compose(
-        "experiment=birds_meru", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2",
+        "experiment=birds_meru", "encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A2",
         "data.load._target_=meru.data.datasets.cub.load_cub", f"data.root={cub_folder}", "data.batch_size=4",
         "data.workers=0", "trainer.epochs=1", "logger=none", f"folder={folder}",
     )  # fmt: skip

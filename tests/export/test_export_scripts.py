@@ -1,7 +1,6 @@
 """`scripts/export.py` and `scripts/interpolate.py` on the command line: one line for what is wrong."""
 
 import subprocess
-import sys
 
 import pytest
 
@@ -25,7 +24,7 @@ def test_wrong_usage_is_one_line(script, words, message, warm_python, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["export.py", "interpolate.py"])
-def test_without_words_the_usage_is_shown(script, tmp_path):
-    command = [sys.executable, PROJECT / "scripts" / script]
+def test_without_words_the_usage_is_shown(script, tmp_path, warm_python):
+    command = [warm_python, PROJECT / "scripts" / script]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and f"python scripts/{script} run=" in done.stdout

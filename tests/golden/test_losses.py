@@ -6,11 +6,9 @@ synthetic. The tolerance of 2e-4 is for the matrix products of other CPUs, whose
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 
-import open_clip
 import pytest
 import torch
 from conftest import composed
@@ -175,14 +173,6 @@ def discovery_batch(generator: torch.Generator) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def pinned() -> dict[str, dict[str, list[float]]]:
     return json.loads(PINS.read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_vocabulary():
-    """Read open_clip's vocabulary once, not for every model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(open_clip.tokenizer, "SimpleTokenizer", functools.cache(open_clip.tokenizer.SimpleTokenizer))
-        yield
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from meru.encoders.image import timm_image_encoder
-from meru.encoders.text import text_transformer
+from meru.encoders.text import CaptionTokenizer, text_transformer
 from meru.errors import UserError
 from meru.geometry.spaces import Euclidean, Hyperboloid
 from meru.losses.caption_hierarchy import calibrated_entailment
@@ -21,7 +21,7 @@ def build(dimension=32, space="hyperboloid", **settings):
     torch.manual_seed(0)
     model = MERUPatches(
         image=timm_image_encoder(name="vit_tiny_patch16_224", image_size=32, arguments=VIT),
-        text=text_transformer(architecture="L2_W64_A4", context_length=16),
+        text=text_transformer(architecture="L2_W16_A4", context_length=16),
         embedding_dimension=dimension,
         space=space,
         loss={
@@ -39,7 +39,7 @@ def build(dimension=32, space="hyperboloid", **settings):
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(1)
-    tokenizer = text_transformer(architecture="L1_W64", context_length=16).tokenizer
+    tokenizer = CaptionTokenizer(context_length=16)
     queries = ["a bird", "a red bird, small", "", "long beak", "", "", "", "its wing is blue", "blue wing"]
     return {
         "image": torch.randint(0, 256, (3, 3, 32, 32), generator=generator, dtype=torch.uint8),

@@ -63,7 +63,7 @@ def small(compose, cub_folder, tmp_path):
             "experiment=birds_meru",
             "model.initial_radius=0.25",
             "encoder.image.image_size=32",
-            "encoder.text.architecture=L1_W64_A2",
+            "encoder.text.architecture=L1_W16_A2",
             f"data.root={cub_folder}",
             "data.load._target_=meru.data.datasets.cub.load_cub",
             "data.batch_size=4",

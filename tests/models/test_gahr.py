@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from meru.encoders.image import timm_image_encoder
-from meru.encoders.text import text_transformer
+from meru.encoders.text import CaptionTokenizer, text_transformer
 from meru.errors import UserError
 from meru.geometry import lorentz
 from meru.losses.contrastive import row_contrast
@@ -42,7 +42,7 @@ def build(kind=GAHR, loss=None, image=None, **arguments):
         arguments = {"word_window": None, **arguments}
     return kind(
         image=timm_image_encoder(**(image or {"name": "vit_tiny_patch16_224", "image_size": 32, "arguments": VIT})),
-        text=text_transformer(architecture="L1_W64_A4", context_length=16),
+        text=text_transformer(architecture="L1_W16_A4", context_length=16),
         embedding_dimension=32,
         loss=settings,
         **arguments,
@@ -52,7 +52,7 @@ def build(kind=GAHR, loss=None, image=None, **arguments):
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(1)
-    tokenizer = text_transformer(architecture="L1_W64", context_length=16).tokenizer
+    tokenizer = CaptionTokenizer(context_length=16)
     return {
         "image": torch.randint(0, 256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8),
         "tokens": tokenizer.batch(["a man in red", "a woman with a blue bag", "a tall man", "black shoes"]),

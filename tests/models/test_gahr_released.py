@@ -6,7 +6,7 @@ import yaml
 from torch.nn import functional as F
 
 from meru.encoders.image import timm_image_encoder
-from meru.encoders.text import text_transformer
+from meru.encoders.text import CaptionTokenizer, text_transformer
 from meru.files import PROJECT
 from meru.models.gahr import GAHR
 from meru.training.optimizer import parameter_groups
@@ -33,7 +33,7 @@ def build(loss, **arguments):
     vit = {"patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 4}
     return GAHR(
         image=timm_image_encoder(name="vit_tiny_patch16_224", image_size=32, arguments=vit),
-        text=text_transformer(architecture="L1_W64_A4", context_length=16),
+        text=text_transformer(architecture="L1_W16_A4", context_length=16),
         embedding_dimension=32,
         loss=loss,
         **{"word_window": None, "class_token": True, **arguments},
@@ -42,7 +42,7 @@ def build(loss, **arguments):
 
 @pytest.fixture
 def batch():
-    tokenizer = text_transformer(architecture="L1_W64", context_length=16).tokenizer
+    tokenizer = CaptionTokenizer(context_length=16)
     return {
         "image": torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)),
         "tokens": tokenizer.batch(["a man in red", "a woman with a blue bag", "a tall man", "black shoes"]),

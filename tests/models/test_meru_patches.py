@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from meru.encoders.image import timm_image_encoder
-from meru.encoders.text import text_transformer
+from meru.encoders.text import CaptionTokenizer, text_transformer
 from meru.errors import UserError
 from meru.models.gahr import GAHR
 from meru.models.hycoclip import HyCoCLIP, average_of_terms
@@ -35,7 +35,7 @@ def build(kind, *, level=None, loss=None, **arguments):
         settings[name] = {**settings.get(name, {}), **changes}
     return kind(
         image=timm_image_encoder(name="vit_tiny_patch16_224", image_size=32, arguments=VIT, patch_level=level),
-        text=text_transformer(architecture="L2_W64_A4", context_length=16),
+        text=text_transformer(architecture="L2_W16_A4", context_length=16),
         embedding_dimension=32,
         loss=settings,
         **arguments,
@@ -45,7 +45,7 @@ def build(kind, *, level=None, loss=None, **arguments):
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(1)
-    tokenizer = text_transformer(architecture="L1_W64", context_length=16).tokenizer
+    tokenizer = CaptionTokenizer(context_length=16)
     pictures = torch.randint(0, 256, (2, 4, 3, 32, 32), generator=generator, dtype=torch.uint8)
     return {
         "image": pictures[0],

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from meru.encoders.image import timm_image_encoder
-from meru.encoders.text import text_transformer
+from meru.encoders.text import CaptionTokenizer, text_transformer
 from meru.errors import UserError
 from meru.geometry import lorentz, poincare
 from meru.losses.hypgcd import category_loss
@@ -23,7 +23,7 @@ def build(kind, *, contrastive=1.0, entailment=0.2, positives="pair", **argument
     torch.manual_seed(0)
     return kind(
         image=timm_image_encoder(name="vit_tiny_patch16_224", image_size=32, arguments=VIT),
-        text=text_transformer(architecture="L2_W64_A4", context_length=16),
+        text=text_transformer(architecture="L2_W16_A4", context_length=16),
         embedding_dimension=32,
         loss={
             "contrastive": {"weight": contrastive, "positives": positives},
@@ -36,7 +36,7 @@ def build(kind, *, contrastive=1.0, entailment=0.2, positives="pair", **argument
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(1)
-    tokenizer = text_transformer(architecture="L1_W64", context_length=16).tokenizer
+    tokenizer = CaptionTokenizer(context_length=16)
     return {
         "image": torch.randint(0, 256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8),
         "tokens": tokenizer.batch(["a bird", "a red bird", "a blue bird with a long beak", "a wing"]),
@@ -166,7 +166,7 @@ def test_starting_values_are_those_of_the_paper():
 @pytest.mark.parametrize("kind", [CLIP, MERU])
 def test_the_temperature_starts_where_the_weights_have_it(kind, towers, arguments, expected):
     image = timm_image_encoder(name="vit_tiny_patch16_224", image_size=32, arguments=VIT)
-    text = text_transformer(architecture="L1_W64", context_length=16)
+    text = text_transformer(architecture="L1_W16_A1", context_length=16)
     model = kind(
         image=replace(image, logit_scale=towers[0]),
         text=replace(text, logit_scale=towers[1]),

@@ -36,7 +36,7 @@ def build(kind, contrastive=None, entailment=None, positives="pair", **arguments
         arguments = {"curvature": CURVATURE, **arguments}
     return kind(
         image=timm_image_encoder(name="test_resnet", image_size=32),
-        text=text_transformer(architecture="L1_W32_A2", context_length=12),
+        text=text_transformer(architecture="L1_W16_A2", context_length=12),
         loss=loss,
         embedding_dimension=WIDTH,
         **arguments,

@@ -5,7 +5,7 @@ import torch
 from every_term import ENTAILMENT
 
 from meru.encoders.image import timm_image_encoder
-from meru.encoders.text import text_transformer
+from meru.encoders.text import CaptionTokenizer, text_transformer
 from meru.errors import UserError
 from meru.geometry.spaces import Euclidean, Hyperboloid, Sphere
 from meru.losses.entailment import entailment_excess
@@ -35,7 +35,7 @@ def build(kind, loss=None, **arguments):
     vit = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
     return kind(
         image=timm_image_encoder(name="vit_tiny_patch16_224", image_size=16, arguments=vit),
-        text=text_transformer(architecture="L1_W32_A2", context_length=12),
+        text=text_transformer(architecture="L1_W16_A2", context_length=12),
         embedding_dimension=16,
         loss=settings,
         **arguments,
@@ -45,7 +45,7 @@ def build(kind, loss=None, **arguments):
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(1)
-    tokenizer = text_transformer(architecture="L1_W64", context_length=12).tokenizer
+    tokenizer = CaptionTokenizer(context_length=12)
     pictures = torch.randint(0, 256, (2, 4, 3, 16, 16), generator=generator, dtype=torch.uint8)
     return {
         "image": pictures[0],

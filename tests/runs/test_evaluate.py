@@ -46,7 +46,7 @@ def person_run(compose, person_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("persons") / "run"
     config = compose(
         "experiment=pedestrians_gahr", f"data.root={person_folder}", "+data.load.identities=13",
-        "+data.load.images_per_identity=1", "encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2",
+        "+data.load.images_per_identity=1", "encoder.image.image_size=64", "encoder.text.architecture=L1_W16_A2",
         "evaluation.attention_pictures=0", "data.batch_size=4", "data.workers=0", "trainer.epochs=1", "logger=none",
         f"folder={folder}",
     )  # fmt: skip

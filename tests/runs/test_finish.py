@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 def configuration(compose, cub_folder, tmp_path):
     def make(*overrides, root=cub_folder):
         return compose(
-            "experiment=birds_meru_patches", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2",
+            "experiment=birds_meru_patches", "encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A2",
             f"data.root={root}", "data.load._target_=meru.data.datasets.cub.load_cub",
             "data.batch_size=4", "data.workers=0",
             "trainer.epochs=1", "logger=none", "evaluation.attention_pictures=2", f"folder={tmp_path / 'run'}",

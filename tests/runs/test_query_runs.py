@@ -17,7 +17,7 @@ from meru.tasks.image_text import ImageText
 CPU = torch.device("cpu")
 SMALL = [
     "experiment=birds_meru_patches", "loss.caption_hierarchy.weight=0.2", "encoder.image.image_size=32",
-    "encoder.text.architecture=L1_W64_A2", "encoder.embedding_dimension=32", "data.batch_size=4", "data.workers=0",
+    "encoder.text.architecture=L1_W16_A2", "encoder.embedding_dimension=32", "data.batch_size=4", "data.workers=0",
     "trainer.epochs=2", "trainer.evaluate_every=2", "evaluation.attention_pictures=0", "logger=none",
 ]  # fmt: skip
 

@@ -46,7 +46,7 @@ def shards(tmp_path, monkeypatch):
 def configure(compose, shards):
     def configuration(*overrides, name="run"):
         return compose(
-            "data=shards", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2", "logger=none",
+            "data=shards", "encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A2", "logger=none",
             f"data.root={shards}", "data.urls='{0..3}.tar'", "data.streams=2",
             "data.batch_size=4", "data.workers=0", "trainer.epochs=1", f"folder={shards / name}", *overrides,
         )  # fmt: skip

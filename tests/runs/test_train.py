@@ -19,7 +19,7 @@ def configuration(compose, cub_folder, tmp_path):
     return compose(
         "experiment=birds_meru_patches",
         "encoder.image.image_size=32",
-        "encoder.text.architecture=L1_W64_A2",
+        "encoder.text.architecture=L1_W16_A2",
         f"data.root={cub_folder}",
         "data.load._target_=meru.data.datasets.cub.load_cub",
         "data.batch_size=4",

@@ -18,7 +18,7 @@ from meru.files import PROJECT
 from meru.runs import ablation, ablation_file, ablation_plan, ablation_queue
 
 TINY = [
-    "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2", "encoder.embedding_dimension=16",
+    "encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A2", "encoder.embedding_dimension=16",
     "data.load._target_=meru.data.datasets.cub.load_cub", "data.batch_size=4", "data.workers=0", "trainer.epochs=1",
     "evaluation.pointing=false", "logger=none",
 ]  # fmt: skip
@@ -53,8 +53,8 @@ def test_a_real_ablation_is_trained_tabulated_and_not_repeated(workplace, cub_fo
     assert "meru_0 holds a run with trainer.epochs=1, which would now be 2" in capsys.readouterr().err
 
 
-def test_the_script_explains_itself():
-    done = subprocess.run([sys.executable, SCRIPTS / "ablate.py"], capture_output=True, text=True, check=False)
+def test_the_script_explains_itself(warm_python):
+    done = subprocess.run([warm_python, SCRIPTS / "ablate.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "seeds=0,1,2" in done.stdout and not done.stderr
 
 

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 
@@ -22,12 +21,16 @@ def write_run(folder, *, name, seed, share, finished=True):
     return str(folder)
 
 
-def compare(*runs):
-    command = [sys.executable, PROJECT / "scripts" / "compare.py", *runs]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def compare(warm_python):
+    def run(*words):
+        command = [warm_python, PROJECT / "scripts" / "compare.py", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run
 
 
-def test_seeds_stand_in_one_row_with_mean_and_sample_deviation(tmp_path):
+def test_seeds_stand_in_one_row_with_mean_and_sample_deviation(tmp_path, compare):
     runs = [write_run(tmp_path / f"a{s}", name="cub_meru", seed=s, share=0.1 * s) for s in (1, 2, 3)]
     runs.append(write_run(tmp_path / "b", name="cub_clip", seed=0, share=0.5))
     lines = compare(*runs).stdout.splitlines()
@@ -36,7 +39,7 @@ def test_seeds_stand_in_one_row_with_mean_and_sample_deviation(tmp_path):
     assert lines[4] == "| cub_clip | 1 | " + " | ".join(["50.0"] * 5) + " |"
 
 
-def test_pointing_has_columns_where_every_run_has_it(tmp_path):
+def test_pointing_has_columns_where_every_run_has_it(tmp_path, compare):
     runs = [write_run(tmp_path / f"a{s}", name="birds_meru", seed=s, share=0.3) for s in (1, 2)]
     assert "pointing" not in compare(*runs).stdout
     for run in runs:
@@ -55,7 +58,7 @@ DISCOVERY = {
 } | {"feature_tree/dendrogram_purity": 0.3, "feature_tree/chance_dendrogram_purity": 0.05}
 
 
-def test_discovery_runs_and_runs_on_persons_have_tables_of_their_own(tmp_path):
+def test_discovery_runs_and_runs_on_persons_have_tables_of_their_own(tmp_path, compare):
     runs = [write_run(tmp_path / name, name=name, seed=0, share=0.3) for name in ("birds", "gcd", "persons")]
     (tmp_path / "gcd" / "test.json").write_text(json.dumps(DISCOVERY))
     persons = {"text_to_image/identity/recall@1": 0.5, "text_to_image/identity/chance_recall@1": 0.01}
@@ -72,7 +75,7 @@ def test_discovery_runs_and_runs_on_persons_have_tables_of_their_own(tmp_path):
     assert chance == "| chance | | " + " | ".join(["10.0"] * 9 + ["5.0"]) + " |"
 
 
-def test_degraded_images_have_columns_of_their_own(tmp_path):
+def test_degraded_images_have_columns_of_their_own(tmp_path, compare):
     runs = [write_run(tmp_path / f"a{s}", name="birds_meru", seed=s, share=0.1) for s in (1, 2)]
     for run in runs:
         figures = {f"{row}/text_to_image/class/recall@1": 0.2 for row in ("clean", "resolution/8", "caption/0.5")}
@@ -84,7 +87,7 @@ def test_degraded_images_have_columns_of_their_own(tmp_path):
     assert chance == "| chance | | 10.0 | 10.0 | – |"
 
 
-def test_what_is_no_run_folder_is_left_out_of_the_table(tmp_path):
+def test_what_is_no_run_folder_is_left_out_of_the_table(tmp_path, compare):
     """`scripts/compare.py <folder of an ablation>/*`."""
     write_run(tmp_path / "meru_0", name="cub_meru", seed=0, share=0.1)
     for name in ("ablation.csv", "ablation.md", "meru_0.log"):
@@ -97,7 +100,7 @@ def test_what_is_no_run_folder_is_left_out_of_the_table(tmp_path):
     assert gone.returncode == 2 and f"{tmp_path / 'meru_1'} is not a run folder: it does not exist" in gone.stderr
 
 
-def test_a_figure_that_some_runs_lack_is_a_dash_or_the_mean_of_the_others(tmp_path):
+def test_a_figure_that_some_runs_lack_is_a_dash_or_the_mean_of_the_others(tmp_path, compare):
     runs = [write_run(tmp_path / f"a{s}", name="a|b", seed=s, share=0.1 * s) for s in (1, 2)]
     runs.append(write_run(tmp_path / "c", name="c", seed=0, share=0.5))
     for run in (tmp_path / "a1", tmp_path / "c"):
@@ -120,7 +123,7 @@ def test_a_figure_that_some_runs_lack_is_a_dash_or_the_mean_of_the_others(tmp_pa
         (b'{"found/recall@1": 0.5}', "none of the figures to compare"),
     ],
 )
-def test_figures_that_cannot_be_read_are_one_line_naming_the_file(content, message, tmp_path):
+def test_figures_that_cannot_be_read_are_one_line_naming_the_file(content, message, tmp_path, compare):
     run = write_run(tmp_path / "a", name="cub_meru", seed=0, share=0.1)
     (tmp_path / "a" / "test.json").write_bytes(content)
     done = compare(run)
@@ -128,7 +131,7 @@ def test_figures_that_cannot_be_read_are_one_line_naming_the_file(content, messa
     assert message in done.stderr and str(tmp_path / "a" / "test.json") in done.stderr
 
 
-def test_mistakes_are_one_clear_line(tmp_path):
+def test_mistakes_are_one_clear_line(tmp_path, compare):
     unfinished = write_run(tmp_path / "a", name="cub_meru", seed=0, share=0.1, finished=False)
     broken = write_run(tmp_path / "b", name="cub_meru", seed=0, share=0.1)
     (tmp_path / "b" / "config.yaml").write_text("name: [")

@@ -35,7 +35,7 @@ def pretrained(photos, tmp_path_factory, request):
 
     config = composed(
         "experiment=own_meru", f"data.path={photos}", "data.kind=file_names", "data.test_fraction=0",
-        "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2", "data.batch_size=3", "data.workers=0",
+        "encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A2", "data.batch_size=3", "data.workers=0",
         "trainer.epochs=1", "logger=none", f"folder={tmp_path_factory.mktemp('run') / 'run'}",
     )  # fmt: skip
     train(config, device=torch.device("cpu"))

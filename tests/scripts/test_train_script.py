@@ -19,7 +19,7 @@ TINY = [
     "encoder.image.name=vit_tiny_patch16_224",
     "encoder.image.image_size=32",
     "+encoder.image.arguments={embed_dim: 64, depth: 1, num_heads: 4}",
-    "encoder.text.architecture=L1_W64_A2",
+    "encoder.text.architecture=L1_W16_A2",
     "data.load._target_=meru.data.datasets.cub.load_cub",
     "data.batch_size=4",
     "logger=none",
@@ -48,14 +48,14 @@ def metrics(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(cub_folder, tmp_path_factory):
+def finished(cub_folder, tmp_path_factory, warm_python):
     """A finished run, and the overrides that made it."""
     folder = tmp_path_factory.mktemp("runs") / "straight"
     overrides = [
         "experiment=birds_meru", *TINY, f"data.root={cub_folder}", "trainer.epochs=6", "trainer.log_every=1",
         "trainer.checkpoint_every=1", "data.workers=1",
     ]  # fmt: skip
-    code, output, errors = run(*overrides, f"folder={folder}")
+    code, output, errors = run(*overrides, f"folder={folder}", python=warm_python)
     assert code == 0, errors
     return folder, overrides, output
 
@@ -72,10 +72,10 @@ def test_a_run_prints_its_table_with_chance_levels_and_where_everything_lies(fin
     }  # fmt: skip
 
 
-def test_killed_by_sigkill_and_resumed_ends_with_the_same_bits(finished, tmp_path):
+def test_killed_by_sigkill_and_resumed_ends_with_the_same_bits(finished, tmp_path, warm_python):
     straight, overrides, _ = finished
     folder = tmp_path / "killed"
-    process = start(*overrides, f"folder={folder}")
+    process = start(*overrides, f"folder={folder}", python=warm_python)  # which is killed with the one that asks for it
     deadline = time.monotonic() + 200
     while len((folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []) < 4:
         assert process.poll() is None and time.monotonic() < deadline
@@ -83,7 +83,7 @@ def test_killed_by_sigkill_and_resumed_ends_with_the_same_bits(finished, tmp_pat
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (folder / "model.safetensors").exists()
-    code, output, errors = run("experiment=cub_meru", f"resume={folder}")  # as train_cub.sh starts it
+    code, output, errors = run("experiment=cub_meru", f"resume={folder}", python=warm_python)  # as train_cub.sh does
     assert code == 0, errors
     assert "resumed at step" in output
     assert metrics(folder) == metrics(straight)

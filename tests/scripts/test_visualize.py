@@ -24,7 +24,7 @@ def picture(cub_folder):
 @pytest.fixture
 def finished(compose, cub_folder, tmp_path):
     config = compose(
-        "experiment=birds_meru_patches", "encoder.image.image_size=64", "encoder.text.architecture=L1_W64_A2",
+        "experiment=birds_meru_patches", "encoder.image.image_size=64", "encoder.text.architecture=L1_W16_A2",
         f"data.root={cub_folder}", "data.load._target_=meru.data.datasets.cub.load_cub",
         "data.batch_size=4", "data.workers=0",
         "trainer.epochs=1", "logger=none", "evaluation.attention_pictures=1", f"folder={tmp_path / 'run'}",

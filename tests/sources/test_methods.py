@@ -14,7 +14,7 @@ CAPTIONS = ["a red bird", "a bird with a long bill and green wings"]
 @pytest.fixture(scope="module")
 def loaded(compose):
     torch.manual_seed(0)
-    pretrained = build(compose("encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A1", "name=small"))
+    pretrained = build(compose("encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A1", "name=small"))
     pretrained.model.eval()
     return pretrained
 

@@ -37,7 +37,7 @@ def run(compose, tmp_path_factory):
     """The folder of a finished run of MERU on small towers, never trained."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     folder.mkdir()
-    config = compose("encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A1", "name=small")
+    config = compose("encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A1", "name=small")
     torch.manual_seed(0)
     weights = build(config).model.state_dict()
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")

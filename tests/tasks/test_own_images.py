@@ -12,7 +12,7 @@ from meru.runs.train import train
 from meru.tasks.image_text import ImageText
 
 SMALL = (
-    "data.workers=0", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2", "data.batch_size=4",
+    "data.workers=0", "encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A2", "data.batch_size=4",
     "trainer.epochs=1", "trainer.evaluate_every=1", "logger=none",
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from meru.runs.folder import release, require_data, resumed_config
 from meru.runs.train import train
 
 SMALL = [
-    "experiment=cub_meru", "encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W64_A2",
+    "experiment=cub_meru", "encoder=small", "encoder.image.image_size=32", "encoder.text.architecture=L1_W16_A2",
     "logger=none", "data.batch_size=4", "data.workers=0", "trainer.epochs=1",
 ]  # fmt: skip
 
