@@ -144,7 +144,7 @@ ROWS = (
     ),
     Row(r"python scripts/prepare_data\.py (birds|pedestrians)", add=("--help",), says="--seed"),
     Row(r"python scripts/prepare_data\.py cuhk_pedes", add=("--root", "{persons}"), says="ready"),
-    Row(r"python scripts/prepare_data\.py \w+", add=("--root", "{here}/none"), says="https://github.com", exit_code=1),
+    Row(r"python scripts/prepare_data\.py \w+", add=("--root", "{here}/none"), says="https://github.com", exit_code=2),
     # Benchmarks and checks
     Row(r"bash train_\w+\.sh", add=("--help",), says="Usage"),
     Row(r"python scripts/document_keys\.py", add=("--check",)),

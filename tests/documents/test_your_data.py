@@ -98,8 +98,9 @@ def test_the_sources_are_those_of_the_guide():
 def test_the_example_of_a_table_and_of_boxes_is_read(tmp_path):
     (table,) = blocks(DOCUMENT, "csv")
     (tmp_path / "table.csv").write_text(table, encoding="utf-8")
+    (tmp_path / "images").mkdir()
     for name in ("owl", "tern"):
-        draw(tmp_path / "images" / f"{name}.jpg", "grey", 0)
+        Image.new("RGB", (80, 64)).save(tmp_path / "images" / f"{name}.jpg")
     data = load_pairs(path=tmp_path / "table.csv", test_fraction=0, validation_fraction=0)
     assert [record.captions for record in data.train] == [("a brown owl, asleep",), ("a tern above the sea",)]
     (boxes,) = [part for part in read(DOCUMENT).split("`") if part.startswith('[{"box"')]
