@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TextIO
 
 from meru import failures, stopping
@@ -211,7 +212,9 @@ def only_own_arguments(words: Sequence[str], meanings: Mapping[str, str]) -> dic
     """
     own, others = own_arguments(words, meanings)
     if others:
-        raise UserError(f"'{others[0]}': expected key=value with one of {', '.join(meanings)}")
+        near = get_close_matches(others[0].partition("=")[0], meanings, n=1)
+        advice = f"; did you mean {near[0]}=?" if near else ""
+        raise UserError(f"'{others[0]}': expected key=value with one of {', '.join(meanings)}{advice}")
     return own
 
 

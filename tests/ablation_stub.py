@@ -26,6 +26,9 @@ do = words.get("name", "")
 if do == "fail" and not resumed:
     print("reading", flush=True)
     sys.exit("error: the disk is full")
+if do == "misuse":
+    print("error: no such thing", flush=True)
+    sys.exit(2)
 if do == "wait" and not resumed:
     (folder / "config.yaml").write_text((folder.parent / f"{folder.name}.expected").read_text())
     signal.signal(signal.SIGTERM, lambda *_: ((folder / "last.pt").touch(), sys.exit(0)))

@@ -135,12 +135,18 @@ class Architecture(Kind):
     )
 
     def takes(self, value: object) -> bool:
-        form = re.fullmatch(r"L(\d{1,3})_W(\d{1,5})(?:_A(\d{1,4}))?", value) if isinstance(value, str) else None
-        if not form:
-            return False
-        layers, width, heads = (int(size or 0) for size in form.groups())
-        heads = heads or (width // 64 if width % 64 == 0 else 0)
-        return 1 <= layers <= 200 and 1 <= width <= 16384 and heads > 0 and width % heads == 0
+        return text_sizes(value) is not None
+
+
+def text_sizes(architecture: object) -> tuple[int, int, int] | None:
+    """Layers, width and heads of a text tower by its short name, which has two spellings; None if it is none."""
+    form = re.fullmatch(r"L(\d{1,3})_W(\d{1,5})(?:_A(\d{1,4}))?", str(architecture))
+    if not form:
+        return None
+    layers, width = int(form[1]), int(form[2])
+    heads = int(form[3]) if form[3] else width // 64 if width % 64 == 0 else 0
+    valid = 1 <= layers <= 200 and 1 <= width <= 16384 and heads > 0 and width % heads == 0
+    return (layers, width, heads) if valid else None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from meru.configuration.kinds import text_sizes
 from meru.configuration.overrides import pasteable
 from meru.configuration.saved import read_config
 from meru.encoders.sizes import image_size_of, with_resampled_positions
@@ -115,7 +116,7 @@ def _require_same_encoder(config: DictConfig, source: DictConfig, folder: Path, 
     """Compare the configurations of towers and tokenizer, whose weights could fit by name and mean something else."""
     for key in (*_OF_IMAGE, *(_OF_TEXT if text else ()), *((_DIMENSION,) if text else ())):
         ours, theirs = (OmegaConf.select(each, key) for each in (config, source))
-        if ours != theirs:
+        if (text_sizes(ours) or ours) != (text_sizes(theirs) or theirs):
             raise UserError(
                 f"{what}: {folder} is a run with {key}={theirs}, and this one has {ours}: give both the same encoder, "
                 "or name another run"

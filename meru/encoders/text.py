@@ -6,7 +6,6 @@ Parameter names are those of the published MERU and CLIP checkpoints.
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from meru.configuration.kinds import text_sizes
 from meru.errors import UserError
 from meru.layers.low_rank import LowRank
 
@@ -215,14 +215,13 @@ class TextTransformer(nn.Module):
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
-        form = re.fullmatch(r"L(\d+)_W(\d+)(?:_A(\d+))?", architecture)
-        layers, self.width, heads = (int(size or 0) for size in form.groups()) if form else (0, 0, 0)
-        heads = heads or (self.width // 64 if self.width % 64 == 0 else 0)
-        if not layers or not heads or self.width % heads:
+        sizes = text_sizes(architecture)
+        if sizes is None:
             raise UserError(
                 f"encoder.text.architecture={architecture}: expected layers, width and heads like L12_W512_A8, "
                 "the width a multiple of the heads, or of 64 without A…"
             )
+        layers, self.width, heads = sizes
         if not 0 <= dropout < 1:
             raise UserError(f"encoder.text.dropout={dropout}: it must be at least 0 and below 1")
         self.context_length = context_length

@@ -79,6 +79,8 @@ def command_of(folder: Path, config: DictConfig) -> str | None:
         return None
     try:
         words = _words(choices)
+        raw = OmegaConf.to_container(compose(words)[0], resolve=False)
+        words += [override(key, OmegaConf.select(config, key)) for key, value in leaves(raw) if value == "???"]
         composed = OmegaConf.to_container(compose(words)[0], resolve=True)
     except (UserError, KeyError):
         return None

@@ -24,6 +24,7 @@ except ImportError:  # Windows
 
 TRAIN = PROJECT / "scripts" / "train.py"
 LINES_OF_A_FAILURE = 8
+WRONG_USAGE = 2  # the exit code of a mistake in the configuration
 MOST_JOBS = 1000
 
 
@@ -206,10 +207,21 @@ class Queue:
         minutes = (time.monotonic() - ended.began) / 60
         if not report_end(ended.run, ended.process.returncode, minutes):
             self.failed.append(ended.run.title)
+            if ended.process.returncode == WRONG_USAGE:
+                self._leave_out(ended.run.variant)
             return
         self.known.setdefault(ended.run.variant, []).append(minutes)
         if self.waiting or self.working:
             print(f"about {self.remaining_minutes():.0f} minutes left", flush=True)
+
+    def _leave_out(self, variant: str) -> None:
+        """Drop the waiting runs of a variant, which only differ in the seed and would end by the same mistake."""
+        like = [run for run in self.waiting if run.variant == variant]
+        if like:
+            self.waiting = [run for run in self.waiting if run not in like]
+            self.failed += [run.title for run in like]
+            titles = ", ".join(run.title for run in like)
+            print(f"{titles}: left out, because the same would be wrong", file=sys.stderr, flush=True)
 
     def remaining_minutes(self) -> float:
         """Estimate from the finished runs, of the same variant if there are any; one must have finished."""

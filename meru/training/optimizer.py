@@ -94,11 +94,17 @@ def build_optimizer(
     """Build an optimizer over `parameter_groups` with the learning rate of `scaled_rate`.
 
     `optimizer` is a partially applied class of torch.optim that is called with the groups.
+
+    Raises:
+        UserError: if it does not take its settings together, and as for `parameter_groups`.
     """
     learning_rate = scaled_rate(learning_rate, batch_of_rate, images_per_step)
-    return optimizer(
-        parameter_groups(model, learning_rate=learning_rate, weight_decay=weight_decay, multipliers=multipliers)
-    )
+    groups = parameter_groups(model, learning_rate=learning_rate, weight_decay=weight_decay, multipliers=multipliers)
+    try:
+        return optimizer(groups)
+    except (ValueError, RuntimeError) as error:  # such as Nesterov's momentum of 0
+        reason = " ".join(str(error).split())
+        raise UserError(f"optim.optimizer does not take these values together: {reason}") from None
 
 
 def scaled_rate(learning_rate: float, batch_of_rate: float | None, images_per_step: int | None) -> float:

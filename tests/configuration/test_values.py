@@ -35,7 +35,7 @@ WRONG = {
     Text: ["", " ", "a\0b", 3, 1.5, True, ["a"], {"a": "b"}, math.nan],
     FilePath: ["", " ", "a\0b", 3, 1.5, True, ["a"], {"a": "b"}, math.nan],
     Template: ["a bird", 3, True, math.nan, []],
-    Architecture: ["huge", "L0_W64", "L2_W0", "L1_W100_A3", "L1_W100", "L1_W64_A0x", "L999_W64_A1", "L1_W99999", 3, []],
+    Architecture: ["huge", "L0_W64", "L2_W0", "L1_W100_A3", "L1_W100", "L1_W64_A0", "L999_W64_A1", "L1_W99999", 3, []],
     ListOf: ["abc", "", 3, 1.5, True, {"a": 1}, math.nan],
     Section: ["abc", 3, True, [1], math.nan],
     Plain: [math.nan, math.inf, [1, math.nan], {"a": -math.inf}],  # all else is for a library to judge

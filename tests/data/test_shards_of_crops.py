@@ -132,6 +132,14 @@ def raw(files):
     return RawSample("shard a.tar, sample 7", {name: str(content).encode() for name, content in files.items()})
 
 
+def test_crops_may_be_of_another_format_than_the_image_and_their_texts_must_be_utf8():
+    files = {"child.jpg": "", "parent000.png": "a", "parent000.txt": "b"}
+    assert crops_of(raw(files), FIELDS) == (Crop(b"a", "b", "parent000.png"),)
+    sample = RawSample("shard a.tar, sample 7", {"parent000.jpg": b"", "parent000.txt": "für".encode("latin-1")})
+    with pytest.raises(UserError, match=r"parent000.txt cannot be read \(.*utf-8.*\): mend .*data.on_error=skip$"):
+        crops_of(sample, FIELDS)
+
+
 def test_crops_may_have_no_words_or_be_none():
     files = {"child.jpg": "", "numparents.txt": "2\n", "parent001.jpg": "b", "parent001.txt": ""}
     files |= {"parent000.jpg": "a", "parent000.txt": " a  c ", "parents.txt": "not a crop", "parent000.json": "neither"}
@@ -148,7 +156,7 @@ def test_crops_may_have_no_words_or_be_none():
         ({"parent000.txt": ""}, "parent000 lacks its image, it has only parent000.txt"),
         ({**ONE_CROP, "numparents.txt": 3}, "numparents.txt says 3, but there are 1 crops"),
         ({**ONE_CROP, "numparents.txt": " "}, "numparents.txt says nothing"),
-        ({"child.jpg": ""}, r"has no parent\*, it has child.jpg: set data.boxes_field"),
+        ({"child.jpg": ""}, r"has no parent\*, it has child.jpg: set data.boxes_field.*data.on_error=skip"),
     ],
 )
 def test_partial_samples_are_named(files, message):

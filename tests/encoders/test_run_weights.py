@@ -105,6 +105,12 @@ def test_other_towers_and_tokenizers_are_refused(overrides, message, finished, c
     assert "\n" not in str(caught.value)
 
 
+def test_two_spellings_of_one_text_tower_are_the_same(finished, compose):
+    folder, source = finished("model=clip", "encoder.text.architecture=L1_W64_A1")
+    model = build(compose(*TINY, "encoder.text.architecture=L1_W64", f"encoder.init={folder}")).model
+    assert torch.equal(model.textual.token_embed.weight, source.textual.token_embed.weight)
+
+
 def test_another_activation_is_refused_although_every_weight_fits(compose, tmp_path):
     theirs = compose("encoder=clip_vit_b16", "encoder.image.pretrained=null")
     with pytest.raises(UserError, match=r"pretrained=None, and this one has openai: .* so set .*pretrained=null"):

@@ -125,7 +125,7 @@ def test_a_long_caption_is_cut_behind_a_whole_word_and_keeps_its_end():
         assert caption[len(vocabulary.decode(cut[1:-1]).strip()) :][:1] in ("", " ")
 
 
-@pytest.mark.parametrize("architecture", ["W64", "L0_W64", "L2_W65_A2", "L1_W100", "large"])
+@pytest.mark.parametrize("architecture", ["W64", "L0_W64", "L2_W65_A2", "L2_W128_A0", "L1_W100", "large"])
 def test_unreadable_architecture_is_one_clear_line(architecture):
     with pytest.raises(UserError, match="architecture"):
         TextTransformer(architecture=architecture)

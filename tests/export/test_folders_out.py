@@ -18,6 +18,8 @@ from meru.export.card import model_card
 from meru.export.card_data import data_name
 from meru.export.folders import appearing
 from meru.export.formats import export
+from meru.export.origins import command_of
+from meru.run_layout import ASKED
 from meru.sources.hub_folder import is_hub_folder, read_hub_folder, without_paths
 from meru.sources.opening import open_source
 
@@ -101,6 +103,15 @@ def test_the_card_names_data_of_ones_own_by_their_folder_with_counts(own_run, tm
 
 def test_the_card_names_shards_by_their_folder(own_run):
     assert data_name(own_run("shards", "data.urls='/secret/cc3m/{00000..00330}.tar'")) == "cc3m"
+
+
+def test_the_card_of_a_run_on_shards_has_its_command(compose, tmp_path):
+    config = compose(*SMALL, "data=shards", "data.urls='/secret/cc3m/{0..3}.tar'", "data.batch_size=4")
+    folder = make_run(tmp_path / "run", config)
+    (folder / ASKED).write_text(yaml.safe_dump({"choices": {"data": "shards", "model": "meru"}}))
+    command = command_of(folder, config)
+    assert command.startswith("python scripts/train.py data=shards data.urls=") and "{0..3}.tar" in command
+    assert "data.batch_size=4" in command and "secret" not in command
 
 
 def test_the_card_names_the_licence_of_the_weights_it_started_from(run, compose, tmp_path):

@@ -101,6 +101,15 @@ def test_a_failing_run_shows_its_last_lines_and_does_not_stop_the_others(workpla
     assert (output / "broken_0.log").exists()
 
 
+def test_a_mistake_is_not_repeated_with_every_seed(workplace, capsys):
+    start, output = workplace
+    assert start("seeds=0,1,2", "jobs=1", variants={"whole": [], "wrong": ["name=misuse"]}) == 1
+    seen = capsys.readouterr()
+    assert len(calls(output)) == 4  # three of the right variant, one of the wrong one
+    assert "wrong, seed 1, wrong, seed 2: left out, because the same would be wrong" in seen.err
+    assert "3 of 6 runs failed: wrong, seed 0; wrong, seed 1; wrong, seed 2" in seen.err
+
+
 @pytest.mark.parametrize(
     ("gpus", "jobs", "environments"),
     [

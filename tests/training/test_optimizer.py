@@ -31,6 +31,14 @@ def test_only_matrices_are_decayed_and_only_the_named_module_has_another_rate():
     assert settings_of(groups, model.scale) == (0.1, 0.0)
 
 
+def test_values_that_exclude_each_other_are_one_line():
+    def nesterov(groups):
+        return torch.optim.SGD(groups, nesterov=True)
+
+    with pytest.raises(UserError, match=r"^optim.optimizer does not take these values together: Nesterov .*\w$"):
+        build_optimizer(Model(), nesterov, learning_rate=0.1, weight_decay=0.0)
+
+
 def test_the_innermost_module_counts():
     model = Model()
     groups = parameter_groups(model, learning_rate=1.0, weight_decay=0.0, multipliers={"visual": 0.5, "visual.1": 2.0})

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from meru.data.datasets.own.boxes import LEAST_INSIDE, regions, require_inside, share_inside
 from meru.data.records import Crop, ImageRecord, Region
-from meru.data.shards.tars import Fields, RawSample, value_of
+from meru.data.shards.tars import OR_SKIP, Fields, RawSample, value_of
 from meru.errors import UserError
-
-_OR_SKIP = ": mend the shard, or set data.on_error=skip"
 
 
 def record_of(
@@ -53,17 +51,17 @@ def crops_of(raw: RawSample, fields: Fields) -> tuple[Crop, ...]:
         there = ", ".join(sorted(raw.files))
         raise UserError(
             f"{raw.place} has no {fields.regions}, it has {there}: set data.boxes_field to what the names of its crops "
-            "begin with, or to null",
+            "begin with, or to null; if only some samples lack them, set data.on_error=skip",
             exit_code=1,
         )
     for name, files in found.items():
         if len(files) == 1:
             (present,) = files.values()
             missing = "text (.txt)" if "image" in files else "image"
-            raise UserError(f"{raw.place}: {name} lacks its {missing}, it has only {present}{_OR_SKIP}", exit_code=1)
+            raise UserError(f"{raw.place}: {name} lacks its {missing}, it has only {present}{OR_SKIP}", exit_code=1)
     if told is not None and told.split() != [str(len(found)).encode()]:
         said = f"{fields.number_of_crops} says {told.decode(errors='replace').strip()[:20] or 'nothing'}"
-        raise UserError(f"{raw.place}: {said}, but there are {len(found)} crops{_OR_SKIP}", exit_code=1)
+        raise UserError(f"{raw.place}: {said}, but there are {len(found)} crops{OR_SKIP}", exit_code=1)
     return tuple(_crop(raw, files) for _, files in sorted(found.items()))
 
 

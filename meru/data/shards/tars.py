@@ -21,6 +21,7 @@ from meru.files import os_error_message
 # What reading a damaged tar file raises, from several layers.
 FAULTS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, subprocess.SubprocessError)
 
+OR_SKIP = ": mend the shard, or set data.on_error=skip"
 _META = re.compile(r"__[^/]*__($|/)")  # names that webdataset leaves out
 
 
@@ -117,7 +118,7 @@ class Fields:
     def crop_of(self, ending: str) -> str | None:
         """The crop that a file belongs to: `parent000.jpg`, `parent000.txt` → `parent000`; None: to none."""
         name, _, kind = ending.rpartition(".")
-        kinds = ("txt", *(each.rpartition(".")[2] for each in self.image))
+        kinds = ("txt", *Fields.image, *(each.rpartition(".")[2] for each in self.image))
         return name if self.crops and re.fullmatch(rf"{re.escape(self.crops)}\d+", name) and kind in kinds else None
 
     def uses(self, ending: str) -> bool:
@@ -263,7 +264,7 @@ def value_of(raw: RawSample, field: str, *, key: str) -> object:
         value = raw.content(ending)
     except ValueError as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{raw.place}: {ending} cannot be read ({reason}): {_advice(key)}", exit_code=1) from None
+        raise UserError(f"{raw.place}: {ending} cannot be read ({reason}){OR_SKIP}", exit_code=1) from None
     for depth, name in enumerate(names):
         if not isinstance(value, dict) or name not in value:
             there = ", ".join(sorted(value)) if isinstance(value, dict) else "no keys"
