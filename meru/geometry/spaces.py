@@ -56,12 +56,20 @@ class Space(ABC):
         """Distance of points `(…, D)` from the origin, `(…)`; more general points lie nearer."""
 
     @abstractmethod
+    def geodesic(self, x: Tensor, y: Tensor, share: Tensor | float) -> Tensor:
+        """Point at a fraction of the way from x to y along the geodesic, row by row, `(…, D)`; shares `(…)`."""
+
+    @abstractmethod
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """Inner product of every x with every y, `(B1, D)`, `(B2, D)` → `(B1, B2)`."""
 
     @abstractmethod
     def in_ball(self, points: Tensor) -> tuple[Tensor, Tensor | float]:
         """Corresponding points `(…, D)` of a Poincaré ball, and its curvature."""
+
+    def root(self, points: Tensor) -> Tensor:
+        """The most general point `(D,)`, from which all others descend: the origin, whatever the points `(n, D)`."""
+        return points.new_zeros(points.shape[-1])
 
     def at_limit(self, points: Tensor) -> Tensor:
         """Share of points `(…, D)` that `lift` has shortened to its largest radius: a scalar in [0, 1]."""
@@ -120,6 +128,20 @@ class Sphere(Space):
         with full_precision(1.0, points) as (_, points):
             return points.norm(dim=-1)
 
+    def geodesic(self, x: Tensor, y: Tensor, share: Tensor | float) -> Tensor:
+        """Point of the shorter great circle; between opposite points, which have no shorter one, x or y itself."""
+        with full_precision(1.0, x, y) as (_, x, y):
+            share = torch.as_tensor(share, dtype=x.dtype, device=x.device)[..., None]
+            angle = self.distance(x, y)[..., None]
+            apart = (angle > 0) & (angle < torch.pi * (1 - 1e-6))
+            sine = torch.where(apart, angle, 1).sin()
+            on_circle = (((1 - share) * angle).sin() * x + (share * angle).sin() * y) / sine
+            return torch.where(apart, on_circle, torch.where(share < 0.5, x, y))
+
+    def root(self, points: Tensor) -> Tensor:
+        """The average of the points, as in MERU's paper, because the sphere has no origin."""
+        return self.average(points)
+
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """Cosines."""
         return exact_product(x, y)
@@ -157,6 +179,11 @@ class Euclidean(Space):
         """Length."""
         with full_precision(1.0, points) as (_, points):
             return length(points)
+
+    def geodesic(self, x: Tensor, y: Tensor, share: Tensor | float) -> Tensor:
+        """(1 − t) x + t y."""
+        with full_precision(1.0, x, y) as (_, x, y):
+            return torch.lerp(x, y, torch.as_tensor(share, dtype=x.dtype, device=x.device)[..., None])
 
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """Dot products."""
@@ -226,6 +253,10 @@ class Hyperboloid(Space):
     def radius(self, points: Tensor) -> Tensor:
         """Geodesic distance from the origin."""
         return lorentz.distance_to_origin(points, self.curvature)
+
+    def geodesic(self, x: Tensor, y: Tensor, share: Tensor | float) -> Tensor:
+        """See `lorentz.geodesic`."""
+        return lorentz.geodesic(x, y, share, self.curvature)
 
     def inner(self, x: Tensor, y: Tensor) -> Tensor:
         """Lorentz inner products."""
