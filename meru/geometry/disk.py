@@ -66,7 +66,7 @@ class DiskView:
 
 
 def unit_radius(space: Space, points: Tensor) -> Tensor:
-    """Radius in the unit disk, tanh(√c r/2) in [0, 1), float64 `(…)`, of points `(…, D)` at distance r of the origin."""
+    """Radius in the unit disk, tanh(√c r/2), float64 `(…)`, of points `(…, D)` at distance r from the origin."""
     ball, c = space.in_ball(points.double())
     return (torch.as_tensor(c, dtype=torch.float64, device=ball.device).sqrt() * ball.norm(dim=-1)).clamp_max(1 - 1e-9)
 
