@@ -1,0 +1,69 @@
+"""Curves of what runs log in training, each a small SVG."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from meru.reports.stylesheet import COLOURS
+
+Curve = Sequence[tuple[float, float]]
+SIZE = (3.6, 2.3)  # inches
+MARKED = 12  # curves of at most so many points have a dot at each
+DASHES = ("-", "--", ":")
+MOST_POINTS = 400
+
+
+def curves_svg(lines: Mapping[str, Sequence[Curve]], *, share: bool, chance: float | None = None) -> str:
+    """Curves over the steps as SVG with a transparent background, all text as text.
+
+    Args:
+        lines: Group of runs → the curve of each of its runs, points `(step, value)`; a group has one colour.
+        share: Whether the values are shares, shown in percent.
+        chance: The chance level, a dotted line.
+    """
+    scale = 100 if share else 1
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "meru", "font.family": "sans-serif"}):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.subplots()
+        axes.patch.set_alpha(0)
+        for number, curves in enumerate(lines.values()):
+            for curve in curves:
+                points = thinned([(x, scale * y) for x, y in curve if math.isfinite(y)])
+                axes.plot(
+                    [x for x, _ in points],
+                    [y for _, y in points],
+                    color=colour(number),
+                    linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
+                    linewidth=1.3,
+                    alpha=0.9,
+                    marker="o" if len(points) <= MARKED else None,
+                    markersize=2.5,
+                )
+        if chance is not None:
+            axes.axhline(scale * chance, color="#8a8a8a", linestyle=":", linewidth=1)
+        axes.tick_params(labelsize=8, width=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_linewidth(0.6)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
+
+
+def colour(number: int) -> str:
+    """The colour of a group of runs."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def thinned(curve: Curve) -> list[tuple[float, float]]:
+    """At most `MOST_POINTS` points of a curve: of longer ones the means of as many stretches."""
+    size = math.ceil(len(curve) / MOST_POINTS)
+    stretches = [curve[start : start + size] for start in range(0, len(curve), size)] if size > 1 else []
+    if not stretches:
+        return list(curve)
+    return [tuple(sum(values) / len(values) for values in zip(*each, strict=True)) for each in stretches]
