@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from meru.reports.stylesheet import COLOURS
@@ -16,6 +17,7 @@ SIZE = (3.6, 2.3)  # inches
 MARKED = 12  # curves of at most so many points have a dot at each
 DASHES = ("-", "--", ":")
 MOST_POINTS = 400
+FLAT = 1e-4  # relative range of values that is rounding
 
 
 def curves_svg(lines: Mapping[str, Sequence[Curve]], *, share: bool, chance: float | None = None) -> str:
@@ -47,12 +49,22 @@ def curves_svg(lines: Mapping[str, Sequence[Curve]], *, share: bool, chance: flo
                 )
         if chance is not None:
             axes.axhline(scale * chance, color="#8a8a8a", linestyle=":", linewidth=1)
+        _widen_if_flat(axes)
+        axes.ticklabel_format(useOffset=False)
         axes.tick_params(labelsize=8, width=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_linewidth(0.6)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
+
+
+def _widen_if_flat(axes: Axes) -> None:
+    """Show values that differ by rounding only as a flat line."""
+    low, high = axes.get_ylim()
+    middle = (low + high) / 2
+    if high - low < FLAT * abs(middle):
+        axes.set_ylim(middle - 0.1 * abs(middle), middle + 0.1 * abs(middle))
 
 
 def colour(number: int) -> str:

@@ -13,7 +13,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.2rem clamp(.8rem, 3vw, 2.4rem) 3rem; max-width: 76rem; color: var(--text);
   background: var(--page); font: 16px/1.5 system-ui, "Noto Sans", "Noto Sans CJK SC", "Microsoft YaHei", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .4rem 0 .2rem; overflow-wrap: anywhere; }
+h1 { font-size: clamp(1.2rem, 5vw, 1.7rem); line-height: 1.2; margin: .4rem 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-bottom: .2rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; overflow-wrap: anywhere; }
 p { margin: .4rem 0; max-width: 48rem; }
@@ -32,24 +32,29 @@ body > input:focus-visible + label { outline: 2px solid var(--accent); outline-o
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 caption { text-align: left; padding-bottom: .3rem; font-size: .9rem; }
 th, td { padding: .32rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th:first-child, .words td { text-align: left; }
+th:first-child, .words td, .words th { text-align: left; } td { white-space: nowrap; } tbody th { min-width: 9rem; }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; } tbody th { font-weight: 500; }
 tbody tr:hover { background: var(--raised); }
 td small, th small { display: block; font-weight: 400; font-size: .8rem; }
-.words td { overflow-wrap: anywhere; }
+.words td { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 details { margin: .8rem 0; } summary { cursor: pointer; color: var(--accent); }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
+.grid { display: grid; gap: 1.2rem 2rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
 .grid.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); }
-figure { margin: 0; min-width: 0; } figure svg { width: 100%; height: auto; display: block; }
+figure { margin: 0; min-width: 0; } figure svg { width: 100%; height: auto; display: block; overflow: visible; }
+figure svg text { fill: currentColor; }
 figure img { max-width: 100%; height: auto; display: block; background: #fff; border: 1px solid var(--line); }
 figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: 0; margin: .4rem 0 .8rem; }
 .legend li { overflow-wrap: anywhere; }
 .swatch { display: inline-block; width: 1.4rem; height: .3rem; margin-right: .5rem; vertical-align: middle; }
+@media (min-width: 44rem) { tbody th code { white-space: nowrap; } }
 @media print {
   :root { color-scheme: light; --text: #000; --faint: #444; --line: #bbb; --page: #fff; --raised: #fff; }
-  body { max-width: none; padding: 0; font-size: 10pt; }
+  body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 8.5pt; } th, td { padding: .15rem .35rem; }
+  tbody th, .words td { min-width: 0; } .grid { grid-template-columns: repeat(3, 1fr); }
+  .grid.wide { grid-template-columns: repeat(2, 1fr); }
   body > label { display: none; } .scroll { overflow: visible; }
+figure svg text { fill: currentColor; }
   h2, h3 { break-after: avoid; } figure, tr { break-inside: avoid; } thead { display: table-header-group; }
   .swatch { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }

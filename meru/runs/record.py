@@ -26,8 +26,7 @@ from meru.runs.duration import read_duration
 LARGEST = 2**28  # bytes of a text file that is still read
 
 
-@dataclass(frozen=True)
-class Cluster:
+class Cluster(NamedTuple):
     """A predicted class of a discovery run.
 
     Attributes:
@@ -55,7 +54,7 @@ class Record:
         name: The run's name.
         group: A text that runs share which differ in the seed alone.
         settings: Key → value of the resolved configuration.
-        followers: Keys whose values were taken from other keys; empty for older versions, which did not record that.
+        followers: Keys and sections that were taken from others; empty for older versions, which did not record that.
         figures: Figures of the test split; empty for an unfinished run.
         remark: Why there are no figures, on one line; empty if there are.
         curves: Name → points (step, value) that were logged.
@@ -78,7 +77,11 @@ class Record:
 
     def compared(self) -> dict[str, object]:
         """The keys that say more than seed and place, without those that follow another key."""
-        return {key: value for key, value in self.settings.items() if is_compared(key) and key not in self.followers}
+        return {
+            key: value
+            for key, value in self.settings.items()
+            if is_compared(key) and not any(f"{key}.".startswith(f"{follower}.") for follower in self.followers)
+        }
 
     @property
     def last_step(self) -> int | None:
@@ -200,7 +203,7 @@ def defaults_of(folder: Path) -> dict[str, object] | None:
 
 
 def _followers(path: Path) -> frozenset[str]:
-    """The keys that `asked.yaml` takes from other keys, `${data.root}`."""
+    """The keys and sections that `asked.yaml` takes from others, `${data.root}`."""
     if not path.is_file():
         return frozenset()
     raw = leaves(OmegaConf.to_container(read_yaml(path), resolve=False))

@@ -10,7 +10,7 @@ from meru.runs.record import Group
 
 
 def configuration_section(groups: Sequence[Group], defaults: Sequence[Mapping[str, object] | None]) -> Markup:
-    """What differs between the groups, what differs from the defaults, and all keys.
+    """What differs from the defaults, what differs between the groups, and all keys.
 
     Args:
         groups: The groups of runs.
@@ -20,10 +20,6 @@ def configuration_section(groups: Sequence[Group], defaults: Sequence[Mapping[st
     keys = list(dict.fromkeys(key for each in settings for key in each if key != "name"))
     labels = [group.label for group in groups]
     parts: list[Markup] = []
-    different = [key for key in keys if len({shown(each.get(key)) for each in settings}) > 1]
-    if different:
-        rows = [[element("code", key), *(_value(each, key) for each in settings)] for key in different]
-        parts += [element("h3", Both("Between these runs", "各运行之间的差异")), table(["", *labels], rows)]
     rows = []
     for key in keys:
         cells = [_beside_default(each, known, key) for each, known in zip(settings, defaults, strict=True)]
@@ -42,6 +38,10 @@ def configuration_section(groups: Sequence[Group], defaults: Sequence[Mapping[st
     parts.append(element("p", told, class_="note"))
     if rows:
         parts.append(table(["", *labels], rows))
+    different = [key for key in keys if len({_value(each, key) for each in settings if key in each}) > 1]
+    if different:
+        rows = [[element("code", key), *(_value(each, key) for each in settings)] for key in different]
+        parts += [element("h3", Both("Between these runs", "各运行之间的差异")), table(["", *labels], rows)]
     every = [[element("code", key), *(_value(each, key) for each in settings)] for key in sorted(keys)]
     parts.append(folded(Both("All keys", "全部键"), table(["", *labels], every)))
     return section(Both("Configuration", "配置"), element("div", *parts, class_="words"))
@@ -61,7 +61,9 @@ def _beside_default(settings: Mapping[str, object], defaults: Mapping[str, objec
 
 
 def shown(value: object) -> str:
-    """A value as YAML would have it: null, true, numbers as they are."""
+    """A value as YAML would have it: null, true; 0 and 0.0 are the same number."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
