@@ -16,6 +16,7 @@ from meru.optional_part import optional
 from meru.reports.disk import Thumbnail, disk_figure
 from meru.reports.style import nice_steps
 
+GROUPS = ("class", "family", "everything")  # from below to above
 PROJECTIONS = ("tangent", "co_sne")
 EXACT = "Distances from the root are exact (dotted rings); directions are projected from {} dimensions to 2."
 SHARED = "Points of a sphere have no distance from a root: only their projected directions differ."
@@ -33,8 +34,9 @@ def draw_disk(sample: Sample, *, projection: str = "tangent", thumbnails: int = 
     Raises:
         ValueError: for another projection.
     """
-    points = {"image": sample.images, "caption": sample.texts[sample.first_captions()]}
-    points |= {kind: sample.groups[kind].points for kind in ("class", "family", "everything") if kind in sample.groups}
+    texts = sample.texts
+    points = {"image": sample.images, "caption": texts.points[texts.first()]}
+    points |= {kind: texts.groups[kind].points for kind in GROUPS if kind in texts.groups}
     points = {kind: each.cpu() for kind, each in points.items()}
     places, note = _placed(sample, points, projection)
     farthest = max(float(sample.space.radius(each).max()) for each in points.values())
@@ -46,7 +48,7 @@ def draw_disk(sample: Sample, *, projection: str = "tangent", thumbnails: int = 
     return disk_figure(
         places,
         rings={distance: radius for distance, radius in rings.items() if radius is not None},
-        names=sample.groups["family"].names if "family" in sample.groups else (),
+        names=sample.texts.groups["family"].names if "family" in sample.texts.groups else (),
         branches=_branches(sample),
         thumbnails=shown,
         title=title,
@@ -65,9 +67,9 @@ def _placed(sample: Sample, points: dict[str, Tensor], projection: str) -> tuple
 
 def _branches(sample: Sample) -> Sequence[tuple[int, int]]:
     """Pairs of a family and a class of it."""
-    if "family" not in sample.groups:
+    if "family" not in sample.texts.groups:
         return []
-    classes, families = sample.groups["class"].members, sample.groups["family"].members
+    classes, families = sample.texts.groups["class"].members, sample.texts.groups["family"].members
     return [
         (number, below)
         for number, images in enumerate(families)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from torchvision.transforms.v2 import Compose
 
 from meru.assemble import Pretrained
 from meru.data.families import families_by_name
-from meru.data.loading import ordered_loader, reading_options
+from meru.data.loading import ordered_loader, read_or_skip, reading_options
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.workers import worker_options
 from meru.errors import UserError
@@ -39,30 +40,46 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Captions of some images, and what they have in common.
+
+    Attributes:
+        records: The images, n of them.
+        captions: m captions, those of each image together.
+        points: `(m, D)`.
+        image_of: Row of each caption's image, int64 `(m,)`, ascending.
+        groups: `class`, `family` and `everything`; only those that the data have.
+    """
+
+    records: tuple[ImageRecord, ...]
+    captions: tuple[str, ...]
+    points: Tensor
+    image_of: Tensor
+    groups: Mapping[str, Group]
+
+    def first(self) -> Tensor:
+        """Row of the first caption of each image, `(n,)`."""
+        return torch.searchsorted(self.image_of, torch.arange(len(self.records), device=self.image_of.device))
+
+
+@dataclass(frozen=True)
 class Sample:
     """Points of some images and of texts about them.
 
     Attributes:
         space: Where the points lie.
-        records: The images, n of them.
-        images: `(n, D)`.
-        captions: m captions, at most `CAPTIONS_OF_IMAGE` of each image.
-        texts: `(m, D)`.
-        image_of: Row of each caption's image, int64 `(m,)`.
-        groups: `class`, `family` and `everything`; only those that the data have.
+        images: Points of n images, `(n, D)`.
+        texts: Their captions and groups; `texts.records` are the images.
     """
 
     space: Space
-    records: tuple[ImageRecord, ...]
     images: Tensor
-    captions: tuple[str, ...]
-    texts: Tensor
-    image_of: Tensor
-    groups: Mapping[str, Group]
+    texts: Texts
 
-    def first_captions(self) -> Tensor:
-        """Row of the first caption of each image, `(n,)`."""
-        return torch.searchsorted(self.image_of, torch.arange(len(self.records), device=self.image_of.device))
+    @property
+    def records(self) -> tuple[ImageRecord, ...]:
+        """The images."""
+        return self.texts.records
 
 
 class Subjects:
@@ -90,7 +107,6 @@ class Subjects:
             raise UserError(f"split={split}: the data have no {split} images; choose another split")
         return [every[index] for index in evenly_spread(len(every), count)]
 
-    @torch.no_grad()
     def embed_images(
         self, records: Sequence[ImageRecord], change: Callable[[Tensor], Tensor] | None = None
     ) -> dict[str, Tensor]:
@@ -99,40 +115,45 @@ class Subjects:
         Raises:
             UserError: if no image decodes.
         """
-        transform = self.pretrained.transforms.evaluation
-        loader = ordered_loader(
+        transform, reading = self.pretrained.transforms.evaluation, reading_options(self.section)
+        if reading["on_error"] == "skip" and all(read_or_skip(each.path, **reading) is None for each in records):
+            raise UserError(f"none of the {len(records)} images decodes (first: {records[0].path}): restore them")
+        batches = ordered_loader(
             [record.path for record in records],
             {"class_index": torch.tensor([record.class_index for record in records])},
             transform=Compose([change, transform]) if change else transform,
             batch_size=BATCH_SIZE,
             **worker_options(self.section),
-            **reading_options(self.section),
+            **reading,
         )
-        found = embed_images(self.model, [batch for batch in loader if len(batch["image"])], device=self.device)
-        return found
+        return embed_images(self.model, batches, device=self.device)
 
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
         """Points of captions, `(m, D)`."""
         tokenize = self.pretrained.tokenizer.batch
         return embed_captions(self.model, captions, tokenizer=tokenize, device=self.device)
 
-    @torch.no_grad()
     def sample(self, split: str, count: int) -> Sample:
         """Embed at most `count` images of a split, and captions of them; the model must be in evaluation mode.
 
         Raises:
-            UserError: if the split is empty.
+            UserError: if the split is empty, or no image decodes.
         """
         records = self.records(split, count)
         found = self.embed_images(records)
-        kept = tuple(records[index] for index in found["image_index"].tolist())
-        captions = [record.captions[:CAPTIONS_OF_IMAGE] for record in kept]
+        kept = [records[index] for index in found["image_index"].tolist()]
+        return Sample(self.model.space, found["embeddings"], self.texts(kept))
+
+    @torch.no_grad()
+    def texts(self, records: Sequence[ImageRecord], *, captions_of_image: int = CAPTIONS_OF_IMAGE) -> Texts:
+        """Embed the first captions of each image, and average them by class, by family, and all."""
+        captions = [record.captions[:captions_of_image] for record in records]
         flat = [caption for some in captions for caption in some]
-        texts = self.embed_captions(flat)
+        points = self.embed_captions(flat)
         counts = torch.tensor([len(some) for some in captions])
-        image_of = torch.arange(len(kept)).repeat_interleave(counts).to(self.device)
-        groups = self.groups([record.class_index for record in kept], texts, image_of)
-        return Sample(self.model.space, kept, found["embeddings"], tuple(flat), texts, image_of, groups)
+        image_of = torch.arange(len(records)).repeat_interleave(counts).to(self.device)
+        groups = self.groups([record.class_index for record in records], points, image_of)
+        return Texts(tuple(records), tuple(flat), points, image_of, groups)
 
     def groups(self, classes: Sequence[int], texts: Tensor, image_of: Tensor) -> dict[str, Group]:
         """The averages of captions by class, by family of at least two classes, and of all.
@@ -146,12 +167,13 @@ class Subjects:
         found = {"everything": everything}
         if self.data.class_kind != "class":
             return found
-        names, families = self.data.class_names, None
+        names = self.data.class_names
         families = families_by_name(names, self.section.get("families"))
         found["class"] = self._averages([names[index] for index in classes], texts, image_of)
         if families:
             of_image = [families[index] for index in classes]
-            several = {family for family in of_image if len({c for c, f in zip(classes, of_image) if f == family}) > 1}
+            count = Counter(families[index] for index in set(classes))
+            several = {family for family, number in count.items() if number > 1}
             if several:
                 labels = [family if family in several else None for family in of_image]
                 found["family"] = self._averages(labels, texts, image_of)

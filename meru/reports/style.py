@@ -38,15 +38,13 @@ def wrapped(text: str, *, width: int, lines: int) -> str:
     """The text on at most so many lines of that width in letters; Chinese text, which has no spaces, wraps anywhere."""
     shown: list[str] = []
     rest = " ".join(text.split())
-    while rest and len(shown) < lines - 1:
+    while rest and len(shown) < lines:
         line = printable(rest, width=width).removesuffix(" …")
-        if line != rest and " " in line and not rest[len(line)].isspace():
+        if len(line) < len(rest) and rest[len(line)] != " " and " " in line and line[-1].isascii():
             line = line[: line.rindex(" ")]
-        if not line:
-            break
         shown.append(line)
         rest = rest[len(line) :].lstrip()
-    return "\n".join([*shown, *([printable(rest, width=width)] if rest else [])])
+    return "\n".join(shown) + (" …" if rest else "")
 
 
 def nice_steps(reach: float, *, count: int = 4) -> list[float]:
