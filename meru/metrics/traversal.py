@@ -41,6 +41,17 @@ class Walk(NamedTuple):
             found.setdefault(row, share)
         return [(share, row) for row, share in found.items()]
 
+    def stretches(self) -> list[tuple[float, float, int]]:
+        """The parts of the way on which one candidate is met: first and last share, and its row; they share ends.
+
+        Each part ends in the middle between two points that meet different candidates. A candidate that is met again
+        later has several parts.
+        """
+        shares, met = self.shares.tolist(), self.met.tolist()
+        starts = [0, *(step for step in range(1, len(met)) if met[step] != met[step - 1])]
+        edges = [shares[0], *((shares[step - 1] + shares[step]) / 2 for step in starts[1:]), shares[-1]]
+        return [(first, last, met[step]) for first, last, step in zip(edges[:-1], edges[1:], starts, strict=True)]
+
 
 @torch.no_grad()
 def walk(

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import math
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 from torch import Tensor
 from torch.nn import functional as F
 
 from meru.encoders.sizes import grid_of
 from meru.files import make_folder_of, write_atomically
+from meru.reports.fonts import drawable, families_for
 
 COLUMNS = 6
-# Fonts with Chinese, Japanese and Korean characters, which matplotlib's font lacks; the first installed one is used.
-EAST_ASIAN = (
-    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
-    *("Microsoft YaHei", "SimHei", "PingFang SC", "Heiti SC", "Hiragino Sans GB", "Arial Unicode MS"),
-)
 
 
 def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, title: str = "") -> Figure:
@@ -69,19 +64,28 @@ def printable(text: str, *, width: int) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a plot as PNG, atomically; `$` in its texts is not interpreted as mathematics.
+    """Write a plot as PNG, or as SVG if the name ends so, atomically; `$` in its texts is not mathematics.
 
-    Chinese characters appear as boxes if no font for them is installed.
+    A character that no installed font has is replaced: see `meru.reports.fonts.drawable`.
 
     Raises:
         UserError: if the folder cannot be written.
     """
     make_folder_of(path)
-    installed = {font.name for font in fontManager.ttflist}
-    families = [*matplotlib.rcParams["font.family"], *[name for name in EAST_ASIAN if name in installed][:1]]
-    for text in figure.findobj(Text):
+    for axis in figure.findobj(Axis):
+        labels = [label.get_text() for label in axis.get_ticklabels()]
+        if (shown := [drawable(label) for label in labels]) != labels:  # an axis sets its labels when it is drawn
+            axis.set_ticks(axis.get_majorticklocs(), labels=shown)
+    texts = figure.findobj(Text)
+    for text in texts:
         text.set_parse_math(False)
+        text.set_text(drawable(text.get_text()))
+    families = families_for(text.get_text() for text in texts)
+    for text in texts:
         text.set_fontfamily(families)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # one for every character
-        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    if path.suffix.lower() == ".svg":
+        # Texts as outlines, because the reader's machine may lack the fonts; the same figure gives the same bytes.
+        with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "meru"}):
+            write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
+        return
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

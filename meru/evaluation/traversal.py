@@ -1,0 +1,130 @@
+"""Walks from an image or a caption to the root, or to another image, as pictures.
+
+The texts that may be met are captions of the training split, the averages of the captions of each class and each
+family, and that of all of them; or those of the user's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from meru.data.images import read_image
+from meru.evaluation.sample import Subjects, Texts
+from meru.geometry.spaces import Space
+from meru.metrics.traversal import ROOT, Walk, walk
+from meru.reports.traversal import Met, Row
+
+GENERAL = ("auto", "cone", "radius", "none")
+STEPS = 100
+FILTERED = {
+    "cone": "Only texts whose entailment cone contains the point on the way",
+    "radius": "Only texts at least as near to the root as the point on the way",
+    "none": "All texts",
+}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Texts that may be met on a walk.
+
+    Attributes:
+        texts: T texts.
+        kinds: Kind of each: `caption`, `class`, `family` or `everything`.
+        points: `(T, D)`.
+        pictures: Image file that illustrates each, or None.
+    """
+
+    texts: tuple[str, ...]
+    kinds: tuple[str, ...]
+    points: Tensor
+    pictures: tuple[Path | None, ...]
+
+    @classmethod
+    def of_texts(cls, found: Texts) -> Candidates:
+        """Captions and their groups; each illustrated by the first image that belongs to it."""
+        paths = [record.path for record in found.records]
+        texts, kinds, points = list(found.captions), ["caption"] * len(found.captions), [found.points]
+        pictures: list[Path | None] = [paths[row] for row in found.image_of.tolist()]
+        for kind, group in found.groups.items():
+            texts += group.names
+            kinds += [kind] * len(group.names)
+            points.append(group.points)
+            pictures += [None if kind == "everything" else paths[members[0]] for members in group.members]
+        return cls(tuple(texts), tuple(kinds), torch.cat(points), tuple(pictures))
+
+    @classmethod
+    def of_lines(cls, lines: Sequence[str], subjects: Subjects) -> Candidates:
+        """A user's texts."""
+        distinct = tuple(dict.fromkeys(lines))
+        points = subjects.embed_captions(distinct)
+        return cls(distinct, ("caption",) * len(distinct), points, (None,) * len(distinct))
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a walk starts or ends: the root, an image or a text.
+
+    Attributes:
+        point: `(D,)`.
+        image: uint8 RGB `(3, H, W)`, or None.
+        text: Its text, "" for an image.
+    """
+
+    point: Tensor
+    image: Tensor | None = None
+    text: str = ""
+
+
+def root_of(space: Space, candidates: Candidates) -> End:
+    """The root of the space: see `Space.root`."""
+    return End(space.root(candidates.points), text="root")
+
+
+def passing(space: Space, start: End, end: End, candidates: Candidates, general: str) -> tuple[Walk, str]:
+    """Walk from start to end; returns the walk and the filter, one of `FILTERED`.
+
+    Args:
+        general: One of `GENERAL`. `auto` takes the cones, as in the paper, if a text is met with them, else the radii:
+            on small data, the cones of captions are often too narrow to contain any image.
+
+    Raises:
+        ValueError: for another value.
+    """
+    if general not in GENERAL:
+        raise ValueError(f"general={general}: choose one of {', '.join(GENERAL)}")
+    root = root_of(space, candidates).point
+    choices = ["cone", "radius"] if general == "auto" else [general]
+    if not space.has_cones:
+        choices = ["none"]
+    for choice in choices:
+        found = walk(space, start.point, end.point, candidates.points, root=root, steps=STEPS, general=choice)
+        if bool((found.met != ROOT).any()):
+            break
+    return found, choice
+
+
+def row_of(space: Space, start: End, end: End, candidates: Candidates, *, general: str = "auto") -> tuple[Row, str]:
+    """A row of the picture of `meru.reports.traversal.traversal_figure`, and the filter that was used."""
+    found, choice = passing(space, start, end, candidates, general)
+    radii = space.radius(candidates.points)
+    stages = []
+    for first, last, number in found.stretches():
+        at_root = number == ROOT
+        path = None if at_root else candidates.pictures[number]
+        stages.append(
+            Met(
+                kind="root" if at_root else candidates.kinds[number],
+                text="root" if at_root else candidates.texts[number],
+                first=first,
+                last=last,
+                radius=0.0 if at_root else float(radii[number]),
+                image=None if path is None else read_image(path),
+            )
+        )
+    row = Row(start.image, start.text, end.image, end.text, tuple(stages), found.shares.tolist(), found.radii.tolist())
+    return row, choice
