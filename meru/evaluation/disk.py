@@ -22,6 +22,7 @@ EXACT = "Distances from the root are exact (dotted rings); directions are projec
 SHARED = "Points of a sphere have no distance from a root: only their projected directions differ."
 
 
+@torch.no_grad()
 def draw_disk(sample: Sample, *, projection: str = "tangent", thumbnails: int = 10, title: str = "") -> Figure:
     """A plot of a sample: every image, its first caption, the classes and families.
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from meru.data.images import read_image
 from meru.evaluation.sample import Subjects, Texts
 from meru.geometry.spaces import Space
-from meru.metrics.traversal import ROOT, Walk, walk
+from meru.metrics.traversal import ROOT, more_general, walk
 from meru.reports.traversal import Met, Row
 
 GENERAL = ("auto", "cone", "radius", "none")
-STEPS = 100
+STEPS = 50  # as in the paper
 FILTERED = {
     "cone": "Only texts whose entailment cone contains the point on the way",
     "radius": "Only texts at least as near to the root as the point on the way",
@@ -85,32 +85,33 @@ def root_of(space: Space, candidates: Candidates) -> End:
     return End(space.root(candidates.points), text="root")
 
 
-def passing(space: Space, start: End, end: End, candidates: Candidates, general: str) -> tuple[Walk, str]:
-    """Walk from start to end; returns the walk and the filter, one of `FILTERED`.
+def chosen_filter(space: Space, start: End, end: End, candidates: Candidates, general: str) -> str:
+    """The filter of `meru.metrics.traversal.walk` for one of `GENERAL`.
 
-    Args:
-        general: One of `GENERAL`. `auto` takes the cones, as in the paper, if a text is met with them, else the radii:
-            on small data, the cones of captions are often too narrow to contain any image.
+    `auto` is `cone`, as in the paper, if the cone of any text contains the start or the end; else `radius`, because
+    after training on small data the cones of captions are often too narrow to contain any image.
 
     Raises:
         ValueError: for another value.
     """
     if general not in GENERAL:
         raise ValueError(f"general={general}: choose one of {', '.join(GENERAL)}")
-    root = root_of(space, candidates).point
-    choices = ["cone", "radius"] if general == "auto" else [general]
     if not space.has_cones:
-        choices = ["none"]
-    for choice in choices:
-        found = walk(space, start.point, end.point, candidates.points, root=root, steps=STEPS, general=choice)
-        if bool((found.met != ROOT).any()):
-            break
-    return found, choice
+        return "none"
+    if general != "auto":
+        return general
+    # On a way to the root, a cone that does not contain the start contains no later point either: from the apex, the
+    # angle to a point only grows as the point comes nearer to the root.
+    ends = torch.stack([start.point, end.point])
+    return "cone" if bool(more_general(space, ends, candidates.points, "cone").any()) else "radius"
 
 
+@torch.no_grad()
 def row_of(space: Space, start: End, end: End, candidates: Candidates, *, general: str = "auto") -> tuple[Row, str]:
     """A row of the picture of `meru.reports.traversal.traversal_figure`, and the filter that was used."""
-    found, choice = passing(space, start, end, candidates, general)
+    choice = chosen_filter(space, start, end, candidates, general)
+    root = root_of(space, candidates).point
+    found = walk(space, start.point, end.point, candidates.points, root=root, steps=STEPS, general=choice)
     radii = space.radius(candidates.points)
     stages = []
     for first, last, number in found.stretches():
