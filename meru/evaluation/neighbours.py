@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from meru.data.images import read_image
 from meru.data.records import ImageTextData
+from meru.evaluation.examples import evenly_spread
 from meru.evaluation.sample import Sample
-from meru.reports.neighbours import Near, Query
+from meru.reports.neighbours import Near, Query, neighbours_figure
 
 IMAGES, CAPTIONS = 6, 3
 
 
 @torch.no_grad()
-def neighbours(
+def neighbours_of(
     sample: Sample,
     query: Tensor,
     *,
@@ -53,6 +57,26 @@ def neighbours(
             same = None if label is None else classes[int(texts.image_of[row])] == label
             found["caption"].append(Near(rank, None, texts.captions[row], same))
     return Query(image, text, found["image"], found["caption"])
+
+
+def draw_neighbours(sample: Sample, data: ImageTextData, *, queries: Sequence[Query] = (), title: str = "") -> Figure:
+    """A plot of queries and their neighbours; without any, of three images of the sample."""
+    return neighbours_figure(
+        list(queries) or [_of_row(sample, data, row) for row in evenly_spread(len(sample.records), 3)], title=title
+    )
+
+
+def _of_row(sample: Sample, data: ImageTextData, row: int) -> Query:
+    record = sample.records[row]
+    return neighbours_of(
+        sample,
+        sample.images[row],
+        data=data,
+        image=read_image(record.path),
+        text=_name(data, record.class_index),
+        label=record.class_index if data.class_kind != "image" else None,
+        leave_out=row,
+    )
 
 
 def _name(data: ImageTextData, class_index: int) -> str:

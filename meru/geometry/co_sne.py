@@ -86,7 +86,7 @@ def neighbour_probabilities(distances: Tensor, *, perplexity: float) -> Tensor:
 
 
 def loss(places: Tensor, wanted: Tensor, norms: Tensor, *, scale: float, radius_weight: float) -> Tensor:
-    """The loss of places `(n, 2)` in the unit disk for p_ij `(n, n)` and norms `(n,)` of the points in the unit ball."""
+    """The loss of places `(n, 2)` in the unit disk for p_ij `(n, n)` and norms `(n,)` of points in the unit ball."""
     diagonal = torch.eye(len(places), dtype=torch.bool)
     apart = (places[:, None] - places[None]).square().sum(dim=-1)
     free = 1 - places.square().sum(dim=-1)

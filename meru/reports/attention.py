@@ -22,12 +22,14 @@ from meru.reports.fonts import drawable, families_for
 
 COLUMNS = 6
 COLOUR_MAP = "PuOr_r"  # purple: less, orange: more; told apart with any kind of colour vision
-STOP_WORDS = frozenset(
-    """a an the this that these those it its it's his her their he she they i we you and or but nor as than so while if
-    of on in at to from for by with without over under above below around near along between through into onto is are
-    was were be been being has have had having do does did which who whom whose what where when there here also very
-    mostly some all both each 的 了 和 是 在 有 着 与""".split()
-)
+STOP_WORDS = {
+    *("a", "an", "the", "this", "that", "these", "those", "it", "its", "it's", "his", "her", "their", "he", "she"),
+    *("they", "i", "we", "you", "and", "or", "but", "nor", "as", "than", "so", "while", "if", "of", "on", "in", "at"),
+    *("to", "from", "for", "by", "with", "without", "over", "under", "above", "below", "around", "near", "along"),
+    *("between", "through", "into", "onto", "is", "are", "was", "were", "be", "been", "being", "has", "have", "had"),
+    *("having", "do", "does", "did", "which", "who", "whom", "whose", "what", "where", "when", "there", "here"),
+    *("also", "very", "mostly", "some", "all", "both", "each", "的", "了", "和", "是", "在", "有", "着", "与"),
+}
 
 
 def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, title: str = "") -> Figure:
@@ -69,7 +71,9 @@ def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, ti
     if shown:
         scale = ScalarMappable(Normalize(-reach, reach), COLOUR_MAP)  # the maps' own would be transparent
         bar = figure.colorbar(scale, ax=list(axes), location="bottom", shrink=0.6, aspect=40, pad=0.02)
-        bar.set_ticks([-reach, 0, reach], labels=["less than the caption", "same", "more than the caption"], fontsize=10)
+        bar.set_ticks(
+            [-reach, 0, reach], labels=["less than the caption", "same", "more than the caption"], fontsize=10
+        )
     return figure
 
 

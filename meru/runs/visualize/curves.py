@@ -14,14 +14,24 @@ from omegaconf import OmegaConf
 from meru.configuration.saved import read_yaml
 from meru.errors import UserError
 from meru.files import user_path
+from meru.reports.attention import save_figure
 from meru.reports.curves import Curve, curves_figure
 from meru.reports.tables import is_share
 from meru.run_layout import CONFIG, METRICS
 from meru.runs.comparison import read_configuration
+from meru.runs.visualize.arguments import plot_file
 
 VALIDATION = "validation/"
 # Shown beside the loss and the figure that selects the weights, if the runs logged them.
 USUAL = ("curvature", "radius/image", "radius/text")
+
+
+def curves(*, run: str, figures: str = "", output: str = "curves.png") -> str:
+    """Save the learning curves of several runs."""
+    path = plot_file(output, example="curves.png")
+    runs = runs_of(run)
+    save_figure(draw_curves(runs, figures=[each.strip() for each in figures.split(",") if each.strip()]), path)
+    return f"learning curves of {len(runs)} runs: {path}"
 
 
 def runs_of(names: str) -> list[Path]:
@@ -65,7 +75,7 @@ def draw_curves(runs: Sequence[Path], *, figures: Sequence[str] = (), title: str
         curves = {label: [_curve(lines[run], known) for run in members] for label, members in groups.items()}
         curves = {label: [curve for curve in some if curve] for label, some in curves.items()}
         panels[name] = {label: some for label, some in curves.items() if some}
-        if known.startswith(VALIDATION) and is_share(known) or name.startswith("share"):
+        if (known.startswith(VALIDATION) and is_share(known)) or name.startswith("share"):
             percent.add(name)
     return curves_figure(panels, percent=percent, title=title)
 
@@ -97,8 +107,7 @@ def by_configuration(runs: Sequence[Path]) -> dict[str, list[Path]]:
         members.setdefault(read_configuration(run), []).append(run)
     count = Counter(name for name, _ in members)
     return {
-        (name if count[name] == 1 else f"{name}, {folders[0].name}"): folders
-        for (name, _), folders in members.items()
+        (name if count[name] == 1 else f"{name}, {folders[0].name}"): folders for (name, _), folders in members.items()
     }
 
 
