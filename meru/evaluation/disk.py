@@ -11,7 +11,8 @@ from torch import Tensor
 from meru.data.images import read_image
 from meru.evaluation.examples import evenly_spread
 from meru.evaluation.sample import Sample
-from meru.geometry.disk import DiskView, ring_radius
+from meru.geometry.co_sne import co_sne
+from meru.geometry.disk import DiskView, ring_radius, unit_radius
 from meru.optional_part import optional
 from meru.reports.disk import Thumbnail, disk_figure
 from meru.reports.style import nice_steps
@@ -19,9 +20,11 @@ from meru.reports.style import nice_steps
 GROUPS = ("class", "family", "everything")  # from below to above
 PROJECTIONS = ("tangent", "co_sne")
 EXACT = "Distances from the root are exact (dotted rings); directions are projected from {} dimensions to 2."
+ABOUT = "CO-SNE keeps neighbours; distances from the root (dotted rings) are off by {:.0%} on average."
 SHARED = "Points of a sphere have no distance from a root: only their projected directions differ."
 
 
+@torch.no_grad()
 def draw_disk(sample: Sample, *, projection: str = "tangent", thumbnails: int = 10, title: str = "") -> Figure:
     """A plot of a sample: every image, its first caption, the classes and families.
 
@@ -58,11 +61,17 @@ def draw_disk(sample: Sample, *, projection: str = "tangent", thumbnails: int = 
 
 def _placed(sample: Sample, points: dict[str, Tensor], projection: str) -> tuple[dict[str, Tensor], str]:
     """Places of each kind in the unit disk, and how exact they are."""
-    if projection != "tangent":
+    space = sample.space
+    if projection == "tangent":
+        view = DiskView.fit(space, points["image"], points["caption"])
+        note = EXACT.format(sample.images.shape[-1]) if space.has_cones else SHARED
+        return {kind: view.place(space, each) for kind, each in points.items()}, note
+    if projection != "co_sne":
         raise ValueError(f"projection={projection}: choose one of {', '.join(PROJECTIONS)}")
-    view = DiskView.fit(sample.space, points["image"], points["caption"])
-    note = EXACT.format(sample.images.shape[-1]) if sample.space.has_cones else SHARED
-    return {kind: view.place(sample.space, each) for kind, each in points.items()}, note
+    every = torch.cat(list(points.values()))
+    placed = co_sne(space, every)
+    error = float((placed.norm(dim=1) - unit_radius(space, every)).abs().mean() / unit_radius(space, every).mean())
+    return dict(zip(points, placed.split([len(each) for each in points.values()]), strict=True)), ABOUT.format(error)
 
 
 def _branches(sample: Sample) -> Sequence[tuple[int, int]]:

@@ -128,6 +128,12 @@ class Subjects:
         )
         return embed_images(self.model, batches, device=self.device)
 
+    @torch.no_grad()
+    def embed_image(self, image: Tensor) -> Tensor:
+        """Point `(D,)` of an image, uint8 RGB `(3, H, W)`."""
+        picture = self.pretrained.transforms.evaluation(image)
+        return self.model.embed_image(picture[None].to(self.device))[0]
+
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
         """Points of captions, `(m, D)`."""
         tokenize = self.pretrained.tokenizer.batch

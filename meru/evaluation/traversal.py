@@ -11,20 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from meru.data.images import read_image
-from meru.evaluation.sample import Subjects, Texts
+from meru.evaluation.examples import evenly_spread
+from meru.evaluation.sample import Sample, Subjects, Texts
 from meru.geometry.spaces import Space
-from meru.metrics.traversal import ROOT, Walk, walk
-from meru.reports.traversal import Met, Row
+from meru.metrics.traversal import ROOT, more_general, walk
+from meru.reports.traversal import Met, Row, traversal_figure
 
 GENERAL = ("auto", "cone", "radius", "none")
-STEPS = 100
+STEPS = 50  # as in the paper
+ROOT_NAME = "root"
 FILTERED = {
-    "cone": "Only texts whose entailment cone contains the point on the way",
-    "radius": "Only texts at least as near to the root as the point on the way",
-    "none": "All texts",
+    "cone": "only texts whose cone contains the point count",
+    "radius": "only texts at least as near to the root as the point count",
+    "none": "all texts count",
 }
 
 
@@ -58,6 +61,11 @@ class Candidates:
         return cls(tuple(texts), tuple(kinds), torch.cat(points), tuple(pictures))
 
     @classmethod
+    def of_training(cls, subjects: Subjects, *, count: int) -> Candidates:
+        """Two captions of each of at most `count` images of the training split, and their groups."""
+        return cls.of_texts(subjects.texts(subjects.records("train", count), captions_of_image=2))
+
+    @classmethod
     def of_lines(cls, lines: Sequence[str], subjects: Subjects) -> Candidates:
         """A user's texts."""
         distinct = tuple(dict.fromkeys(lines))
@@ -79,38 +87,49 @@ class End:
     image: Tensor | None = None
     text: str = ""
 
+    @classmethod
+    def of_image(cls, subjects: Subjects, image: Tensor) -> End:
+        """An image, uint8 RGB `(3, H, W)`."""
+        return cls(subjects.embed_image(image), image=image)
+
+    @classmethod
+    def of_text(cls, subjects: Subjects, text: str) -> End:
+        """A text."""
+        return cls(subjects.embed_captions([text])[0], text=text)
+
 
 def root_of(space: Space, candidates: Candidates) -> End:
     """The root of the space: see `Space.root`."""
-    return End(space.root(candidates.points), text="root")
+    return End(space.root(candidates.points), text=ROOT_NAME)
 
 
-def passing(space: Space, start: End, end: End, candidates: Candidates, general: str) -> tuple[Walk, str]:
-    """Walk from start to end; returns the walk and the filter, one of `FILTERED`.
+def chosen_filter(space: Space, start: End, end: End, candidates: Candidates, general: str) -> str:
+    """The filter of `meru.metrics.traversal.walk` for one of `GENERAL`.
 
-    Args:
-        general: One of `GENERAL`. `auto` takes the cones, as in the paper, if a text is met with them, else the radii:
-            on small data, the cones of captions are often too narrow to contain any image.
+    `auto` is `cone`, as in the paper, if the cone of any text contains the start or the end; else `radius`, because
+    after training on small data the cones of captions are often too narrow to contain any image.
 
     Raises:
         ValueError: for another value.
     """
     if general not in GENERAL:
         raise ValueError(f"general={general}: choose one of {', '.join(GENERAL)}")
-    root = root_of(space, candidates).point
-    choices = ["cone", "radius"] if general == "auto" else [general]
     if not space.has_cones:
-        choices = ["none"]
-    for choice in choices:
-        found = walk(space, start.point, end.point, candidates.points, root=root, steps=STEPS, general=choice)
-        if bool((found.met != ROOT).any()):
-            break
-    return found, choice
+        return "none"
+    if general != "auto":
+        return general
+    # On a way to the root, a cone that does not contain the start contains no later point either: from the apex, the
+    # angle to a point only grows as the point comes nearer to the root.
+    ends = torch.stack([start.point, end.point])
+    return "cone" if bool(more_general(space, ends, candidates.points, "cone").any()) else "radius"
 
 
+@torch.no_grad()
 def row_of(space: Space, start: End, end: End, candidates: Candidates, *, general: str = "auto") -> tuple[Row, str]:
     """A row of the picture of `meru.reports.traversal.traversal_figure`, and the filter that was used."""
-    found, choice = passing(space, start, end, candidates, general)
+    choice = chosen_filter(space, start, end, candidates, general)
+    root = root_of(space, candidates).point
+    found = walk(space, start.point, end.point, candidates.points, root=root, steps=STEPS, general=choice)
     radii = space.radius(candidates.points)
     stages = []
     for first, last, number in found.stretches():
@@ -128,3 +147,28 @@ def row_of(space: Space, start: End, end: End, candidates: Candidates, *, genera
         )
     row = Row(start.image, start.text, end.image, end.text, tuple(stages), found.shares.tolist(), found.radii.tolist())
     return row, choice
+
+
+def starts_of(sample: Sample, *, count: int = 3) -> list[End]:
+    """Some images of a sample, evenly spread, as starts of walks."""
+    rows = evenly_spread(len(sample.records), count)
+    return [End(sample.images[row], image=read_image(sample.records[row].path)) for row in rows]
+
+
+def draw_walks(
+    space: Space, walks: Sequence[tuple[End, End]], candidates: Candidates, *, general: str = "auto", title: str = ""
+) -> Figure:
+    """A plot of walks, each from a start to an end.
+
+    Args:
+        space: The points' space.
+        walks: At least one.
+        candidates: The texts that may be met.
+        general: One of `GENERAL`: see `chosen_filter`.
+        title: Written above; "": a title that says what the walks are.
+    """
+    rows, filters = zip(*(row_of(space, *ends, candidates, general=general) for ends in walks), strict=True)
+    meant = ", or ".join(FILTERED[each] for each in dict.fromkeys(filters))
+    to_root = walks[0][1].text == ROOT_NAME
+    named = title or ("From specific to general" if to_root else "From one image to another")
+    return traversal_figure(rows, title=named, note=f"Met is the nearest text to each point of the way; {meant}.")

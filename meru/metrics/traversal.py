@@ -87,14 +87,16 @@ def walk(
     every = torch.cat([candidates, root[None]])
     scores = space.similarity(points, every)
     if space.has_cones and general != "none" and len(candidates):
-        scores[:, :-1].masked_fill_(~_is_general(space, points, candidates, general, minimum_radius), -torch.inf)
+        scores[:, :-1].masked_fill_(~more_general(space, points, candidates, general, minimum_radius), -torch.inf)
     best = scores.max(dim=1)
     met = torch.where(best.indices == len(candidates), ROOT, best.indices)
     return Walk(shares, points, space.radius(points), met, best.values)
 
 
-def _is_general(space: Space, points: Tensor, candidates: Tensor, general: str, minimum_radius: float) -> Tensor:
-    """Which candidates are more general than which points, bool `(S, T)`."""
+def more_general(
+    space: Space, points: Tensor, candidates: Tensor, general: str, minimum_radius: float = 0.1
+) -> Tensor:
+    """Which candidates `(T, D)` are more general than which points `(S, D)`, bool `(S, T)`; `cone` or `radius`."""
     if general == "radius":
         return space.radius(candidates)[None] <= space.radius(points)[:, None]
     aperture = space.half_aperture(candidates, minimum_radius)

@@ -103,9 +103,11 @@ def _draw_thumbnails(axis: Axes, thumbnails: Sequence[Thumbnail], reach: float) 
     turn = torch.polar(torch.ones_like(spread), angles.sort().values - spread).sum().angle()
     for number, at in zip(angles.argsort().tolist(), (spread + turn).tolist(), strict=True):
         place, image = thumbnails[number]
-        outside = (1.26 * reach * torch.tensor([at], dtype=torch.float64).cos().item(), )
+        outside = (1.26 * reach * torch.tensor([at], dtype=torch.float64).cos().item(),)
         outside = (*outside, 1.26 * reach * torch.tensor([at], dtype=torch.float64).sin().item())
-        axis.plot(*zip(place.tolist(), outside, strict=True), color=COLOURS["image"], linewidth=0.8, alpha=0.7, zorder=1)
+        axis.plot(
+            *zip(place.tolist(), outside, strict=True), color=COLOURS["image"], linewidth=0.8, alpha=0.7, zorder=1
+        )
         axis.scatter(*place.tolist(), s=60, facecolors="none", edgecolors=COLOURS["image"], linewidths=1.4, zorder=7)
         pixels = image.permute(1, 2, 0).numpy()
         box = OffsetImage(pixels, zoom=SIDE / max(pixels.shape[:2]) * 72 / 120)

@@ -152,8 +152,8 @@ def _draw_card(picture: Axes, text: Axes, met: Met) -> None:
     named = met.kind in NAMES
     head = NAMES.get(met.kind, met.kind)
     text.text(
-        0.5, 1.0, f"{head} · {met.radius:.2f}", fontsize=10, weight="bold", color=COLOURS[met.kind], ha="center", va="top",
-        transform=text.transAxes,
+        0.5, 1.0, f"{head} · {met.radius:.2f}", fontsize=10, weight="bold", color=COLOURS[met.kind], ha="center",
+        va="top", transform=text.transAxes,
     )  # fmt: skip
     if not named:
         words = wrapped(met.text, width=20, lines=5)
