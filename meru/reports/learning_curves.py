@@ -10,11 +10,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from meru.reports.curves import Curve, draw_band
 from meru.reports.stylesheet import COLOURS
 
-Curve = Sequence[tuple[float, float]]
 SIZE = (3.6, 2.3)  # inches
-MARKED = 12  # curves of at most so many points have a dot at each
 DASHES = ("-", "--", ":")
 MOST_POINTS = 400
 FLAT = 1e-4  # relative range of values that is rounding
@@ -24,7 +23,8 @@ def curves_svg(lines: Mapping[str, Sequence[Curve]], *, share: bool, chance: flo
     """Curves over the steps as SVG with a transparent background, all text as text.
 
     Args:
-        lines: Group of runs → the curve of each of its runs, points `(step, value)`; a group has one colour.
+        lines: Group of runs → the curve of each of its runs, finite points `(step, value)`; a group has one colour, its
+            mean is a line and its spread a band, as in `meru.reports.curves`.
         share: Whether the values are shares, shown in percent.
         chance: The chance level, a dotted line.
     """
@@ -35,18 +35,9 @@ def curves_svg(lines: Mapping[str, Sequence[Curve]], *, share: bool, chance: flo
         axes = figure.subplots()
         axes.patch.set_alpha(0)
         for number, curves in enumerate(lines.values()):
-            for curve in curves:
-                points = thinned([(x, scale * y) for x, y in curve if math.isfinite(y)])
-                axes.plot(
-                    [x for x, _ in points],
-                    [y for _, y in points],
-                    color=colour(number),
-                    linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
-                    linewidth=1.3,
-                    alpha=0.9,
-                    marker="o" if len(points) <= MARKED else None,
-                    markersize=2.5,
-                )
+            style = {"color": colour(number), "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
+            for together in comparable([[(x, scale * y) for x, y in curve] for curve in curves if curve]):
+                draw_band(axes, together, **style)
         if chance is not None:
             axes.axhline(scale * chance, color="#8a8a8a", linestyle=":", linewidth=1)
         _widen_if_flat(axes)
@@ -70,6 +61,14 @@ def _widen_if_flat(axes: Axes) -> None:
 def colour(number: int) -> str:
     """The colour of a group of runs."""
     return COLOURS[number % len(COLOURS)]
+
+
+def comparable(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """Curves at the steps that all have, thinned alike, as one list; each on its own if they share no step."""
+    shared = set.intersection(*({x for x, _ in curve} for curve in curves)) if curves else set()
+    if not shared:
+        return [[thinned(curve)] for curve in curves]
+    return [[thinned([point for point in curve if point[0] in shared]) for curve in curves]]
 
 
 def thinned(curve: Curve) -> list[tuple[float, float]]:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from meru.errors import UserError, require
-from meru.files import make_folder_of, output_file, user_path, write_text
+from meru.errors import require
+from meru.files import make_folder_of, output_file, write_text
 from meru.reports.html import LANGUAGES, Both, element, page
-from meru.run_layout import CONFIG
 from meru.runs.record import Group, Record, defaults_of, read_record
 from meru.runs.report_configuration import configuration_section, environment_section, shown
 from meru.runs.report_sections import (
@@ -19,6 +18,7 @@ from meru.runs.report_sections import (
     pictures_sections,
     runs_section,
 )
+from meru.runs.visualize.curves import runs_of
 
 NAME = "report.html"
 NAMED_KEYS = 3  # keys in the label of a group whose name others share
@@ -37,37 +37,13 @@ def write_report(run: str, *, output: str | None = None, lang: str = "en") -> Pa
         UserError: if there is no run folder, one has no readable configuration, or the file cannot be written.
     """
     require(lang, tuple(LANGUAGES), key="lang")
-    folders = run_folders(run)
+    folders = runs_of(run)
     place = folders[0] if len(folders) == 1 else folders[0].parent
     path = output_file(output or place / NAME, example=NAME)
     text = report([read_record(folder) for folder in folders], language=lang)
     make_folder_of(path)
     write_text(path, text, advice="choose another place with output=")
     return path
-
-
-def run_folders(run: str) -> list[Path]:
-    """The folders that `run=` names, each once.
-
-    Raises:
-        UserError: if a name is no run folder, or a pattern matches none.
-    """
-    if user_path(run).is_dir():  # a name with a comma in it
-        return [user_path(run)]
-    found: list[Path] = []
-    for word in (each.strip() for each in run.split(",")):
-        path = user_path(word)
-        if not word:
-            raise UserError(f"run={run}: a name between the commas is empty")
-        if path.exists() or not set(word) & set("*?["):
-            found.append(path)
-            continue
-        start = Path(path.anchor)
-        matches = [each for each in sorted(start.glob(str(path.relative_to(start)))) if (each / CONFIG).is_file()]
-        if not matches:
-            raise UserError(f"run={word}: no run folder matches")
-        found += matches
-    return list(dict.fromkeys(found))
 
 
 def report(records: Sequence[Record], *, language: str = "en") -> str:

@@ -144,7 +144,7 @@ def _all_figures(groups: Sequence[Group]) -> Markup:
 
 
 def curves_section(groups: Sequence[Group]) -> Markup:
-    """What was logged in training and validation, a small plot each; one colour a group, one line a run."""
+    """What was logged in training and validation, a small plot each; one colour a group."""
     names = dict.fromkeys(name for group in groups for record in group.records for name in record.curves)
     wanted: dict[str, Child] = {}
     for pattern, title in LOGGED.items():
@@ -161,7 +161,10 @@ def curves_section(groups: Sequence[Group]) -> Markup:
         element("li", element("span", class_="swatch", style=f"background: {colour(number)}"), group.label)
         for number, group in enumerate(groups)
     ]
-    about = Both("Over the steps; dotted: the chance level.", "横轴为步数；点线为随机水平。")
+    about = Both(
+        "Over the steps. Line: the mean over seeds; band: one standard deviation, or the range of two; dotted: chance.",
+        "横轴为步数。线：各种子的均值；色带：一倍标准差（两个种子时为其范围）；点线：随机水平。",
+    )
     return section(
         Both("Learning curves", "学习曲线"),
         element("p", about, class_="note"),

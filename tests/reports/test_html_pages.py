@@ -8,7 +8,7 @@ from PIL import Image
 
 from meru.reports.embedded_pictures import LONGEST_SIDE, embedded
 from meru.reports.html import Both, Cell, Markup, drawing, element, page, picture, table
-from meru.reports.learning_curves import MOST_POINTS, curves_svg, thinned
+from meru.reports.learning_curves import MOST_POINTS, comparable, curves_svg, thinned
 
 EVIL = """<script>alert("1")</script>'&\x00\ud800"""
 
@@ -70,8 +70,14 @@ def test_drawings_share_no_ids_and_take_the_colour_of_the_text():
     assert 'role="img" aria-label="a curve"' in first and "currentColor" in first and "#000000" not in first
 
 
-def test_names_with_dollars_and_curves_with_gaps_are_drawn():
-    assert "<svg" in curves_svg({"$x_{$": [[(0, float("nan")), (1, 2.0)]], "empty": []}, share=False)
+def test_groups_without_curves_and_names_with_dollars_are_drawn():
+    assert "<svg" in curves_svg({"$x_{$": [[(1, 2.0)]], "empty": []}, share=False)
+
+
+def test_seeds_are_compared_at_the_steps_that_all_have():
+    long, short, other = [(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)], [(1.0, 4.0), (2.0, 5.0)], [(1.5, 0.0)]
+    assert comparable([long, short]) == [[long[:2], short]]
+    assert comparable([long, other]) == [[long], [other]] and comparable([]) == []
 
 
 def test_long_curves_are_thinned_to_means():

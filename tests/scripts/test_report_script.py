@@ -25,7 +25,7 @@ def test_it_prints_where_the_report_is(tmp_path, warm_python):
     ("words", "message"),
     [
         (["lang=zh"], "run= is missing: give the folders of runs"),
-        (["run=nowhere"], "is not a run folder: it does not exist"),
+        (["run=nowhere"], "run=nowhere: no run folder has this name"),
         (["run="], "run=: give the folders of runs"),
         (["runs=x"], "did you mean run=?"),
     ],
