@@ -35,7 +35,7 @@ th, td { padding: .32rem .7rem; border-bottom: 1px solid var(--line); text-align
 th:first-child, .words td, .words th { text-align: left; } td { white-space: nowrap; } tbody th { min-width: 9rem; }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; } tbody th { font-weight: 500; }
 tbody tr:hover { background: var(--raised); }
-td small, th small { display: block; font-weight: 400; font-size: .8rem; }
+td small, th small { display: block; font-weight: 400; font-size: .85em; }
 .words td { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 details { margin: .8rem 0; } summary { cursor: pointer; color: var(--accent); }
 .grid { display: grid; gap: 1.2rem 2rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
@@ -49,7 +49,7 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .swatch { display: inline-block; width: 1.4rem; height: .3rem; margin-right: .5rem; vertical-align: middle; }
 @media (min-width: 44rem) { tbody th code { white-space: nowrap; } }
 @media print {
-  :root { color-scheme: light; --text: #000; --faint: #444; --line: #bbb; --page: #fff; --raised: #fff; }
+  :root { color-scheme: light; --text: #000; --faint: #444; --line: #bbb; --page: #fff; --raised: #fff; --accent: #000; }
   body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 8.5pt; } th, td { padding: .15rem .35rem; }
   tbody th, .words td { min-width: 0; } .grid { grid-template-columns: repeat(3, 1fr); }
   .grid.wide { grid-template-columns: repeat(2, 1fr); }
