@@ -61,7 +61,7 @@ class Trainer:
             by name; saved in checkpoints, and restored before `batches` is called.
         on_resumed: Called in the main process after a checkpoint has been restored.
         on_validated: Called in the main process with the validated model and the step, after every
-            `settings.figures_every` validations.
+            `settings.figures_every` validations, but not at the end of the run.
     """
 
     model: nn.Module
@@ -320,8 +320,8 @@ class Trainer:
         return self.settings.checkpoint_every > 0 and self.step % self.settings.checkpoint_every == 0
 
     def _figures_due(self) -> bool:
-        validations = self.step / (self.settings.evaluate_every * self.steps_per_epoch)
-        return self.settings.figures_every > 0 and validations % self.settings.figures_every == 0
+        every = self.settings.figures_every * self.settings.evaluate_every * self.steps_per_epoch
+        return every > 0 and self.step % every == 0 and self.step < self.total_steps
 
     def _diagnosis_due(self) -> bool:
         return self.settings.diagnose_every > 0 and self.step % self.settings.diagnose_every == 0

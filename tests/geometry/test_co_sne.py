@@ -27,9 +27,7 @@ def test_the_loss_is_that_of_the_paper():
     wanted = torch.rand(n, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     wanted = (wanted + wanted.T).fill_diagonal_(0)
     wanted = wanted / wanted.sum()
-    total = sum(
-        1 / (disk_distance(places[k], places[m]) ** 2 + scale**2) for k in range(n) for m in range(n) if k != m
-    )
+    total = sum(1 / (disk_distance(places[k], places[m]) ** 2 + scale**2) for k in range(n) for m in range(n) if k != m)
     expected = 0.0
     for i in range(n):
         for j in range(n):
