@@ -76,7 +76,7 @@ def _placed(sample: Sample, points: dict[str, Tensor], projection: str) -> tuple
 
 def _branches(sample: Sample) -> Sequence[tuple[int, int]]:
     """Pairs of a family and a class of it."""
-    if "family" not in sample.texts.groups:
+    if "family" not in sample.texts.groups or not sample.space.has_cones:
         return []
     classes, families = sample.texts.groups["class"].members, sample.texts.groups["family"].members
     return [

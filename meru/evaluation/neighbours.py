@@ -14,7 +14,7 @@ from meru.evaluation.examples import evenly_spread
 from meru.evaluation.sample import Sample
 from meru.reports.neighbours import Near, Query, neighbours_figure
 
-IMAGES, CAPTIONS = 6, 3
+IMAGES, CAPTIONS = 5, 3
 
 
 @torch.no_grad()

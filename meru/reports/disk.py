@@ -49,7 +49,8 @@ def disk_figure(
 
     Args:
         places: Kind, one of `meru.reports.style.MARKERS`, → places in the unit disk, `(n, 2)`.
-        rings: Distance from the origin → radius in the unit disk; those beyond the points are left out.
+        rings: Distance from the origin → radius in the unit disk; those beyond the points are left out. Empty on a
+            sphere, which has no root.
         names: Of the points of the kind `family`, written beside them; none if empty.
         branches: Pairs of a family and a class of it, joined by a geodesic.
         thumbnails: Drawn around the disk, with a line to their places.
@@ -75,7 +76,8 @@ def disk_figure(
             *of_kind.T.numpy(), s=SIZES[kind], c=COLOURS[kind], marker=MARKERS[kind], alpha=0.8,
             edgecolors="white", linewidths=0.4, zorder=2 + order, label=PLURALS[kind].format(len(of_kind)),
         )  # fmt: skip
-    axis.scatter([0], [0], s=SIZES["root"], c=COLOURS["root"], marker=MARKERS["root"], zorder=9, label="root")
+    if rings:
+        axis.scatter([0], [0], s=SIZES["root"], c=COLOURS["root"], marker=MARKERS["root"], zorder=9, label="root")
     _draw_thumbnails(axis, thumbnails, reach)
     _write_names(axis, names, places.get("family"), reach)
     legend = figure.legend(loc="outside lower center", ncols=3, fontsize=11, frameon=False, markerscale=1.3)

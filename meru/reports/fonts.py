@@ -47,15 +47,17 @@ def drawable(text: str) -> str:
     known = _characters(_own_font()).union(*map(_characters, _installed().values()))
     shown, missing = [], []
     for character in text:
+        if character in _JOINERS:
+            continue
         if ord(character) in known or character.isspace():
             shown.append(character)
-        elif character not in _JOINERS:
+        else:
             shown.append(_substitute(character))
             missing.append(character)
     if new := [character for character in dict.fromkeys(missing) if character not in _said]:
         _said.update(new)
         log.warning(
-            "no installed font has %s: the plot shows substitutes; install one that has, such as Noto Sans CJK",
+            "no installed font has %s: the plot shows substitutes; install one that has, such as Noto Sans CJK for Chinese",
             " ".join(new),
         )
     return "".join(shown)

@@ -12,6 +12,8 @@ from torch import Tensor
 from meru.reports.attention import printable
 from meru.reports.style import COLOURS, show_image, wrapped
 
+NOTE = "Numbers: places when images and captions are ranked together. ✓: the class of the query."
+
 
 class Near(NamedTuple):
     """A neighbour: an image, or a caption.
@@ -57,9 +59,10 @@ def neighbours_figure(queries: Sequence[Query], *, title: str = "") -> Figure:
             axis = figure.add_subplot(grid[2 * row, place])
             show_image(axis, near.image, edge=COLOURS["image"])
             axis.set_title(_head(near), fontsize=10, color=COLOURS["image"], weight="bold")
-            axis.set_xlabel(wrapped(near.text, width=18, lines=1), fontsize=9)
+            axis.set_xlabel(wrapped(near.text, width=18, lines=2), fontsize=9)
         texts = figure.add_subplot(grid[2 * row + 1, 1:])
         _draw_captions(texts, query.captions, width=17 * columns)
+    figure.supxlabel(NOTE, fontsize=9)
     return figure
 
 
@@ -85,7 +88,7 @@ def _draw_captions(axis: Axes, captions: Sequence[Near], *, width: int) -> None:
             transform=axis.transAxes,
         )  # fmt: skip
         words = wrapped(near.text, width=width - 6, lines=2 if len(captions) <= 3 else 1)
-        axis.text(0.1, y, words, fontsize=9, va="center", transform=axis.transAxes)
+        axis.text(0.075, y, words, fontsize=9, va="center", transform=axis.transAxes)
 
 
 def _head(near: Near) -> str:

@@ -49,7 +49,8 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .swatch { display: inline-block; width: 1.4rem; height: .3rem; margin-right: .5rem; vertical-align: middle; }
 @media (min-width: 44rem) { tbody th code { white-space: nowrap; } }
 @media print {
-  :root { color-scheme: light; --text: #000; --faint: #444; --line: #bbb; --page: #fff; --raised: #fff; --accent: #000; }
+  :root { color-scheme: light; --text: #000; --faint: #444; --line: #bbb; --page: #fff; --raised: #fff;
+    --accent: #000; }
   body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 8.5pt; } th, td { padding: .15rem .35rem; }
   tbody th, .words td { min-width: 0; } .grid { grid-template-columns: repeat(3, 1fr); }
   .grid.wide { grid-template-columns: repeat(2, 1fr); }

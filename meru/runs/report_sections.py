@@ -10,7 +10,7 @@ from meru.reports.html import Both, Cell, Child, Markup, drawing, element, folde
 from meru.reports.learning_curves import colour, curves_svg
 from meru.reports.over_seeds import cell, chance_of
 from meru.reports.tables import ROWS, is_share
-from meru.run_layout import ATTENTION, DIAGNOSIS, TREES
+from meru.run_layout import ATTENTION, DIAGNOSIS, PLOTS, TREES
 from meru.runs.record import Group, Record
 from meru.runs.report_configuration import shown
 from meru.tasks.columns import COLUMNS
@@ -19,7 +19,7 @@ PICTURES_OF_FOLDER, MOST_PICTURES, MOST_CLUSTERS = 8, 24, 25
 PICTURES = {
     ATTENTION: Both("Where words attend", "词语的注意力"),
     TREES: Both("Trees of classes", "类别树"),
-    "figures": Both("Figures", "图"),
+    PLOTS: Both("Plots", "图"),
     DIAGNOSIS: Both("Diagnosis", "诊断"),
 }
 # What is logged in training, by name → its title; a name that ends in / stands for all that begin with it.

@@ -33,6 +33,7 @@ from meru.runs.folder import (
     save_changes,
     save_environment,
 )
+from meru.runs.plots import save_plots
 from meru.tasks.contract import Figures
 from meru.tasks.kinds import task_of
 from meru.training.loggers.base import AnyLogger, NoLogger, SeveralLoggers
@@ -110,6 +111,9 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
         settings=settings,
         epoch_state=task.epoch_state,
         on_resumed=partial(save_changes, folder, config),
+        on_validated=lambda model, step: save_plots(
+            task, folder, pretrained._replace(model=model), logger=logger, step=step, finished=False
+        ),
     )
     figures = None
     with closing(logger, folder, watch):

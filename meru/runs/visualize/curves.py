@@ -6,6 +6,7 @@ import glob
 import json
 from collections import Counter
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def curves(*, run: str, figures: str = "", output: str = "curves.png") -> str:
     path = plot_file(output, example="curves.png")
     runs = runs_of(run)
     save_figure(draw_curves(runs, figures=[each.strip() for each in figures.split(",") if each.strip()]), path)
-    return f"learning curves of {len(runs)} runs: {path}"
+    return f"learning curves of {len(runs)} run{'s' if len(runs) > 1 else ''}: {path}"
 
 
 def runs_of(names: str) -> list[Path]:
@@ -71,7 +72,7 @@ def draw_curves(runs: Sequence[Path], *, figures: Sequence[str] = (), title: str
     for name in names:
         known = next((each for each in (name, VALIDATION + name) if each in logged), None)
         if known is None:
-            raise UserError(f"figures={name}: no run logged it; logged are, for instance, {_some(logged)}")
+            raise UserError(f"figures={name}: no run logged it; logged are, for instance, {_near(name, logged)}")
         curves = {label: [_curve(lines[run], known) for run in members] for label, members in groups.items()}
         curves = {label: [curve for curve in some if curve] for label, some in curves.items()}
         panels[name] = {label: some for label, some in curves.items() if some}
@@ -117,9 +118,9 @@ def _usual(runs: Sequence[Path], logged: set[str]) -> list[str]:
     return [name for name in wanted if name in logged or VALIDATION + name in logged]
 
 
-def _some(logged: set[str]) -> str:
-    names = sorted(name.removeprefix(VALIDATION) for name in logged - {"step", "epoch"} if "chance" not in name)
-    return ", ".join(names[:: max(1, len(names) // 6)][:6])
+def _near(name: str, logged: set[str]) -> str:
+    names = sorted(each.removeprefix(VALIDATION) for each in logged - {"step", "epoch"} if "chance" not in each)
+    return ", ".join(get_close_matches(name, names, n=4, cutoff=0.3) or names[:4])
 
 
 def _curve(lines: Sequence[dict], name: str) -> Curve:
