@@ -235,12 +235,12 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
-def save_environment(folder: Path, device: torch.device) -> dict[str, str]:
-    """Write the environment into the run folder, in the main process; returns it."""
+def save_environment(folder: Path, device: torch.device) -> str:
+    """Write the environment into the run folder, in the main process; returns it as text on one line."""
     facts = environment(device)
     if distributed.is_main():
         write_text(folder / ENVIRONMENT, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    return facts
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def commit() -> str:

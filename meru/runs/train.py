@@ -94,10 +94,9 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     folder = folder or make_run_folder(config, asked=asked)
     logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
     rate = scaled_rate(config.optim.learning_rate, config.optim.get("batch_of_rate"), plan.images_per_step)
-    facts = save_environment(folder, device)
     log.info("run folder %s", folder)
     log.info("%s", plan.describe(learning_rate=rate))
-    log.info("%s; %s", task.describe(), ", ".join(f"{name} {value}" for name, value in facts.items()))
+    log.info("%s; %s", task.describe(), save_environment(folder, device))
     task.prepare(pretrained, begun=begun)
     trainer = Trainer(
         model=model,
