@@ -57,7 +57,7 @@ def drawable(text: str) -> str:
     if new := [character for character in dict.fromkeys(missing) if character not in _said]:
         _said.update(new)
         log.warning(
-            "no installed font has %s: the plot shows substitutes; install one that has, such as Noto Sans CJK for Chinese",
+            "no installed font has %s: the plot shows substitutes; install one, such as Noto Sans CJK for Chinese",
             " ".join(new),
         )
     return "".join(shown)

@@ -45,7 +45,7 @@ def finish(
         step=trainer.step,
     )
     task.draw(findings, folder, pretrained, logger=logger, step=trainer.step)
-    save_plots(task, folder, pretrained, logger=logger, step=trainer.step, finished=True)
+    save_plots(task, folder, pretrained, logger, model, trainer.step, finished=True)
     return findings.figures
 
 

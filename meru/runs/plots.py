@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from meru.assemble import Pretrained
 from meru.optional_part import optional
 from meru.reports.attention import save_figure
@@ -14,22 +16,30 @@ from meru.training.loggers.base import AnyLogger
 
 
 def save_plots(
-    task: Task, folder: Path, pretrained: Pretrained, *, logger: AnyLogger, step: int, finished: bool
+    task: Task,
+    folder: Path,
+    pretrained: Pretrained,
+    logger: AnyLogger,
+    model: nn.Module,
+    step: int,
+    *,
+    finished: bool = False,
 ) -> None:
     """Draw the plots that the configuration asks for; a failure is one warning, and the run goes on.
 
     Args:
         task: The run's.
         folder: The run folder.
-        pretrained: The model.
+        pretrained: The model's tokenizer and transforms.
         logger: Gets a table with each plot.
+        model: The model.
         step: Of the training; part of the files' names unless the run is finished.
         finished: Whether the run is at its end.
     """
     names = task.config.evaluation.get("figures") or []  # missing in configurations of older runs
     plots = {}
     with optional("plots"):
-        plots |= task.plots(names, pretrained, finished=finished) if names else {}
+        plots |= task.plots(names, pretrained._replace(model=model), finished=finished) if names else {}
     if "curves" in names:
         with optional("the plot curves"):
             plots["curves"] = draw_curves([folder])

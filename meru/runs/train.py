@@ -110,16 +110,12 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
         settings=settings,
         epoch_state=task.epoch_state,
         on_resumed=partial(save_changes, folder, config),
-        on_validated=lambda model, step: save_plots(
-            task, folder, pretrained._replace(model=model), logger=logger, step=step, finished=False
-        ),
+        on_validated=partial(save_plots, task, folder, pretrained, logger),
     )
-    figures = None
     with closing(logger, folder, watch):
         finished = trainer.run()
-        if distributed.is_main() and finished:
-            figures = finish(task, folder, trainer, pretrained, logger)
-        elif not finished:
+        figures = finish(task, folder, trainer, pretrained, logger) if finished and distributed.is_main() else None
+        if not finished:
             log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
     distributed.barrier()
     return figures

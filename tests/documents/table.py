@@ -98,6 +98,25 @@ ROWS = (
         makes="attention.png",
     ),
     Row(
+        r"python scripts/visualize\.py (disk|norms|traversal|neighbours) .*",
+        change=(("(image|other)=<file>", r"\1={picture}"),),
+        add=("count=8",),
+        says=".png",
+        makes="*.png",
+    ),
+    Row(
+        r"python scripts/visualize\.py curves .*",
+        change=((r"'?runs/birds_meru/\*'?", "{run}"),),
+        says="learning curves of 1 run:",
+        makes="curves.png",
+    ),
+    Row(
+        r"python scripts/visualize\.py tree .*",
+        change=(("'?<discovery run>'?", "{run}"),),
+        says="which does not discover classes",
+        exit_code=2,
+    ),
+    Row(
         r"python scripts/search\.py .*",
         change=((r"run=\S+", "run={run}"), (r"images=\S+", "images={birds}/images")),
         add=("workers=0",),

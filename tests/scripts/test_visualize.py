@@ -64,7 +64,7 @@ def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tm
         (["tree", "output=x"], "run= is missing"),
         (["tree", "run=nowhere"], "nowhere is not a run folder"),
         (["attention", "run=x", "image=y", "text=z", "output=/"], "output=/ is a folder: name a file in it"),
-        (["attention", "run=x", "image=y", "text=z", "output=a.jpg"], "output=a.jpg: the file is written as PNG or SVG"),
+        (["attention", "run=x", "image=y", "text=z", "output=a.jpg"], "the file is written as PNG or SVG"),
         (["attention", "run=nowhere", f"image={SCRIPT}", "text=z"], "nowhere is not a run folder"),
         (["attention", "run=nowhere", "image=y", "text=z"], "image=y: there is no such file"),
         (["disk", "run=x", "split=all"], "split=all: give one of test, validation, train"),
