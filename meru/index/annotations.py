@@ -16,12 +16,12 @@ from meru.assemble import is_discovery
 from meru.configuration import absolute_paths
 from meru.data.caption_queries import caption_queries
 from meru.data.discovery.splits import UNKNOWN
+from meru.data.families import families_by_name
 from meru.data.texts import read_text
 from meru.errors import UserError
 from meru.evaluation.clusters import cluster_names
 from meru.evaluation.examples import evenly_spread
 from meru.files import user_path
-from meru.metrics.zero_shot import class_prompts
 from meru.tasks.data import load_data, load_discovery_data
 
 log = logging.getLogger("meru")
@@ -39,6 +39,7 @@ class Annotations:
         label_names: By label.
         class_kind: `class` or `identity`; None without labels.
         texts: Sentences, each once; and their labels, None where one has no meaning.
+        families: Family of each label; None if there are none.
         images: Images of the splits, by split.
         cluster_names: Names of the classes that a discovery model predicts.
     """
@@ -47,6 +48,7 @@ class Annotations:
     label_names: Sequence[str] = ()
     class_kind: str | None = None
     texts: Mapping[str, int | None] = field(default_factory=dict)
+    families: Sequence[str] | None = None
     images: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     cluster_names: Sequence[str] = ()
 
@@ -71,9 +73,6 @@ def _of_pairs(config: DictConfig) -> Annotations:
     records = [record for of_split in splits.values() for record in of_split]
     labelled = data.class_kind != "image"
     texts: dict[str, int | None] = {}
-    if data.class_kind == "class" and config.data.get("prompts"):
-        prompts = class_prompts(data.class_names, config.data.prompts)
-        texts |= {of_class[0]: label for label, of_class in enumerate(prompts)}
     # Captions of the test images answer queries about them too well; they are texts only where there are no others.
     described = [*data.train, *data.validation] or data.test
     captions = [(record.captions[0], record.class_index) for record in described]
@@ -88,6 +87,7 @@ def _of_pairs(config: DictConfig) -> Annotations:
         data.class_names,
         data.class_kind if labelled else None,
         texts,
+        families_by_name(data.class_names, config.data.get("families")) if data.class_kind == "class" else None,
         {name: [record.path for record in of_split] for name, of_split in splits.items()},
     )
 
@@ -149,3 +149,24 @@ def read_labels(file: str, folder: Path) -> tuple[dict[str, int], list[str]]:
     names = sorted(set(given.values()))
     number = {name: label for label, name in enumerate(names)}
     return {os.path.realpath(folder / image): number[label] for image, label in given.items()}, names
+
+
+def averages(known: Annotations) -> dict[str, list[int]]:
+    """What several texts have in common, as their rows: classes, families of several classes, and all captions.
+
+    An average lies the nearer to the root, the more its texts differ.
+    """
+    if not (labelled := [row for row, label in enumerate(known.texts.values()) if label is not None]):
+        return {}
+    found: dict[str, list[int]] = {}
+    if known.class_kind == "class":
+        of_class: dict[int, list[int]] = {}
+        labels = list(known.texts.values())
+        for row in labelled:
+            of_class.setdefault(labels[row], []).append(row)
+        found |= {known.label_names[label]: rows for label, rows in of_class.items()}
+        for family, count in Counter(known.families[label] for label in of_class).items() if known.families else ():
+            if count > 1:
+                rows = [row for label, of_label in of_class.items() if known.families[label] == family for row in of_label]
+                found[f"{family} ({count} classes)"] = rows
+    return found | {"all captions": labelled}

@@ -137,7 +137,7 @@ def _build(making: Making, names: Sequence[str], wanted: Wanted) -> tuple[Index,
     kept = {}
     if before is not None:
         kept = {name: row for name, (row, *facts) in before.known_files.items() if files.get(name) == tuple(facts)}
-    journal = Journal(folder, fingerprint=fingerprint, dimension=_dimension(making.embedding))
+    journal = Journal(folder, fingerprint=fingerprint, dimension=making.embedding.dimension)
     resumed = {name for name, entry in journal.entries.items() if files.get(name) == (entry["size"], entry["time"])}
     todo = [name for name in names if name not in kept and name not in resumed]
     if resumed:
@@ -231,11 +231,6 @@ def _files(root: Path, names: Sequence[str]) -> dict[str, tuple[int, int]]:
             facts = (root / name).stat()
             found[name] = (facts.st_size, facts.st_mtime_ns)
     return found
-
-
-def _dimension(embedding: Embedding) -> int:
-    blank = embedding.pretrained.transforms.evaluation(torch.zeros(3, 8, 8, dtype=torch.uint8))
-    return embedding.images(blank[None])[0].shape[1]
 
 
 def _embed(making: Making, journal: Journal, todo: Sequence[str], wanted: Wanted) -> dict[str, str]:

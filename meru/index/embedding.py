@@ -45,6 +45,12 @@ class Embedding:
         """Whether the model predicts classes: category discovery."""
         return hasattr(self.pretrained.model, "class_logits")
 
+    @cached_property
+    def dimension(self) -> int:
+        """D of the points."""
+        blank = self.pretrained.transforms.evaluation(torch.zeros(3, 8, 8, dtype=torch.uint8))
+        return self.images(blank[None])[0].shape[1]
+
     @torch.no_grad()
     def images(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Points `(B, D)` of prepared images `(B, 3, S, S)`, and their predicted classes `(B,)` if it predicts any."""

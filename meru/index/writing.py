@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -20,7 +20,7 @@ from meru.data.discovery.splits import UNKNOWN
 from meru.files import user_path, write_atomically, write_text
 from meru.geometry.disk import DiskView
 from meru.geometry.spaces import Hyperboloid
-from meru.index.annotations import Annotations
+from meru.index.annotations import Annotations, averages
 from meru.index.approximate import ApproximateSearch, recall_of
 from meru.index.embedding import Embedding
 from meru.index.facts import FACTS, Facts, name_of_space, read_facts, write_facts
@@ -84,8 +84,8 @@ def write_index(making: Making, names: Sequence[str], parts: Parts) -> Index:
     points = torch.from_file(str(place("points", "f32")), shared=False, size=len(names) * rows.dimension)
     points = points.view(len(names), rows.dimension)
     exact = _write_half(place("half", "f16"), points)
-    texts = list(making.known.texts) if embedding.pretrained.tokenizer is not None else []
-    write_text(place("texts", "json"), json.dumps(texts))
+    texts = _texts(making)
+    write_text(place("texts", "json"), json.dumps(texts.names))
     rest = _rest(making, points, texts, names, clusters)
     write_atomically(place("rest", "safetensors"), lambda file: file.write(save(rest)))
     lines = ({"name": name, "size": making.files[name][0], "time": making.files[name][1]} for name in names)
@@ -169,26 +169,45 @@ def _write_rows(file: Any, parts: Iterator[Tensor]) -> None:
         file.write(part.contiguous().numpy().data)
 
 
+class Texts(NamedTuple):
+    """Sentences, and what several of them have in common, with their points `(T, D)` and labels."""
+
+    names: list[str]
+    points: Tensor
+    labels: list[int | None]
+
+
+def _texts(making: Making) -> Texts:
+    """The texts that may be met between a query and the root."""
+    embedding, known = making.embedding, making.known
+    if embedding.pretrained.tokenizer is None or not known.texts:
+        return Texts([], torch.zeros(0, making.embedding.dimension), [])
+    names, labels = list(known.texts), list(known.texts.values())
+    points = embedding.texts(names)
+    several = averages(known)
+    averaged = [embedding.space.average(points[rows])[None] for rows in several.values()]
+    return Texts([*names, *several], torch.cat([points, *averaged]), [*labels, *(None for _ in several)])
+
+
 def _rest(
-    making: Making, points: Tensor, texts: list[str], names: Sequence[str], clusters: list[int] | None
+    making: Making, points: Tensor, texts: Texts, names: Sequence[str], clusters: list[int] | None
 ) -> dict[str, Tensor]:
     """All that is small; see `meru.index.folder`."""
     embedding, known = making.embedding, making.known
     space = embedding.space
-    text_points = embedding.texts(texts) if texts else points.new_zeros(0, points.shape[1])
     sample = points[:: max(1, len(points) // SAMPLE)]
     found = {
         "own": torch.cat([own_number(space, part) for part in points.split(CHUNK)]),
-        "text_points": text_points,
-        "plane": DiskView.fit(space, sample, text_points).plane,
+        "text_points": texts.points,
+        "plane": DiskView.fit(space, sample, texts.points).plane,
         "root": space.root(sample),
     }
     if known.label_of:
         labels = [known.label_of.get(os.path.realpath(making.root / name), UNKNOWN) for name in names]
         if any(label != UNKNOWN for label in labels):
             found["labels"] = torch.tensor(labels)
-    if texts and any(label is not None for label in known.texts.values()):
-        found["text_labels"] = torch.tensor([UNKNOWN if label is None else label for label in known.texts.values()])
+    if any(label is not None for label in texts.labels):
+        found["text_labels"] = torch.tensor([UNKNOWN if label is None else label for label in texts.labels])
     if clusters is not None:
         found["clusters"] = torch.tensor(clusters)
     return {name: value.contiguous() for name, value in found.items()}
