@@ -165,8 +165,10 @@ def averages(known: Annotations) -> dict[str, list[int]]:
         for row in labelled:
             of_class.setdefault(labels[row], []).append(row)
         found |= {known.label_names[label]: rows for label, rows in of_class.items()}
-        for family, count in Counter(known.families[label] for label in of_class).items() if known.families else ():
-            if count > 1:
-                rows = [row for label, of_label in of_class.items() if known.families[label] == family for row in of_label]
-                found[f"{family} ({count} classes)"] = rows
+        of_family: dict[str, list[int]] = {}
+        for label in of_class if known.families else ():
+            of_family.setdefault(known.families[label], []).append(label)
+        for family, members in of_family.items():
+            if len(members) > 1:
+                found[f"{family} ({len(members)} classes)"] = [row for label in members for row in of_class[label]]
     return found | {"all captions": labelled}
