@@ -36,10 +36,10 @@ class Clusters:
         Raises:
             Refused: 404 if the index has no clusters.
         """
-        rows = self._all()
+        rows, names = self._all(), self._index.cluster_names
         return {
             "total": len(rows),
-            "clusters": [self._named(row) for row in rows[start : start + count]],
+            "clusters": [{**row, "name": names.get(row["cluster"])} for row in rows[start : start + count]],
             "tree": self._tree,
         }
 
@@ -55,30 +55,27 @@ class Clusters:
             raise Refused(404, f"there is no cluster {cluster}")
         with self._turn:
             self._index.name_cluster(cluster, name)
-        return self._named(row)
+        return {**row, "name": self._index.cluster_names.get(cluster)}
 
     def table(self) -> Iterator[bytes]:
         """A CSV table of all images, part by part: name, cluster, the cluster's name.
 
         Cells that a spreadsheet would take for a formula get an apostrophe in front.
         """
-        names, clusters = self._index.cluster_names, self._index.clusters
+        images, clusters, names = self._index.names, self._index.clusters, self._index.cluster_names
         yield b"image,cluster,name\r\n"
         for start in range(0, len(self._index), ROWS):
             file = io.StringIO()
             writer = csv.writer(file)
             for place in range(start, min(start + ROWS, len(self._index))):
                 cluster = clusters[place]
-                writer.writerow([cell(self._index.names[place]), cluster, cell(names.get(cluster) or "")])
+                writer.writerow([cell(images[place]), cluster, cell(names.get(cluster) or "")])
             yield file.getvalue().encode("utf-8", "surrogateescape")
 
     def require(self) -> None:
         """Raise `Refused`, 404, if the index has no clusters."""
         if self._index.clusters is None:
             raise Refused(404, "this index has no clusters: it is not of a model that discovers categories")
-
-    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {**row, "name": self._index.cluster_names.get(row["cluster"])}
 
     @torch.inference_mode()
     def _all(self) -> list[dict[str, Any]]:
@@ -117,7 +114,7 @@ class Clusters:
 
     def _tree_of(self, centres: torch.Tensor, rows: list[dict[str, Any]]) -> Tree:
         names, space = [str(row["cluster"]) for row in rows], self._index.space
-        if not space.curved:
+        if not space.has_cones:
             return cosine_tree(centres, names)
         ball, curvature = space.in_ball(centres.double())
         return class_tree(ball, float(curvature), names)
@@ -136,4 +133,4 @@ def nested(tree: Tree) -> dict[str, Any] | None:
 
 def cell(text: str) -> str:
     """The text of a cell, which no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text

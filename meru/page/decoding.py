@@ -189,7 +189,7 @@ def _decoded(content: bytearray, maximum_pixels: int) -> tuple[int, int, tuple[i
     except Image.DecompressionBombError:
         pixels = maximum_pixels + 1
     except Image.UnidentifiedImageError:
-        raise UserError(f"the upload is no image of a known kind: send {', '.join(KINDS[:-1])} or {KINDS[-1]}") from None
+        raise UserError(f"the upload is no image of a known kind: send one of {', '.join(KINDS)}") from None
     if pixels > maximum_pixels:
         raise UserError(f"the upload has more than {maximum_pixels:,} pixels: make it smaller")
     height, width = image_size("the upload", content=content, maximum_pixels=maximum_pixels)

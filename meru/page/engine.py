@@ -55,6 +55,7 @@ class Engine:
 
     def __init__(self, identifier: str, index: Any, asker: Any):
         self.identifier, self.index, self.asker = identifier, index, asker
+        self.names = index.names  # which an index puts together anew each time
         thin = _evenly(len(index.texts), CAPTIONS)
         self._captions = [index.texts[place] for place in thin]
         self._caption_points = index.text_points[thin] if thin else index.root.new_zeros(0, len(index.root))
@@ -81,6 +82,18 @@ class Engine:
             "clusters": self.index.clusters is not None,
             "suggestions": self._suggestions() if facts.has_text else [],
         }
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Load the model, so that the first query need not wait for it.
+
+        Raises:
+            UserError: if it is not the model that the index was made with.
+        """
+        if self.index.facts.has_text:
+            self.asker.embed_text("a")
+        else:
+            self.asker.embed_image(torch.zeros(3, 32, 32, dtype=torch.uint8))
 
     @torch.inference_mode()
     def search(self, asked: Question, upload: Decoded | None = None) -> dict[str, Any]:
@@ -193,7 +206,7 @@ class Engine:
         return [
             {
                 "image": place,
-                "name": self.index.names[place],
+                "name": self.names[place],
                 "score": score,
                 "radius": radius,
                 "place": spot,

@@ -100,7 +100,7 @@ def opened(index: Any, place: int) -> BinaryIO:
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags)
     except (OSError, RuntimeError, UserError):  # RuntimeError: links in a circle, before Python 3.13
-        raise Refused(404, f"{called(index, place)} is no longer in the folder of images") from None
+        raise Refused(404, f"{called(index, place)} is gone, or has changed since it was indexed") from None
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_size > MAXIMUM_BYTES:
         os.close(descriptor)
@@ -117,7 +117,7 @@ def _decoded(content: bytes, index: Any, place: int) -> Tensor:
     from meru.data.images import decode_content
 
     try:
-        return decode_content(bytearray(content), index.names[place])
+        return decode_content(bytearray(content), f"image {place}")
     except UserError:
         raise Refused(404, f"{called(index, place)} does not decode as an image any more") from None
 
