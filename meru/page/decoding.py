@@ -20,7 +20,7 @@ from torch import Tensor
 
 from meru.page.answers import Refused
 
-KINDS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SIDE = 768  # of what is kept: more than any tower reads
 THUMBNAIL_SIDE = 256
 STARTING_SECONDS = 120.0
@@ -135,8 +135,11 @@ def _without_interrupts():
 
 def decode_until_closed(connection: Connection, maximum_pixels: int, memory: int) -> None:
     """The worker: answer each file until the other end of the connection is closed, as it is when the server dies."""
+    from PIL import Image
+
     from meru.data import images  # noqa: F401 (before the memory is limited)
 
+    Image.init()  # else `Image.open` does not know all kinds by name
     torch.set_num_threads(1)
     limit_memory(memory)
     connection.send("ready")
@@ -184,7 +187,7 @@ def _decoded(content: bytearray, maximum_pixels: int) -> tuple[int, int, tuple[i
     from meru.errors import UserError
 
     try:
-        with Image.open(io.BytesIO(content), formats=KINDS) as opened:
+        with Image.open(io.BytesIO(content), formats=[kind for kind in KINDS if kind in Image.OPEN]) as opened:
             pixels = opened.width * opened.height
     except Image.DecompressionBombError:
         pixels = maximum_pixels + 1

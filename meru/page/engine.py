@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from meru.errors import UserError
 from meru.metrics.traversal import ROOT, walk
 from meru.page.answers import Refused
 from meru.page.decoding import Decoded
@@ -83,17 +86,13 @@ class Engine:
             "suggestions": self._suggestions() if facts.has_text else [],
         }
 
-    @torch.inference_mode()
     def warm_up(self) -> None:
         """Load the model, so that the first query need not wait for it.
 
         Raises:
             UserError: if it is not the model that the index was made with.
         """
-        if self.index.facts.has_text:
-            self.asker.embed_text("a")
-        else:
-            self.asker.embed_image(torch.zeros(3, 32, 32, dtype=torch.uint8))
+        self.asker.load()
 
     @torch.inference_mode()
     def search(self, asked: Question, upload: Decoded | None = None) -> dict[str, Any]:
@@ -139,7 +138,8 @@ class Engine:
         if not self.index.facts.has_text:
             raise Refused(422, f"{self.index.facts.name} embeds no texts, so its words look nowhere")
         pixels = image_of(self.index, image) if upload is None else upload.image
-        words, weights = self.asker.word_attention(pixels, text)
+        with _query_refused():
+            words, weights = self.asker.word_attention(pixels, text)
         weights = weights.float().cpu()
         relative = weights - (weights.mean(dim=0) if len(weights) > 1 else weights.min())
         relative = relative.clamp_min(0) / relative.max().clamp_min(1e-12)
@@ -158,12 +158,13 @@ class Engine:
             if key in self._starts:
                 self._starts.move_to_end(key)
                 return self._starts[key]
-        if asked.text is not None:
-            start = self._start_of_text(asked.text)
-        elif upload is not None:
-            start = self._started(self.asker.embed_image(upload.image))
-        else:
-            start = self._start_of_place(asked.image)
+        with _query_refused():
+            if asked.text is not None:
+                start = self._start_of_text(asked.text)
+            elif upload is not None:
+                start = self._started(self.asker.embed_image(upload.image))
+            else:
+                start = self._start_of_place(asked.image)
         with self._turn:
             self._starts[key] = start
             while len(self._starts) > REMEMBERED:
@@ -239,6 +240,15 @@ class Engine:
     def _suggestions(self) -> list[str]:
         short = [text for text in dict.fromkeys(self.index.texts) if len(text) <= SUGGESTED_CHARACTERS]
         return [short[place] for place in _evenly(len(short), SUGGESTIONS)]
+
+
+@contextlib.contextmanager
+def _query_refused() -> Iterator[None]:
+    """Turn what the model says of a query, such as that it has no word, into a refusal."""
+    try:
+        yield
+    except UserError as error:
+        raise Refused(422, str(error)) from None
 
 
 def _evenly(count: int, most: int) -> list[int]:

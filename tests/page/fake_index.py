@@ -83,10 +83,15 @@ class FakeAsker:
     def __init__(self, index: FakeIndex):
         self.index, self.embedded, self.failing = index, 0, False
 
+    def load(self) -> None:
+        pass
+
     def embed_text(self, text: str) -> torch.Tensor:
         self.embedded += 1
         if self.failing:
             raise RuntimeError("the weights are gone\nfrom a second line")
+        if not any(character.isalpha() for character in text):
+            raise UserError("the query holds no word")
         return embedded(self.index.space, text)
 
     def embed_image(self, image: torch.Tensor) -> torch.Tensor:
