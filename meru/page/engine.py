@@ -132,8 +132,9 @@ class Engine:
     def attention(self, text: str, *, image: int | None, upload: Decoded | None) -> dict[str, Any]:
         """Where each word of a text looks in an image of the index, or in an upload.
 
-        A weight says how much more a word looks at a patch than the words of the text do on average, in units of the
-        largest such weight of the text, so it is in [0, 1]. Of a text of one word, the weights themselves are shown.
+        Only the order of a word's values has a meaning, so those of each word are first brought to [0, 1]. A weight says
+        how much larger that is than the mean of all words of the text, in units of the largest such weight of the text.
+        A text of one word has no others to be compared with: its values are shown.
 
         Raises:
             Refused: if there is no such image, or the model has no patches or words.
@@ -143,8 +144,10 @@ class Engine:
         pixels = image_of(self.index, image) if upload is None else upload.image
         with _query_refused():
             words, weights = self.asker.word_attention(pixels, text)
-        weights = weights.float().cpu()
-        relative = weights - (weights.mean(dim=0) if len(weights) > 1 else weights.min())
+        low, high = weights.amin((1, 2), keepdim=True), weights.amax((1, 2), keepdim=True)
+        relative = (weights - low) / (high - low).clamp_min(1e-12)
+        if len(weights) > 1:
+            relative = relative - relative.mean(dim=0)
         relative = relative.clamp_min(0) / relative.max().clamp_min(1e-12)
         return {
             "words": list(words),
