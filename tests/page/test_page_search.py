@@ -119,7 +119,7 @@ def test_a_model_without_a_text_tower_says_so(page):
     answer = page.client.post("/api/search", json={"index": "tiny", "text": "red"})
     assert "search by an image" in refusal_of(answer, 422)
     assert page.search(image=0)["results"]
-    assert page.client.get("/api/state").json()["indexes"][0]["suggestions"] == []
+    assert Engine("tiny", page.index, page.asker).describe()["suggestions"] == []
 
 
 def test_a_place_beyond_the_index_is_refused(page):
