@@ -8,6 +8,7 @@ import { formatNumber, say } from "./texts.js";
 import { stageAt, stageName } from "./walk.js";
 
 const MARGIN = 1.06;
+const ENLARGED = 1.1;
 const RING_STEPS = [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10];
 const POINT = ".result-point";
 
@@ -79,7 +80,8 @@ export class Disk {
     const places = [...results, ...this.cloud].map(({ place }) => place);
     places.push(...(path?.points ?? []), query.place);
     const largest = Math.max(...places.filter(Boolean).map(([x, y]) => Math.hypot(x, y)), 0.01);
-    const zoom = Math.max(1, 1 / (MARGIN * largest));
+    const fitting = 1 / (MARGIN * largest);
+    const zoom = fitting > ENLARGED ? fitting : 1;
     // While the slider moves, the picture keeps still unless a point would fall outside.
     this.zoom = fresh ? zoom : Math.min(this.zoom, zoom);
   }
@@ -95,7 +97,7 @@ export class Disk {
     this.walker = draw("g", { class: "walker" });
     this.svg.setAttribute("aria-label", say("disk_label", { index: this.index.name }));
     this.svg.replaceChildren(
-      draw("circle", { class: this.zoom > 1.02 ? "view" : "view rim", r: 1 }),
+      draw("circle", { class: this.zoom > ENLARGED ? "view" : "view rim", r: 1 }),
       ...this.rings(),
       draw("g", { class: "cloud" }, ...this.cloud.map((item) => this.cloudPoint(item))),
       draw("polyline", { class: "path", points: this.way.points.map((point) => this.put(point).join(",")).join(" ") }),
@@ -109,7 +111,7 @@ export class Disk {
     settle(this.svg, POINT, this.svg.querySelector(`${POINT}[data-rank="${focused ?? 0}"]`));
     if (focused !== undefined) this.svg.querySelector(`${POINT}[tabindex="0"]`)?.focus({ preventScroll: true });
     const note = radiusInDisk(this.index) ? [say("disk_note")] : [say("sphere_note")];
-    if (this.zoom > 1.02) note.push(say("zoomed", { zoom: formatNumber(this.zoom, 1) }));
+    if (this.zoom > ENLARGED) note.push(say("zoomed", { zoom: formatNumber(this.zoom, 1) }));
     this.note.textContent = note.join(" ");
     this.walk(share);
   }
@@ -119,10 +121,14 @@ export class Disk {
     if (!inDisk) return [];
     const step = RING_STEPS.find((size) => inDisk(5 * size) * this.zoom > 1) ?? RING_STEPS.at(-1);
     const rings = [];
+    let labelled = 0;
     for (let distance = step; inDisk(distance) * this.zoom < 0.985 && rings.length < 12; distance += step) {
       const r = inDisk(distance) * this.zoom;
       rings.push(draw("circle", { class: "ring", r }));
-      rings.push(draw("text", { class: "ring-label", x: 0.012, y: -r - 0.012 }, formatNumber(distance, 2)));
+      // Towards the rim, rings lie too near to each other for their numbers.
+      if (r - labelled < 0.1) continue;
+      rings.push(draw("text", { class: "ring-label", x: 0.012, y: -r - 0.012 }, formatNumber(distance)));
+      labelled = r;
     }
     return rings;
   }

@@ -56,7 +56,8 @@ export class Results {
       "button",
       { type: "button", class: "tile", onclick: open },
       make("span", { class: "picture" }, picture, make("span", { class: "mark" })),
-      make("span", { class: "line" }, make("b"), make("span", { class: "title", dir: "auto" }), make("span", { class: "score" })),
+      make("span", { class: "line" }, make("b"), make("span", { class: "score" })),
+      make("span", { class: "title", dir: "auto" }),
       bar,
     );
     const like = make("button", { type: "button", class: "like", tabindex: "-1", onclick: () => this.hooks.liked(this.results[this.rankOf(image)]) });

@@ -1,6 +1,7 @@
 // What the page says, in two languages. Texts of the server (errors, captions, names) are shown as they are.
 
 export const LANGUAGES = { en: "en", zh: "zh-CN" };
+const OTHER = { en: { name: "中文", code: "zh-CN" }, zh: { name: "English", code: "en" } };
 const STORED = "meru-language";
 
 let language = "en";
@@ -60,6 +61,10 @@ export const formatPercent = (share) => new Intl.NumberFormat(LANGUAGES[language
 
 function translate() {
   document.title = say("title");
+  const other = document.getElementById("language");
+  // The button is written in the language that it switches to.
+  other.textContent = OTHER[language].name;
+  other.lang = OTHER[language].code;
   for (const element of document.querySelectorAll("[data-say]")) element.textContent = say(element.dataset.say);
   for (const element of document.querySelectorAll("[data-label]")) {
     element.setAttribute("aria-label", say(element.dataset.label));
