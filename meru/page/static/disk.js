@@ -151,8 +151,8 @@ export class Disk {
     // A wrong identity differs by its shape, too, not only by its colour.
     const dot = result.match === false ? draw("rect", box) : draw("circle", { cx: x, cy: y, r: size });
     const kind = { true: " match", false: " mismatch" }[result.match] ?? "";
-    const text = `${rank + 1}. ${titleOf(result)}`;
-    const label = say("result_label", { rank: rank + 1, title: titleOf(result), score: formatNumber(result.score, 2) });
+    const text = `${rank + 1}. ${titleOf(result, this.index)}`;
+    const label = say("result_label", { rank: rank + 1, title: titleOf(result, this.index), score: formatNumber(result.score, 2) });
     const properties = { class: `result-point${kind}`, role: "button", tabindex: "-1", "aria-label": label };
     return draw("g", { ...properties, "data-image": result.image, "data-rank": rank, "data-text": text }, dot);
   }

@@ -106,7 +106,7 @@ export class Groups {
     const head = single ? this.nameButton(clusters[0]) : make("b", { dir: "auto" }, this.namesOf(node));
     const about = [say("images", { count: size })];
     if (!single) about.unshift(say("groups", { count: clusters.length }));
-    else if (clusters[0].name && clusters[0].label) about.push(say("mostly", { label: clusters[0].label }));
+    else if (clusters[0].label && clusters[0].label !== this.nameOf(clusters[0].cluster)) about.push(say("mostly", { label: clusters[0].label }));
     const strip = make("div", { class: "strip", role: "group", "aria-label": say("examples") }, ...pictures);
     strip.addEventListener("keydown", (event) => this.moveInStrip(event, pictures));
     return make("li", { class: single ? "cluster" : "cluster joined", "data-cluster": single ? node.cluster : null },
@@ -128,7 +128,7 @@ export class Groups {
 
   /** Puts a field in the place of a group's name; Enter keeps what is written, Escape what was there. */
   edit(button, cluster) {
-    const field = make("input", { class: "naming", value: cluster.name ?? "", placeholder: this.nameOf(cluster.cluster), "aria-label": say("new_name"), maxlength: 100 });
+    const field = make("input", { class: "naming", value: cluster.name ?? "", placeholder: this.nameOf(cluster.cluster), "aria-label": say("new_name"), maxlength: 80 });
     let done = false;
     const finish = async (keep, refocus) => {
       if (done) return;

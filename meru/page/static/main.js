@@ -6,7 +6,7 @@ import { afterwards, byId, make } from "./dom.js";
 import { Groups } from "./groups.js";
 import { announce, clearProblem, showProblem } from "./notices.js";
 import { Pane } from "./pane.js";
-import { QueryForm } from "./query.js";
+import { examplesOf, QueryForm } from "./query.js";
 import { titleOf } from "./results.js";
 import { currentLanguage, preferredLanguage, say, useLanguage } from "./texts.js";
 import { Viewer } from "./viewer.js";
@@ -68,13 +68,13 @@ class Page {
 
   /** Something to see at once: the first suggestion, or the first image where the model reads no text. */
   example(index) {
-    const text = index.has_text && index.suggestions?.[0];
+    const text = index.has_text && examplesOf(index)[0];
     return text ? { text } : index.has_text ? null : this.imageQuery(index, { image: 0 });
   }
 
   imageQuery(index, item) {
     const picture = thumbnail(index.id, item.image, 128);
-    return { image: item.image, index: index.id, name: titleOf(item) || say("image_number", { number: item.image }), picture };
+    return { image: item.image, index: index.id, name: titleOf(item, index) || say("image_number", { number: item.image }), picture };
   }
 
   /** Shows one index, or two side by side, and searches in them. */

@@ -82,7 +82,7 @@ export class Pane {
     this.title.textContent = `${this.index.name} · ${this.index.model}`;
     this.element.setAttribute("aria-label", say("pane_label", { index: this.index.name }));
     this.more.textContent = say("more");
-    if (this.answer) this.summary.textContent = this.describe();
+    this.summary.textContent = this.answer ? this.describe() : say("searching");
   }
 
   describe() {

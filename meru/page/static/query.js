@@ -5,13 +5,18 @@ import { afterwards, byId, make } from "./dom.js";
 import { moveWithArrows, settle } from "./keyboard.js";
 import { formatNumber, say } from "./texts.js";
 
-const TYPING_PAUSE = 350;
+const TYPING_PAUSE = 500;
+const EXAMPLES = 4;
 const FUNCTION_WORDS = new Set(
   "a an the and or of with on in at to from by for its it is are has have this that his her as be was which".split(" "),
 );
 
 /** Whether a word says little about an image by itself, such as "the". */
 export const isFunctionWord = (word) => FUNCTION_WORDS.has(word.toLowerCase()) || !/[\p{L}\p{N}]/u.test(word);
+
+/** The shortest suggestions of an index, which are read at a glance. */
+export const examplesOf = (index) =>
+  [...(index.suggestions ?? [])].sort((one, other) => one.length - other.length).slice(0, EXAMPLES);
 
 /** The form at the top left. `changed(query, typed)` is called with a new query; `typed`: the person is still typing. */
 export class QueryForm {
@@ -26,6 +31,11 @@ export class QueryForm {
     this.input.addEventListener("input", (event) => {
       // While a Chinese word is being composed, its letters are no query yet.
       if (!event.isComposing) this.typed();
+    });
+    this.input.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.isComposing) return;
+      event.preventDefault();
+      this.submit(false);
     });
     this.input.addEventListener("compositionend", () => this.typed());
     byId("file").addEventListener("change", (event) => {
@@ -133,9 +143,9 @@ export class QueryForm {
     this.input.maxLength = limits.text_characters ?? 500;
     this.input.disabled = !index.has_text;
     this.input.placeholder = say(index.has_text ? "query_hint" : "no_text", { model: index.model });
-    const offered = index.has_text ? (index.suggestions ?? []) : [];
+    const offered = index.has_text ? examplesOf(index) : [];
     const buttons = offered.map((text) =>
-      make("button", { type: "button", class: "suggestion", dir: "auto", onclick: () => this.set({ text }) }, text),
+      make("button", { type: "button", class: "suggestion", dir: "auto", title: text, onclick: () => this.set({ text }) }, text),
     );
     const title = make("span", { class: "quiet" }, say("suggestions"));
     byId("suggestions").replaceChildren(...(buttons.length ? [title, ...buttons] : []));

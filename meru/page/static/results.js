@@ -8,7 +8,10 @@ import { formatNumber, say } from "./texts.js";
 const TILE = "button.tile";
 
 /** What to call an image: its class or identity if known, else its file. */
-export const titleOf = (result) => result.label ?? result.name?.split("/").pop() ?? "";
+export function titleOf(result, index) {
+  if (result.label === null || result.label === undefined) return result.name?.split("/").pop() ?? "";
+  return index.labels === "identity" ? say("person", { label: result.label }) : result.label;
+}
 
 /** The grid of results; hooks: `opened(place in the ranking)`, `liked(result)`, `pointed(image or null)`. */
 export class Results {
@@ -66,7 +69,7 @@ export class Results {
 
   update(item, result, rank, share) {
     const score = formatNumber(result.score, 2);
-    const title = titleOf(result);
+    const title = titleOf(result, this.index);
     item.querySelector("b").textContent = rank + 1;
     item.querySelector(".title").textContent = title;
     item.querySelector(".score").textContent = score;

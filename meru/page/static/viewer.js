@@ -53,7 +53,7 @@ export class Viewer {
       make("button", { type: "button", "data-key": key, onclick: run, ...properties }, say(key));
     this.attention = null;
     this.request?.abort();
-    this.picture = make("img", { src: thumbnail(this.index.id, item.image, 640), alt: say("image_of", { title: titleOf(item) }) });
+    this.picture = make("img", { src: thumbnail(this.index.id, item.image, 640), alt: say("image_of", { title: titleOf(item, this.index) }) });
     this.canvas = make("canvas", { hidden: true, role: "img" });
     this.note = make("p", { class: "quiet", "aria-live": "polite" });
     this.legend = make("div", { class: "legend", hidden: true });
@@ -63,7 +63,7 @@ export class Viewer {
     const close = make("button", { type: "button", class: "plain", "aria-label": say("close"), "data-key": "close" }, "×");
     close.addEventListener("click", () => this.dialog.close());
     this.dialog.replaceChildren(
-      make("div", { class: "top" }, make("h2", { id: "viewer-title", dir: "auto" }, titleOf(item)), close),
+      make("div", { class: "top" }, make("h2", { id: "viewer-title", dir: "auto" }, titleOf(item, this.index)), close),
       make("div", { class: "sides" }, this.frame, make("div", { class: "facts" }, this.facts(item), ...this.wordPart(), this.legend, this.note,
         make("div", { class: "row" }, button("like_this", () => this.like(item), { class: "strong" })))),
       make("div", { class: "row" }, button("previous", () => this.go(-1), { disabled: this.at === 0 }),

@@ -91,6 +91,7 @@ export class Walk {
     const percent = formatPercent(this.share);
     let text = say("at_query");
     if (this.share >= 1) text = say("at_root");
+    else if (this.share > 0 && first && first.path.met[stageAt(first.path.met, this.share)].text === null) text = say("past_texts", { percent });
     else if (this.share > 0) text = near ? say("at_stage", { percent, near }) : say("at_share", { percent });
     this.slider.setAttribute("aria-valuetext", text);
     byId("stage").textContent = text;
