@@ -93,6 +93,8 @@ export class Disk {
   render(share) {
     const { results, path, query } = this.answer;
     this.way = path?.points?.length ? path : { points: [query.place], shares: [0], met: [] };
+    // On the sphere, the way to the average of all images has no direction in the plane that is drawn.
+    if (!radiusInDisk(this.index)) this.way = { points: [this.way.points[0]], shares: [0], met: this.way.met };
     const focused = this.svg.contains(document.activeElement) ? document.activeElement.dataset?.rank : undefined;
     this.walker = draw("g", { class: "walker" });
     this.svg.setAttribute("aria-label", say("disk_label", { index: this.index.name }));
@@ -104,7 +106,7 @@ export class Disk {
       ...this.way.met.filter((stage) => stage.place && stage.text !== null).map((stage) => this.textPoint(stage)),
       // The first result is drawn last, on top.
       ...results.map((result, rank) => this.resultPoint(result, rank)).reverse(),
-      this.root(),
+      ...(this.way.points.length > 1 ? [this.root()] : []),
       this.start(),
       this.walker,
     );

@@ -17,7 +17,8 @@ export function paintHeat(canvas, weights, rows, columns) {
     const [row, column] = [Math.floor(at / columns), at % columns];
     // Whole pixels, or the seams between cells would shine through.
     const [x, y] = [Math.round(column * width), Math.round(row * height)];
-    context.fillStyle = `rgb(${colourOf(weight).join(" ")} / 55%)`;
+    // Little attention leaves the picture visible.
+    context.fillStyle = `rgb(${colourOf(weight).join(" ")} / ${30 + 35 * weight}%)`;
     context.fillRect(x, y, Math.round((column + 1) * width) - x, Math.round((row + 1) * height) - y);
   });
   const top = weights.indexOf(Math.max(...weights));

@@ -142,8 +142,9 @@ export class Viewer {
     }
     await this.picture.decode().catch(() => {});
     const { canvas, picture } = this;
-    canvas.width = picture.naturalWidth || 256;
-    canvas.height = picture.naturalHeight || 256;
+    // The canvas is as fine as the screen, however small the image file is.
+    canvas.width = Math.round(picture.clientWidth * devicePixelRatio) || 256;
+    canvas.height = Math.round(picture.clientHeight * devicePixelRatio) || 256;
     canvas.hidden = this.legend.hidden = false;
     canvas.setAttribute("aria-label", say("heat_label", { word: this.words[word] }));
     paintHeat(canvas, row, rows, columns);
