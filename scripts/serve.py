@@ -1,0 +1,61 @@
+"""Serve the search page: indexes of images in a browser, by sentence or image.
+
+    python scripts/serve.py index=FOLDER [index=FOLDER …] [host=127.0.0.1] [port=8080] [token=TEXT]
+
+index        a folder that `scripts/index.py` wrote; several, `index=a index=b` or `index=a,b`, can be compared
+host         the address to listen at. The default is reached only from this machine; beyond it, every request needs
+             the token that is in the address printed at the start
+port         the port; 0 takes a free one
+token        a token of your own, at least 16 letters, digits, - or _ (default: a random one where it is needed)
+
+The page is at the address that is printed; Ctrl-C ends the server. Needs starlette and uvicorn.
+"""
+
+from __future__ import annotations
+
+import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
+
+from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
+from meru.configuration.kinds import Whole
+from meru.errors import UserError
+from meru.files import user_path
+
+MEANINGS = {
+    "index": "the folder of an index",
+    "host": "an address of this machine",
+    "port": "a port",
+    "token": "a token",
+}
+PORT = Whole(0, 65_535)
+
+
+def main() -> None:
+    """Read the command line, `key=value` words; serve until the end."""
+    words = words_or_usage(__doc__)
+    report_progress()
+    with one_line_errors():
+        given = only_own_arguments(words, MEANINGS)
+        folders = [folder for word in words if word.startswith("index=") for folder in folders_in(word[6:])]
+        if not folders:
+            raise UserError("index= is missing: give the folder of an index, which scripts/index.py writes; see --help")
+        port = given.pop("port", "8080")
+        if not (port.isascii() and port.isdecimal() and PORT.takes(int(port))):
+            raise UserError(f"port={port}: give {PORT.allowed}")
+
+        from meru.page.serving import serve  # imports PyTorch: only after these mistakes
+
+        given.pop("index")
+        serve(folders, port=int(port), **given)
+
+
+def folders_in(value: str) -> list[str]:
+    """The folders that one `index=` names, separated by commas; one whose name has a comma can be named alone."""
+    folders = [value] if user_path(value).is_dir() else [part.strip() for part in value.split(",") if part.strip()]
+    for folder in folders:
+        if not user_path(folder).is_dir():
+            raise UserError(f"index={folder}: there is no such folder; scripts/index.py writes an index")
+    return folders
+
+
+if __name__ == "__main__":
+    main()
