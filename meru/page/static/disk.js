@@ -180,7 +180,7 @@ export class Disk {
     const part = shares[to] > shares[from] ? (share - shares[from]) / (shares[to] - shares[from]) : 0;
     const [x, y] = this.put([0, 1].map((axis) => points[from][axis] + part * (points[to][axis] - points[from][axis])));
     const near = share > 0 && met.length ? stageName(met[stageAt(met, share)]) : say("your_query");
-    const short = near.length > 34 ? `${near.slice(0, 33)}…` : near;
+    const short = near.length > 28 ? `${near.slice(0, 27)}…` : near;
     // The label lies on the side with more room.
     const side = x > 0 ? { x: x - 0.07, "text-anchor": "end" } : { x: x + 0.07 };
     this.walker.replaceChildren(draw("circle", { cx: x, cy: y, r: 0.05 }), draw("text", { ...side, y: y + 0.02 }, short));
