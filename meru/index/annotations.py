@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 
 from meru.assemble import is_discovery
 from meru.configuration import absolute_paths
+from meru.data.caption_queries import caption_queries
 from meru.data.discovery.splits import UNKNOWN
 from meru.data.texts import read_text
 from meru.errors import UserError
@@ -24,7 +26,8 @@ from meru.tasks.data import load_data, load_discovery_data
 
 log = logging.getLogger("meru")
 
-MOST_TEXTS = 20_000
+MOST_CAPTIONS, MOST_PHRASES = 15_000, 3_000
+OFTEN = 3  # captions that have a phrase, at least
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ def _of_pairs(config: DictConfig) -> Annotations:
     described = [*data.train, *data.validation] or data.test
     captions = [(record.captions[0], record.class_index) for record in described]
     captions += [(caption, record.class_index) for record in described for caption in record.captions[1:]]
-    for place in evenly_spread(len(captions), MOST_TEXTS):
+    for phrase in general_phrases([caption for caption, _ in captions]):
+        texts.setdefault(phrase, None)
+    for place in evenly_spread(len(captions), MOST_CAPTIONS):
         caption, label = captions[place]
         texts.setdefault(caption, label if labelled else None)
     return Annotations(
@@ -85,6 +90,15 @@ def _of_pairs(config: DictConfig) -> Annotations:
         texts,
         {name: [record.path for record in of_split] for name, of_split in splits.items()},
     )
+
+
+def general_phrases(captions: Sequence[str]) -> list[str]:
+    """Phrases that occur in several captions, and their last words: what is more general than a whole caption."""
+    found: Counter[str] = Counter()
+    for caption in captions:
+        phrases = {query.text.lower() for query in caption_queries(caption) if query.kind == "phrase"}
+        found.update(phrases | {phrase.split()[-1] for phrase in phrases})
+    return [phrase for phrase, count in found.most_common(MOST_PHRASES) if count >= OFTEN]
 
 
 def _of_discovery(config: DictConfig, num_classes: int | None) -> Annotations:

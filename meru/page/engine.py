@@ -20,8 +20,9 @@ from meru.page.decoding import Decoded
 from meru.page.reading import Question, milliseconds_since
 from meru.page.thumbnails import image_of
 
-CAPTIONS = 4_000  # that a walk may meet; more are thinned out evenly
+CAPTIONS = 20_000  # that a walk may meet; more are thinned out evenly
 STEPS = 40  # of a walk
+LANDMARKS, NEAREST = 9, 32  # cones are slow to test: only those of the nearest captions at some points of the way
 CLOUD = 600  # images drawn in the disk
 REMEMBERED = 128  # queries whose points and walks are kept, so that the slider costs only the search
 SUGGESTIONS, SUGGESTED_CHARACTERS = 8, 100
@@ -62,7 +63,7 @@ class Engine:
         thin = _evenly(len(index.texts), CAPTIONS)
         self._captions = [index.texts[place] for place in thin]
         self._caption_points = index.text_points[thin] if thin else index.root.new_zeros(0, len(index.root))
-        self._caption_places = self._places(self._caption_points)
+        self._caption_radii = index.space.radius(self._caption_points)
         self._labels_of_texts = dict(zip(index.texts, index.text_labels or [], strict=False))
         self._starts = OrderedDict[object, Start]()
         self._turn = threading.Lock()
@@ -93,6 +94,8 @@ class Engine:
             UserError: if it is not the model that the index was made with.
         """
         self.asker.load()
+        if self.index.facts.has_text:
+            self.asker.embed_text("warm")
 
     @torch.inference_mode()
     def search(self, asked: Question, upload: Decoded | None = None) -> dict[str, Any]:
@@ -190,16 +193,39 @@ class Engine:
         return Start(point, list(words), cut, label, self._path(point))
 
     def _path(self, point: Tensor) -> dict[str, Any]:
-        """The way from a point to the root, and the captions met on it."""
-        root = self.index.root
-        way = walk(self.index.space, point, root, self._caption_points, root=root, steps=STEPS)
+        """The way from a point to the root, and the captions met on it.
+
+        Where no caption's cone contains any point of the way, as with a model whose captions all have one radius, the
+        nearest captions are met whether or not they are more general.
+        """
+        space, root = self.index.space, self.index.root
+        for general in ("cone", "none"):
+            near = self._captions_near(point, smaller=space.has_cones and general == "cone")
+            captions = self._caption_points[near]
+            way = walk(space, point, root, captions, root=root, steps=STEPS, general=general)
+            stages = way.stages()
+            if any(row != ROOT for _, row in stages):
+                break
         met = [
             {"share": share, "text": None, "place": self._root_place}
             if row == ROOT
-            else {"share": share, "text": self._captions[row], "place": self._caption_places[row]}
-            for share, row in way.stages()
+            else {"share": share, "text": self._captions[near[row]], "place": self._places(captions[row][None])[0]}
+            for share, row in stages
         ]
-        return {"points": self._places(way.points), "shares": way.shares.tolist(), "met": met}
+        return {"points": self._places(way.points), "shares": way.shares.tolist(), "met": met, "filter": general}
+
+    def _captions_near(self, point: Tensor, *, smaller: bool) -> list[int]:
+        """The captions that are nearest to some points of the way to the root, in their order; `smaller`: in radius."""
+        if not self._captions:
+            return []
+        space = self.index.space
+        shares = torch.linspace(0, 1, LANDMARKS)
+        landmarks = space.geodesic(point.expand(LANDMARKS, -1), self.index.root.expand(LANDMARKS, -1), shares)
+        scores = space.similarity(landmarks, self._caption_points)
+        if smaller:
+            scores = scores.masked_fill(self._caption_radii[None] > space.radius(landmarks)[:, None], -torch.inf)
+        best = scores.topk(min(NEAREST, len(self._captions)), dim=1)
+        return best.indices[best.values > -torch.inf].unique().tolist()
 
     def _results(self, places: list[int], scores: list[float], label: int | None) -> list[dict[str, Any]]:
         points = self.index.points(places)
