@@ -69,9 +69,12 @@ def served(folders: list[Path]) -> Iterator[str]:
     limits = Limits()
     with listening_socket("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        page = Page(open_engines([str(folder) for folder in folders]), limits=limits, decoder=Decoder(maximum_pixels=10**6))
+        engines = open_engines([str(folder) for folder in folders])
+        page = Page(engines, limits=limits, decoder=Decoder(maximum_pixels=10**6))
+        page.decoder.start()
         app = make_app(page, hosts=("127.0.0.1",), token=None, port=port)
-        server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", log_level="error", timeout_graceful_shutdown=1))
+        config = uvicorn.Config(app, http="h11", ws="none", log_level="error", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started and thread.is_alive():

@@ -17,6 +17,7 @@ from meru.index.folder import open_index
 if browser_path() is None:
     pytest.skip("no chromium, chromium-browser or google-chrome on PATH", allow_module_level=True)
 expect = playwright.expect
+expect.set_options(timeout=10_000)  # for machines that are busy
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_text_is_typed_and_the_slider_leads_to_the_root(visit, index):
     expect(tab.locator(".stages [aria-current]")).to_contain_text("everything (the root)")
     assert slider.get_attribute("aria-valuetext") == "The root: no details are left"
     assert abs(float(tab.locator(".walker circle").get_attribute("cx"))) < 0.01 < abs(float(first))
-    assert "general=1.00" in tab.url or tab.wait_for_url("**general=1.00**") is None
+    tab.wait_for_url("**general=1.00**")
     tab.reload()
     page.wait_for_images(ranked(index, index.root))
     assert tab.get_by_label("What are you looking for?").input_value() == "a red thing"
@@ -235,12 +236,13 @@ def test_two_indexes_stand_side_by_side_and_share_a_query_of_an_image(visit, fol
 
 
 def test_a_group_is_renamed_in_place_and_the_branches_collapse(visit, folders):
-    tab = visit("?view=groups&index=groups", width=1280).tab if False else visit().tab
+    tab = visit().tab
     tab.get_by_role("tab", name="Groups").click()
     rows = tab.locator(".cluster")
     rows.first.wait_for()
     count = rows.count()
     name = rows.first.locator(".name")
+    assert count > 1  # or there is no branch
     number = int(rows.first.get_attribute("data-cluster"))
     name.click()
     tab.keyboard.type("<i>gulls</i>")
@@ -251,11 +253,11 @@ def test_a_group_is_renamed_in_place_and_the_branches_collapse(visit, folders):
     with tab.expect_download() as download:
         tab.get_by_role("link", name="Export CSV").click()
     assert "<i>gulls</i>" in download.value.path().read_text(encoding="utf-8")
-    if count > 1:
-        tab.get_by_role("treeitem").first.press("ArrowLeft")
-        expect(rows).to_have_count(1)
-        tab.get_by_role("treeitem").first.press("ArrowRight")
-        expect(rows).to_have_count(count)
+    root = tab.get_by_role("treeitem").first
+    root.press("ArrowLeft")
+    expect(rows).to_have_count(1)
+    root.press("ArrowRight")
+    expect(rows).to_have_count(count)
 
 
 def test_a_server_that_has_gone_is_awaited(visit):
@@ -272,8 +274,7 @@ def test_a_server_that_has_gone_is_awaited(visit):
     page.wrong.clear()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(("width", "language"), [(1280, "en"), (390, "zh")])
 def test_nothing_is_wider_than_the_window(visit, width, language):
     page = visit(f"?q=a+red+thing&language={language}", width=width)
     assert page.overflow() <= 0

@@ -59,22 +59,35 @@ export function drawTree(svg, nodes, rows, middles, { width, height, nameOf }) {
   for (const node of [...shown].reverse()) {
     if (node.children && node.open) node.y = (node.children[0].y + node.children.at(-1).y) / 2;
   }
-  const lines = shown.filter((node) => node.children && node.open).flatMap((node) => [
-    draw("path", { d: `M${across(node)} ${node.children[0].y}V${node.children.at(-1).y}` }),
-    ...node.children.map((child) => draw("path", { d: `M${across(node)} ${child.y}H${child.children ? across(child) : width}` })),
-  ]);
+  const lines = shown
+    .filter((node) => node.children && node.open)
+    .flatMap((node) => [
+      draw("path", { d: `M${across(node)} ${node.children[0].y}V${node.children.at(-1).y}` }),
+      ...node.children.map((child) =>
+        draw("path", { d: `M${across(node)} ${child.y}H${child.children ? across(child) : width}` }),
+      ),
+    ]);
   const closed = shown.filter((node) => node.children && !node.open);
   lines.push(...closed.map((node) => draw("path", { d: `M${across(node)} ${node.y}H${width}`, class: "closed" })));
-  const branches = shown.filter((node) => node.children).map((node) =>
-    draw(
-      "g",
-      { class: "branch", role: "treeitem", tabindex: "-1", "data-node": node.number, "aria-level": node.level, "aria-expanded": String(node.open),
-        "aria-label": say("branch", { count: node.clusters.length, names: nameOf(node) }) },
-      draw("title", {}, say("branch", { count: node.clusters.length, names: nameOf(node) })),
-      draw("circle", { class: "around", cx: across(node), cy: node.y, r: 11 }),
-      draw("circle", { cx: across(node), cy: node.y, r: 5 }),
-    ),
-  );
+  const branches = shown
+    .filter((node) => node.children)
+    .map((node) =>
+      draw(
+        "g",
+        {
+          class: "branch",
+          role: "treeitem",
+          tabindex: "-1",
+          "data-node": node.number,
+          "aria-level": node.level,
+          "aria-expanded": String(node.open),
+          "aria-label": say("branch", { count: node.clusters.length, names: nameOf(node) }),
+        },
+        draw("title", {}, say("branch", { count: node.clusters.length, names: nameOf(node) })),
+        draw("circle", { class: "around", cx: across(node), cy: node.y, r: 11 }),
+        draw("circle", { cx: across(node), cy: node.y, r: 5 }),
+      ),
+    );
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("width", width);
   svg.setAttribute("height", height);

@@ -1,4 +1,4 @@
-// The Poincaré disk of one index: the query, its way to the root, the texts met, the results and a sample of all images.
+// The Poincaré disk of one index: the query, its way to the root, texts met, results and a sample of all images.
 
 import { thumbnail } from "./api.js";
 import { draw, make } from "./dom.js";
@@ -154,7 +154,11 @@ export class Disk {
     const dot = result.match === false ? draw("rect", box) : draw("circle", { cx: x, cy: y, r: size });
     const kind = { true: " match", false: " mismatch" }[result.match] ?? "";
     const text = `${rank + 1}. ${titleOf(result, this.index)}`;
-    const label = say("result_label", { rank: rank + 1, title: titleOf(result, this.index), score: formatNumber(result.score, 2) });
+    const label = say("result_label", {
+      rank: rank + 1,
+      title: titleOf(result, this.index),
+      score: formatNumber(result.score, 2),
+    });
     const properties = { class: `result-point${kind}`, role: "button", tabindex: "-1", "aria-label": label };
     return draw("g", { ...properties, "data-image": result.image, "data-rank": rank, "data-text": text }, dot);
   }
@@ -183,7 +187,10 @@ export class Disk {
     const short = near.length > 28 ? `${near.slice(0, 27)}…` : near;
     // The label lies on the side with more room.
     const side = x > 0 ? { x: x - 0.07, "text-anchor": "end" } : { x: x + 0.07 };
-    this.walker.replaceChildren(draw("circle", { cx: x, cy: y, r: 0.05 }), draw("text", { ...side, y: y + 0.02 }, short));
+    this.walker.replaceChildren(
+      draw("circle", { cx: x, cy: y, r: 0.05 }),
+      draw("text", { ...side, y: y + 0.02 }, short),
+    );
   }
 
   /** Marks one image, or none; the grid calls this. */

@@ -5,7 +5,10 @@ const SVG = "http://www.w3.org/2000/svg";
 /** The element of an id. */
 export const byId = (id) => document.getElementById(id);
 
-/** Creates an HTML element. Properties are attributes, or listeners if they start with "on"; null and false are left out. */
+/**
+ * Creates an HTML element. Properties are attributes, or listeners if they start with "on"; those that are null or
+ * false are left out.
+ */
 export function make(tag, properties = {}, ...children) {
   return fill(document.createElement(tag), properties, children);
 }

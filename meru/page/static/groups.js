@@ -4,6 +4,7 @@ import { exportAddress, getClusters, nameCluster, thumbnail } from "./api.js";
 import { cutTree, drawTree, prepareTree, rowsOf } from "./dendrogram.js";
 import { byId, draw, make } from "./dom.js";
 import { settle } from "./keyboard.js";
+import { changeableName } from "./naming.js";
 import { announce } from "./notices.js";
 import { say } from "./texts.js";
 
@@ -36,7 +37,9 @@ export class Groups {
       }
       if (this.index !== index) return;
       this.clusters = new Map(clusters.map((cluster) => [cluster.cluster, cluster]));
-      this.nodes = prepareTree(first.tree ?? { children: clusters.map(({ cluster }) => ({ cluster, height: 0 })), height: 0 });
+      this.nodes = prepareTree(
+        first.tree ?? { children: clusters.map(({ cluster }) => ({ cluster, height: 0 })), height: 0 },
+      );
       this.hasTree = Boolean(first.tree);
       this.render();
     } catch (problem) {
@@ -60,7 +63,13 @@ export class Groups {
   render() {
     if (!this.nodes) return;
     const total = this.clusters.size;
-    this.cut = make("input", { type: "range", min: Math.min(2, total), max: total, value: rowsOf(this.nodes[0]).length, id: "cut" });
+    this.cut = make("input", {
+      type: "range",
+      min: Math.min(2, total),
+      max: total,
+      value: rowsOf(this.nodes[0]).length,
+      id: "cut",
+    });
     this.cut.addEventListener("input", () => {
       cutTree(this.nodes, Number(this.cut.value));
       this.renderRows();
@@ -73,7 +82,13 @@ export class Groups {
     const slider = make("div", { class: "cut" }, make("label", { for: "cut" }, say("cut_label")), this.cut, this.count);
     const link = make("a", { class: "button", href: exportAddress(this.index.id), download: "" }, say("export"));
     this.element.replaceChildren(
-      make("div", { class: "bar" }, make("h2", {}, say("groups_of", { index: this.index.name })), this.hasTree ? slider : null, link),
+      make(
+        "div",
+        { class: "bar" },
+        make("h2", {}, say("groups_of", { index: this.index.name })),
+        this.hasTree ? slider : null,
+        link,
+      ),
       make("p", { class: "quiet" }, say(this.hasTree ? "groups_hint" : "groups_hint_flat")),
       make("div", { class: "forest" }, this.hasTree ? this.tree : null, this.rows),
     );
@@ -95,22 +110,37 @@ export class Groups {
     // Of several groups, the images take turns.
     const images = [];
     for (let at = 0; images.length < 12 && clusters.some((cluster) => cluster.images.length > at); at++) {
-      images.push(...clusters.map((cluster) => [cluster, cluster.images[at]]).filter(([, image]) => image !== undefined));
+      images.push(
+        ...clusters.map((cluster) => [cluster, cluster.images[at]]).filter(([, image]) => image !== undefined),
+      );
     }
     const items = images.slice(0, 12).map(([cluster, image]) => ({ image, label: this.nameOf(cluster.cluster) }));
     const pictures = items.map((item, at) =>
-      make("button", { type: "button", class: "small", tabindex: at ? "-1" : "0", "aria-label": say("open_image", { title: item.label, at: at + 1 }),
-        onclick: () => this.hooks.opened(this.index, items, at) },
-      make("img", { src: thumbnail(this.index.id, item.image, 128), alt: "", loading: "lazy", decoding: "async" })),
+      make(
+        "button",
+        {
+          type: "button",
+          class: "small",
+          tabindex: at ? "-1" : "0",
+          "aria-label": say("open_image", { title: item.label, at: at + 1 }),
+          onclick: () => this.hooks.opened(this.index, items, at),
+        },
+        make("img", { src: thumbnail(this.index.id, item.image, 128), alt: "", loading: "lazy", decoding: "async" }),
+      ),
     );
-    const head = single ? this.nameButton(clusters[0]) : make("b", { dir: "auto" }, this.namesOf(node));
+    const head = single ? this.name(clusters[0]) : make("b", { dir: "auto" }, this.namesOf(node));
     const about = [say("images", { count: size })];
     if (!single) about.unshift(say("groups", { count: clusters.length }));
-    else if (clusters[0].label && clusters[0].label !== this.nameOf(clusters[0].cluster)) about.push(say("mostly", { label: clusters[0].label }));
+    else if (clusters[0].label && clusters[0].label !== this.nameOf(clusters[0].cluster))
+      about.push(say("mostly", { label: clusters[0].label }));
     const strip = make("div", { class: "strip", role: "group", "aria-label": say("examples") }, ...pictures);
     strip.addEventListener("keydown", (event) => this.moveInStrip(event, pictures));
-    return make("li", { class: single ? "cluster" : "cluster joined", "data-cluster": single ? node.cluster : null },
-      make("div", { class: "head" }, head, make("span", { class: "quiet" }, about.join(" · "))), strip);
+    return make(
+      "li",
+      { class: single ? "cluster" : "cluster joined", "data-cluster": single ? node.cluster : null },
+      make("div", { class: "head" }, head, make("span", { class: "quiet" }, about.join(" · "))),
+      strip,
+    );
   }
 
   moveInStrip(event, pictures) {
@@ -120,41 +150,16 @@ export class Groups {
     pictures[Math.max(0, Math.min(at, pictures.length - 1))].focus();
   }
 
-  nameButton(cluster) {
-    const name = this.nameOf(cluster.cluster);
-    const properties = { type: "button", class: "name", dir: "auto", title: say("rename"), "aria-label": say("rename_label", { name }) };
-    return make("button", { ...properties, onclick: (event) => this.edit(event.currentTarget, cluster) }, name, make("span", { "aria-hidden": "true" }, " ✎"));
-  }
-
-  /** Puts a field in the place of a group's name; Enter keeps what is written, Escape what was there. */
-  edit(button, cluster) {
-    const field = make("input", { class: "naming", value: cluster.name ?? "", placeholder: this.nameOf(cluster.cluster), "aria-label": say("new_name"), maxlength: 80 });
-    let done = false;
-    const finish = async (keep, refocus) => {
-      if (done) return;
-      done = true;
-      const name = field.value.trim();
-      if (keep && name !== (cluster.name ?? "")) {
-        try {
-          const saved = await nameCluster(this.index.id, cluster.cluster, name);
-          cluster.name = saved.name;
-          announce(say("renamed", { name: this.nameOf(cluster.cluster) }));
-        } catch (problem) {
-          this.hooks.failed(problem, () => {});
-        }
-      }
-      const fresh = this.nameButton(cluster);
-      field.replaceWith(fresh);
-      if (refocus) fresh.focus();
-    };
-    field.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.isComposing) finish(true, true);
-      if (event.key === "Escape") finish(false, true);
+  name(cluster) {
+    return changeableName({
+      name: () => cluster.name ?? "",
+      shown: () => this.nameOf(cluster.cluster),
+      save: async (name) => {
+        cluster.name = (await nameCluster(this.index.id, cluster.cluster, name)).name;
+        announce(say("renamed", { name: this.nameOf(cluster.cluster) }));
+      },
+      failed: (problem) => this.hooks.failed(problem, () => {}),
     });
-    field.addEventListener("blur", () => finish(true, false));
-    button.replaceWith(field);
-    field.focus();
-    field.select();
   }
 
   nodeOf(element) {

@@ -1,6 +1,14 @@
 // Heat maps: the colours run from dark violet over orange to light yellow, so they also differ in lightness.
 
-const COLOURS = [[40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
+const COLOURS = [
+  [40, 11, 84],
+  [101, 21, 110],
+  [159, 42, 99],
+  [212, 72, 66],
+  [245, 125, 21],
+  [250, 193, 39],
+  [252, 255, 164],
+];
 
 function colourOf(value) {
   const place = Math.max(0, Math.min(value, 1)) * (COLOURS.length - 1);

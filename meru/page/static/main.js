@@ -50,7 +50,14 @@ class Page {
   address() {
     const [first, second] = this.panes.map((pane) => pane.index.id);
     const { query } = this.form;
-    return { query, generality: this.walk.share, index: first, beside: second, view: this.view, language: currentLanguage() };
+    return {
+      query,
+      generality: this.walk.share,
+      index: first,
+      beside: second,
+      view: this.view,
+      language: currentLanguage(),
+    };
   }
 
   /** Shows what the address asks for. */
@@ -74,7 +81,12 @@ class Page {
 
   imageQuery(index, item) {
     const picture = thumbnail(index.id, item.image, 128);
-    return { image: item.image, index: index.id, name: titleOf(item, index) || say("image_number", { number: item.image }), picture };
+    return {
+      image: item.image,
+      index: index.id,
+      name: titleOf(item, index) || say("image_number", { number: item.image }),
+      picture,
+    };
   }
 
   /** Shows one index, or two side by side, and searches in them. */
@@ -107,7 +119,10 @@ class Page {
     const option = (index, chosen) => make("option", { value: index.id, selected: index === chosen }, name(index));
     byId("index").replaceChildren(...this.state.indexes.map((index) => option(index, first)));
     const others = this.state.indexes.filter((index) => index !== first);
-    byId("beside").replaceChildren(make("option", { value: "" }, say("none")), ...others.map((index) => option(index, second)));
+    byId("beside").replaceChildren(
+      make("option", { value: "" }, say("none")),
+      ...others.map((index) => option(index, second)),
+    );
     byId("beside-label").hidden = !others.length;
     byId("tabs").hidden = !this.state.indexes.some((index) => index.clusters);
   }
@@ -167,7 +182,15 @@ class Page {
       this.opened = at;
       if (word === null) pane.results.focus(at);
     };
-    this.viewer.open({ index: pane.index, items, at: Math.min(rank, items.length - 1), text, words: pane.answer.query.words ?? [], word, closed });
+    this.viewer.open({
+      index: pane.index,
+      items,
+      at: Math.min(rank, items.length - 1),
+      text,
+      words: pane.answer.query.words ?? [],
+      word,
+      closed,
+    });
   }
 
   like(index, item) {

@@ -29,7 +29,11 @@ export function clearProblem() {
 }
 
 function showLine(text, ...more) {
-  const close = make("button", { type: "button", class: "plain", "aria-label": say("dismiss"), onclick: clearProblem }, "×");
+  const close = make(
+    "button",
+    { type: "button", class: "plain", "aria-label": say("dismiss"), onclick: clearProblem },
+    "×",
+  );
   byId("problem").replaceChildren(make("span", {}, text), ...more, ...(more.length ? [] : [close]));
 }
 

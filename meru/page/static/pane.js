@@ -21,7 +21,13 @@ export class Pane {
     this.title = make("h2");
     this.summary = make("p", { class: "quiet" });
     this.more = make("button", { type: "button", class: "more", hidden: true, onclick: () => hooks.more() });
-    const list = make("div", { class: "ranking" }, make("div", { class: "about" }, this.title, this.summary), this.results.element, this.more);
+    const list = make(
+      "div",
+      { class: "ranking" },
+      make("div", { class: "about" }, this.title, this.summary),
+      this.results.element,
+      this.more,
+    );
     this.element = make("section", { class: "pane" }, list, this.disk.element);
     this.disk.element.hidden = true;
     this.name();

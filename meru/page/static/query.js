@@ -18,7 +18,7 @@ export const isFunctionWord = (word) => FUNCTION_WORDS.has(word.toLowerCase()) |
 export const examplesOf = (index) =>
   [...(index.suggestions ?? [])].sort((one, other) => one.length - other.length).slice(0, EXAMPLES);
 
-/** The form at the top left. `changed(query, typed)` is called with a new query; `typed`: the person is still typing. */
+/** The form at the top left. `changed(query, typed)` is called with a new query; `typed`: by someone still typing. */
 export class QueryForm {
   constructor({ changed, wordChosen, failed }) {
     Object.assign(this, { changed, wordChosen, failed, limits: {}, query: null, shown: null });
@@ -127,7 +127,11 @@ export class QueryForm {
     this.shown = answer;
     const words = answer?.words ?? [];
     const chips = words.map((word, at) =>
-      make("button", { type: "button", class: isFunctionWord(word) ? "word minor" : "word", onclick: () => this.wordChosen(at) }, word),
+      make(
+        "button",
+        { type: "button", class: isFunctionWord(word) ? "word minor" : "word", onclick: () => this.wordChosen(at) },
+        word,
+      ),
     );
     byId("words").replaceChildren(...chips);
     settle(byId("words"), "button");
@@ -145,7 +149,11 @@ export class QueryForm {
     this.input.placeholder = say(index.has_text ? "query_hint" : "no_text", { model: index.model });
     const offered = index.has_text ? examplesOf(index) : [];
     const buttons = offered.map((text) =>
-      make("button", { type: "button", class: "suggestion", dir: "auto", title: text, onclick: () => this.set({ text }) }, text),
+      make(
+        "button",
+        { type: "button", class: "suggestion", dir: "auto", title: text, onclick: () => this.set({ text }) },
+        text,
+      ),
     );
     const title = make("span", { class: "quiet" }, say("suggestions"));
     byId("suggestions").replaceChildren(...(buttons.length ? [title, ...buttons] : []));

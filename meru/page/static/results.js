@@ -46,7 +46,8 @@ export class Results {
     this.element.replaceChildren(...items.values());
     settle(this.element, TILE);
     // A result that has the focus may leave the ranking; the focus then stays in the grid.
-    if (focused !== null) (items.get(focused) ?? this.element.firstChild)?.querySelector(TILE).focus({ preventScroll: true });
+    if (focused !== null)
+      (items.get(focused) ?? this.element.firstChild)?.querySelector(TILE).focus({ preventScroll: true });
     if (!calm()) this.animate(before);
   }
 
@@ -63,7 +64,12 @@ export class Results {
       make("span", { class: "title", dir: "auto" }),
       bar,
     );
-    const like = make("button", { type: "button", class: "like", tabindex: "-1", onclick: () => this.hooks.liked(this.results[this.rankOf(image)]) });
+    const like = make("button", {
+      type: "button",
+      class: "like",
+      tabindex: "-1",
+      onclick: () => this.hooks.liked(this.results[this.rankOf(image)]),
+    });
     return make("li", { "data-image": image }, tile, like);
   }
 

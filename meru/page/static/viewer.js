@@ -53,22 +53,49 @@ export class Viewer {
       make("button", { type: "button", "data-key": key, onclick: run, ...properties }, say(key));
     this.attention = null;
     this.request?.abort();
-    this.picture = make("img", { src: thumbnail(this.index.id, item.image, 640), alt: say("image_of", { title: titleOf(item, this.index) }) });
+    this.picture = make("img", {
+      src: thumbnail(this.index.id, item.image, 640),
+      alt: say("image_of", { title: titleOf(item, this.index) }),
+    });
     this.canvas = make("canvas", { hidden: true, role: "img" });
     this.note = make("p", { class: "quiet", "aria-live": "polite" });
     this.legend = make("div", { class: "legend", hidden: true });
     const missing = () => this.frame.replaceChildren(make("p", { class: "quiet" }, say("missing")));
     this.picture.addEventListener("error", missing);
     this.frame = make("div", { class: "frame" }, this.picture, this.canvas);
-    const close = make("button", { type: "button", class: "plain", "aria-label": say("close"), "data-key": "close" }, "×");
+    const close = make(
+      "button",
+      { type: "button", class: "plain", "aria-label": say("close"), "data-key": "close" },
+      "×",
+    );
     close.addEventListener("click", () => this.dialog.close());
     this.dialog.replaceChildren(
       make("div", { class: "top" }, make("h2", { id: "viewer-title", dir: "auto" }, titleOf(item, this.index)), close),
-      make("div", { class: "sides" }, this.frame, make("div", { class: "facts" }, this.facts(item), ...this.wordPart(), this.legend, this.note,
-        make("div", { class: "row" }, button("like_this", () => this.like(item), { class: "strong" })))),
-      make("div", { class: "row" }, button("previous", () => this.go(-1), { disabled: this.at === 0 }),
+      make(
+        "div",
+        { class: "sides" },
+        this.frame,
+        make(
+          "div",
+          { class: "facts" },
+          this.facts(item),
+          ...this.wordPart(),
+          this.legend,
+          this.note,
+          make(
+            "div",
+            { class: "row" },
+            button("like_this", () => this.like(item), { class: "strong" }),
+          ),
+        ),
+      ),
+      make(
+        "div",
+        { class: "row" },
+        button("previous", () => this.go(-1), { disabled: this.at === 0 }),
         make("span", { class: "quiet" }, say("of", { at: this.at + 1, count: this.items.length })),
-        button("next", () => this.go(1), { disabled: this.at === this.items.length - 1 })),
+        button("next", () => this.go(1), { disabled: this.at === this.items.length - 1 }),
+      ),
     );
     if (this.word !== null) this.look(this.word);
   }
@@ -97,12 +124,20 @@ export class Viewer {
     const chips = this.words.map((word, at) =>
       make(
         "button",
-        { type: "button", class: isFunctionWord(word) ? "word minor" : "word", "aria-pressed": String(at === this.word), "data-key": `word-${at}`,
-          onclick: () => this.look(at === this.word ? null : at) },
+        {
+          type: "button",
+          class: isFunctionWord(word) ? "word minor" : "word",
+          "aria-pressed": String(at === this.word),
+          "data-key": `word-${at}`,
+          onclick: () => this.look(at === this.word ? null : at),
+        },
         word,
       ),
     );
-    return [make("p", { class: "quiet" }, say("look_at")), make("div", { class: "words", role: "group", "aria-label": say("words_label") }, ...chips)];
+    return [
+      make("p", { class: "quiet" }, say("look_at")),
+      make("div", { class: "words", role: "group", "aria-label": say("words_label") }, ...chips),
+    ];
   }
 
   /** Shows where a word looks; null removes the heat map. */

@@ -86,14 +86,19 @@ export class Walk {
         else item.removeAttribute("aria-current");
       });
     });
-    const [first] = this.paths;
-    const near = first ? stageName(first.path.met[stageAt(first.path.met, this.share)]) : null;
-    const percent = formatPercent(this.share);
-    let text = say("at_query");
-    if (this.share >= 1) text = say("at_root");
-    else if (this.share > 0 && first && first.path.met[stageAt(first.path.met, this.share)].text === null) text = say("past_texts", { percent });
-    else if (this.share > 0) text = near ? say("at_stage", { percent, near }) : say("at_share", { percent });
+    const text = this.describe();
     this.slider.setAttribute("aria-valuetext", text);
     byId("stage").textContent = text;
+  }
+
+  /** Where the slider is, in words. */
+  describe() {
+    if (this.share <= 0) return say("at_query");
+    if (this.share >= 1) return say("at_root");
+    const percent = formatPercent(this.share);
+    if (!this.paths.length) return say("at_share", { percent });
+    const { met } = this.paths[0].path;
+    const stage = met[stageAt(met, this.share)];
+    return stage.text === null ? say("past_texts", { percent }) : say("at_stage", { percent, near: stage.text });
   }
 }
