@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ QUIET = (  # no sandbox for root in a container, no picture on a screen, no call
 
 
 def make_indexes(folder: Path) -> list[Path]:
-    """Indexes of a MERU run and of a HypGCD run, one epoch each, on 24 drawn images of three classes."""
+    """Indexes of a MERU run and of a HypGCD run on 24 drawn images of three classes, all of which HypGCD finds."""
     photos = folder / "photos"
     for number in range(24):
         name = list(COLOURS)[number % 3]
@@ -37,16 +38,16 @@ def make_indexes(folder: Path) -> list[Path]:
         ImageDraw.Draw(image).ellipse([8 + number % 5, 6, 40, 36], fill=COLOURS[name])
         image.save(path)
     small = (
-        "encoder.image.image_size=32", "data.batch_size=8", "data.workers=0", "trainer.epochs=1", "logger=none",
+        "encoder.image.image_size=32", "data.batch_size=8", "data.workers=0", "logger=none",
     )  # fmt: skip
     runs = {
         "meru": (
             "experiment=own_meru", f"data.path={photos}", "data.kind=class_folders", "data.test_fraction=0",
-            "encoder.text.architecture=L1_W16_A2",
+            "encoder.text.architecture=L1_W16_A2", "trainer.epochs=1",
         ),
         "groups": (
             "experiment=own_hypgcd", f"data.root={photos}", "data.old_classes=[red,blue]", "model.projection_width=16",
-            "model.projection_dimension=8",
+            "model.projection_dimension=8", "trainer.epochs=8", "optim.learning_rate=0.02",
         ),
     }  # fmt: skip
     for name, words in runs.items():
@@ -88,8 +89,10 @@ def served(folders: list[Path]) -> Iterator[str]:
 
 
 def browser_path() -> str | None:
-    """The program of an installed browser."""
-    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    """The program of an installed browser; Ubuntu's `chromium-browser` may only say how to install one."""
+    paths = [path for name in BROWSERS if (path := shutil.which(name))]
+    works = (path for path in paths if subprocess.run([path, "--version"], capture_output=True).returncode == 0)
+    return next(works, None)
 
 
 class Watched:
