@@ -209,7 +209,7 @@ def test_matches_have_signs_beside_colours(visit, index):
     page = visit("?image=0")
     marks = [page.tab.locator(f"li[data-image='{image}'] .mark").text_content() for image in page.images()]
     assert marks == ["✓" if index.labels[image] == index.labels[0] else "✗" for image in page.images()]
-    assert "same class" in page.tab.locator(".tile").first.get_attribute("aria-label")
+    expect(page.tab.locator(".tile").first).to_have_accessible_name(re.compile("same class$"))
 
 
 def test_the_language_is_switched_and_remembered(visit):

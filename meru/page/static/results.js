@@ -59,9 +59,10 @@ export class Results {
     const tile = make(
       "button",
       { type: "button", class: "tile", onclick: open },
-      make("span", { class: "picture" }, picture, make("span", { class: "mark" })),
-      make("span", { class: "line" }, make("b"), make("span", { class: "score" })),
+      make("span", { class: "picture" }, picture, make("span", { class: "mark", "aria-hidden": "true" })),
+      make("span", { class: "line" }, make("b"), " ", make("span", { class: "score" })),
       make("span", { class: "title", dir: "auto" }),
+      make("span", { class: "unseen verdict" }),
       bar,
     );
     const like = make("button", {
@@ -83,14 +84,13 @@ export class Results {
     const mark = item.querySelector(".mark");
     mark.textContent = result.match === null || result.match === undefined ? "" : result.match ? "✓" : "✗";
     const kind = this.index.labels === "identity" ? "person" : "class";
-    const words = mark.textContent ? say(result.match ? `same_${kind}` : `other_${kind}`) : "";
+    const verdict = mark.textContent ? say(result.match ? `same_${kind}` : `other_${kind}`) : "";
+    item.querySelector(".verdict").textContent = verdict;
     item.classList.toggle("match", result.match === true);
     item.classList.toggle("mismatch", result.match === false);
-    const label = say("result_label", { rank: rank + 1, title, score });
-    item.querySelector(TILE).setAttribute("aria-label", words ? `${label}, ${words}` : label);
     item.querySelector(TILE).title = result.name ?? "";
     item.querySelector(".like").textContent = say("like_this");
-    item.querySelector(".like").setAttribute("aria-label", say("like_this_result", { rank: rank + 1, title }));
+    item.querySelector(".like").setAttribute("aria-label", `${say("like_this")}: ${rank + 1}, ${title}`);
   }
 
   rankOf(image) {
