@@ -1,9 +1,11 @@
-"""Run a benchmark and print Markdown: `python scripts/benchmark.py geometry|step|retrieval [--output FILE]`.
+"""Run a benchmark and print Markdown: `python scripts/benchmark.py NAME [--output FILE]`.
 
 geometry    accuracy and speed of hyperbolic distances, compared with the published form and geoopt
 step        a training step of every model on the same towers, relative to MERU's; other words are overrides:
             `python scripts/benchmark.py step encoder=mobilenetv2 encoder.image.patch_level=3`
 retrieval   time and memory of the ranking figures at the size of the test split of ICFG-PEDES
+page        latency and memory of the search page with many clients at once:
+            `python scripts/benchmark.py page index=FOLDER`
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line as argparse reads it."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    commands = parser.add_subparsers(required=True, metavar="geometry|step|retrieval", dest="command")
+    commands = parser.add_subparsers(required=True, metavar="geometry|step|retrieval|page", dest="command")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
@@ -53,8 +55,13 @@ def parse_arguments() -> argparse.Namespace:
     retrieval.add_argument("--size", type=positive, default=19_848, help="queries, and gallery (default 19848)")
     retrieval.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
     retrieval.add_argument("--identities", type=positive, default=1000, help="different labels (default 1000)")
-    for command, repeats in ((geometry, 7), (step, 7), (retrieval, 1)):
-        explanation = f"rounds, of which the median is reported (default {repeats})"
+
+    page = commands.add_parser("page", parents=[common], help="the search page under load")
+    page.add_argument("index", help="folder of an index, as scripts/index.py writes it")
+    page.add_argument("--clients", type=positive, default=200, help="clients at once (default 200)")
+    page.add_argument("--requests", type=positive, default=50, help="of a single client (default 50)")
+    for command, repeats in ((geometry, 7), (step, 7), (retrieval, 1), (page, 3)):
+        explanation = f"rounds of measurement (default {repeats})"
         command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
     arguments = parser.parse_args()
     if arguments.output and not arguments.output.absolute().parent.is_dir():
@@ -84,9 +91,12 @@ def report_of(arguments: argparse.Namespace) -> str:
         from meru.benchmarks.geometry import report
     elif command == "step":
         from meru.benchmarks.step import report
+    elif command == "page":
+        from meru.benchmarks.page import report
     else:
         from meru.benchmarks.retrieval import report
-    title = {"geometry": "Geometry", "step": "Training step", "retrieval": "Retrieval"}[command]
+    titles = {"geometry": "Geometry", "step": "Training step", "retrieval": "Retrieval", "page": "Search page"}
+    title = titles[command]
     return "\n\n".join([f"## {title}", where, report(**given)])
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
 
-from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
+from meru.command_line import numbers_of, one_line_errors, only_own_arguments, report_progress, words_or_usage
 from meru.configuration.kinds import Whole
 from meru.errors import UserError
 from meru.files import user_path
@@ -26,7 +26,6 @@ MEANINGS = {
     "port": "a port",
     "token": "a token",
 }
-PORT = Whole(0, 65_535)
 
 
 def main() -> None:
@@ -38,14 +37,12 @@ def main() -> None:
         folders = [folder for word in words if word.startswith("index=") for folder in folders_in(word[6:])]
         if not folders:
             raise UserError("index= is missing: give the folder of an index, which scripts/index.py writes; see --help")
-        port = given.pop("port", "8080")
-        if not (port.isascii() and port.isdecimal() and PORT.takes(int(port))):
-            raise UserError(f"port={port}: give {PORT.allowed}")
+        numbers = numbers_of(given, {"port": Whole(0, 65_535)})
 
         from meru.page.serving import serve  # imports PyTorch: only after these mistakes
 
-        given.pop("index")
-        serve(folders, port=int(port), **given)
+        options = {key: value for key, value in given.items() if key != "index"}
+        serve(folders, **(options | numbers))
 
 
 def folders_in(value: str) -> list[str]:

@@ -19,7 +19,7 @@ FLOORS = [
     {"evaluation"},
     {"tasks"},
     {"index", "runs"},
-    {"benchmarks", "export", "gpu_check"},
+    {"benchmarks", "export", "gpu_check", "page"},
 ]
 FILES = sorted((PROJECT / "meru").rglob("*.py"))
 SCRIPTS = sorted((PROJECT / "scripts").glob("*.py"))
