@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -61,16 +62,17 @@ class Clusters:
         """A CSV table of all images, part by part: name, cluster, the cluster's name.
 
         Cells that a spreadsheet would take for a formula get an apostrophe in front.
+
+        Raises:
+            UserError: if the names of the clusters cannot be read.
         """
+        self.require()
         images, clusters, names = self._index.names, self._index.clusters, self._index.cluster_names
-        yield b"image,cluster,name\r\n"
-        for start in range(0, len(self._index), ROWS):
-            file = io.StringIO()
-            writer = csv.writer(file)
-            for place in range(start, min(start + ROWS, len(self._index))):
-                cluster = clusters[place]
-                writer.writerow([cell(images[place]), cluster, cell(names.get(cluster) or "")])
-            yield file.getvalue().encode("utf-8", "surrogateescape")
+        rows = (
+            [cell(image), cluster, cell(names.get(cluster) or "")]
+            for image, cluster in zip(images, clusters, strict=True)
+        )
+        return _parts(rows)
 
     def require(self) -> None:
         """Raise `Refused`, 404, if the index has no clusters."""
@@ -129,6 +131,15 @@ def nested(tree: Tree) -> dict[str, Any] | None:
         nodes.append({"children": [nodes[child] for child in pair], "height": round(height, 6)})
         depth.append(1 + max(depth[child] for child in pair))
     return nodes[-1] if depth[-1] <= DEEPEST else None
+
+
+def _parts(rows: Iterator[list]) -> Iterator[bytes]:
+    """A table as CSV, some rows at a time."""
+    yield b"image,cluster,name\r\n"
+    while some := list(itertools.islice(rows, ROWS)):
+        file = io.StringIO()
+        csv.writer(file).writerows(some)
+        yield file.getvalue().encode("utf-8", "surrogateescape")
 
 
 def cell(text: str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,7 @@ class Engine:
         self._captions = [index.texts[place] for place in thin]
         self._caption_points = index.text_points[thin] if thin else index.root.new_zeros(0, len(index.root))
         self._caption_radii = index.space.radius(self._caption_points)
+        self._suggestions = suggestions(index.texts) if index.facts.has_text else []
         self._labels_of_texts = dict(zip(index.texts, index.text_labels or [], strict=False))
         self._starts = OrderedDict[object, Start]()
         self._turn = threading.Lock()
@@ -84,16 +85,18 @@ class Engine:
             "attends": facts.attends,
             "labels": facts.class_kind if self.index.labels is not None else None,
             "clusters": self.index.clusters is not None,
-            "suggestions": self._suggestions() if facts.has_text else [],
+            "suggestions": self._suggestions,
         }
 
+    @torch.inference_mode()
     def warm_up(self) -> None:
-        """Load the model, so that the first query need not wait for it.
+        """Load the model and what the index reads at its first search, so that the first query need not wait.
 
         Raises:
             UserError: if it is not the model that the index was made with.
         """
         self.asker.load()
+        self.index.search(self.index.root[None], 1)
         if self.index.facts.has_text:
             self.asker.embed_text("warm")
 
@@ -132,8 +135,9 @@ class Engine:
     def attention(self, text: str, *, image: int | None, upload: Decoded | None) -> dict[str, Any]:
         """Where each word of a text looks in an image of the index, or in an upload.
 
-        A weight says how much more a word looks at a patch than the words of the text do on average, in units of the
-        largest such weight of the text, so it is in [0, 1]. Of a text of one word, the weights themselves are shown.
+        Only the order of a word's values has a meaning, so those of each word are first brought to [0, 1]. A weight
+        says how much larger that is than the mean of all words of the text, in units of the largest such weight of the
+        text. A text of one word has no others to be compared with: its values are shown.
 
         Raises:
             Refused: if there is no such image, or the model has no patches or words.
@@ -143,8 +147,10 @@ class Engine:
         pixels = image_of(self.index, image) if upload is None else upload.image
         with _query_refused():
             words, weights = self.asker.word_attention(pixels, text)
-        weights = weights.float().cpu()
-        relative = weights - (weights.mean(dim=0) if len(weights) > 1 else weights.min())
+        low, high = weights.amin((1, 2), keepdim=True), weights.amax((1, 2), keepdim=True)
+        relative = (weights - low) / (high - low).clamp_min(1e-12)
+        if len(weights) > 1:
+            relative = relative - relative.mean(dim=0)
         relative = relative.clamp_min(0) / relative.max().clamp_min(1e-12)
         return {
             "words": list(words),
@@ -263,9 +269,11 @@ class Engine:
         placed = self.index.disk.place(self.index.space, points)
         return [[round(x, 5), round(y, 5)] for x, y in placed.tolist()]
 
-    def _suggestions(self) -> list[str]:
-        short = [text for text in dict.fromkeys(self.index.texts) if len(text) <= SUGGESTED_CHARACTERS]
-        return [short[place] for place in _evenly(len(short), SUGGESTIONS)]
+
+def suggestions(texts: Sequence[str]) -> list[str]:
+    """A few short texts, from all parts of the list."""
+    short = [text for text in dict.fromkeys(texts) if len(text) <= SUGGESTED_CHARACTERS]
+    return [short[place] for place in _evenly(len(short), SUGGESTIONS)]
 
 
 @contextlib.contextmanager

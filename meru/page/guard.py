@@ -8,7 +8,7 @@ Such requests are known by their headers `Host` (when the other site's name was 
 from __future__ import annotations
 
 import secrets
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
@@ -78,7 +78,7 @@ class Guard:
             return  # a link on another page may lead here
         if site not in (None, "same-origin", "none"):
             raise Refused(403, "a page of another site sent this request: use the server's own page")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.lower().partition("://")[2] != host.lower():
             raise Refused(403, "a page of another origin sent this request: use the server's own page")
 
     def _with_token(self, scope: Scope, headers: Headers, cookies: list[str]) -> Response | None:

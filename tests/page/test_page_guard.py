@@ -47,6 +47,8 @@ def test_the_own_names_are_answered_at_any_port_since_a_tunnel_may_have_another(
         {"origin": "http://127.0.0.1:3000"},
         {"origin": "http://localhost:8080"},
         {"origin": "null"},
+        {"origin": "http://["},
+        {"origin": ""},
         {"origin": "file://"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},

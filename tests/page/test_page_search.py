@@ -119,7 +119,7 @@ def test_a_model_without_a_text_tower_says_so(page):
     answer = page.client.post("/api/search", json={"index": "tiny", "text": "red"})
     assert "search by an image" in refusal_of(answer, 422)
     assert page.search(image=0)["results"]
-    assert page.client.get("/api/state").json()["indexes"][0]["suggestions"] == []
+    assert Engine("tiny", page.index, page.asker).describe()["suggestions"] == []
 
 
 def test_a_place_beyond_the_index_is_refused(page):
@@ -137,9 +137,20 @@ def test_attention_is_what_a_word_looks_at_more_than_the_others(page):
     answer = page.client.post("/api/attention", json={"index": "tiny", "text": "a red bird", "image": 0}).json()
     assert (answer["words"], answer["rows"], answer["columns"]) == (["a", "red", "bird"], 2, 3)
     raw = page.asker.word_attention(None, "a red bird")[1].flatten(1)
+    raw = (raw - raw.amin(1, keepdim=True)) / (raw.amax(1, keepdim=True) - raw.amin(1, keepdim=True))
     expected = (raw - raw.mean(0)).clamp_min(0) / (raw - raw.mean(0)).max()
     torch.testing.assert_close(torch.tensor(answer["weights"]), expected, atol=1e-4, rtol=0)
     assert "does not train attention" in answer["note"]
+
+
+def test_attention_does_not_depend_on_the_scale_of_a_word(page, monkeypatch):
+    asked = {"index": "tiny", "text": "a red bird", "image": 0}
+    before = page.client.post("/api/attention", json=asked).json()["weights"]
+    words, weights = page.asker.word_attention(None, "a red bird")
+    scaled = 100 * weights * torch.tensor([1.0, 2, 3])[:, None, None] - 50
+    monkeypatch.setattr(page.asker, "word_attention", lambda image, text: (words, scaled))
+    after = page.client.post("/api/attention", json=asked).json()["weights"]
+    torch.testing.assert_close(torch.tensor(after), torch.tensor(before), atol=2e-4, rtol=0)
 
 
 def test_attention_of_one_word_is_shown_as_it_is_and_of_an_upload_too(page):
