@@ -4,15 +4,10 @@ import { uploadImage } from "./api.js";
 import { afterwards, byId, make } from "./dom.js";
 import { moveWithArrows, settle } from "./keyboard.js";
 import { formatNumber, say } from "./texts.js";
+import { wordChips } from "./words.js";
 
 const TYPING_PAUSE = 500;
 const EXAMPLES = 4;
-const FUNCTION_WORDS = new Set(
-  "a an the and or of with on in at to from by for its it is are has have this that his her as be was which".split(" "),
-);
-
-/** Whether a word says little about an image by itself, such as "the". */
-export const isFunctionWord = (word) => FUNCTION_WORDS.has(word.toLowerCase()) || !/[\p{L}\p{N}]/u.test(word);
 
 /** The shortest suggestions of an index, which are read at a glance. */
 export const examplesOf = (index) =>
@@ -126,13 +121,7 @@ export class QueryForm {
   showWords(answer) {
     this.shown = answer;
     const words = answer?.words ?? [];
-    const chips = words.map((word, at) =>
-      make(
-        "button",
-        { type: "button", class: isFunctionWord(word) ? "word minor" : "word", onclick: () => this.wordChosen(at) },
-        word,
-      ),
-    );
+    const chips = wordChips(words, (place) => this.wordChosen(place));
     byId("words").replaceChildren(...chips);
     settle(byId("words"), "button");
     byId("words-hint").hidden = !words.length;

@@ -3,9 +3,9 @@
 import { getAttention, thumbnail } from "./api.js";
 import { byId, make } from "./dom.js";
 import { paintHeat, paintLegend } from "./heat.js";
-import { isFunctionWord } from "./query.js";
 import { titleOf } from "./results.js";
 import { formatNumber, say } from "./texts.js";
+import { pressWord, wordChips } from "./words.js";
 
 /** The dialog; hooks: `liked(index, item)`, `failed(problem)`. */
 export class Viewer {
@@ -97,7 +97,7 @@ export class Viewer {
         button("next", () => this.go(1), { disabled: this.at === this.items.length - 1 }),
       ),
     );
-    if (this.word !== null) this.look(this.word);
+    this.look(this.word);
   }
 
   like(item) {
@@ -121,19 +121,7 @@ export class Viewer {
 
   wordPart() {
     if (!this.text || !this.words.length) return [];
-    const chips = this.words.map((word, at) =>
-      make(
-        "button",
-        {
-          type: "button",
-          class: isFunctionWord(word) ? "word minor" : "word",
-          "aria-pressed": String(at === this.word),
-          "data-key": `word-${at}`,
-          onclick: () => this.look(at === this.word ? null : at),
-        },
-        word,
-      ),
-    );
+    const chips = wordChips(this.words, (place) => this.look(place === this.word ? null : place));
     return [
       make("p", { class: "quiet" }, say("look_at")),
       make("div", { class: "words", role: "group", "aria-label": say("words_label") }, ...chips),
@@ -143,8 +131,7 @@ export class Viewer {
   /** Shows where a word looks; null removes the heat map. */
   async look(word) {
     this.word = word;
-    const chips = [...this.dialog.querySelectorAll(".word")];
-    chips.forEach((chip, at) => chip.setAttribute("aria-pressed", String(at === word)));
+    pressWord(this.dialog, word);
     if (word === null) {
       this.canvas.hidden = this.legend.hidden = true;
       this.note.textContent = "";
