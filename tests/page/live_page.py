@@ -37,17 +37,17 @@ def make_indexes(folder: Path) -> list[Path]:
         image = Image.new("RGB", (60, 44 + number % 4), "white")
         ImageDraw.Draw(image).ellipse([8 + number % 5, 6, 40, 36], fill=COLOURS[name])
         image.save(path)
-    small = (
-        "encoder.image.image_size=32", "data.batch_size=8", "data.workers=0", "logger=none",
-    )  # fmt: skip
+    small = ("data.batch_size=8", "data.workers=0", "logger=none")
     runs = {
         "meru": (
             "experiment=own_meru", f"data.path={photos}", "data.kind=class_folders", "data.test_fraction=0",
-            "encoder.text.architecture=L1_W16_A2", "trainer.epochs=1",
+            "encoder.text.architecture=L1_W16_A2", "encoder.image.image_size=96",
+            "trainer.epochs=1",
         ),
         "groups": (
             "experiment=own_hypgcd", f"data.root={photos}", "data.old_classes=[red,blue]", "model.projection_width=16",
-            "model.projection_dimension=8", "trainer.epochs=8", "optim.learning_rate=0.02",
+            "model.projection_dimension=8", "encoder.image.image_size=32", "trainer.epochs=8",
+            "optim.learning_rate=0.02",
         ),
     }  # fmt: skip
     for name, words in runs.items():

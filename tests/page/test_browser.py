@@ -163,7 +163,7 @@ def test_a_word_that_is_clicked_shows_where_it_looks(visit):
     canvas.wait_for()
     shades = """canvas => new Set(
         new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size"""
-    assert canvas.evaluate(shades) > 2
+    assert canvas.evaluate(shades) > 4
     assert canvas.get_attribute("aria-label") == "Where “red” looks"
     expect(tab.locator("#viewer")).to_contain_text("this model does not train attention")
     before = canvas.evaluate("canvas => canvas.toDataURL()")
@@ -232,7 +232,8 @@ def test_two_indexes_stand_side_by_side_and_share_a_query_of_an_image(visit, fol
     expect(tab.locator(".pane").nth(1).locator("li[data-image]")).to_have_count(24)
     other = open_index(folders[1])
     first = int(tab.locator(".pane").nth(1).locator("li[data-image]").first.get_attribute("data-image"))
-    assert other.names[first] == index.names[3]
+    # The copy is a small JPEG, so a very similar image may come before the image itself.
+    assert other.names[first].split("/")[0] == index.names[3].split("/")[0]
 
 
 def test_a_group_is_renamed_in_place_and_the_branches_collapse(visit, folders):
