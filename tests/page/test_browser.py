@@ -234,6 +234,11 @@ def test_two_indexes_stand_side_by_side_and_share_a_query_of_an_image(visit, fol
     first = int(tab.locator(".pane").nth(1).locator("li[data-image]").first.get_attribute("data-image"))
     # The copy is a small JPEG, so a very similar image may come before the image itself.
     assert other.names[first].split("/")[0] == index.names[3].split("/")[0]
+    tab.locator("#text").fill("a red thing")
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".pane").nth(1)).to_contain_text("HypGCD reads no text")
+    expect(tab.locator(".pane").nth(1).locator("li[data-image]")).to_have_count(0)
+    expect(tab.get_by_role("alert")).to_be_empty()
 
 
 def test_a_group_is_renamed_in_place_and_the_branches_collapse(visit, folders):

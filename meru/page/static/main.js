@@ -4,7 +4,7 @@ import { readAddress, writeAddress } from "./address.js";
 import { getState, thumbnail, uploadResult } from "./api.js";
 import { afterwards, byId, make } from "./dom.js";
 import { Groups } from "./groups.js";
-import { announce, clearProblem, showProblem } from "./notices.js";
+import { announce, clearProblem, serverAnswered, showProblem } from "./notices.js";
 import { Pane } from "./pane.js";
 import { examplesOf, QueryForm } from "./query.js";
 import { titleOf } from "./results.js";
@@ -137,7 +137,12 @@ class Page {
     if (added) writeAddress(this.address(), { added });
     else this.write();
     if (!query) return;
+    clearProblem();
     for (const pane of this.panes) {
+      if (query.text && !pane.index.has_text) {
+        pane.leaveOut();
+        continue;
+      }
       try {
         const body = { text: null, upload: null, image: null, ...(await this.ask(query, pane.index)) };
         if (query !== this.form.query) return;
@@ -159,7 +164,7 @@ class Page {
   }
 
   answered(pane, fresh) {
-    clearProblem();
+    serverAnswered();
     if (pane === this.panes[0] && this.form.query?.text) this.form.showWords(pane.answer.query);
     this.walk.show(this.panes.map(({ index, answer }) => ({ title: index.name, path: answer?.path })));
     const limit = Math.min(this.state.limits?.top ?? 100, pane.index.images);

@@ -21,11 +21,17 @@ export function showProblem(problem, back = () => {}) {
   else if (!waiting) showLine(problem.status === 401 ? say("needs_token") : problem.message);
 }
 
-/** Removes the error of the last request, after one that worked. */
+/** Removes the error of the last search at the next one; that the server has gone stays until it answers. */
 export function clearProblem() {
-  if (waiting) clearTimeout(waiting.timer);
+  if (!waiting) byId("problem").replaceChildren();
+}
+
+/** The server has answered: nothing is waited for any more. */
+export function serverAnswered() {
+  if (!waiting) return;
+  clearTimeout(waiting.timer);
   waiting = null;
-  byId("problem").replaceChildren();
+  clearProblem();
 }
 
 function showLine(text, ...more) {
@@ -61,7 +67,7 @@ async function tryAgain() {
     }
   }
   if (own !== waiting) return;
-  clearProblem();
+  serverAnswered();
   announce(say("server_back"));
   own.back();
 }

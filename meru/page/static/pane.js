@@ -43,6 +43,16 @@ export class Pane {
     if (!this.running) this.run();
   }
 
+  /** Shows that the query is a text, which the model does not read. */
+  leaveOut() {
+    this.stop();
+    this.answer = null;
+    this.results.show([]);
+    this.disk.element.hidden = true;
+    this.more.hidden = true;
+    this.name();
+  }
+
   stop() {
     this.running?.abort();
     this.running = null;
@@ -56,6 +66,7 @@ export class Pane {
     this.wanted = null;
     this.running = request;
     this.element.setAttribute("aria-busy", "true");
+    if (!this.answer) this.name();
     try {
       const answer = await search({ ...body, index: this.index.id, cloud: !this.hasCloud }, request.signal);
       if (this.running !== request) return;
@@ -88,7 +99,12 @@ export class Pane {
     this.title.textContent = `${this.index.name} · ${this.index.model}`;
     this.element.setAttribute("aria-label", say("pane_label", { index: this.index.name }));
     this.more.textContent = say("more");
-    this.summary.textContent = this.answer ? this.describe() : say("searching");
+    if (this.answer) this.summary.textContent = this.describe();
+    else this.summary.textContent = this.running || this.wanted ? say("searching") : this.reason();
+  }
+
+  reason() {
+    return this.index.has_text ? "" : say("no_text", { model: this.index.model });
   }
 
   describe() {

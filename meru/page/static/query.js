@@ -82,8 +82,10 @@ export class QueryForm {
       return;
     }
     byId("drop").classList.add("busy");
+    this.taken = file;
     try {
       const { upload } = await uploadImage(file);
+      if (this.taken !== file) return;
       this.set({ upload, name: file.name || say("pasted"), picture: URL.createObjectURL(file) });
     } catch (problem) {
       this.failed(problem);
@@ -96,6 +98,8 @@ export class QueryForm {
   set(query, { typed = false, silent = false } = {}) {
     if (this.query?.upload && this.query.picture !== query?.picture) URL.revokeObjectURL(this.query.picture);
     this.query = query;
+    // An upload that is still under way has been overtaken.
+    this.taken = null;
     if (!typed) this.input.value = query?.text ?? "";
     this.showPicked();
     if (!query?.text) this.showWords(null);
