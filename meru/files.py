@@ -65,12 +65,13 @@ def user_path(path: str | Path) -> Path:
         raise UserError(f"{path}: the home folder behind ~ is unknown: write the whole path") from None
 
 
-def output_file(output: str | Path, *, example: str) -> Path:
+def output_file(output: str | Path, *, example: str, also: tuple[str, ...] = ()) -> Path:
     """The path of a file that the user names for a result, refused before any work if it cannot be written.
 
     Args:
         output: The user's value of `output`. Devices and pipes, such as /dev/stdout, are accepted.
         example: A name with the ending that the file must have, as other programs recognise its format by it.
+        also: Other endings that the file may have, such as `.svg`.
 
     Raises:
         UserError: for a folder, another ending, or a place that is in no folder or without permission.
@@ -80,9 +81,9 @@ def output_file(output: str | Path, *, example: str) -> Path:
         raise UserError(f"output={output} is a folder: name a file in it, {path / example}")
     if _is_no_file(path):
         return path
-    if path.suffix.lower() != ending:
-        named = path.with_suffix(ending).name
-        raise UserError(f"output={output}: the file is written as {ending[1:].upper()}: name it, for instance, {named}")
+    if path.suffix.lower() not in (ending, *also):
+        named, formats = path.with_suffix(ending).name, " or ".join(each[1:].upper() for each in (ending, *also))
+        raise UserError(f"output={output}: the file is written as {formats}: name it, for instance, {named}")
     _require_place(path, output)
     return path
 

@@ -123,6 +123,8 @@ def composed(*overrides: str, name: str = "train", resolve: bool = True) -> Dict
 def _resolved(overrides: tuple[str, ...], name: str) -> DictConfig:
     config, _ = composing.compose(overrides, command=name)
     OmegaConf.resolve(config)
+    if name == "train" and not any(each.startswith("evaluation.figures") for each in overrides):
+        config.evaluation.figures = []  # saves two seconds a run
     return config
 
 

@@ -57,6 +57,7 @@ COLUMNS = {
     "identity": "行人数据集：",
 }
 UNITS = {
+    "validations": "次验证",
     "batches": "批", "blocks": "块", "captions": "条描述", "cells": "格", "classes": "类", "dimensions": "维", "epochs": "轮",
     "images": "张图像", "operations": "个操作", "patches": "个图像块", "persons": "人", "pixels": "像素", "points": "点",
     "probability": "概率", "processes": "个进程", "red, green, blue": "红、绿、蓝", "seconds": "秒", "share": "比例",

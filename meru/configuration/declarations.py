@@ -47,12 +47,14 @@ _GENERAL = {
     "resume": Key(FOLDER, null=True),
     "task": fixed(Choice(("discovery",))),
 }
+FIGURES = ("disk", "norms", "traversal", "neighbours", "curves")
 _EVALUATION = {
     "captions_per_image": Key(Whole(1, 10_000), "captions", null=True),
     "templates": Key(TEMPLATES, null=True),
     "batch_size": Key(Whole(1, 65_536), "images", "images per batch in evaluation"),
     "pointing": Key(Flag()),
     "attention_pictures": Key(Whole(0, 10_000), "captions"),
+    "figures": Key(ListOf(Choice(FIGURES), "[disk,norms]", different=True), null=True),
 }
 # Arguments of the loaders in meru/data, passed on from data.load and data.load_discovery.
 LAYOUTS = ("cuhk_pedes", "icfg_pedes", "rstpreid", "coco", "flickr30k")
@@ -303,7 +305,7 @@ EVALUATE = {
     "split": Key(Choice(("test", "validation", "train")), "", "null: test; of a discovery run, train too", null=True),
     "suite": Key(Choice(names_in("meru.evaluation.suites.SUITES")), null=True),
     "root": Key(FOLDER, null=True),
-    **{name: key for name, key in _EVALUATION.items() if name != "attention_pictures"},
+    **{name: key for name, key in _EVALUATION.items() if name not in ("attention_pictures", "figures")},
     "probe_features": Key(Choice(("tower", "tangent"))),
     "workers": Key(Whole(0, 512), "processes", "that read images"),
     "output": Key(FILE, null=True),

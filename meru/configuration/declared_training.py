@@ -21,6 +21,7 @@ TRAINER = {
     "monitor": Key(Text("a figure of the validation split"), null=True),
     "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),
     "checkpoint_every": Key(Whole(0, 10**9), "steps"),
+    "figures_every": Key(Whole(0, 10**9), "validations"),
     "diagnose_every": Key(Whole(0, 10**9), "steps"),
 }
 

@@ -71,6 +71,13 @@ def unit_radius(space: Space, points: Tensor) -> Tensor:
     return (torch.as_tensor(c, dtype=torch.float64, device=ball.device).sqrt() * ball.norm(dim=-1)).clamp_max(1 - 1e-9)
 
 
+def ring_radius(space: Space, distance: float) -> float | None:
+    """Radius in the unit disk of the ring at a distance from the origin; None in a space whose points share one."""
+    if not space.has_cones:
+        return None
+    return float(unit_radius(space, space.lift(torch.tensor([distance, 0.0], dtype=torch.float64))))
+
+
 def _tangent(space: Space, points: Tensor) -> Tensor:
     """Tangent vectors at the origin, float64, times √c: their lengths are distances in units of 1/√c."""
     ball, c = space.in_ball(points.double())

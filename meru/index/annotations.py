@@ -93,11 +93,10 @@ def _of_pairs(config: DictConfig) -> Annotations:
 
 
 def general_phrases(captions: Sequence[str]) -> list[str]:
-    """Phrases that occur in several captions, and their last words: what is more general than a whole caption."""
+    """Phrases that occur in several captions, which are more general than a whole caption; the most frequent first."""
     found: Counter[str] = Counter()
     for caption in captions:
-        phrases = {query.text.lower() for query in caption_queries(caption) if query.kind == "phrase"}
-        found.update(phrases | {phrase.split()[-1] for phrase in phrases})
+        found.update({query.text.lower() for query in caption_queries(caption) if query.kind == "phrase"})
     return [phrase for phrase, count in found.most_common(MOST_PHRASES) if count >= OFTEN]
 
 

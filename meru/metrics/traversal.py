@@ -41,6 +41,17 @@ class Walk(NamedTuple):
             found.setdefault(row, share)
         return [(share, row) for row, share in found.items()]
 
+    def stretches(self) -> list[tuple[float, float, int]]:
+        """The parts of the way on which one candidate is met: first and last share, and its row; they share ends.
+
+        Each part ends in the middle between two points that meet different candidates. A candidate that is met again
+        later has several parts.
+        """
+        shares, met = self.shares.tolist(), self.met.tolist()
+        starts = [0, *(step for step in range(1, len(met)) if met[step] != met[step - 1])]
+        edges = [shares[0], *((shares[step - 1] + shares[step]) / 2 for step in starts[1:]), shares[-1]]
+        return [(first, last, met[step]) for first, last, step in zip(edges[:-1], edges[1:], starts, strict=True)]
+
 
 @torch.no_grad()
 def walk(
@@ -76,14 +87,16 @@ def walk(
     every = torch.cat([candidates, root[None]])
     scores = space.similarity(points, every)
     if space.has_cones and general != "none" and len(candidates):
-        scores[:, :-1].masked_fill_(~_is_general(space, points, candidates, general, minimum_radius), -torch.inf)
+        scores[:, :-1].masked_fill_(~more_general(space, points, candidates, general, minimum_radius), -torch.inf)
     best = scores.max(dim=1)
     met = torch.where(best.indices == len(candidates), ROOT, best.indices)
     return Walk(shares, points, space.radius(points), met, best.values)
 
 
-def _is_general(space: Space, points: Tensor, candidates: Tensor, general: str, minimum_radius: float) -> Tensor:
-    """Which candidates are more general than which points, bool `(S, T)`."""
+def more_general(
+    space: Space, points: Tensor, candidates: Tensor, general: str, minimum_radius: float = 0.1
+) -> Tensor:
+    """Which candidates `(T, D)` are more general than which points `(S, D)`, bool `(S, T)`; `cone` or `radius`."""
     if general == "radius":
         return space.radius(candidates)[None] <= space.radius(points)[:, None]
     aperture = space.half_aperture(candidates, minimum_radius)

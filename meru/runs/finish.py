@@ -15,6 +15,7 @@ from meru.layers.low_rank import merged_state
 from meru.optional_part import reason_of
 from meru.reports.tables import write_json
 from meru.run_layout import BEST, FIGURES, MODEL
+from meru.runs.plots import save_plots
 from meru.tasks.contract import Figures, Findings, Task
 from meru.training.checkpoint import save_weights
 from meru.training.loggers.base import AnyLogger
@@ -44,6 +45,7 @@ def finish(
         step=trainer.step,
     )
     task.draw(findings, folder, pretrained, logger=logger, step=trainer.step)
+    save_plots(task, folder, pretrained, logger, model, trainer.step, finished=True)
     return findings.figures
 
 

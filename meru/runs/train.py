@@ -31,7 +31,9 @@ from meru.runs.folder import (
     resumed_config,
     resumed_folder,
     save_changes,
+    save_environment,
 )
+from meru.runs.plots import save_plots
 from meru.tasks.contract import Figures
 from meru.tasks.kinds import task_of
 from meru.training.loggers.base import AnyLogger, NoLogger, SeveralLoggers
@@ -92,10 +94,9 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     folder = folder or make_run_folder(config, asked=asked)
     logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
     rate = scaled_rate(config.optim.learning_rate, config.optim.get("batch_of_rate"), plan.images_per_step)
-    facts = ", ".join(f"{name} {value}" for name, value in environment(device).items())
     log.info("run folder %s", folder)
     log.info("%s", plan.describe(learning_rate=rate))
-    log.info("%s; %s", task.describe(), facts)
+    log.info("%s; %s", task.describe(), save_environment(folder, device))
     task.prepare(pretrained, begun=begun)
     trainer = Trainer(
         model=model,
@@ -109,13 +110,12 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
         settings=settings,
         epoch_state=task.epoch_state,
         on_resumed=partial(save_changes, folder, config),
+        on_validated=partial(save_plots, task, folder, pretrained, logger),
     )
-    figures = None
     with closing(logger, folder, watch):
         finished = trainer.run()
-        if distributed.is_main() and finished:
-            figures = finish(task, folder, trainer, pretrained, logger)
-        elif not finished:
+        figures = finish(task, folder, trainer, pretrained, logger) if finished and distributed.is_main() else None
+        if not finished:
             log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
     distributed.barrier()
     return figures

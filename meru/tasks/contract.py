@@ -7,11 +7,12 @@ and does not depend on captions or on classes to discover.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -162,6 +163,18 @@ class Task(ABC):
     @abstractmethod
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
         """Format the model's main figures on at most 24 lines; the JSON file contains all of them."""
+
+    def plots(self, names: Sequence[str], pretrained: Pretrained, *, finished: bool) -> dict[str, Figure]:
+        """Draw plots of `evaluation.figures` from a sample of the data; those that do not apply are left out.
+
+        The model's mode and the random states are as before.
+
+        Args:
+            names: Names of plots.
+            pretrained: The model.
+            finished: Whether the run is at its end; before, the test split is not used.
+        """
+        return {}
 
     @abstractmethod
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:

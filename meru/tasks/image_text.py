@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -29,6 +30,8 @@ from meru.errors import UserError
 from meru.evaluation.examples import evenly_spread, retrieved_images, save_attention
 from meru.evaluation.image_text import evaluate_image_text
 from meru.evaluation.pointing import pointing_game
+from meru.evaluation.sample import Subjects
+from meru.evaluation.sample_plots import sample_plots
 from meru.optional_part import optional
 from meru.reports.tables import finite_figures, format_table
 from meru.run_layout import ATTENTION
@@ -235,6 +238,12 @@ class ImageText(Task):
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
         """Format retrieval and classification, and the pointing game if the model trains word attention."""
         return format_table(figures, title, pointing=model.has_word_attention)
+
+    def plots(self, names: Sequence[str], pretrained: Pretrained, *, finished: bool) -> dict[str, Figure]:
+        splits = SPLITS if finished else SPLITS[1:]
+        split = next(each for each in splits if self.records(each))
+        subjects = Subjects(pretrained, self.data, self.config.data, device=self.device)
+        return sample_plots(names, subjects, split=split)
 
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
         """Log a table of retrieved images, and save attention maps of words."""

@@ -30,6 +30,7 @@ class TrainerSettings:
         monitor: The validation figure that selects the weights; higher is better.
         log_every: Steps between logged lines.
         checkpoint_every: Steps between checkpoints besides those at validations; 0: none.
+        figures_every: Validations between the plots that `Trainer.on_validated` draws; 0: none.
         diagnose_every: Steps between measurements of each term's gradient, from the first step on; 0: none. See
             `meru.training.gradients`.
     """
@@ -48,6 +49,7 @@ class TrainerSettings:
     monitor: str = "text_to_image/class/recall@1"
     log_every: int = 10
     checkpoint_every: int = 0
+    figures_every: int = 0
     diagnose_every: int = 0
 
     @classmethod
@@ -70,8 +72,9 @@ class TrainerSettings:
         for name in ("epochs", "accumulate", "evaluate_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"trainer.{name}={getattr(self, name)}: must be at least 1")
-        if self.diagnose_every < 0:
-            raise UserError(f"trainer.diagnose_every={self.diagnose_every}: must be at least 0, which is off")
+        for name in ("figures_every", "diagnose_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"trainer.{name}={getattr(self, name)}: must be at least 0, which is off")
         if self.diagnose_every and self.compile:
             raise UserError(
                 f"trainer.diagnose_every={self.diagnose_every}: a compiled model does not give the gradients of single "

@@ -60,6 +60,8 @@ class Trainer:
         epoch_state: State that `batches` computes at the start of an epoch and uses until its end, tensors and numbers
             by name; saved in checkpoints, and restored before `batches` is called.
         on_resumed: Called in the main process after a checkpoint has been restored.
+        on_validated: Called in the main process with the validated model and the step, after every
+            `settings.figures_every` validations, but not at the end of the run.
     """
 
     model: nn.Module
@@ -73,6 +75,7 @@ class Trainer:
     settings: TrainerSettings
     epoch_state: dict[str, Tensor | int] = field(default_factory=dict)
     on_resumed: Callable[[], None] = lambda: None
+    on_validated: Callable[[nn.Module, int], None] = lambda model, step: None
 
     step: int = field(default=0, init=False)
     best: dict[str, float] = field(default_factory=lambda: {"figure": -math.inf, "step": -1}, init=False)
@@ -260,6 +263,8 @@ class Trainer:
             metrics.write({"step": self.step, **line})
             self.logger.log(line, step=self.step)
             progress.write(f"{epoch}  {self.settings.monitor} {100 * figure:.1f} %{'  best so far' if better else ''}")
+            if self._figures_due():
+                self.on_validated(self.evaluated, self.step)
         distributed.barrier()
 
     @property
@@ -313,6 +318,10 @@ class Trainer:
 
     def _checkpoint_due(self) -> bool:
         return self.settings.checkpoint_every > 0 and self.step % self.settings.checkpoint_every == 0
+
+    def _figures_due(self) -> bool:
+        every = self.settings.figures_every * self.settings.evaluate_every * self.steps_per_epoch
+        return every > 0 and self.step % every == 0 and self.step < self.total_steps
 
     def _diagnosis_due(self) -> bool:
         return self.settings.diagnose_every > 0 and self.step % self.settings.diagnose_every == 0

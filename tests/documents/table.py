@@ -98,6 +98,25 @@ ROWS = (
         makes="attention.png",
     ),
     Row(
+        r"python scripts/visualize\.py (disk|norms|traversal|neighbours) .*",
+        change=(("(image|other)=<file>", r"\1={picture}"),),
+        add=("count=8",),
+        says=".png",
+        makes="*.png",
+    ),
+    Row(
+        r"python scripts/visualize\.py curves .*",
+        change=((r"'?runs/birds_meru/\*'?", "{run}"),),
+        says="learning curves of 1 run:",
+        makes="curves.png",
+    ),
+    Row(
+        r"python scripts/visualize\.py tree .*",
+        change=(("'?<discovery run>'?", "{run}"),),
+        says="which does not discover classes",
+        exit_code=2,
+    ),
+    Row(
         r"python scripts/search\.py .*",
         change=((r"run=\S+", "run={run}"), (r"images=\S+", "images={birds}/images")),
         add=("workers=0",),
@@ -123,6 +142,18 @@ ROWS = (
     ),
     Row(r"python scripts/compare\.py .* --transfer persons", add=("--help",), says="--transfer"),
     Row(r"python scripts/compare\.py runs/\S+ runs/\S+", change=((r"runs/\S+", "{run}"),), says="± 0.0"),
+    Row(r"python scripts/report\.py run=<run folder>", add=("output={here}/report.html",), makes="report.html"),
+    Row(
+        r"python scripts/report\.py run=\S+ output=\S+ lang=zh",
+        change=((r"run=\S+", "run={run},{run}"), (r"output=\S+", "output={here}/comparison.html")),
+        makes="comparison.html",
+    ),
+    Row(
+        r"python scripts/dashboard\.py entity=my-team .*",
+        change=((r" dry_run=true output=\S+", ""),),
+        add=("dry_run=true", "output={here}/sent.json"),
+        makes="sent.json",
+    ),
     # Data
     Row(r"python scripts/prepare_data\.py cub --download", add=("--root", "{cub}"), says="nothing to download"),
     Row(r"python scripts/prepare_data\.py cub", add=("--root", "{cub}"), says="every image decodes"),

@@ -1,4 +1,4 @@
-"""Indexes are made, brought up to date and taken up again without embedding an image twice, and say what they left out."""
+"""Indexes are made, brought up to date and taken up again; no image is embedded twice, and what is left out is said."""
 
 import csv
 import json

@@ -57,16 +57,26 @@ def test_the_attention_of_a_sentence_is_drawn(finished, picture, warm_python, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["map"], "choose one of attention"),
+        (["map"], "choose one of disk, norms, traversal, neighbours, attention, curves, tree"),
         (["attention", "run=x", "image=y"], "text= is missing"),
-        (["attention", "size=3"], "'size=3': expected key=value with one of run, image, text, root, output"),
+        (["attention", "size=3"], "'size=3': expected key=value with one of run, image, text, "),
         (["attention", "run=x", "image=y", "text=z", "root=w"], "root=: attention takes run, image, text, output"),
         (["tree", "output=x"], "run= is missing"),
         (["tree", "run=nowhere"], "nowhere is not a run folder"),
         (["attention", "run=x", "image=y", "text=z", "output=/"], "output=/ is a folder: name a file in it"),
-        (["attention", "run=x", "image=y", "text=z", "output=a.jpg"], "output=a.jpg: the file is written as PNG"),
+        (["attention", "run=x", "image=y", "text=z", "output=a.jpg"], "the file is written as PNG or SVG"),
         (["attention", "run=nowhere", f"image={SCRIPT}", "text=z"], "nowhere is not a run folder"),
         (["attention", "run=nowhere", "image=y", "text=z"], "image=y: there is no such file"),
+        (["disk", "run=x", "split=all"], "split=all: give one of test, validation, train"),
+        (["disk", "run=x", "count=0"], "count=0: give a whole number from 4 to 100000"),
+        (["disk", "run=x", "projection=umap"], "projection=umap: give one of tangent, co_sne"),
+        (["traversal", "run=x", "general=all"], "general=all: give one of auto, cone, radius, none"),
+        (["traversal", "run=x", "other=y"], "other=y is the end of a walk: name its start, image= or text="),
+        (["traversal", "run=x", "image=y", "text=z"], "image=y and text=: a walk has one start"),
+        (["traversal", "run=x", "texts=absent.txt"], "absent.txt cannot be read"),
+        (["neighbours", "run=x", "image=y"], "image=y: there is no such file"),
+        (["norms", "run=nowhere"], "nowhere is not a run folder"),
+        (["curves", "run=nowhere"], "run=nowhere: no run folder has this name"),
         (["tree", "run=x", "output=tree.png"], "output=tree.png is named like a file: name a folder"),
     ],
 )
@@ -80,16 +90,6 @@ def test_wrong_usage_is_one_line(arguments, message, warm_python, tmp_path):
 def test_without_arguments_the_usage_is_shown(tmp_path):
     done = visualize(cwd=tmp_path)
     assert done.returncode == 2 and "attention run=" in done.stdout
-
-
-def test_weights_are_drawn_over_their_patches():
-    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
-    figure = attention_figure(image, ["red", "bill"], torch.tensor([[0.1, 0.5, 0.1, 0.1], [1.0, 1.0, 1.0, 1.0]]))
-    plain, red, bill = (axis for axis in figure.axes if axis.images)
-    assert len(plain.images) == 1 and red.get_title() == "red"
-    overlay = red.images[1].get_array()
-    assert overlay[:4, 4:].min() == 1 and overlay[4:].max() == overlay[:4, :4].max() == 0
-    assert bill.images[1].get_array().max() == 0  # looks nowhere in particular
 
 
 def test_a_picture_that_cannot_be_written_is_one_line(tmp_path):
