@@ -29,7 +29,8 @@ def installed(tmp_path_factory):
 def test_the_wheel_has_all_of_the_package_and_configs(installed):
     for folder, place in (("meru", "meru"), ("configs", "meru/configs")):
         files = {path.relative_to(PROJECT / folder) for path in (PROJECT / folder).rglob("*") if path.is_file()}
-        own = {path for path in files if path.suffix in (".py", ".yaml", ".json", ".typed")}
+        endings = (".py", ".yaml", ".json", ".typed", ".html", ".css", ".js", ".svg")
+        own = {path for path in files if path.suffix in endings}
         assert own and not [path for path in own if not (installed / place / path).is_file()]
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
     assert "meru-train = meru.runs.commands:train" in entry_points.read_text()
