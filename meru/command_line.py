@@ -218,6 +218,19 @@ def only_own_arguments(words: Sequence[str], meanings: Mapping[str, str]) -> dic
     return own
 
 
+def numbers_of(given: Mapping[str, str], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """The values of the keys in `kinds` that are given, as numbers.
+
+    Raises:
+        UserError: for a value that is no number of its kind; the message says what is allowed.
+    """
+    numbers = {key: int(given[key]) if given[key].isdecimal() else given[key] for key in kinds if key in given}
+    for key, value in numbers.items():
+        if not kinds[key].takes(value):
+            raise UserError(f"{key}={value}: give {kinds[key].allowed}")
+    return numbers
+
+
 def hydra_main(task: Callable, *, config_name: str) -> None:
     """Run `task(config)` under Hydra, with one-line configuration errors; SIGTERM and Ctrl-C end it even in a wait.
 

@@ -9,6 +9,7 @@
     model.safetensors   the finished model (see `meru.load`)
     test.json           the model's figures; a run with this file is finished
     duration.json       minutes of wall time and of CPU time
+    environment.json    the commit, the device and the versions with which the run was last started
     figures/            plots of evaluation.figures, those during training with their step
     attention/          attention maps of caption words (image–text runs)
     clusters.csv        the predicted class of every image (discovery runs)
@@ -32,6 +33,7 @@ BEST = "best.safetensors"
 MODEL = "model.safetensors"
 FIGURES = "test.json"
 DURATION = "duration.json"
+ENVIRONMENT = "environment.json"
 PLOTS = "figures"
 ATTENTION = "attention"
 CLUSTERS = "clusters.csv"

@@ -1,55 +1,58 @@
-"""Search in a folder of images by a sentence with a finished model.
+"""Search in an index of images, or in a folder, by a sentence or by an image.
 
-    python scripts/search.py run=SOURCE images=FOLDER text="a red bird" [top=10] [output=FILE.png] [workers=2]
+    python scripts/search.py index=FOLDER "a red bird with a black face" [top=10] [output=hits.png]
+    python scripts/search.py index=FOLDER image=FILE [top=10] [output=hits.png]
+    python scripts/search.py index=FOLDER queries=FILE.txt [top=10] [output=hits.csv]
+    python scripts/search.py run=SOURCE images=FOLDER "a red bird" [top=10] [output=hits.png] [workers=2]
 
-run          a run folder, or whatever else `meru.load` takes
-images       a folder of images; folders inside it are included
-text         a sentence
+index        the folder of an index, made by scripts/index.py
+run, images  instead of it, a run folder, or whatever else `meru.load` takes, and a folder of images, which is embedded
+             for this search only
+text         the sentence, with text= or without
+image        an image to search for
+queries      a file of sentences, one a line
 top          how many images to list, the most similar first
-output       a PNG file with these images
+output       a file: .png or .svg with the images found, .csv or .json with the rankings
 workers      processes that read images
 
-A larger score means more similar; scores of different models cannot be compared.
+A larger score means more similar; scores of different models cannot be compared. Where the annotation has it, ✓ marks
+images with the label of the query, such as the person's identity.
 """
 
 from __future__ import annotations
 
 import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
 
-from meru.command_line import one_line_errors, only_own_arguments, report_progress, words_or_usage
+from meru.command_line import numbers_of, one_line_errors, only_own_arguments, report_progress, words_or_usage
 from meru.configuration.declarations import EVALUATE
 from meru.configuration.kinds import Whole
-from meru.errors import UserError
-from meru.files import user_path
 
 MEANINGS = {
-    "run": "the folder of a finished run",
+    "index": "the folder of an index",
+    "run": "the folder of a finished run, or another source of a model",
     "images": "a folder of images",
     "text": "a sentence",
+    "image": "the path of an image",
+    "queries": "a file of sentences",
     "top": "a number of images",
-    "output": "the path of a PNG file",
+    "output": "the path of a file",
     "workers": "a number of processes",
 }
 NUMBERS = {"top": Whole(1, 100_000), "workers": EVALUATE["workers"].kind}
 
 
 def main() -> None:
-    """Read the command line, `key=value` words; print the ranking."""
-    words = words_or_usage(__doc__)
+    """Read the command line, `key=value` words and a sentence; print the ranking."""
+    words = [word if word.partition("=")[0].isidentifier() and "=" in word else f"text={word}" for word in
+             words_or_usage(__doc__)]
     report_progress()
     with one_line_errors():
         given = only_own_arguments(words, MEANINGS)
-        for key in ("run", "images", "text"):
-            if key not in given:
-                raise UserError(f"{key}= is missing: give {MEANINGS[key]}; see --help")
-        numbers = {key: int(given[key]) if given[key].isdecimal() else given[key] for key in NUMBERS if key in given}
-        for key, value in numbers.items():
-            if not NUMBERS[key].takes(value):
-                raise UserError(f"{key}={value}: give {NUMBERS[key].allowed}")
+        numbers = numbers_of(given, NUMBERS)
 
-        from meru.runs.search import format_ranking, search_run  # imports PyTorch: only after these mistakes
+        from meru.index.searching import search  # imports PyTorch: only after these mistakes
 
-        print(format_ranking(search_run(**(given | numbers)), user_path(given["images"])))
+        print(search(**(given | numbers)))
 
 
 if __name__ == "__main__":

@@ -69,6 +69,20 @@ def train_until_step_3(monkeypatch: pytest.MonkeyPatch) -> Callable[[DictConfig]
 
 
 @pytest.fixture(scope="session")
+def cub_run(cub_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of MERU on the tiny CUB; to be read only."""
+    from meru.runs.train import train
+
+    config = composed(
+        "data=cub", "model=meru", "encoder=small", "encoder.image.image_size=32", f"data.root={cub_folder}",
+        "encoder.text.architecture=L1_W16_A2", "data.batch_size=4", "data.workers=0", "trainer.epochs=1",
+        "logger=none", f"folder={tmp_path_factory.mktemp('runs') / 'meru'}",
+    )  # fmt: skip
+    train(config, device=torch.device("cpu"))
+    return Path(config.folder)
+
+
+@pytest.fixture(scope="session")
 def person_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirteen drawn persons with an image each, eight for training, in CUHK-PEDES' layout; to be read only."""
     from meru.data.synthetic.pedestrians.load import draw_pedestrians

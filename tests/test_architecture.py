@@ -18,7 +18,7 @@ FLOORS = [
     {"sources"},
     {"evaluation"},
     {"tasks"},
-    {"runs"},
+    {"index", "runs"},
     {"benchmarks", "export", "gpu_check"},
 ]
 FILES = sorted((PROJECT / "meru").rglob("*.py"))

@@ -99,6 +99,10 @@ class CaptionTokenizer:
                 begun += piece
         return words
 
+    def encoded(self, caption: str) -> list[int]:
+        """Token ids of a whole caption, however long, without special tokens."""
+        return self._vocabulary.encode(caption)
+
     def count_cut(self, captions: Iterable[str]) -> int:
         """The number of captions that are longer than the context and lose words."""
         room = self.context_length - 2

@@ -42,7 +42,7 @@ def curves_figure(
             number = names.index(name)
             colour, style = OTHERS[number % len(OTHERS)], STYLES[number // len(OTHERS) % len(STYLES)]
             label = name if len(curves) == 1 else f"{name} ({len(curves)} seeds)"
-            lines[label] = _draw_band(axis, curves, color=colour, linestyle=style)
+            lines[label] = draw_band(axis, curves, color=colour, linestyle=style)
         _dress(axis, figure_name, percent=figure_name in percent)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
@@ -55,8 +55,15 @@ def curves_figure(
     return figure
 
 
-def _draw_band(axis: Axes, curves: Sequence[Curve], **style) -> Line2D:
-    """Draw the mean of several curves and their band; returns the line."""
+def draw_band(axis: Axes, curves: Sequence[Curve], **style) -> Line2D:
+    """Draw the mean of several curves at the places that all have, and their band; returns the line.
+
+    Args:
+        axis: Where to draw.
+        curves: At least one. With `BAND` or more, the band is one standard deviation to each side; with two, it spans
+            both.
+        style: Of the line, with its `color`.
+    """
     points = [dict(curve) for curve in curves]
     shared = sorted(set(points[0]).intersection(*points[1:]))
     values = np.array([[curve[x] for x in shared] for curve in points])

@@ -33,7 +33,7 @@ class Stopwatch:
 
 def read_duration(folder: Path) -> dict[str, float]:
     """`minutes` of wall time and `cpu_minutes` of a run; empty if it did not record them, as older versions."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         read = json.loads((folder / DURATION).read_text(encoding="utf-8"))
         names = ("minutes", "cpu_minutes")
         if isinstance(read, dict) and all(isinstance(read.get(name), int | float) for name in names):

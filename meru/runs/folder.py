@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import json
 import os
 import platform
 import socket
@@ -24,8 +25,8 @@ from meru.configuration.kinds import FilePath
 from meru.configuration.overrides import read_override
 from meru.configuration.saved import change, choices_of, read_config, save_config
 from meru.errors import UserError
-from meru.files import CHECKOUT, CONFIGS, leftovers, os_error_message, remove_leftovers, user_path
-from meru.run_layout import ASKED, CHECKPOINT, LOCK
+from meru.files import CHECKOUT, CONFIGS, leftovers, os_error_message, remove_leftovers, user_path, write_text
+from meru.run_layout import ASKED, CHECKPOINT, ENVIRONMENT, LOCK
 from meru.runs.occupied import occupied
 
 try:
@@ -232,6 +233,14 @@ def environment(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def save_environment(folder: Path, device: torch.device) -> str:
+    """Write the environment into the run folder, in the main process; returns it as text on one line."""
+    facts = environment(device)
+    if distributed.is_main():
+        write_text(folder / ENVIRONMENT, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def commit() -> str:

@@ -31,6 +31,7 @@ from meru.runs.folder import (
     resumed_config,
     resumed_folder,
     save_changes,
+    save_environment,
 )
 from meru.runs.plots import save_plots
 from meru.tasks.contract import Figures
@@ -93,10 +94,9 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     folder = folder or make_run_folder(config, asked=asked)
     logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
     rate = scaled_rate(config.optim.learning_rate, config.optim.get("batch_of_rate"), plan.images_per_step)
-    facts = ", ".join(f"{name} {value}" for name, value in environment(device).items())
     log.info("run folder %s", folder)
     log.info("%s", plan.describe(learning_rate=rate))
-    log.info("%s; %s", task.describe(), facts)
+    log.info("%s; %s", task.describe(), save_environment(folder, device))
     task.prepare(pretrained, begun=begun)
     trainer = Trainer(
         model=model,

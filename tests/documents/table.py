@@ -142,6 +142,18 @@ ROWS = (
     ),
     Row(r"python scripts/compare\.py .* --transfer persons", add=("--help",), says="--transfer"),
     Row(r"python scripts/compare\.py runs/\S+ runs/\S+", change=((r"runs/\S+", "{run}"),), says="± 0.0"),
+    Row(r"python scripts/report\.py run=<run folder>", add=("output={here}/report.html",), makes="report.html"),
+    Row(
+        r"python scripts/report\.py run=\S+ output=\S+ lang=zh",
+        change=((r"run=\S+", "run={run},{run}"), (r"output=\S+", "output={here}/comparison.html")),
+        makes="comparison.html",
+    ),
+    Row(
+        r"python scripts/dashboard\.py entity=my-team .*",
+        change=((r" dry_run=true output=\S+", ""),),
+        add=("dry_run=true", "output={here}/sent.json"),
+        makes="sent.json",
+    ),
     # Data
     Row(r"python scripts/prepare_data\.py cub --download", add=("--root", "{cub}"), says="nothing to download"),
     Row(r"python scripts/prepare_data\.py cub", add=("--root", "{cub}"), says="every image decodes"),

@@ -68,7 +68,7 @@ def test_a_run_prints_its_table_with_chance_levels_and_where_everything_lies(fin
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "asked.yaml", "config.yaml", "metrics.jsonl", "last.pt", "best.safetensors", "model.safetensors", "test.json",
-        "duration.json",
+        "duration.json", "environment.json", "figures",
     }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class WandbLogger(ServiceLogger):
             return
         if mode == "offline":
             self.reason = "logged offline"
-        elif not _is_logged_in(wandb):
+        elif not is_logged_in(wandb):
             mode, self.reason = "offline", "no API key, logged offline"
         arguments["id"] = run_identity(folder, older=identity)
         timeout = {} if os.environ.get("WANDB_INIT_TIMEOUT") else {"init_timeout": 60}
@@ -187,7 +187,7 @@ def _mode_of_settings(wandb: ModuleType) -> str | None:
     return None
 
 
-def _is_logged_in(wandb: ModuleType) -> bool:
+def is_logged_in(wandb: ModuleType) -> bool:
     """Whether wandb has an API key, so that it will not prompt for one; uses no network."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True

@@ -1,0 +1,151 @@
+"""What is known of the images of an index: labels, and captions as texts that are met between a query and the root."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from meru.assemble import is_discovery
+from meru.configuration import absolute_paths
+from meru.data.caption_queries import caption_queries
+from meru.data.discovery.splits import UNKNOWN
+from meru.data.texts import read_text
+from meru.errors import UserError
+from meru.evaluation.clusters import cluster_names
+from meru.evaluation.examples import evenly_spread
+from meru.files import user_path
+from meru.metrics.zero_shot import class_prompts
+from meru.tasks.data import load_data, load_discovery_data
+
+log = logging.getLogger("meru")
+
+MOST_CAPTIONS, MOST_PHRASES = 15_000, 3_000
+OFTEN = 3  # captions that have a phrase, at least
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Labels and texts.
+
+    Attributes:
+        label_of: Label by the real path of an image.
+        label_names: By label.
+        class_kind: `class` or `identity`; None without labels.
+        texts: Sentences, each once; and their labels, None where one has no meaning.
+        images: Images of the splits, by split.
+        cluster_names: Names of the classes that a discovery model predicts.
+    """
+
+    label_of: Mapping[str, int] = field(default_factory=dict)
+    label_names: Sequence[str] = ()
+    class_kind: str | None = None
+    texts: Mapping[str, int | None] = field(default_factory=dict)
+    images: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    cluster_names: Sequence[str] = ()
+
+
+def read_annotations(config: DictConfig, *, num_classes: int | None) -> Annotations:
+    """Labels, captions and images of the data that a model was trained on.
+
+    Args:
+        config: Of the run.
+        num_classes: K of a discovery model.
+
+    Raises:
+        UserError: if the data are missing or damaged.
+    """
+    absolute_paths(config)
+    return _of_discovery(config, num_classes) if is_discovery(config) else _of_pairs(config)
+
+
+def _of_pairs(config: DictConfig) -> Annotations:
+    data = load_data(config)
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    records = [record for of_split in splits.values() for record in of_split]
+    labelled = data.class_kind != "image"
+    texts: dict[str, int | None] = {}
+    if data.class_kind == "class" and config.data.get("prompts"):
+        prompts = class_prompts(data.class_names, config.data.prompts)
+        texts |= {of_class[0]: label for label, of_class in enumerate(prompts)}
+    # Captions of the test images answer queries about them too well; they are texts only where there are no others.
+    described = [*data.train, *data.validation] or data.test
+    captions = [(record.captions[0], record.class_index) for record in described]
+    captions += [(caption, record.class_index) for record in described for caption in record.captions[1:]]
+    for phrase in general_phrases([caption for caption, _ in captions]):
+        texts.setdefault(phrase, None)
+    for place in evenly_spread(len(captions), MOST_CAPTIONS):
+        caption, label = captions[place]
+        texts.setdefault(caption, label if labelled else None)
+    return Annotations(
+        {os.path.realpath(record.path): record.class_index for record in records} if labelled else {},
+        data.class_names,
+        data.class_kind if labelled else None,
+        texts,
+        {name: [record.path for record in of_split] for name, of_split in splits.items()},
+    )
+
+
+def general_phrases(captions: Sequence[str]) -> list[str]:
+    """Phrases that occur in several captions, which are more general than a whole caption; the most frequent first."""
+    found: Counter[str] = Counter()
+    for caption in captions:
+        found.update({query.text.lower() for query in caption_queries(caption) if query.kind == "phrase"})
+    return [phrase for phrase, count in found.most_common(MOST_PHRASES) if count >= OFTEN]
+
+
+def _of_discovery(config: DictConfig, num_classes: int | None) -> Annotations:
+    data = load_discovery_data(config)
+    splits = {"train": data.train, "test": data.test}
+    files = {name: split for name, split in splits.items() if len(split) and isinstance(split.images[0], Path)}
+    if not files:
+        raise UserError("the run's images are not files: give images=<folder>")
+    label_of = {
+        os.path.realpath(path): label
+        for split in files.values()
+        for path, label in zip(split.images, split.labels.tolist(), strict=True)
+        if label != UNKNOWN
+    }
+    return Annotations(
+        label_of,
+        data.class_names,
+        "class",
+        images={name: list(split.images) for name, split in files.items()},
+        cluster_names=cluster_names(data, num_classes) if num_classes else (),
+    )
+
+
+def read_texts(file: str) -> dict[str, None]:
+    """Sentences of a text file, one a line, each once.
+
+    Raises:
+        UserError: if it cannot be read or holds none.
+    """
+    path = user_path(file)
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    found = dict.fromkeys(line for line in lines if line)
+    if not found:
+        raise UserError(f"texts={file} holds no text: write one sentence a line")
+    return found
+
+
+def read_labels(file: str, folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Labels of a CSV file with the columns `image`, a path inside the folder, and `label`: by real path, and names.
+
+    Raises:
+        UserError: if it cannot be read, or has no such columns.
+    """
+    path = user_path(file)
+    rows = csv.DictReader(read_text(path).splitlines())
+    if not rows.fieldnames or not {"image", "label"} <= set(rows.fieldnames):
+        raise UserError(f"labels={file}: its first line must name the columns image and label")
+    given = {str(row["image"]): str(row["label"]) for row in rows if row["image"] and row["label"]}
+    names = sorted(set(given.values()))
+    number = {name: label for label, name in enumerate(names)}
+    return {os.path.realpath(folder / image): number[label] for image, label in given.items()}, names

@@ -1,0 +1,167 @@
+"""Exact search in millions of points: a scan in half precision whose error is bounded, then float32 for what remains.
+
+In every space, the order of the gallery for a query q is that of a product and one number per point:
+
+    sphere        ⟨q, y⟩
+    flat space    ⟨q, y⟩ − ‖y‖²/2
+    hyperboloid   ⟨q, y⟩ − q_t (y_t − 1/√c),   the Lorentz inner product plus q_t/√c
+
+Only y is rounded, to float16 (11 bits, where bfloat16 has 8), after all points were divided by the length of the
+longest. The rounding errors are known, so a point that the scan places too far below the k-th best cannot be among the
+k best. All others are compared again by the distance of the space in float32, so nothing is missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from meru.geometry.spaces import Euclidean, Hyperboloid, Space, Sphere
+
+ROWS = 65_536  # of the gallery at a time
+WIDENED = 8_192  # of them that are widened to float32 at a time, into a buffer that stays in the processor's cache
+QUERIES = 64
+FEW = 16  # queries that half precision multiplies faster, one by one, than float32 all at once
+_HALF, _SINGLE = 2.0**-11, 2.0**-23  # rounding of float16 and, with a margin, of float32
+
+
+def shrunk(points: Tensor, longest: float) -> Tensor:
+    """Points `(n, D)` in float16, divided by the length of the longest point of all."""
+    return (points / longest).half()
+
+
+def own_number(space: Space, points: Tensor) -> Tensor:
+    """The number of each point that the scan needs beside its product, float32 `(n,)`; larger is farther.
+
+    Raises:
+        TypeError: for a space whose order is none of the above.
+    """
+    if isinstance(space, Sphere):
+        return points.new_zeros(len(points))
+    square = points.double().square().sum(dim=1)
+    if isinstance(space, Euclidean):
+        return (square / 2).float()
+    if isinstance(space, Hyperboloid):
+        c = float(space.curvature)
+        # y_t − 1/√c = ‖y‖²/(y_t + 1/√c): the difference would lose small radii.
+        return (square / ((1 / c + square).sqrt() + c**-0.5)).float()
+    raise TypeError(f"{type(space).__name__} has no form that can be scanned")
+
+
+class ExactScan:
+    """The k best points of a gallery for queries, by the similarity of the space.
+
+    Args:
+        space: The points' space.
+        points: Gallery `(n, D)`, float32, for instance mapped from a file.
+        half: `shrunk` of the points, `(n, D)`, float16.
+        longest: Length of the longest point, above 0.
+        own: `own_number` of the points, `(n,)`.
+        rounding: Largest distance of a point divided by `longest` from its row of `half`.
+    """
+
+    def __init__(self, space: Space, points: Tensor, half: Tensor, *, longest: float, own: Tensor, rounding: float):
+        self.space, self.points, self.half = space, points, half
+        self.longest, self.own, self.rounding = longest, own, rounding
+        self.largest_own = float(own.max())
+
+    @classmethod
+    def of(cls, space: Space, points: Tensor) -> ExactScan:
+        """A scan of points in memory, `(n, D)`, n ≥ 1."""
+        points = points.float()
+        longest = float(points.norm(dim=1).max()) or 1.0
+        half = shrunk(points, longest)
+        rounding = float((points / longest - half.float()).norm(dim=1).max())
+        own = own_number(space, points)
+        return cls(space, points, half, longest=longest, own=own, rounding=rounding)
+
+    @torch.no_grad()
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The best points of each query, best first; of equal ones, the first.
+
+        Args:
+            queries: `(Q, D)`, in the space.
+            k: At least 1; beyond n it acts like n.
+
+        Returns:
+            Similarities, float32, and rows of the gallery, int64; both `(Q, min(k, n))`.
+        """
+        k = min(k, len(self.points))
+        found = []
+        for start in range(0, len(queries), QUERIES):
+            block = queries[start : start + QUERIES].float()
+            for query, candidates in zip(block, self._candidates(block, k), strict=True):
+                found.append(self._reranked(query, candidates, k))
+        scores, rows = zip(*found, strict=True)
+        return torch.stack(scores), torch.stack(rows)
+
+    def _candidates(self, queries: Tensor, k: int) -> list[Tensor]:
+        """For each query, ascending rows that hold its k best points and few others."""
+        length = queries.norm(dim=1, keepdim=True)
+        unit = torch.where(length > 0, queries / length.clamp_min(1e-30), queries)
+        best = torch.full((len(queries), 0), -torch.inf)
+        kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in queries]
+        error = torch.zeros(len(queries))
+        for start, products, product_error in self._products(unit):
+            # In units of the scaled product; a query at the origin is compared by the points' own numbers alone.
+            scores = products - self._weight(length)[:, None] * self.own[start : start + products.shape[1]][None]
+            error = torch.maximum(error, product_error)
+            best = torch.cat([best, scores.topk(min(k, scores.shape[1]), dim=1).values], dim=1)
+            best = best.topk(min(k, best.shape[1]), dim=1).values
+            enough = best[:, -1] - 2 * self._total(error, length) if best.shape[1] == k else best[:, -1] - torch.inf
+            for number, (of_query, bound) in enumerate(zip(scores, enough, strict=True)):
+                rows = (of_query >= bound).nonzero()[:, 0]
+                kept[number].append((rows + start, of_query[rows]))
+        enough = best[:, -1] - 2 * self._total(error, length)
+        chosen = []
+        for parts, bound in zip(kept, enough, strict=True):
+            rows, scores = (torch.cat(each) for each in zip(*parts, strict=True))
+            chosen.append(rows[scores >= bound])
+        return chosen
+
+    def _products(self, unit: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Products `(Q, rows)` of queries of length 1 with the scaled points, block by block, and bounds of the error.
+
+        Half precision multiplies few queries fastest, since memory is the limit; many are multiplied in float32.
+        """
+        few = len(unit) <= FEW
+        query = unit.half() if few else unit
+        of_query = (unit - query.float()).norm(dim=1) if few else torch.zeros(len(unit))
+        buffer = self.points.new_empty(min(WIDENED, len(self.half)), self.half.shape[1])
+        for start in range(0, len(self.half), ROWS):
+            rows = self.half[start : start + ROWS]
+            products = torch.stack([(rows @ each).float() for each in query]) if few else _widened(query, rows, buffer)
+            largest = products.abs().amax(dim=1)
+            yield start, products, self.rounding + of_query * (1 + self.rounding) + (_HALF * largest if few else 0.0)
+
+    def _weight(self, length: Tensor) -> Tensor:
+        """Factor of the points' own numbers, `(Q,)`, for products of unit queries and scaled points."""
+        length = length[:, 0]
+        if isinstance(self.space, Hyperboloid):
+            time = (1 / float(self.space.curvature) + length.double().square()).sqrt()
+            return (time / (length.double().clamp_min(1e-30) * self.longest)).clamp_max(1e30).float()
+        return 1 / (length.clamp_min(1e-30) * self.longest)
+
+    def _total(self, error: Tensor, length: Tensor) -> Tensor:
+        """Bound of the error of the scores: of the products, of float32 sums of D products, and of the own number."""
+        dimension = self.half.shape[1]
+        return error + _SINGLE * (dimension + 8) + 8 * _SINGLE * self._weight(length) * self.largest_own
+
+    def _reranked(self, query: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        parts = [
+            self.space.similarity(query[None], self.points[rows])[0] for rows in candidates.split(ROWS)
+        ]
+        scores = torch.cat(parts)
+        order = scores.sort(descending=True, stable=True).indices[:k]
+        return scores[order], candidates[order]
+
+
+def _widened(queries: Tensor, rows: Tensor, buffer: Tensor) -> Tensor:
+    """Products `(Q, R)` in float32 of queries `(Q, D)` with rows `(R, D)` in half precision, by way of a buffer."""
+    products = queries.new_empty(len(queries), len(rows))
+    for start in range(0, len(rows), len(buffer)):
+        part = rows[start : start + len(buffer)]
+        torch.mm(queries, buffer[: len(part)].copy_(part).T, out=products[:, start : start + len(part)])
+    return products
