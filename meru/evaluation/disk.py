@@ -70,7 +70,8 @@ def _placed(sample: Sample, points: dict[str, Tensor], projection: str) -> tuple
         raise ValueError(f"projection={projection}: choose one of {', '.join(PROJECTIONS)}")
     every = torch.cat(list(points.values()))
     placed = co_sne(space, every)
-    error = float((placed.norm(dim=1) - unit_radius(space, every)).abs().mean() / unit_radius(space, every).mean())
+    wanted = torch.atanh(unit_radius(space, every))  # half the distances
+    error = float((torch.atanh(placed.norm(dim=1)) - wanted).abs().mean() / wanted.mean())
     return dict(zip(points, placed.split([len(each) for each in points.values()]), strict=True)), ABOUT.format(error)
 
 

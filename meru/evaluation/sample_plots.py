@@ -17,13 +17,14 @@ from meru.optional_part import optional
 IMAGES, TEXTS = 200, 1000  # images of the sample, and training images whose captions may be met on a walk
 
 
-def sample_plots(names: Sequence[str], subjects: Subjects, *, split: str) -> dict[str, Figure]:
+def sample_plots(names: Sequence[str], subjects: Subjects, *, split: str, title: str) -> dict[str, Figure]:
     """Draw plots of at most 200 images; one that fails, or that the model's space has not, is left out.
 
     Args:
         names: Of `PLOTS`; others are ignored.
         subjects: The model, whose mode is afterwards as before, and its data.
         split: A split with images.
+        title: Written above each.
     """
     wanted = [name for name in names if name in PLOTS and (subjects.model.space.has_cones or name != "norms")]
     if not wanted:
@@ -37,7 +38,7 @@ def sample_plots(names: Sequence[str], subjects: Subjects, *, split: str) -> dic
             sample = subjects.sample(split, IMAGES)
             for name in wanted:
                 with optional(f"the plot {name}"):
-                    drawn[name] = PLOTS[name](subjects, sample, f"{split} split")
+                    drawn[name] = PLOTS[name](subjects, sample, title)
         finally:
             subjects.model.train(training)
     return drawn
@@ -46,7 +47,8 @@ def sample_plots(names: Sequence[str], subjects: Subjects, *, split: str) -> dic
 def _walks(subjects: Subjects, sample: Sample, title: str) -> Figure:
     candidates = Candidates.of_training(subjects, count=TEXTS)
     end = root_of(sample.space, candidates)
-    return draw_walks(sample.space, [(start, end) for start in starts_of(sample)], candidates)
+    walks = [(start, end) for start in starts_of(sample)]
+    return draw_walks(sample.space, walks, candidates, title=f"From specific to general: {title}")
 
 
 PLOTS: dict[str, Callable[[Subjects, Sample, str], Figure]] = {

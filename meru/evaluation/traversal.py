@@ -49,7 +49,7 @@ class Candidates:
 
     @classmethod
     def of_texts(cls, found: Texts) -> Candidates:
-        """Captions and their groups; each illustrated by the first image that belongs to it."""
+        """Captions and their groups; each illustrated by an image that belongs to it."""
         paths = [record.path for record in found.records]
         texts, kinds, points = list(found.captions), ["caption"] * len(found.captions), [found.points]
         pictures: list[Path | None] = [paths[row] for row in found.image_of.tolist()]
@@ -57,7 +57,8 @@ class Candidates:
             texts += group.names
             kinds += [kind] * len(group.names)
             points.append(group.points)
-            pictures += [None if kind == "everything" else paths[members[0]] for members in group.members]
+            middle = [members[len(members) // 2] for members in group.members]
+            pictures += [None if kind == "everything" else paths[row] for row in middle]
         return cls(tuple(texts), tuple(kinds), torch.cat(points), tuple(pictures))
 
     @classmethod

@@ -19,6 +19,8 @@ from meru.tasks.columns import COLUMNS
 NOT_COMPARED = ("seed", "folder", "resume", "output", "logger")
 # Loaders for suites alone, which no training uses.
 OF_SUITES = ("data.load_labelled", "data.load_label_sets")
+# Plots that a run draws; they change nothing else.
+OF_PLOTS = ("evaluation.figures", "trainer.figures_every")
 
 
 def comparison(paths: Sequence[Path], name: str) -> str:
@@ -84,7 +86,7 @@ def read_configuration(run: Path) -> tuple[str, str]:
 
 def is_compared(key: str) -> bool:
     """Whether runs with different values of a key are different in more than their seed or their place."""
-    return key.partition(".")[0] not in NOT_COMPARED and not key.startswith(OF_SUITES)
+    return key.partition(".")[0] not in NOT_COMPARED and not key.startswith((*OF_SUITES, *OF_PLOTS))
 
 
 def read_figures(path: Path) -> dict[str, float | None]:

@@ -31,7 +31,7 @@ def save_plots(
         task: The run's.
         folder: The run folder.
         pretrained: The model's tokenizer and transforms.
-        logger: Gets a table with each plot.
+        logger: Gets a table with the plots.
         model: The model.
         step: Of the training; part of the files' names unless the run is finished.
         finished: Whether the run is at its end.
@@ -43,11 +43,11 @@ def save_plots(
     if "curves" in names:
         with optional("the plot curves"):
             plots["curves"] = draw_curves([folder])
-    rows: list[list] = []
+    saved = {}
     for name, figure in plots.items():
         path = folder / PLOTS / (f"{name}.png" if finished else f"{name}_step{step}.png")
         with optional(f"the plot {path.name}"):
             save_figure(figure, path)
-            rows.append([name, path])
-    if rows:
-        logger.images("figures", rows, ["plot", "picture"], step=step)
+            saved[name] = path
+    if saved:
+        logger.images("figures", [list(saved.values())], list(saved), step=step)  # a row with a column for each

@@ -243,7 +243,7 @@ class ImageText(Task):
         splits = SPLITS if finished else SPLITS[1:]
         split = next(each for each in splits if self.records(each))
         subjects = Subjects(pretrained, self.data, self.config.data, device=self.device)
-        return sample_plots(names, subjects, split=split)
+        return sample_plots(names, subjects, split=split, title=f"{self.config.name}, {split} split")
 
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
         """Log a table of retrieved images, and save attention maps of words."""

@@ -18,7 +18,7 @@ from meru.runs import ablation_file
 # Words with "=" that are arguments of other commands than training.
 OTHERS = {
     *("ablation", "key", "tune", "run", "split", "suite", "seeds", "jobs", "captions_per_image", "root"),
-    "probe_features",
+    *("probe_features", "projection", "figures", "image", "other", "text", "texts", "general", "count"),
 }
 LONGEST = 200  # lines of a README
 

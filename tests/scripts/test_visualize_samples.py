@@ -109,6 +109,17 @@ def test_what_a_run_cannot_draw_is_one_line(run, tmp_path):
     assert not (tmp_path / "a.png").exists()
 
 
+def test_the_plots_are_logged_under_their_names(compose, cub_folder, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(
+        "meru.training.loggers.base.NoLogger.images",
+        lambda self, name, rows, columns, *, step: logged.append((name, [*map(str, rows[0])], columns)),
+    )
+    train(compose(*words(cub_folder, tmp_path / "run"), "evaluation.figures=[curves,disk]"), device=CPU)
+    paths = [str(tmp_path / "run" / "figures" / f"{name}.png") for name in ("disk", "curves")]
+    assert logged == [("figures", paths, ["disk", "curves"])]
+
+
 def test_a_plot_that_fails_does_not_end_a_run(compose, cub_folder, tmp_path, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("no plot today")
