@@ -201,12 +201,12 @@ class Engine:
     def _path(self, point: Tensor) -> dict[str, Any]:
         """The way from a point to the root, and the captions met on it.
 
-        Where no caption's cone contains any point of the way, as with a model whose captions all have one radius, the
-        nearest captions are met whether or not they are more general.
+        Where no caption's cone contains any point of the way, which is what our runs on CUB give, captions are met that
+        are at least as near to the root as the point of the way.
         """
         space, root = self.index.space, self.index.root
         nearest, smaller = self._captions_near(point)
-        for general, near in (("cone", smaller), ("none", nearest)):
+        for general, near in (("cone", smaller), ("radius", smaller), ("none", nearest)):
             captions = self._caption_points[near]
             way = walk(space, point, root, captions, root=root, steps=STEPS, general=general)
             stages = way.stages()

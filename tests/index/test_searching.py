@@ -78,7 +78,8 @@ def test_an_image_finds_itself_and_marks_its_label(index, photos, tmp_path):
     queries = queries_of(opened, text=None, image=str(photos / "red_0.png"), queries=None)
     (hits,) = search_index(opened, queries, top=6)
     # The other red image has the same pixels after the transform.
-    assert {hits[0].image, hits[1].image} == {"red_0.png", "deep/red_3.png"} and hits[0].score == pytest.approx(0, abs=1e-3)
+    assert {hits[0].image, hits[1].image} == {"red_0.png", "deep/red_3.png"}
+    assert hits[0].score == pytest.approx(0, abs=1e-3)
     matches = {hit.image: hit.match for hit in hits}
     assert matches == {
         "red_0.png": True, "green_2.png": True, "deep/blue_1.png": False, "deep/green_5.png": None, "blue_4.png": None,
