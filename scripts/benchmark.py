@@ -4,6 +4,7 @@ geometry    accuracy and speed of hyperbolic distances, compared with the publis
 step        a training step of every model on the same towers, relative to MERU's; other words are overrides:
             `python scripts/benchmark.py step encoder=mobilenetv2 encoder.image.patch_level=3`
 retrieval   time and memory of the ranking figures at the size of the test split of ICFG-PEDES
+search      one search among a million points: the exact scan beside FAISS
 page        latency and memory of the search page with many clients at once:
             `python scripts/benchmark.py page index=FOLDER`
 """
@@ -11,6 +12,7 @@ page        latency and memory of the search page with many clients at once:
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 
 import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
@@ -33,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line as argparse reads it."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    commands = parser.add_subparsers(required=True, metavar="geometry|step|retrieval|page", dest="command")
+    commands = parser.add_subparsers(required=True, metavar="geometry|step|retrieval|search|page", dest="command")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
@@ -56,11 +58,16 @@ def parse_arguments() -> argparse.Namespace:
     retrieval.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
     retrieval.add_argument("--identities", type=positive, default=1000, help="different labels (default 1000)")
 
+    search = commands.add_parser("search", parents=[common], help="one search among a million points")
+    search.add_argument("--size", type=positive, default=1_000_000, help="points (default 1000000)")
+    search.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
+    search.add_argument("--approximate", action="store_true", help="also FAISS's ivf and hnsw; takes minutes")
+
     page = commands.add_parser("page", parents=[common], help="the search page under load")
     page.add_argument("index", help="folder of an index, as scripts/index.py writes it")
     page.add_argument("--clients", type=positive, default=200, help="clients at once (default 200)")
     page.add_argument("--requests", type=positive, default=50, help="of a single client (default 50)")
-    for command, repeats in ((geometry, 7), (step, 7), (retrieval, 1), (page, 2)):
+    for command, repeats in ((geometry, 7), (step, 7), (retrieval, 1), (search, 3), (page, 2)):
         explanation = f"rounds of measurement (default {repeats})"
         command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
     arguments = parser.parse_args()
@@ -87,15 +94,11 @@ def report_of(arguments: argparse.Namespace) -> str:
     given = {key: value for key, value in vars(arguments).items() if key != "output"}
     command, threads = given.pop("command"), given.pop("threads")
     where = machine_line(given["device"], threads)
-    if command == "geometry":
-        from meru.benchmarks.geometry import report
-    elif command == "step":
-        from meru.benchmarks.step import report
-    elif command == "page":
-        from meru.benchmarks.page import report
-    else:
-        from meru.benchmarks.retrieval import report
-    titles = {"geometry": "Geometry", "step": "Training step", "retrieval": "Retrieval", "page": "Search page"}
+    report = importlib.import_module(f"meru.benchmarks.{command}").report
+    titles = {
+        "geometry": "Geometry", "step": "Training step", "retrieval": "Retrieval", "search": "Search among many points",
+        "page": "Search page",
+    }  # fmt: skip
     title = titles[command]
     return "\n\n".join([f"## {title}", where, report(**given)])
 
