@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     page.add_argument("index", help="folder of an index, as scripts/index.py writes it")
     page.add_argument("--clients", type=positive, default=200, help="clients at once (default 200)")
     page.add_argument("--requests", type=positive, default=50, help="of a single client (default 50)")
-    for command, repeats in ((geometry, 7), (step, 7), (retrieval, 1), (page, 3)):
+    for command, repeats in ((geometry, 7), (step, 7), (retrieval, 1), (page, 2)):
         explanation = f"rounds of measurement (default {repeats})"
         command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
     arguments = parser.parse_args()

@@ -20,7 +20,10 @@ from meru.files import user_path
 from meru.reports.tables import markdown_table
 
 WORDS = ("red", "small", "white", "long", "blue", "striped", "dark", "yellow", "large", "spotted", "grey", "green")
-_SERVER = "import sys; from meru.page.serving import serve; serve([sys.argv[1]], port=0)"
+_SERVER = (
+    "import sys; from meru.stopping import follow_parent; from meru.page.serving import serve; "
+    "follow_parent(); serve([sys.argv[1]], port=0)"
+)
 _STARTING_SECONDS = 300
 
 

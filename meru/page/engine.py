@@ -21,7 +21,7 @@ from meru.page.reading import Question, milliseconds_since
 from meru.page.thumbnails import image_of
 
 CAPTIONS = 20_000  # that a walk may meet; more are thinned out evenly
-STEPS = 40  # of a walk
+STEPS = 25  # of a walk
 LANDMARKS, NEAREST = 9, 32  # cones are slow to test: only those of the nearest captions at some points of the way
 CLOUD = 600  # images drawn in the disk
 REMEMBERED = 128  # queries whose points and walks are kept, so that the slider costs only the search
@@ -205,8 +205,8 @@ class Engine:
         nearest captions are met whether or not they are more general.
         """
         space, root = self.index.space, self.index.root
-        for general in ("cone", "none"):
-            near = self._captions_near(point, smaller=space.has_cones and general == "cone")
+        nearest, smaller = self._captions_near(point)
+        for general, near in (("cone", smaller), ("none", nearest)):
             captions = self._caption_points[near]
             way = walk(space, point, root, captions, root=root, steps=STEPS, general=general)
             stages = way.stages()
@@ -220,18 +220,18 @@ class Engine:
         ]
         return {"points": self._places(way.points), "shares": way.shares.tolist(), "met": met, "filter": general}
 
-    def _captions_near(self, point: Tensor, *, smaller: bool) -> list[int]:
-        """The captions that are nearest to some points of the way to the root, in their order; `smaller`: in radius."""
+    def _captions_near(self, point: Tensor) -> tuple[list[int], list[int]]:
+        """The captions that are nearest to some points of the way to the root, of all and of those not farther out."""
         if not self._captions:
-            return []
+            return [], []
         space = self.index.space
         shares = torch.linspace(0, 1, LANDMARKS)
         landmarks = space.geodesic(point.expand(LANDMARKS, -1), self.index.root.expand(LANDMARKS, -1), shares)
         scores = space.similarity(landmarks, self._caption_points)
-        if smaller:
-            scores = scores.masked_fill(self._caption_radii[None] > space.radius(landmarks)[:, None], -torch.inf)
-        best = scores.topk(min(NEAREST, len(self._captions)), dim=1)
-        return best.indices[best.values > -torch.inf].unique().tolist()
+        if not space.has_cones:
+            return (all_of := _best(scores)), all_of
+        farther = self._caption_radii[None] > space.radius(landmarks)[:, None]
+        return _best(scores), _best(scores.masked_fill(farther, -torch.inf))
 
     def _results(self, places: list[int], scores: list[float], label: int | None) -> list[dict[str, Any]]:
         points = self.index.points(places)
@@ -283,6 +283,12 @@ def _query_refused() -> Iterator[None]:
         yield
     except UserError as error:
         raise Refused(422, str(error)) from None
+
+
+def _best(scores: Tensor) -> list[int]:
+    """Columns of scores `(S, T)` that are among the best of a row, ascending; −∞ is none of them."""
+    best = scores.topk(min(NEAREST, scores.shape[1]), dim=1)
+    return best.indices[best.values > -torch.inf].unique().tolist()
 
 
 def _evenly(count: int, most: int) -> list[int]:

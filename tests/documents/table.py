@@ -142,6 +142,13 @@ ROWS = (
     ),
     Row(r"python scripts/compare\.py .* --transfer persons", add=("--help",), says="--transfer"),
     Row(r"python scripts/compare\.py runs/\S+ runs/\S+", change=((r"runs/\S+", "{run}"),), says="± 0.0"),
+    Row(
+        r"python scripts/index\.py run=<run folder> images=<folder> output=<index>",
+        change=(("<folder>", "{birds}/images"), ("<index>", "{here}/index")),
+        add=("workers=0",),
+        makes="index/index.json",
+    ),
+    Row(r"python scripts/serve\.py index=<index>", add=("--help",), says="Ctrl-C"),  # tests/scripts serves an index
     Row(r"python scripts/report\.py run=<run folder>", add=("output={here}/report.html",), makes="report.html"),
     Row(
         r"python scripts/report\.py run=\S+ output=\S+ lang=zh",
@@ -185,6 +192,8 @@ ROWS = (
         add=("--size", "50", "--dimension", "8", "--identities", "5"),
         says="cosine",
     ),
+    # `--help`: a server for a moment would cost ten seconds, and tests/page has many requests at once.
+    Row(r"python scripts/benchmark\.py page index=<index>", add=("--help",), says="--clients"),
     Row(
         r"python scripts/benchmark\.py step",
         add=("--batch", "2", "--repeats", "1", *SMALL_TOWERS),
