@@ -50,7 +50,9 @@ export class Walk {
     const lists = this.paths.map(({ title, path }) => {
       const stages = path.met.map((stage) => this.stage(stage));
       const name = this.paths.length > 1 ? [make("h3", {}, title)] : [];
-      return make("div", {}, ...name, make("ol", { class: "stages" }, ...stages));
+      // Otherwise a text is met only where its cone holds the way.
+      const note = path.filter === "none" ? make("p", { class: "quiet" }, say("met_nearest")) : null;
+      return make("div", {}, ...name, note, make("ol", { class: "stages" }, ...stages));
     });
     byId("met-lists").replaceChildren(...lists);
     this.showTicks();
