@@ -142,6 +142,8 @@ def test_images_of_the_run_have_labels_and_its_captions_are_texts(cub_run, cub_f
         name for name in ("Red bird 0", "Green bird 1", "Blue bird 2") for _ in range(2)
     ]
     assert index.facts.class_kind == "class" and "red bird number 1" in " ".join(index.texts)
+    averages = [text for text, kind in zip(index.texts, index.text_kinds, strict=True) if kind != "caption"]
+    assert set(index.facts.label_names) <= {*averages} and averages[-1] == "all captions"
     label = index.text_labels[next(i for i, text in enumerate(index.texts) if "blue" in text and "number" in text)]
     assert index.label_names[label] == "Blue bird 2"
     whole = build_index(Wanted(str(cub_run), str(cub_folder / "images"), output=str(cub_run / "other"), workers=0))
@@ -157,6 +159,7 @@ def test_own_labels_and_texts(cub_run, photos, tmp_path):
     index = build_index(wanted(cub_run, photos, tmp_path / "index", **files)).index
     assert index.labels == [0, None, None, None, None, 1] and index.label_names == ["cat", "dog"]
     assert index.texts == ["a cat", "a dog"] and index.text_labels is None
+    assert index.text_kinds == ["caption", "caption"]
     plain = build_index(wanted(cub_run, photos, tmp_path / "plain", labels="none", texts="none")).index
     assert plain.labels is None and plain.texts == [] and plain.text_points.shape == (0, index.facts.dimension)
 

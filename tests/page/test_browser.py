@@ -205,6 +205,20 @@ def test_a_point_of_the_disk_shows_its_thumbnail_and_marks_its_result(visit):
     expect(tab.locator("li.pointed b")).to_have_text("1")
 
 
+def test_texts_that_are_met_say_what_they_are(visit):
+    tab = visit().tab
+    with tab.expect_response("**/api/search") as answered:
+        tab.locator("#text").fill("a green thing")
+        tab.locator("#text").press("Enter")
+    path = answered.value.json()["path"]
+    kinds = {"class": "class", "family": "family", "all": "average"}
+    expected = [kinds[stage["kind"]] for stage in path["met"] if stage["kind"] in kinds]
+    expect(tab.locator("#met li")).to_have_count(len(path["met"]))
+    assert expected and tab.locator("#met .kind").all_text_contents() == expected
+    note = {"cone": "entailment cone contains", "radius": "at least as near to the root", "none": "simply the nearest"}
+    expect(tab.locator("#met p")).to_contain_text(note[path["filter"]])
+
+
 def test_matches_have_signs_beside_colours(visit, index):
     page = visit("?image=0")
     marks = [page.tab.locator(f"li[data-image='{image}'] .mark").text_content() for image in page.images()]
@@ -217,7 +231,7 @@ def test_the_language_is_switched_and_remembered(visit):
     tab = page.tab
     tab.get_by_role("button", name="中文").click()
     expect(tab.locator("html")).to_have_attribute("lang", "zh-CN")
-    expect(tab.locator("#walk-title")).to_have_text("要多笼统？")
+    expect(tab.locator("#walk-title")).to_have_text("抽象程度")
     expect(tab.locator(".about p")).to_contain_text("24 个结果")
     tab.goto(page.address)
     expect(tab.get_by_role("button", name="English")).to_be_visible()
