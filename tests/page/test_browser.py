@@ -156,6 +156,15 @@ def test_a_file_that_is_no_image_gives_one_line_and_the_page_goes_on(visit):
     expect(page.tab.get_by_role("alert")).to_be_empty()
 
 
+def test_a_first_search_that_is_refused_does_not_seem_to_go_on(visit):
+    page = visit()
+    page.tab.goto(f"{page.address}?image=99999")
+    expect(page.tab.get_by_role("alert")).to_contain_text("image 99999 is not in the index")
+    expect(page.tab.locator(".about p")).to_be_empty()
+    assert all("404" in line for line in page.wrong)  # logged by the browser itself
+    page.wrong.clear()
+
+
 def test_a_word_that_is_clicked_shows_where_it_looks(visit):
     tab = visit("?q=a+red+thing").tab
     tab.get_by_role("group", name="Words of the query").get_by_role("button", name="red").click()
@@ -207,16 +216,27 @@ def test_a_point_of_the_disk_shows_its_thumbnail_and_marks_its_result(visit):
 
 def test_texts_that_are_met_say_what_they_are(visit):
     tab = visit().tab
-    with tab.expect_response("**/api/search") as answered:
-        tab.locator("#text").fill("a green thing")
-        tab.locator("#text").press("Enter")
-    path = answered.value.json()["path"]
-    kinds = {"class": "class", "family": "family", "all": "average"}
-    expected = [kinds[stage["kind"]] for stage in path["met"] if stage["kind"] in kinds]
-    expect(tab.locator("#met li")).to_have_count(len(path["met"]))
-    assert expected and tab.locator("#met .kind").all_text_contents() == expected
-    note = {"cone": "entailment cone contains", "radius": "at least as near to the root", "none": "simply the nearest"}
-    expect(tab.locator("#met p")).to_contain_text(note[path["filter"]])
+    kinds = {"caption": "a <b>", "class": "Gull", "family": "Gull (3 classes)", "all": "all", "root": None}
+    met = [
+        {"share": number / 5, "text": text, "kind": kind, "place": [0, 0]}
+        for number, (kind, text) in enumerate(kinds.items())
+    ]
+
+    def altered(route):
+        answer = route.fetch().json()
+        answer["path"] |= {"met": met, "filter": "radius"}
+        answer["query"]["unknown"] = ["grene"]
+        route.fulfill(json=answer)
+
+    tab.route("**/api/search", altered)
+    tab.locator("#text").fill("a green thing")
+    tab.locator("#text").press("Enter")
+    said = [
+        "a <b>0%", "Gullclass20%", "Gull (3 classes)family40%", "all captionsaverage60%", "everything (the root)80%",
+    ]  # fmt: skip
+    expect(tab.locator("#met li")).to_have_text(said)
+    expect(tab.locator("#met p")).to_contain_text("at least as near to the root")
+    expect(tab.locator("#text-note")).to_contain_text("grene")
 
 
 def test_matches_have_signs_beside_colours(visit, index):
