@@ -56,7 +56,8 @@ export class Walk {
     const lists = this.paths.map(({ title, path }) => {
       const stages = path.met.map((stage) => this.stage(stage));
       const name = this.paths.length > 1 ? [make("h3", {}, title)] : [];
-      const note = make("p", { class: "quiet" }, say(`met_${path.filter}`));
+      const some = path.met.some(({ text }) => text !== null);
+      const note = some ? make("p", { class: "quiet" }, say(`met_${path.filter}`)) : null;
       return make("div", {}, ...name, note, make("ol", { class: "stages" }, ...stages));
     });
     byId("met-lists").replaceChildren(...lists);
