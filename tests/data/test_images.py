@@ -252,8 +252,7 @@ class TestWhatIsNotAnImage:
         content, refused = bytearray((tmp_path / "a.png").read_bytes()), 0
         start = content.index(b"IDAT") + 4
         for place in range(start, start + 40):
-            damaged = bytes([*content[:place], content[place] ^ 0x55, *content[place + 1 :]])
-            (tmp_path / "b.png").write_bytes(damaged)
+            (tmp_path / "b.png").write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
             with contextlib.suppress(UserError):
                 read_image(tmp_path / "b.png")
                 refused -= 1
