@@ -84,7 +84,7 @@ def write_index(making: Making, names: Sequence[str], parts: Parts) -> Index:
     points = torch.from_file(str(place("points", "f32")), shared=False, size=len(names) * rows.dimension)
     points = points.view(len(names), rows.dimension)
     exact = _write_half(place("half", "f16"), points)
-    texts = _texts(making)
+    texts = _texts(making, parts[0])
     write_text(place("texts", "json"), json.dumps(texts.names))
     rest = _rest(making, points, texts, names, clusters)
     write_atomically(place("rest", "safetensors"), lambda file: file.write(save(rest)))
@@ -177,13 +177,14 @@ class Texts(NamedTuple):
     labels: list[int | None]
 
 
-def _texts(making: Making) -> Texts:
-    """The texts that may be met between a query and the root."""
+def _texts(making: Making, before: Index | None) -> Texts:
+    """The texts that may be met between a query and the root; those of the index before are not embedded again."""
     embedding, known = making.embedding, making.known
     if embedding.pretrained.tokenizer is None or not known.texts:
         return Texts([], torch.zeros(0, making.embedding.dimension), [])
     names, labels = list(known.texts), list(known.texts.values())
-    points = embedding.texts(names)
+    same = before is not None and before.texts[: len(names)] == names
+    points = before.text_points[: len(names)].clone() if same else embedding.texts(names)
     several = averages(known)
     averaged = [embedding.space.average(points[rows])[None] for rows in several.values()]
     return Texts([*names, *several], torch.cat([points, *averaged]), [*labels, *(None for _ in several)])

@@ -88,6 +88,19 @@ def test_only_new_and_changed_images_are_embedded_again(cub_run, photos, tmp_pat
     assert embedded == [] and len(list((tmp_path / "index").glob("points.*"))) == 1
 
 
+def test_texts_are_embedded_once(cub_run, photos, tmp_path, monkeypatch):
+    (tmp_path / "texts.txt").write_text("a cat\na dog\n")
+    options = {"texts": str(tmp_path / "texts.txt"), "labels": "none"}
+    before = build_index(wanted(cub_run, photos, tmp_path / "index", **options)).index.text_points.clone()
+    with monkeypatch.context() as patched:
+        patched.setattr(building.Embedding, "texts", None)
+        again = build_index(wanted(cub_run, photos, tmp_path / "index", **options)).index
+    assert torch.equal(again.text_points, before) and len(before) == 2
+    (tmp_path / "texts.txt").write_text("a cat\na mouse\n")
+    changed = build_index(wanted(cub_run, photos, tmp_path / "index", **options)).index
+    assert torch.equal(changed.text_points[0], before[0]) and not torch.equal(changed.text_points[1], before[1])
+
+
 def test_a_stopped_command_is_taken_up_again(cub_run, photos, tmp_path, embedded, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
