@@ -180,6 +180,8 @@ def _answer(index: Index, *, top: int, file: Path | None, **given: str | None) -
     rankings = search_index(index, queries, top=top)
     pairs = zip(queries, rankings, strict=True)
     parts = [format_ranking(query, hits, titled=len(queries) > 1) for query, hits in pairs]
+    if index.facts.kind != "exact":
+        parts.append(f"{index.facts.kind} finds {100 * index.facts.recall:.1f} % of the 10 most similar images")
     if file:
         _save(index, queries, rankings, file)
         parts.append(f"written: {file}")
