@@ -17,6 +17,7 @@ from meru.configuration import absolute_paths
 from meru.data.caption_queries import caption_queries
 from meru.data.discovery.splits import UNKNOWN
 from meru.data.families import families_by_name
+from meru.data.records import ImageRecord
 from meru.data.texts import read_text
 from meru.errors import UserError
 from meru.evaluation.clusters import cluster_names
@@ -39,6 +40,8 @@ class Annotations:
         label_names: By label.
         class_kind: `class` or `identity`; None without labels.
         texts: Sentences, each once; and their labels, None where one has no meaning.
+        label_of_caption: Label by caption, of all splits, so that a query from the annotation knows what it shows;
+            captions of several labels are left out.
         families: Family of each label; None if there are none.
         images: Images of the splits, by split.
         cluster_names: Names of the classes that a discovery model predicts.
@@ -48,6 +51,7 @@ class Annotations:
     label_names: Sequence[str] = ()
     class_kind: str | None = None
     texts: Mapping[str, int | None] = field(default_factory=dict)
+    label_of_caption: Mapping[str, int] = field(default_factory=dict)
     families: Sequence[str] | None = None
     images: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     cluster_names: Sequence[str] = ()
@@ -87,9 +91,20 @@ def _of_pairs(config: DictConfig) -> Annotations:
         data.class_names,
         data.class_kind if labelled else None,
         texts,
+        _labels_of_captions(records) if labelled else {},
         families_by_name(data.class_names, config.data.get("families")) if data.class_kind == "class" else None,
         {name: [record.path for record in of_split] for name, of_split in splits.items()},
     )
+
+
+def _labels_of_captions(records: Sequence[ImageRecord]) -> dict[str, int]:
+    """Label of every caption that belongs to one label only."""
+    found: dict[str, int | None] = {}
+    for record in records:
+        for caption in record.captions:
+            same = found.get(caption, record.class_index) == record.class_index
+            found[caption] = record.class_index if same else None
+    return {caption: label for caption, label in found.items() if label is not None}
 
 
 def general_phrases(captions: Sequence[str]) -> list[str]:

@@ -85,8 +85,9 @@ def write_index(making: Making, names: Sequence[str], parts: Parts) -> Index:
     points = points.view(len(names), rows.dimension)
     exact = _write_half(place("half", "f16"), points)
     texts = _texts(making, parts[0])
-    write_text(place("texts", "json"), json.dumps(texts.names))
     rest = _rest(making, points, texts, names, clusters)
+    labels = making.known.label_of_caption if "labels" in rest else {}
+    write_text(place("texts", "json"), json.dumps({"texts": texts.names, "label_of_caption": labels}))
     write_atomically(place("rest", "safetensors"), lambda file: file.write(save(rest)))
     lines = ({"name": name, "size": making.files[name][0], "time": making.files[name][1]} for name in names)
     write_text(place("images", "jsonl"), "".join(json.dumps(line) + "\n" for line in lines))

@@ -27,9 +27,9 @@ SMALL_TOWERS = ("encoder=small", "encoder.image.image_size=32", "encoder.text.ar
 class Row:
     """How the commands of one form are tried.
 
-    In `add` and `change`, {run} is a finished tiny run, {index} an index of its images, {birds}, {cub} and {persons} are
-    tiny data sets, {picture} is an image, {queries} a file of sentences, and {here} is an empty folder, where the command
-    is run.
+    In `add` and `change`, {run} is a finished tiny run, {index} an index of its images, {birds}, {cub} and {persons}
+    are tiny data sets, {picture} is an image, {queries} a file of sentences, and {here} is an empty folder, where the
+    command is run.
 
     Attributes:
         form: A regular expression that fits the whole command.

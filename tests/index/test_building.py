@@ -157,6 +157,8 @@ def test_images_of_the_run_have_labels_and_its_captions_are_texts(cub_run, cub_f
     assert index.facts.class_kind == "class" and "red bird number 1" in " ".join(index.texts)
     label = index.text_labels[next(i for i, text in enumerate(index.texts) if "blue" in text and "number" in text)]
     assert index.label_names[label] == "Blue bird 2"
+    assert index.label_names[index.label_of_text("a blue bird number 5")] == "Blue bird 2"  # of a test image
+    assert index.label_of_text("another text") is None
     whole = build_index(Wanted(str(cub_run), str(cub_folder / "images"), output=str(cub_run / "other"), workers=0))
     assert len(whole.index) == 18 and None not in whole.index.labels
     shutil.rmtree(cub_run / "index")
