@@ -140,7 +140,7 @@ class _Rows:
     def __init__(self, names: Sequence[str], parts: Parts):
         before, kept, journal = parts
         self.names, self.kept, self.entries = names, kept, journal.entries
-        self.old = before.points(range(len(before))) if before is not None and kept else None
+        self.old = before.exact.points if before is not None else None
         self.new = journal.points()
         self.dimension = journal.dimension
 
