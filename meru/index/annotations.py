@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import os
 from collections import Counter
@@ -143,7 +144,7 @@ def read_texts(file: str) -> dict[str, None]:
         UserError: if it cannot be read or holds none.
     """
     path = user_path(file)
-    lines = [line.strip() for line in read_text(path).splitlines()]
+    lines = [line.strip() for line in read_text(path, needed="").splitlines()]
     found = dict.fromkeys(line for line in lines if line)
     if not found:
         raise UserError(f"texts={file} holds no text: write one sentence a line")
@@ -154,13 +155,22 @@ def read_labels(file: str, folder: Path) -> tuple[dict[str, int], list[str]]:
     """Labels of a CSV file with the columns `image`, a path inside the folder, and `label`: by real path, and names.
 
     Raises:
-        UserError: if it cannot be read, or has no such columns.
+        UserError: if it cannot be read, has no such columns, no label, or several labels for one image.
     """
     path = user_path(file)
-    rows = csv.DictReader(read_text(path).splitlines())
-    if not rows.fieldnames or not {"image", "label"} <= set(rows.fieldnames):
-        raise UserError(f"labels={file}: its first line must name the columns image and label")
-    given = {str(row["image"]): str(row["label"]) for row in rows if row["image"] and row["label"]}
+    try:
+        table = csv.DictReader(io.StringIO(read_text(path, needed=""), newline=""), strict=True)
+        if not table.fieldnames or not {"image", "label"} <= set(table.fieldnames):
+            raise UserError(f"labels={file}: its first line must name the columns image and label, with a comma between")
+        rows = [(row["image"], " ".join(row["label"].split())) for row in table if row["image"] and row["label"]]
+    except csv.Error as error:
+        raise UserError(f"labels={file} is no CSV file ({error}): repair it") from None
+    given: dict[str, str] = {}
+    for image, label in rows:
+        if given.setdefault(image, label) != label:
+            raise UserError(f"labels={file}: {image} has the labels {given[image]} and {label}: keep one")
+    if not given:
+        raise UserError(f"labels={file} holds no label: write a line image,label for each image")
     names = sorted(set(given.values()))
     number = {name: label for label, name in enumerate(names)}
     return {os.path.realpath(folder / image): number[label] for image, label in given.items()}, names

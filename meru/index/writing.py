@@ -23,7 +23,7 @@ from meru.geometry.spaces import Hyperboloid
 from meru.index.annotations import Annotations, averages
 from meru.index.approximate import ApproximateSearch, recall_of
 from meru.index.embedding import Embedding
-from meru.index.facts import FACTS, Facts, name_of_space, read_facts, write_facts
+from meru.index.facts import Facts, name_of_space, write_facts
 from meru.index.folder import Index
 from meru.index.journal import Journal
 from meru.index.scan import ExactScan, own_number, shrunk
@@ -74,7 +74,7 @@ def write_index(making: Making, names: Sequence[str], parts: Parts) -> Index:
         The new index.
     """
     folder, embedding = making.folder, making.embedding
-    generation = read_facts(folder).generation + 1 if (folder / FACTS).is_file() else 1
+    generation = 1 + max((number for _, number in _generations(folder)), default=0)
 
     def place(name: str, ending: str) -> Path:
         return folder / f"{name}.{generation}.{ending}"
@@ -224,10 +224,16 @@ def _sample(points: Tensor, texts: Tensor) -> Tensor:
     return torch.cat([some(points, MEASURED_ON - len(of_texts)), of_texts])
 
 
+def _generations(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Files of an index, each with its generation; the names tell even where `index.json` is damaged."""
+    for path in folder.iterdir():
+        if match := re.fullmatch(r"(?:points|half|rest|images|texts|faiss)\.(\d+)(?:\.\w+)?", path.name):
+            yield path, int(match.group(1))
+
+
 def _remove_others(folder: Path, generation: int) -> None:
     """Delete files of other generations."""
-    for path in folder.iterdir():
-        match = re.fullmatch(r"(?:points|half|rest|images|texts|faiss)\.(\d+)(?:\.\w+)?", path.name)
-        if match and int(match.group(1)) != generation:
+    for path, number in list(_generations(folder)):
+        if number != generation:
             with suppress(OSError):  # another process reads it, on a system that keeps such files
                 path.unlink()
