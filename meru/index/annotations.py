@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from omegaconf import DictConfig
 
@@ -85,8 +86,9 @@ def _of_pairs(config: DictConfig) -> Annotations:
     for phrase in general_phrases([caption for caption, _ in captions]):
         texts.setdefault(phrase, None)
     for place in evenly_spread(len(captions), MOST_CAPTIONS):
-        caption, label = captions[place]
-        texts.setdefault(caption, label if labelled else None)
+        caption, index = captions[place]
+        label = index if labelled else None
+        texts[caption] = label if texts.get(caption, label) == label else None  # one that fits two classes says nothing
     return Annotations(
         {os.path.realpath(record.path): record.class_index for record in records} if labelled else {},
         data.class_names,
@@ -176,24 +178,33 @@ def read_labels(file: str, folder: Path) -> tuple[dict[str, int], list[str]]:
     return {os.path.realpath(folder / image): number[label] for image, label in given.items()}, names
 
 
-def averages(known: Annotations) -> dict[str, list[int]]:
-    """What several texts have in common, as their rows: classes, families of several classes, and all captions.
+class Average(NamedTuple):
+    """What several texts have in common: its name, its kind (see `TEXT_KINDS`), and the rows of the texts."""
+
+    name: str
+    kind: str
+    rows: list[int]
+
+
+def averages(known: Annotations) -> list[Average]:
+    """What several texts have in common: classes, families of several classes, and all captions.
 
     An average lies the nearer to the root, the more its texts differ.
     """
     if not (labelled := [row for row, label in enumerate(known.texts.values()) if label is not None]):
-        return {}
-    found: dict[str, list[int]] = {}
+        return []
+    found: list[Average] = []
     if known.class_kind == "class":
         of_class: dict[int, list[int]] = {}
         labels = list(known.texts.values())
         for row in labelled:
             of_class.setdefault(labels[row], []).append(row)
-        found |= {known.label_names[label]: rows for label, rows in of_class.items()}
+        found += [Average(known.label_names[label], "class", rows) for label, rows in of_class.items()]
         of_family: dict[str, list[int]] = {}
         for label in of_class if known.families else ():
             of_family.setdefault(known.families[label], []).append(label)
         for family, members in of_family.items():
             if len(members) > 1:
-                found[f"{family} ({len(members)} classes)"] = [row for label in members for row in of_class[label]]
-    return found | {"all captions": labelled}
+                rows = [row for label in members for row in of_class[label]]
+                found.append(Average(f"{family} ({len(members)} classes)", "family", rows))
+    return [*found, Average("all captions", "all", labelled)]

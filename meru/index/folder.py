@@ -3,7 +3,7 @@
     index.json            facts; see `meru.index.facts`
     points.<n>.f32        points, float32 rows
     half.<n>.f16          the same in half precision, for the scan
-    rest.<n>.safetensors  one number per point, labels, predicted classes, points of texts, the plane of the disk
+    rest.<n>.safetensors  one number per point, labels, predicted classes, points and kinds of texts, the plane
     images.<n>.jsonl      name, size and time of change of every image
     texts.<n>.json        texts, and the labels of captions
     faiss.<n>             FAISS's index, if there is one
@@ -29,7 +29,7 @@ from meru.files import os_error_message, user_path, write_text
 from meru.geometry.disk import DiskView
 from meru.geometry.spaces import Space
 from meru.index.approximate import ApproximateSearch
-from meru.index.facts import Facts, read_facts
+from meru.index.facts import TEXT_KINDS, Facts, read_facts
 from meru.index.scan import ExactScan
 
 CLUSTER_NAMES = "cluster_names.json"
@@ -184,6 +184,12 @@ class Index:
     def text_points(self) -> Tensor:
         """Points of the texts, `(T, D)`."""
         return self._rest["text_points"]
+
+    @cached_property
+    def text_kinds(self) -> list[str]:
+        """Kind of every text, of `TEXT_KINDS`; indexes of older versions do not tell averages from captions."""
+        kinds = self._rest.get("text_kinds")
+        return ["caption"] * len(self.texts) if kinds is None else [TEXT_KINDS[kind] for kind in kinds.tolist()]
 
     @cached_property
     def text_labels(self) -> list[int | None] | None:

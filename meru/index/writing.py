@@ -23,7 +23,7 @@ from meru.geometry.spaces import Hyperboloid
 from meru.index.annotations import Annotations, averages
 from meru.index.approximate import ApproximateSearch, recall_of
 from meru.index.embedding import Embedding
-from meru.index.facts import Facts, name_of_space, write_facts
+from meru.index.facts import TEXT_KINDS, Facts, name_of_space, write_facts
 from meru.index.folder import Index
 from meru.index.journal import Journal
 from meru.index.scan import ExactScan, own_number, shrunk
@@ -171,24 +171,29 @@ def _write_rows(file: Any, parts: Iterator[Tensor]) -> None:
 
 
 class Texts(NamedTuple):
-    """Sentences, and what several of them have in common, with their points `(T, D)` and labels."""
+    """Sentences, and what several of them have in common, with their points `(T, D)`, labels and `TEXT_KINDS`."""
 
     names: list[str]
     points: Tensor
     labels: list[int | None]
+    kinds: list[str]
 
 
 def _texts(making: Making, before: Index | None) -> Texts:
     """The texts that may be met between a query and the root; those of the index before are not embedded again."""
     embedding, known = making.embedding, making.known
     if embedding.pretrained.tokenizer is None or not known.texts:
-        return Texts([], torch.zeros(0, making.embedding.dimension), [])
+        return Texts([], torch.zeros(0, making.embedding.dimension), [], [])
     names, labels = list(known.texts), list(known.texts.values())
     same = before is not None and before.texts[: len(names)] == names
     points = before.text_points[: len(names)].clone() if same else embedding.texts(names)
     several = averages(known)
-    averaged = [embedding.space.average(points[rows])[None] for rows in several.values()]
-    return Texts([*names, *several], torch.cat([points, *averaged]), [*labels, *(None for _ in several)])
+    return Texts(
+        [*names, *(average.name for average in several)],
+        torch.cat([points, *(embedding.space.average(points[average.rows])[None] for average in several)]),
+        [*labels, *(None for _ in several)],
+        [*("caption" for _ in names), *(average.kind for average in several)],
+    )
 
 
 def _rest(
@@ -201,6 +206,7 @@ def _rest(
     found = {
         "own": torch.cat([own_number(space, part) for part in points.split(CHUNK)]),
         "text_points": texts.points,
+        "text_kinds": torch.tensor([TEXT_KINDS.index(kind) for kind in texts.kinds], dtype=torch.int64),
         "plane": DiskView.fit(space, sample, texts.points).plane,
         "root": space.root(sample),
     }

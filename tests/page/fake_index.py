@@ -39,6 +39,7 @@ class FakeIndex:
         directions = torch.eye(4)[[place % 3 for place in range(images)]]
         self._points = self.space.lift(directions + 0.1 * torch.rand(images, 4, generator=generator))
         self.texts = list(TEXTS)
+        self.text_kinds = ["caption"] * len(TEXTS)
         self.text_labels = [number // 3 for number in range(len(TEXTS))]
         self.text_points = torch.stack([embedded(self.space, text) for text in TEXTS])
         self.root = self.space.root(self._points)

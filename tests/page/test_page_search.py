@@ -109,7 +109,7 @@ def test_words_beyond_the_context_are_counted(page):
 
 def test_an_index_without_captions_is_searched_and_meets_only_the_root(tmp_path):
     index = FakeIndex(tmp_path)
-    index.texts, index.text_points, index.text_labels = [], index.text_points[:0], None
+    index.texts, index.text_kinds, index.text_points, index.text_labels = [], [], index.text_points[:0], None
     answer = Engine("bare", index, FakeAsker(index)).search(Question("bare", text="a red bird"))
     assert [met["text"] for met in answer["path"]["met"]] == [None]
 
