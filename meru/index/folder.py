@@ -191,11 +191,6 @@ class Index:
         kinds = self._rest.get("text_kinds")
         return ["caption"] * len(self.texts) if kinds is None else [TEXT_KINDS[kind] for kind in kinds.tolist()]
 
-    @cached_property
-    def text_labels(self) -> list[int | None] | None:
-        """Label of every text, None where it is not known; None without labels."""
-        return _known(self._rest.get("text_labels"))
-
     def label_of_text(self, text: str) -> int | None:
         """Label of a caption of the annotation, from any split; None for other texts."""
         return self.label_of_caption.get(text)

@@ -183,15 +183,14 @@ def _texts(making: Making, before: Index | None) -> Texts:
     """The texts that may be met between a query and the root; those of the index before are not embedded again."""
     embedding, known = making.embedding, making.known
     if embedding.pretrained.tokenizer is None or not known.texts:
-        return Texts([], torch.zeros(0, making.embedding.dimension), [], [])
-    names, labels = list(known.texts), list(known.texts.values())
+        return Texts([], torch.zeros(0, making.embedding.dimension), [])
+    names = list(known.texts)
     same = before is not None and before.texts[: len(names)] == names
     points = before.text_points[: len(names)].clone() if same else embedding.texts(names)
     several = averages(known)
     return Texts(
         [*names, *(average.name for average in several)],
         torch.cat([points, *(embedding.space.average(points[average.rows])[None] for average in several)]),
-        [*labels, *(None for _ in several)],
         [*("caption" for _ in names), *(average.kind for average in several)],
     )
 
@@ -214,8 +213,6 @@ def _rest(
         labels = [known.label_of.get(os.path.realpath(making.root / name), UNKNOWN) for name in names]
         if any(label != UNKNOWN for label in labels):
             found["labels"] = torch.tensor(labels)
-    if any(label is not None for label in texts.labels):
-        found["text_labels"] = torch.tensor([UNKNOWN if label is None else label for label in texts.labels])
     if clusters is not None:
         found["clusters"] = torch.tensor(clusters)
     return {name: value.contiguous() for name, value in found.items()}

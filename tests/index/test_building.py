@@ -155,8 +155,6 @@ def test_images_of_the_run_have_labels_and_its_captions_are_texts(cub_run, cub_f
         name for name in ("Red bird 0", "Green bird 1", "Blue bird 2") for _ in range(2)
     ]
     assert index.facts.class_kind == "class" and "red bird number 1" in " ".join(index.texts)
-    label = index.text_labels[next(i for i, text in enumerate(index.texts) if "blue" in text and "number" in text)]
-    assert index.label_names[label] == "Blue bird 2"
     assert index.label_names[index.label_of_text("a blue bird number 5")] == "Blue bird 2"  # of a test image
     assert index.label_of_text("another text") is None
     whole = build_index(Wanted(str(cub_run), str(cub_folder / "images"), output=str(cub_run / "other"), workers=0))
@@ -171,7 +169,7 @@ def test_own_labels_and_texts(cub_run, photos, tmp_path):
     files = {"labels": str(tmp_path / "labels.csv"), "texts": str(tmp_path / "texts.txt")}
     index = build_index(wanted(cub_run, photos, tmp_path / "index", **files)).index
     assert index.labels == [0, None, None, None, None, 1] and index.label_names == ["cat", "dog"]
-    assert index.texts == ["a cat", "a dog"] and index.text_labels is None
+    assert index.texts == ["a cat", "a dog"] and index.label_of_caption == {}
     plain = build_index(wanted(cub_run, photos, tmp_path / "plain", labels="none", texts="none")).index
     assert plain.labels is None and plain.texts == [] and plain.text_points.shape == (0, index.facts.dimension)
 

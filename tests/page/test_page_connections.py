@@ -65,6 +65,7 @@ def test_a_connection_that_asks_lives_on(connect):
         line.sendall(ASKED)
         answer = b""
         while not answer.endswith(b"yes"):
-            assert (part := line.recv(1000))
+            part = line.recv(1000)
+            assert part
             answer += part
         time.sleep(0.2)

@@ -109,9 +109,16 @@ def test_words_beyond_the_context_are_counted(page):
 
 def test_an_index_without_captions_is_searched_and_meets_only_the_root(tmp_path):
     index = FakeIndex(tmp_path)
-    index.texts, index.text_kinds, index.text_points, index.text_labels = [], [], index.text_points[:0], None
+    index.texts, index.text_kinds, index.text_points = [], [], index.text_points[:0]
     answer = Engine("bare", index, FakeAsker(index)).search(Question("bare", text="a red bird"))
     assert [met["text"] for met in answer["path"]["met"]] == [None]
+
+
+def test_captions_of_the_persons_in_an_index_are_suggested(tmp_path):
+    index = FakeIndex(tmp_path)
+    index.facts.class_kind = "identity"
+    index.label_of_caption = {"a man in red": 0, "a woman of another index": 77}
+    assert Engine("persons", index, FakeAsker(index)).describe()["suggestions"] == ["a man in red"]
 
 
 def test_a_model_without_a_text_tower_says_so(page):
