@@ -171,11 +171,10 @@ def _write_rows(file: Any, parts: Iterator[Tensor]) -> None:
 
 
 class Texts(NamedTuple):
-    """Sentences, and what several of them have in common, with their points `(T, D)`, labels and `TEXT_KINDS`."""
+    """Sentences, and what several of them have in common, with their points `(T, D)` and `TEXT_KINDS`."""
 
     names: list[str]
     points: Tensor
-    labels: list[int | None]
     kinds: list[str]
 
 
