@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -228,7 +229,12 @@ class Index:
 
     def _given_names(self) -> dict[str, str]:
         try:
-            return json.loads((self.folder / CLUSTER_NAMES).read_text("utf-8"))
+            found = json.loads((self.folder / CLUSTER_NAMES).read_text("utf-8"))
+            if not isinstance(found, dict) or not all(
+                re.fullmatch("-?[0-9]+", number) and isinstance(name, str) for number, name in found.items()
+            ):
+                raise ValueError("not an object of names by number")
+            return found
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:

@@ -157,6 +157,8 @@ def test_images_of_the_run_have_labels_and_its_captions_are_texts(cub_run, cub_f
     assert index.facts.class_kind == "class" and "red bird number 1" in " ".join(index.texts)
     assert index.label_names[index.label_of_text("a blue bird number 5")] == "Blue bird 2"  # of a test image
     assert index.label_of_text("another text") is None
+    averages = [text for text, kind in zip(index.texts, index.text_kinds, strict=True) if kind != "caption"]
+    assert set(index.facts.label_names) <= {*averages} and averages[-1] == "all captions"
     whole = build_index(Wanted(str(cub_run), str(cub_folder / "images"), output=str(cub_run / "other"), workers=0))
     assert len(whole.index) == 18 and None not in whole.index.labels
     shutil.rmtree(cub_run / "index")
@@ -170,6 +172,7 @@ def test_own_labels_and_texts(cub_run, photos, tmp_path):
     index = build_index(wanted(cub_run, photos, tmp_path / "index", **files)).index
     assert index.labels == [0, None, None, None, None, 1] and index.label_names == ["cat", "dog"]
     assert index.texts == ["a cat", "a dog"] and index.label_of_caption == {}
+    assert index.text_kinds == ["caption", "caption"]
     plain = build_index(wanted(cub_run, photos, tmp_path / "plain", labels="none", texts="none")).index
     assert plain.labels is None and plain.texts == [] and plain.text_points.shape == (0, index.facts.dimension)
 
