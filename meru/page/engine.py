@@ -79,7 +79,8 @@ class Engine:
         self._root_place = self._places(index.root[None])[0]
         radii = index.space.radius(index.points(_evenly(len(index), CLOUD)))
         # Such a model ranks by direction only, which a way straight to the root does not change.
-        self._equal_radii = index.space.has_cones and len(index) > 1 and bool(radii.max() - radii.min() <= EQUAL * radii.max())
+        equal = bool(radii.max() - radii.min() <= EQUAL * radii.max())
+        self._equal_radii = equal and index.space.has_cones and len(index) > 1
 
     def describe(self) -> dict[str, Any]:
         """The entry of this index in the state of the page."""

@@ -281,3 +281,12 @@ def test_faiss_finds_what_the_facts_say(cub_run, photos, tmp_path):
     exact, found = index.exact.search(index.points([2]), 6), index.search(index.points([2]), 6)
     assert torch.equal(exact[1], found[1])
     assert json.loads((tmp_path / "index" / "index.json").read_text())["recall"] == 1.0
+
+
+@pytest.mark.parametrize("damaged", ["[1]", '{"x": "gulls"}', '{"1": 2}', "{"])
+def test_a_damaged_file_of_names_is_named(cub_run, photos, tmp_path, damaged):
+    index = build_index(wanted(cub_run, photos, tmp_path / "index", texts="none")).index
+    assert index.cluster_names == {}
+    (index.folder / "cluster_names.json").write_text(damaged)
+    with pytest.raises(UserError, match="cluster_names.json cannot be read .*repair or remove it"):
+        dict(index.cluster_names)

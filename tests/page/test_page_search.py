@@ -211,3 +211,10 @@ def test_images_that_are_equally_far_from_the_root_are_told(tmp_path, equal):
     if equal:
         index._points = index.space.lift(torch.nn.functional.normalize(torch.rand(12, 4), dim=1))
     assert Engine("tiny", index, FakeAsker(index)).describe()["equal_radii"] is equal
+
+
+def test_indexes_of_one_model_are_told_apart_by_their_ids(tmp_path):
+    page = FakePage(tmp_path)
+    page.page.engines["second"] = Engine("second", page.index, page.asker)
+    indexes = page.client.get("/api/state").json()["indexes"]
+    assert [index["name"] for index in indexes] == ["tiny (tiny)", "tiny (second)"]
