@@ -23,9 +23,11 @@ from __future__ import annotations
 
 import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
 
+from meru import stopping
 from meru.command_line import numbers_of, one_line_errors, only_own_arguments, report_progress, words_or_usage
 from meru.configuration.declarations import EVALUATE
 from meru.configuration.kinds import Whole
+from meru.errors import UserError
 
 MEANINGS = {
     "index": "the folder of an index",
@@ -43,11 +45,13 @@ NUMBERS = {"top": Whole(1, 100_000), "workers": EVALUATE["workers"].kind}
 
 def main() -> None:
     """Read the command line, `key=value` words and a sentence; print the ranking."""
-    words = [word if word.partition("=")[0].isidentifier() and "=" in word else f"text={word}" for word in
-             words_or_usage(__doc__)]
+    words = words_or_usage(__doc__)
+    sentence = [word for word in words if not (word.partition("=")[0].isidentifier() and "=" in word)]
     report_progress()
-    with one_line_errors():
-        given = only_own_arguments(words, MEANINGS)
+    with one_line_errors(), stopping.listening():
+        if len(sentence) > 1:
+            raise UserError(f"write the sentence in quotes: \"{' '.join(sentence)}\"")
+        given = only_own_arguments([f"text={word}" if word in sentence else word for word in words], MEANINGS)
         numbers = numbers_of(given, NUMBERS)
 
         from meru.index.searching import search  # imports PyTorch: only after these mistakes

@@ -15,7 +15,11 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(
-    path: str | Path, *, encoding: str | None = None, advice: str = "convert it to UTF-8, or restore the file"
+    path: str | Path,
+    *,
+    encoding: str | None = None,
+    advice: str = "convert it to UTF-8, or restore the file",
+    needed: str = ": the data set needs this file",
 ) -> str:
     """The text of a file; line ends become LF.
 
@@ -23,18 +27,19 @@ def read_text(
         path: The file.
         encoding: Python's name of its encoding; None: UTF-8, or UTF-16 with a byte order mark.
         advice: What to do if it is in another encoding.
+        needed: What the message about a file that cannot be read ends with.
 
     Raises:
         UserError: if the file is missing, not an ordinary file, or in another encoding; the message names it.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe might never end
-            raise UserError(f"{path} is not an ordinary file: the data set needs this file")
+            raise UserError(f"{path} is not an ordinary file{needed}")
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
         reason = error.strerror or os_error_message(error)
-        raise UserError(f"{path} cannot be read ({reason}): the data set needs this file") from None
+        raise UserError(f"{path} cannot be read ({reason}){needed}") from None
     if content.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer: run `git lfs pull`")
     encoding = encoding or ("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import os
 from collections import Counter
@@ -18,6 +19,7 @@ from meru.configuration import absolute_paths
 from meru.data.caption_queries import caption_queries
 from meru.data.discovery.splits import UNKNOWN
 from meru.data.families import families_by_name
+from meru.data.records import ImageRecord
 from meru.data.texts import read_text
 from meru.errors import UserError
 from meru.evaluation.clusters import cluster_names
@@ -40,6 +42,8 @@ class Annotations:
         label_names: By label.
         class_kind: `class` or `identity`; None without labels.
         texts: Sentences, each once; and their labels, None where one has no meaning.
+        label_of_caption: Label by caption, of all splits, so that a query from the annotation knows what it shows;
+            captions of several labels are left out.
         families: Family of each label; None if there are none.
         images: Images of the splits, by split.
         cluster_names: Names of the classes that a discovery model predicts.
@@ -49,6 +53,7 @@ class Annotations:
     label_names: Sequence[str] = ()
     class_kind: str | None = None
     texts: Mapping[str, int | None] = field(default_factory=dict)
+    label_of_caption: Mapping[str, int] = field(default_factory=dict)
     families: Sequence[str] | None = None
     images: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     cluster_names: Sequence[str] = ()
@@ -89,9 +94,20 @@ def _of_pairs(config: DictConfig) -> Annotations:
         data.class_names,
         data.class_kind if labelled else None,
         texts,
+        _labels_of_captions(records) if labelled else {},
         families_by_name(data.class_names, config.data.get("families")) if data.class_kind == "class" else None,
         {name: [record.path for record in of_split] for name, of_split in splits.items()},
     )
+
+
+def _labels_of_captions(records: Sequence[ImageRecord]) -> dict[str, int]:
+    """Label of every caption that belongs to one label only."""
+    found: dict[str, int | None] = {}
+    for record in records:
+        for caption in record.captions:
+            same = found.get(caption, record.class_index) == record.class_index
+            found[caption] = record.class_index if same else None
+    return {caption: label for caption, label in found.items() if label is not None}
 
 
 def general_phrases(captions: Sequence[str]) -> list[str]:
@@ -130,7 +146,7 @@ def read_texts(file: str) -> dict[str, None]:
         UserError: if it cannot be read or holds none.
     """
     path = user_path(file)
-    lines = [line.strip() for line in read_text(path).splitlines()]
+    lines = [line.strip() for line in read_text(path, needed="").splitlines()]
     found = dict.fromkeys(line for line in lines if line)
     if not found:
         raise UserError(f"texts={file} holds no text: write one sentence a line")
@@ -141,13 +157,22 @@ def read_labels(file: str, folder: Path) -> tuple[dict[str, int], list[str]]:
     """Labels of a CSV file with the columns `image`, a path inside the folder, and `label`: by real path, and names.
 
     Raises:
-        UserError: if it cannot be read, or has no such columns.
+        UserError: if it cannot be read, has no such columns, no label, or several labels for one image.
     """
     path = user_path(file)
-    rows = csv.DictReader(read_text(path).splitlines())
-    if not rows.fieldnames or not {"image", "label"} <= set(rows.fieldnames):
-        raise UserError(f"labels={file}: its first line must name the columns image and label")
-    given = {str(row["image"]): str(row["label"]) for row in rows if row["image"] and row["label"]}
+    try:
+        table = csv.DictReader(io.StringIO(read_text(path, needed=""), newline=""), strict=True)
+        if not table.fieldnames or not {"image", "label"} <= set(table.fieldnames):
+            raise UserError(f"labels={file}: its first line must name the columns image and label, by commas")
+        rows = [(row["image"], " ".join(row["label"].split())) for row in table if row["image"] and row["label"]]
+    except csv.Error as error:
+        raise UserError(f"labels={file} is no CSV file ({error}): repair it") from None
+    given: dict[str, str] = {}
+    for image, label in rows:
+        if given.setdefault(image, label) != label:
+            raise UserError(f"labels={file}: {image} has the labels {given[image]} and {label}: keep one")
+    if not given:
+        raise UserError(f"labels={file} holds no label: write a line image,label for each image")
     names = sorted(set(given.values()))
     number = {name: label for label, name in enumerate(names)}
     return {os.path.realpath(folder / image): number[label] for image, label in given.items()}, names

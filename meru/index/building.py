@@ -102,6 +102,8 @@ def build_index(wanted: Wanted) -> Made:
         raise UserError(f"output={folder} is not empty and holds no index: name another folder")
     known = _annotations(wanted, opened)
     root, names = _images(wanted, known)
+    if wanted.labels and wanted.labels != NONE:
+        _require_labels(wanted.labels, known, root, names)
     embedding = Embedding.of(opened.pretrained)
     embedding.pretrained.to(distributed.start())
     making = Making(folder, wanted.run, opened, embedding, known, root, _files(root, names), wanted.kind)
@@ -138,13 +140,13 @@ def _build(making: Making, names: Sequence[str], wanted: Wanted) -> tuple[Index,
         kept = {name: row for name, (row, *facts) in before.known_files.items() if files.get(name) == tuple(facts)}
     journal = Journal(folder, fingerprint=fingerprint, dimension=making.embedding.dimension)
     resumed = {name for name, entry in journal.entries.items() if files.get(name) == (entry["size"], entry["time"])}
+    journal.keep(resumed)
     todo = [name for name in names if name not in kept and name not in resumed]
     if resumed:
         log.info("%d images were embedded by a command that was stopped", len(resumed))
     unread = _embed(making, journal, todo, wanted)
     _write_skipped(folder, unread)
-    done = {name for name in journal.entries if name in resumed or name in set(todo)} - unread.keys()
-    chosen = [name for name in names if name in kept or name in done]
+    chosen = [name for name in names if name in kept or name in journal.entries]
     if not chosen:
         raise UserError(f"none of the {len(names)} images in {making.root} can be read: see {folder / SKIPPED}")
     index = write_index(making, chosen, (before, kept, journal))
@@ -196,7 +198,7 @@ def _annotations(wanted: Wanted, opened: Opened) -> Annotations:
     if wanted.texts:
         changes["texts"] = {} if wanted.texts == NONE else read_texts(wanted.texts)
     if wanted.labels:
-        changes |= {"label_of": {}, "label_names": (), "class_kind": None}
+        changes |= {"label_of": {}, "label_of_caption": {}, "label_names": (), "class_kind": None, "families": None}
         if wanted.labels != NONE:
             root = user_path(wanted.images) if wanted.images else _common_folder(found)
             of_image, names = read_labels(wanted.labels, root)
@@ -215,6 +217,16 @@ def _images(wanted: Wanted, known: Annotations) -> tuple[Path, list[str]]:
     root = _common_folder(known)
     paths = [path for name, of_split in known.images.items() if wanted.split in (None, name) for path in of_split]
     return root, sorted({path.relative_to(root).as_posix() for path in paths})
+
+
+def _require_labels(file: str, known: Annotations, root: Path, names: Sequence[str]) -> None:
+    """An error if the user's labels are of other images; a message if some are."""
+    there = {os.path.realpath(root / name) for name in names}
+    if absent := [path for path in known.label_of if path not in there]:
+        told = f"labels={file}: {len(absent)} of {len(known.label_of)} images are not in {root}, say {absent[0]}"
+        if len(absent) == len(known.label_of):
+            raise UserError(f"{told}: write paths inside that folder")
+        log.warning("%s", told)
 
 
 def _common_folder(known: Annotations) -> Path:

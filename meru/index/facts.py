@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,12 @@ def read_facts(folder: Path) -> Facts:
     try:
         facts = Facts(**told)
         facts.space_object()
-        return facts
+        sound = facts.kind in KINDS and all(
+            type(number) is int and number >= 1 for number in (facts.count, facts.dimension, facts.generation)
+        )
+        sound &= all(0 < number < math.inf for number in (facts.curvature or 1, facts.longest, 1 + facts.rounding))
     except (TypeError, KeyError):
-        raise UserError(f"{path} is damaged: make the index again with scripts/index.py") from None
+        sound = False
+    if not sound:
+        raise UserError(f"{path} is damaged: make the index again with scripts/index.py")
+    return facts

@@ -5,7 +5,7 @@
     half.<n>.f16          the same in half precision, for the scan
     rest.<n>.safetensors  one number per point, labels, predicted classes, points and kinds of texts, the plane
     images.<n>.jsonl      name, size and time of change of every image
-    texts.<n>.json        texts
+    texts.<n>.json        texts, and the labels of captions
     faiss.<n>             FAISS's index, if there is one
     skipped.csv           images that could not be read, and why
     cluster_names.json    names that a user gave to clusters
@@ -67,7 +67,9 @@ class Index:
         self._half = self._mapped("half", "f16", torch.float16, shape)
         try:
             self._rest = load_file(self.file("rest", "safetensors"))
-            self.texts: list[str] = json.loads(self.file("texts", "json").read_text("utf-8", "surrogateescape"))
+            told = json.loads(self.file("texts", "json").read_text("utf-8", "surrogateescape"))
+            self.texts: list[str] = told["texts"]
+            self.label_of_caption: dict[str, int] = told["label_of_caption"]
             lines = self.file("images", "jsonl").read_text("utf-8", "surrogateescape").splitlines()
             self._images = [json.loads(line) for line in lines]
         except OSError as error:
@@ -190,10 +192,9 @@ class Index:
         kinds = self._rest.get("text_kinds")
         return ["caption"] * len(self.texts) if kinds is None else [TEXT_KINDS[kind] for kind in kinds.tolist()]
 
-    @cached_property
-    def text_labels(self) -> list[int | None] | None:
-        """Label of every text, None where it is not known; None without labels."""
-        return _known(self._rest.get("text_labels"))
+    def label_of_text(self, text: str) -> int | None:
+        """Label of a caption of the annotation, from any split; None for other texts."""
+        return self.label_of_caption.get(text)
 
     # ---------------------------------------------------------------- clusters
 

@@ -65,7 +65,7 @@ class ExactScan:
     def __init__(self, space: Space, points: Tensor, half: Tensor, *, longest: float, own: Tensor, rounding: float):
         self.space, self.points, self.half = space, points, half
         self.longest, self.own, self.rounding = longest, own, rounding
-        self.largest_own = float(own.max())
+        self.largest_own = float(own.max()) or 1.0
 
     @classmethod
     def of(cls, space: Space, points: Tensor) -> ExactScan:
@@ -106,7 +106,8 @@ class ExactScan:
         error = torch.zeros(len(queries))
         for start, products, product_error in self._products(unit):
             # In units of the scaled product; a query at the origin is compared by the points' own numbers alone.
-            scores = products - self._weight(length)[:, None] * self.own[start : start + products.shape[1]][None]
+            own = self.own[start : start + products.shape[1]] / self.largest_own
+            scores = products - self._weight(length)[:, None] * own[None]
             error = torch.maximum(error, product_error)
             best = torch.cat([best, scores.topk(min(k, scores.shape[1]), dim=1).values], dim=1)
             best = best.topk(min(k, best.shape[1]), dim=1).values
@@ -137,17 +138,18 @@ class ExactScan:
             yield start, products, self.rounding + of_query * (1 + self.rounding) + (_HALF * largest if few else 0.0)
 
     def _weight(self, length: Tensor) -> Tensor:
-        """Factor of the points' own numbers, `(Q,)`, for products of unit queries and scaled points."""
-        length = length[:, 0]
+        """Factor of the points' own numbers in units of the largest, `(Q,)`, for products of unit queries and scaled
+        points. Beyond 1e30, the query is at the origin, and its products do not matter."""
+        length = length[:, 0].double()
+        time = 1.0
         if isinstance(self.space, Hyperboloid):
-            time = (1 / float(self.space.curvature) + length.double().square()).sqrt()
-            return (time / (length.double().clamp_min(1e-30) * self.longest)).clamp_max(1e30).float()
-        return 1 / (length.clamp_min(1e-30) * self.longest)
+            time = (1 / float(self.space.curvature) + length.square()).sqrt()
+        return (time * self.largest_own / (length.clamp_min(1e-60) * self.longest)).clamp_max(1e30).float()
 
     def _total(self, error: Tensor, length: Tensor) -> Tensor:
         """Bound of the error of the scores: of the products, of float32 sums of D products, and of the own number."""
         dimension = self.half.shape[1]
-        return error + _SINGLE * (dimension + 8) + 8 * _SINGLE * self._weight(length) * self.largest_own
+        return error + _SINGLE * (dimension + 8) + 8 * _SINGLE * self._weight(length)
 
     def _reranked(self, query: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
         parts = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from meru.index.building import NONE, Wanted, build_index
 from meru.index.folder import Index, open_index
 from meru.reports.attention import save_figure
 from meru.reports.contact_sheet import Shown, contact_sheet, rank_list
+
+log = logging.getLogger("meru")
 
 ENDINGS = (".png", ".svg", ".csv", ".json")
 
@@ -83,7 +86,10 @@ def search_index(index: Index, queries: Sequence[Query], *, top: int) -> list[li
 
 def _point(asker: Asker, query: Query) -> torch.Tensor:
     if query.text is not None:
-        return asker.embed_text(query.text)
+        point = asker.embed_text(query.text)
+        if cut := asker.count_cut(query.text):
+            log.warning("'%.60s…': its last %d words are beyond what the model reads", query.text, cut)
+        return point
     return asker.embed_image(query.image)
 
 
@@ -94,7 +100,7 @@ def _match(wanted: int | None, found: int | None) -> bool | None:
 def queries_of(index: Index, *, text: str | None, image: str | None, queries: str | None) -> list[Query]:
     """The queries that a user gives: a sentence, an image, or a file of sentences, one a line.
 
-    A sentence that is one of the index's texts, and an image of the index, have their label.
+    A sentence that is a caption of the annotation, and an image of the index, have their label.
 
     Raises:
         UserError: unless exactly one is given, or if a file cannot be read or is empty.
@@ -109,18 +115,12 @@ def queries_of(index: Index, *, text: str | None, image: str | None, queries: st
             raise UserError(f"image={image}: there is no such file")
         return [Query(image=path, label=_label_of_image(index, path))]
     if text is not None:
-        return [Query(text, label=_label_of_text(index, text))]
-    lines = [line.strip() for line in read_text(user_path(queries)).splitlines()]
-    found = [Query(line, label=_label_of_text(index, line)) for line in lines if line]
+        return [Query(text, label=index.label_of_text(text))]
+    lines = [line.strip() for line in read_text(user_path(queries), needed="").splitlines()]
+    found = [Query(line, label=index.label_of_text(line)) for line in lines if line]
     if not found:
         raise UserError(f"queries={queries} holds no text: write one sentence a line")
     return found
-
-
-def _label_of_text(index: Index, text: str) -> int | None:
-    if index.text_labels is None or text not in index.texts:
-        return None
-    return index.text_labels[index.texts.index(text)]
 
 
 def _label_of_image(index: Index, path: Path) -> int | None:
@@ -165,7 +165,8 @@ def search(
         UserError: if a file cannot be read or written, or the arguments do not go together.
     """
     file = _output(output)
-    if (index is None) == (run is None or images is None):
+    of_folder = run is not None or images is not None
+    if (index is not None) == of_folder or (of_folder and (run is None or images is None)):
         raise UserError("give index=<index folder>, or run=<run folder> images=<folder>")
     if index is not None:
         return _answer(open_index(index), text=text, image=image, queries=queries, top=top, file=file)
@@ -180,6 +181,8 @@ def _answer(index: Index, *, top: int, file: Path | None, **given: str | None) -
     rankings = search_index(index, queries, top=top)
     pairs = zip(queries, rankings, strict=True)
     parts = [format_ranking(query, hits, titled=len(queries) > 1) for query, hits in pairs]
+    if index.facts.kind != "exact":
+        parts.append(f"{index.facts.kind} finds {100 * index.facts.recall:.1f} % of the 10 most similar images")
     if file:
         _save(index, queries, rankings, file)
         parts.append(f"written: {file}")
@@ -196,7 +199,12 @@ def _output(output: str | None) -> Path | None:
 def format_ranking(query: Query, hits: Sequence[Hit], *, titled: bool = False) -> str:
     """One line an image: rank, score, whether it has the label of the query, and the path inside the folder."""
     marks = {True: "  ✓", False: "  ✗", None: ""}
-    lines = (f"{rank:>4}  {hit.score:8.3f}{marks[hit.match]}  {hit.image}" for rank, hit in enumerate(hits, 1))
+    # A name may hold line ends.
+    names = ("".join(each if each.isprintable() else ascii(each)[1:-1] for each in hit.image) for hit in hits)
+    lines = (
+        f"{rank:>4}  {hit.score:8.3f}{marks[hit.match]}  {name}"
+        for rank, (hit, name) in enumerate(zip(hits, names, strict=True), 1)
+    )
     return "\n".join([*([query.name] if titled else []), "         score  image", *lines])
 
 

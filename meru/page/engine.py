@@ -70,9 +70,8 @@ class Engine:
         self._caption_points = index.text_points[thin] if thin else index.root.new_zeros(0, len(index.root))
         self._caption_radii = index.space.radius(self._caption_points)
         sentences = [place for place, kind in enumerate(index.text_kinds) if kind == "caption"]
-        self._suggestions = suggestions([index.texts[place] for place in sentences]) if index.facts.has_text else []
-        labels = index.text_labels or [None] * len(index.texts)
-        self._labels_of_texts = {index.texts[place]: labels[place] for place in sentences}
+        self._suggestions = suggestions(_suggestible(index, sentences)) if index.facts.has_text else []
+        self._enough = len(sentences) >= ENOUGH_TEXTS
         self._known_words = {word for place in sentences for word in _words(index.texts[place])}
         self._starts = OrderedDict[object, Start]()
         self._turn = threading.Lock()
@@ -197,11 +196,11 @@ class Engine:
     def _start_of_text(self, text: str) -> Start:
         if not self.index.facts.has_text:
             raise Refused(422, f"{self.index.facts.name} embeds no texts: search by an image")
-        label = self._labels_of_texts.get(text)
+        label = self.index.label_of_text(text)
         point = self.asker.embed_text(text)
         words, cut = self.asker.words(text), self.asker.count_cut(text)
         unknown = [word for word in _words(text) if word not in self._known_words]
-        return self._started(point, words, cut, unknown if len(self._labels_of_texts) >= ENOUGH_TEXTS else [], label)
+        return self._started(point, words, cut, unknown if self._enough else [], label)
 
     def _start_of_place(self, place: int | None) -> Start:
         if place is None or not 0 <= place < len(self.index):
@@ -293,6 +292,15 @@ class Engine:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
+
+
+def _suggestible(index: Any, sentences: Sequence[int]) -> list[str]:
+    """Texts to suggest: captions of the persons in the index, so that results have marks; else any sentence."""
+    if index.facts.class_kind == "identity":
+        present = set(index.labels)
+        if described := [caption for caption, label in index.label_of_caption.items() if label in present]:
+            return described
+    return [index.texts[place] for place in sentences]
 
 
 def suggestions(texts: Sequence[str]) -> list[str]:

@@ -109,9 +109,16 @@ def test_words_beyond_the_context_are_counted(page):
 
 def test_an_index_without_captions_is_searched_and_meets_only_the_root(tmp_path):
     index = FakeIndex(tmp_path)
-    index.texts, index.text_kinds, index.text_points, index.text_labels = [], [], index.text_points[:0], None
+    index.texts, index.text_kinds, index.text_points = [], [], index.text_points[:0]
     answer = Engine("bare", index, FakeAsker(index)).search(Question("bare", text="a red bird"))
     assert [met["text"] for met in answer["path"]["met"]] == [None]
+
+
+def test_captions_of_the_persons_in_an_index_are_suggested(tmp_path):
+    index = FakeIndex(tmp_path)
+    index.facts.class_kind = "identity"
+    index.label_of_caption = {"a man in red": 0, "a woman of another index": 77}
+    assert Engine("persons", index, FakeAsker(index)).describe()["suggestions"] == ["a man in red"]
 
 
 def test_a_model_without_a_text_tower_says_so(page):
@@ -163,7 +170,7 @@ def test_attention_of_one_word_is_shown_as_it_is_and_of_an_upload_too(page):
 
 def test_a_query_that_is_a_caption_meets_others_than_itself(tmp_path):
     index = FakeIndex(tmp_path)
-    index.texts, index.text_kinds, index.text_labels = ["a red bird", "a bird"], ["caption"] * 2, None
+    index.texts, index.text_kinds = ["a red bird", "a bird"], ["caption"] * 2
     # The first lies in its own cone only; the second is nearer to the root, but in another direction.
     asker = FakeAsker(index)
     other = index.space.lift(torch.tensor([0.25, 0.25, 0, 0.2]))
@@ -180,7 +187,7 @@ def test_averages_are_told_from_captions_and_suggested_never(tmp_path):
     index = FakeIndex(tmp_path)
     index.texts += ["a red bird", "all captions"]  # a class may be called as a caption is
     index.text_points = torch.cat([index.text_points, index.text_points[:1] / 2, index.text_points[:1] / 4])
-    index.text_kinds, index.text_labels = [*index.text_kinds, "class", "all"], [*index.text_labels, None, None]
+    index.text_kinds = [*index.text_kinds, "class", "all"]
     tried = Engine("tiny", index, FakeAsker(index))
     assert "all captions" not in tried.describe()["suggestions"]
     answer = tried.search(Question("tiny", text="a red bird"))
