@@ -88,7 +88,7 @@ fill_venv() { # BASE_PYTHON
     if [ -x "$PYTHON" ]; then
         say "Bringing $venv up to date ..."
     else
-        say "Setting up $venv (only once): downloading PyTorch and other packages, about 3 GB; this takes minutes ..."
+        say "Setting up $venv (only once): downloading PyTorch and other packages, about 3 GB (7 GB on disk); this takes minutes ..."
         logged "$1" -m venv "$venv"
     fi
     logged "$PYTHON" -m pip install --no-input -c "$project/constraints.txt" -e "$project[test]"

@@ -18,6 +18,8 @@ from meru.metrics.retrieval import top_k
 from meru.optional_part import optional
 from meru.reports.attention import attention_figure, save_figure
 
+UNTRAINED = "This model trains no attention: similarities of words and patches are shown."
+
 
 def retrieved_images(
     pretrained: Pretrained,
@@ -77,7 +79,9 @@ def draw_attention(pretrained: Pretrained, image: Tensor, caption: str) -> Figur
     picture, tokens = transforms.evaluation(image), tokenizer.batch([caption])
     (weights,) = model.word_attention(picture[None].to(device), tokens.to(device), torch.tensor([0], device=device))
     words = tokenizer.words(tokens[0])
-    return attention_figure(picture, [word for word, _ in words], weights[[at for _, at in words]], title=caption)
+    note = "" if model.has_word_attention else UNTRAINED
+    chosen = weights[[at for _, at in words]]
+    return attention_figure(picture, [word for word, _ in words], chosen, title=caption, note=note)
 
 
 def evenly_spread(length: int, count: int) -> list[int]:

@@ -202,7 +202,7 @@ def format_ranking(query: Query, hits: Sequence[Hit], *, titled: bool = False) -
     # A name may hold line ends.
     names = ("".join(each if each.isprintable() else ascii(each)[1:-1] for each in hit.image) for hit in hits)
     lines = (
-        f"{rank:>4}  {hit.score:8.3f}{marks[hit.match]}  {name}"
+        f"{rank:>4}  {round(hit.score, 3) + 0.0:8.3f}{marks[hit.match]}  {name}"
         for rank, (hit, name) in enumerate(zip(hits, names, strict=True), 1)
     )
     return "\n".join([*([query.name] if titled else []), "         score  image", *lines])

@@ -32,7 +32,7 @@ STOP_WORDS = {
 }
 
 
-def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, title: str = "") -> Figure:
+def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, title: str = "", note: str = "") -> Figure:
     """A plot of the image and, for every word, where it attends more or less than the words of its caption on average.
 
     All words share one scale, so their colours can be compared. Function words, which say nothing of an image, are left
@@ -43,6 +43,7 @@ def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, ti
         words: K words.
         weights: Attention to the patches, a grid in the image's proportions row by row, shape `(K, N)`.
         title: Written above, such as the caption.
+        note: Written below.
     """
     grid = grid_of(weights.shape[-1], tuple(image.shape[1:]))
     relative = (weights - weights.mean(dim=0)).double().cpu()
@@ -57,6 +58,8 @@ def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, ti
     figure = Figure(figsize=(1.7 * columns, 2 * rows + 0.9), layout="constrained")
     if title:
         figure.suptitle(printable(title, width=30 * columns), fontsize=11, parse_math=False)
+    if note:
+        figure.supxlabel(note, fontsize=9)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes:
         axis.set_axis_off()

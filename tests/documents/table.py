@@ -107,7 +107,7 @@ ROWS = (
     ),
     Row(
         r"python scripts/visualize\.py curves .*",
-        change=((r"'?runs/birds_meru/\*'?", "{run}"),),
+        change=((r"'?runs/birds_meru_from_scratch/\*'?", "{run}"),),
         says="learning curves of 1 run:",
         makes="curves.png",
     ),

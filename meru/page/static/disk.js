@@ -183,7 +183,9 @@ export class Disk {
     const [from, to] = next < 0 ? [points.length - 1, points.length - 1] : [Math.max(0, next - 1), next];
     const part = shares[to] > shares[from] ? (share - shares[from]) / (shares[to] - shares[from]) : 0;
     const [x, y] = this.put([0, 1].map((axis) => points[from][axis] + part * (points[to][axis] - points[from][axis])));
-    const near = share > 0 && met.length ? stageName(met[stageAt(met, share)]) : say("your_query");
+    const stage = share > 0 && met.length ? met[stageAt(met, share)] : null;
+    // The root has its own mark: the query that is nearer to it than to any text is not there yet.
+    const near = stage && stage.text !== null ? stageName(stage) : say("your_query");
     const short = near.length > 28 ? `${near.slice(0, 27)}…` : near;
     // The label lies on the side with more room.
     const side = x > 0 ? { x: x - 0.07, "text-anchor": "end" } : { x: x + 0.07 };
