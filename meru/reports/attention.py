@@ -32,7 +32,9 @@ STOP_WORDS = {
 }
 
 
-def attention_figure(image: Tensor, words: Sequence[str], weights: Tensor, *, title: str = "", note: str = "") -> Figure:
+def attention_figure(
+    image: Tensor, words: Sequence[str], weights: Tensor, *, title: str = "", note: str = ""
+) -> Figure:
     """A plot of the image and, for every word, where it attends more or less than the words of its caption on average.
 
     All words share one scale, so their colours can be compared. Function words, which say nothing of an image, are left
