@@ -146,7 +146,7 @@ def read_labels(file: str, folder: Path) -> tuple[dict[str, int], list[str]]:
     try:
         table = csv.DictReader(io.StringIO(read_text(path, needed=""), newline=""), strict=True)
         if not table.fieldnames or not {"image", "label"} <= set(table.fieldnames):
-            raise UserError(f"labels={file}: its first line must name the columns image and label, with a comma between")
+            raise UserError(f"labels={file}: its first line must name the columns image and label: image,label")
         rows = [(row["image"], " ".join(row["label"].split())) for row in table if row["image"] and row["label"]]
     except csv.Error as error:
         raise UserError(f"labels={file} is no CSV file ({error}): repair it") from None
