@@ -1,7 +1,7 @@
 """Reads image files of every kind that Pillow supports, upright, up to a maximum size.
 
-Ordinary JPEG, PNG and WebP files are decoded by torchvision, about twice as fast as by Pillow, which reads the headers
-and all other files.
+Ordinary JPEG and WebP files are decoded by torchvision, about twice as fast as by Pillow, which reads the headers and
+all other files: PNG, too, since a damaged one ends torchvision's decoder, and the process, with a segmentation fault.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from meru.files import os_error_message
 MAXIMUM_PIXELS = 100_000_000
 OR_SKIP = ", or set data.on_error=skip to go on without it"  # the end of every message of `read_image`
 _BYTES_PER_PIXEL, _BYTES_BESIDE = 8, 2**26  # upper bound of a file: 16 bits × 4 channels, and metadata
-_BY_TORCHVISION = ("JPEG", "MPO", "PNG", "WEBP")
+_BY_TORCHVISION = ("JPEG", "MPO", "WEBP")
 _HAS_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # Pillow's names for it
 # Errors of the machine, not of the image: it must not be skipped because of them.
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EAGAIN)
@@ -87,7 +87,7 @@ def decode_content(content: bytearray, path: str | Path, *, maximum_pixels: int 
         try:
             if image.width * image.height > maximum_pixels:
                 image.draft("RGB", _reduced_size(image, maximum_pixels))
-            elif image.format in _BY_TORCHVISION and not _has_late_exif(image, content):
+            elif image.format in _BY_TORCHVISION:
                 try:
                     return _upright(_decode(content), _orientation(image))
                 except RuntimeError:

@@ -88,12 +88,14 @@ class CaptionTokenizer:
         """The words of token ids `(L,)`, in lower case, each with the position of its last token, which under causal
         attention is the first to depend on the whole word."""
         words, begun = [], ""
+        letters = self._vocabulary.byte_decoder
         for position, token in enumerate(tokens.tolist()):
             piece = self._vocabulary.decoder[token]
             if token in self._vocabulary.all_special_ids:
                 begun = ""
             elif piece.endswith("</w>"):
-                words.append((begun + piece.removesuffix("</w>"), position))
+                whole = bytes(letters[letter] for letter in begun + piece.removesuffix("</w>"))
+                words.append((whole.decode("utf-8", "replace"), position))
                 begun = ""
             else:
                 begun += piece

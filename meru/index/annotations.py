@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from omegaconf import DictConfig
 
@@ -18,6 +19,7 @@ from meru.configuration import absolute_paths
 from meru.data.caption_queries import caption_queries
 from meru.data.discovery.splits import UNKNOWN
 from meru.data.families import families_by_name
+from meru.data.records import ImageRecord
 from meru.data.texts import read_text
 from meru.errors import UserError
 from meru.evaluation.clusters import cluster_names
@@ -40,6 +42,8 @@ class Annotations:
         label_names: By label.
         class_kind: `class` or `identity`; None without labels.
         texts: Sentences, each once; and their labels, None where one has no meaning.
+        label_of_caption: Label by caption, of all splits, so that a query from the annotation knows what it shows;
+            captions of several labels are left out.
         families: Family of each label; None if there are none.
         images: Images of the splits, by split.
         cluster_names: Names of the classes that a discovery model predicts.
@@ -49,6 +53,7 @@ class Annotations:
     label_names: Sequence[str] = ()
     class_kind: str | None = None
     texts: Mapping[str, int | None] = field(default_factory=dict)
+    label_of_caption: Mapping[str, int] = field(default_factory=dict)
     families: Sequence[str] | None = None
     images: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     cluster_names: Sequence[str] = ()
@@ -81,16 +86,28 @@ def _of_pairs(config: DictConfig) -> Annotations:
     for phrase in general_phrases([caption for caption, _ in captions]):
         texts.setdefault(phrase, None)
     for place in evenly_spread(len(captions), MOST_CAPTIONS):
-        caption, label = captions[place]
-        texts.setdefault(caption, label if labelled else None)
+        caption, index = captions[place]
+        label = index if labelled else None
+        texts[caption] = label if texts.get(caption, label) == label else None  # one that fits two classes says nothing
     return Annotations(
         {os.path.realpath(record.path): record.class_index for record in records} if labelled else {},
         data.class_names,
         data.class_kind if labelled else None,
         texts,
+        _labels_of_captions(records) if labelled else {},
         families_by_name(data.class_names, config.data.get("families")) if data.class_kind == "class" else None,
         {name: [record.path for record in of_split] for name, of_split in splits.items()},
     )
+
+
+def _labels_of_captions(records: Sequence[ImageRecord]) -> dict[str, int]:
+    """Label of every caption that belongs to one label only."""
+    found: dict[str, int | None] = {}
+    for record in records:
+        for caption in record.captions:
+            same = found.get(caption, record.class_index) == record.class_index
+            found[caption] = record.class_index if same else None
+    return {caption: label for caption, label in found.items() if label is not None}
 
 
 def general_phrases(captions: Sequence[str]) -> list[str]:
@@ -146,7 +163,7 @@ def read_labels(file: str, folder: Path) -> tuple[dict[str, int], list[str]]:
     try:
         table = csv.DictReader(io.StringIO(read_text(path, needed=""), newline=""), strict=True)
         if not table.fieldnames or not {"image", "label"} <= set(table.fieldnames):
-            raise UserError(f"labels={file}: its first line must name the columns image and label: image,label")
+            raise UserError(f"labels={file}: its first line must name the columns image and label, by commas")
         rows = [(row["image"], " ".join(row["label"].split())) for row in table if row["image"] and row["label"]]
     except csv.Error as error:
         raise UserError(f"labels={file} is no CSV file ({error}): repair it") from None
@@ -161,24 +178,33 @@ def read_labels(file: str, folder: Path) -> tuple[dict[str, int], list[str]]:
     return {os.path.realpath(folder / image): number[label] for image, label in given.items()}, names
 
 
-def averages(known: Annotations) -> dict[str, list[int]]:
-    """What several texts have in common, as their rows: classes, families of several classes, and all captions.
+class Average(NamedTuple):
+    """What several texts have in common: its name, its kind (see `TEXT_KINDS`), and the rows of the texts."""
+
+    name: str
+    kind: str
+    rows: list[int]
+
+
+def averages(known: Annotations) -> list[Average]:
+    """What several texts have in common: classes, families of several classes, and all captions.
 
     An average lies the nearer to the root, the more its texts differ.
     """
     if not (labelled := [row for row, label in enumerate(known.texts.values()) if label is not None]):
-        return {}
-    found: dict[str, list[int]] = {}
+        return []
+    found: list[Average] = []
     if known.class_kind == "class":
         of_class: dict[int, list[int]] = {}
         labels = list(known.texts.values())
         for row in labelled:
             of_class.setdefault(labels[row], []).append(row)
-        found |= {known.label_names[label]: rows for label, rows in of_class.items()}
+        found += [Average(known.label_names[label], "class", rows) for label, rows in of_class.items()]
         of_family: dict[str, list[int]] = {}
         for label in of_class if known.families else ():
             of_family.setdefault(known.families[label], []).append(label)
         for family, members in of_family.items():
             if len(members) > 1:
-                found[f"{family} ({len(members)} classes)"] = [row for label in members for row in of_class[label]]
-    return found | {"all captions": labelled}
+                rows = [row for label in members for row in of_class[label]]
+                found.append(Average(f"{family} ({len(members)} classes)", "family", rows))
+    return [*found, Average("all captions", "all", labelled)]

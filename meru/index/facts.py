@@ -15,6 +15,7 @@ from meru.geometry.spaces import SPACES, Hyperboloid, Space
 FACTS = "index.json"
 VERSION = 1
 KINDS = ("exact", "ivf", "hnsw")
+TEXT_KINDS = ("caption", "class", "family", "all")  # a sentence; averages of the sentences of a class, …
 
 
 @dataclass(frozen=True)

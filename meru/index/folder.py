@@ -3,9 +3,9 @@
     index.json            facts; see `meru.index.facts`
     points.<n>.f32        points, float32 rows
     half.<n>.f16          the same in half precision, for the scan
-    rest.<n>.safetensors  one number per point, labels, predicted classes, points of texts, the plane of the disk
+    rest.<n>.safetensors  one number per point, labels, predicted classes, points and kinds of texts, the plane
     images.<n>.jsonl      name, size and time of change of every image
-    texts.<n>.json        texts
+    texts.<n>.json        texts, and the labels of captions
     faiss.<n>             FAISS's index, if there is one
     skipped.csv           images that could not be read, and why
     cluster_names.json    names that a user gave to clusters
@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ from meru.files import os_error_message, user_path, write_text
 from meru.geometry.disk import DiskView
 from meru.geometry.spaces import Space
 from meru.index.approximate import ApproximateSearch
-from meru.index.facts import Facts, read_facts
+from meru.index.facts import TEXT_KINDS, Facts, read_facts
 from meru.index.scan import ExactScan
 
 CLUSTER_NAMES = "cluster_names.json"
@@ -66,7 +67,9 @@ class Index:
         self._half = self._mapped("half", "f16", torch.float16, shape)
         try:
             self._rest = load_file(self.file("rest", "safetensors"))
-            self.texts: list[str] = json.loads(self.file("texts", "json").read_text("utf-8", "surrogateescape"))
+            told = json.loads(self.file("texts", "json").read_text("utf-8", "surrogateescape"))
+            self.texts: list[str] = told["texts"]
+            self.label_of_caption: dict[str, int] = told["label_of_caption"]
             lines = self.file("images", "jsonl").read_text("utf-8", "surrogateescape").splitlines()
             self._images = [json.loads(line) for line in lines]
         except OSError as error:
@@ -184,9 +187,14 @@ class Index:
         return self._rest["text_points"]
 
     @cached_property
-    def text_labels(self) -> list[int | None] | None:
-        """Label of every text, None where it is not known; None without labels."""
-        return _known(self._rest.get("text_labels"))
+    def text_kinds(self) -> list[str]:
+        """Kind of every text, of `TEXT_KINDS`; indexes of older versions do not tell averages from captions."""
+        kinds = self._rest.get("text_kinds")
+        return ["caption"] * len(self.texts) if kinds is None else [TEXT_KINDS[kind] for kind in kinds.tolist()]
+
+    def label_of_text(self, text: str) -> int | None:
+        """Label of a caption of the annotation, from any split; None for other texts."""
+        return self.label_of_caption.get(text)
 
     # ---------------------------------------------------------------- clusters
 
@@ -221,7 +229,12 @@ class Index:
 
     def _given_names(self) -> dict[str, str]:
         try:
-            return json.loads((self.folder / CLUSTER_NAMES).read_text("utf-8"))
+            found = json.loads((self.folder / CLUSTER_NAMES).read_text("utf-8"))
+            if not isinstance(found, dict) or not all(
+                re.fullmatch("-?[0-9]+", number) and isinstance(name, str) for number, name in found.items()
+            ):
+                raise ValueError("not an object of names by number")
+            return found
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:

@@ -100,7 +100,7 @@ def _match(wanted: int | None, found: int | None) -> bool | None:
 def queries_of(index: Index, *, text: str | None, image: str | None, queries: str | None) -> list[Query]:
     """The queries that a user gives: a sentence, an image, or a file of sentences, one a line.
 
-    A sentence that is one of the index's texts, and an image of the index, have their label.
+    A sentence that is a caption of the annotation, and an image of the index, have their label.
 
     Raises:
         UserError: unless exactly one is given, or if a file cannot be read or is empty.
@@ -115,18 +115,12 @@ def queries_of(index: Index, *, text: str | None, image: str | None, queries: st
             raise UserError(f"image={image}: there is no such file")
         return [Query(image=path, label=_label_of_image(index, path))]
     if text is not None:
-        return [Query(text, label=_label_of_text(index, text))]
+        return [Query(text, label=index.label_of_text(text))]
     lines = [line.strip() for line in read_text(user_path(queries), needed="").splitlines()]
-    found = [Query(line, label=_label_of_text(index, line)) for line in lines if line]
+    found = [Query(line, label=index.label_of_text(line)) for line in lines if line]
     if not found:
         raise UserError(f"queries={queries} holds no text: write one sentence a line")
     return found
-
-
-def _label_of_text(index: Index, text: str) -> int | None:
-    if index.text_labels is None or text not in index.texts:
-        return None
-    return index.text_labels[index.texts.index(text)]
 
 
 def _label_of_image(index: Index, path: Path) -> int | None:
@@ -187,6 +181,8 @@ def _answer(index: Index, *, top: int, file: Path | None, **given: str | None) -
     rankings = search_index(index, queries, top=top)
     pairs = zip(queries, rankings, strict=True)
     parts = [format_ranking(query, hits, titled=len(queries) > 1) for query, hits in pairs]
+    if index.facts.kind != "exact":
+        parts.append(f"{index.facts.kind} finds {100 * index.facts.recall:.1f} % of the 10 most similar images")
     if file:
         _save(index, queries, rankings, file)
         parts.append(f"written: {file}")

@@ -23,7 +23,7 @@ from meru.geometry.spaces import Hyperboloid
 from meru.index.annotations import Annotations, averages
 from meru.index.approximate import ApproximateSearch, recall_of
 from meru.index.embedding import Embedding
-from meru.index.facts import Facts, name_of_space, write_facts
+from meru.index.facts import TEXT_KINDS, Facts, name_of_space, write_facts
 from meru.index.folder import Index
 from meru.index.journal import Journal
 from meru.index.scan import ExactScan, own_number, shrunk
@@ -84,9 +84,10 @@ def write_index(making: Making, names: Sequence[str], parts: Parts) -> Index:
     points = torch.from_file(str(place("points", "f32")), shared=False, size=len(names) * rows.dimension)
     points = points.view(len(names), rows.dimension)
     exact = _write_half(place("half", "f16"), points)
-    texts = _texts(making)
-    write_text(place("texts", "json"), json.dumps(texts.names))
+    texts = _texts(making, parts[0])
     rest = _rest(making, points, texts, names, clusters)
+    labels = making.known.label_of_caption if "labels" in rest else {}
+    write_text(place("texts", "json"), json.dumps({"texts": texts.names, "label_of_caption": labels}))
     write_atomically(place("rest", "safetensors"), lambda file: file.write(save(rest)))
     lines = ({"name": name, "size": making.files[name][0], "time": making.files[name][1]} for name in names)
     write_text(place("images", "jsonl"), "".join(json.dumps(line) + "\n" for line in lines))
@@ -139,7 +140,7 @@ class _Rows:
     def __init__(self, names: Sequence[str], parts: Parts):
         before, kept, journal = parts
         self.names, self.kept, self.entries = names, kept, journal.entries
-        self.old = before.points(range(len(before))) if before is not None and kept else None
+        self.old = before.exact.points if before is not None else None
         self.new = journal.points()
         self.dimension = journal.dimension
 
@@ -170,23 +171,27 @@ def _write_rows(file: Any, parts: Iterator[Tensor]) -> None:
 
 
 class Texts(NamedTuple):
-    """Sentences, and what several of them have in common, with their points `(T, D)` and labels."""
+    """Sentences, and what several of them have in common, with their points `(T, D)` and `TEXT_KINDS`."""
 
     names: list[str]
     points: Tensor
-    labels: list[int | None]
+    kinds: list[str]
 
 
-def _texts(making: Making) -> Texts:
-    """The texts that may be met between a query and the root."""
+def _texts(making: Making, before: Index | None) -> Texts:
+    """The texts that may be met between a query and the root; those of the index before are not embedded again."""
     embedding, known = making.embedding, making.known
     if embedding.pretrained.tokenizer is None or not known.texts:
         return Texts([], torch.zeros(0, making.embedding.dimension), [])
-    names, labels = list(known.texts), list(known.texts.values())
-    points = embedding.texts(names)
+    names = list(known.texts)
+    same = before is not None and before.texts[: len(names)] == names
+    points = before.text_points[: len(names)].clone() if same else embedding.texts(names)
     several = averages(known)
-    averaged = [embedding.space.average(points[rows])[None] for rows in several.values()]
-    return Texts([*names, *several], torch.cat([points, *averaged]), [*labels, *(None for _ in several)])
+    return Texts(
+        [*names, *(average.name for average in several)],
+        torch.cat([points, *(embedding.space.average(points[average.rows])[None] for average in several)]),
+        [*("caption" for _ in names), *(average.kind for average in several)],
+    )
 
 
 def _rest(
@@ -199,6 +204,7 @@ def _rest(
     found = {
         "own": torch.cat([own_number(space, part) for part in points.split(CHUNK)]),
         "text_points": texts.points,
+        "text_kinds": torch.tensor([TEXT_KINDS.index(kind) for kind in texts.kinds], dtype=torch.int64),
         "plane": DiskView.fit(space, sample, texts.points).plane,
         "root": space.root(sample),
     }
@@ -206,8 +212,6 @@ def _rest(
         labels = [known.label_of.get(os.path.realpath(making.root / name), UNKNOWN) for name in names]
         if any(label != UNKNOWN for label in labels):
             found["labels"] = torch.tensor(labels)
-    if any(label is not None for label in texts.labels):
-        found["text_labels"] = torch.tensor([UNKNOWN if label is None else label for label in texts.labels])
     if clusters is not None:
         found["clusters"] = torch.tensor(clusters)
     return {name: value.contiguous() for name, value in found.items()}

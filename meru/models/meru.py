@@ -218,6 +218,8 @@ class MERU(DualEncoder):
                 "alpha/text": self.textual_alpha.exp(),
                 "norm/image": step.image.norm(dim=-1),
                 "norm/text": step.text.norm(dim=-1),
+                "radius/image": space.radius(step.image).mean(),
+                "radius/text": space.radius(step.text).mean(),
                 "share_in_cone": in_cone,
                 "clamped/half_aperture": dead,
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
@@ -72,6 +73,10 @@ class Page:
             "top": self.limits.top,
         }
         indexes = [engine.describe() for engine in self.engines.values()]
+        times = Counter(index["name"] for index in indexes)
+        for index in indexes:
+            if times[index["name"]] > 1:  # of the same model
+                index["name"] = f"{index['name']} ({index['id']})"
         return Json({"indexes": indexes, "limits": limits, "version": meru.__version__})
 
     async def search(self, request: Request) -> Response:

@@ -48,12 +48,14 @@ class Clusters:
         """Give a cluster a name; return its row.
 
         Raises:
-            Refused: 404 if there is no such cluster.
+            Refused: 404 if there is no such cluster, 422 if the name has a character that the index does not keep.
             UserError: if the name cannot be written into the folder of the index.
         """
         row = next((row for row in self._all() if row["cluster"] == cluster), None)
         if row is None:
             raise Refused(404, f"there is no cluster {cluster}")
+        if hidden := [f"U+{ord(character):04X}" for character in name if not character.isprintable()]:
+            raise Refused(422, f"name has an invisible or unknown character, {hidden[0]}: remove it")
         with self._turn:
             self._index.name_cluster(cluster, name)
         return {**row, "name": self._index.cluster_names.get(cluster)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -26,6 +27,8 @@ LANDMARKS, NEAREST = 9, 32  # cones are slow to test: only those of the nearest 
 CLOUD = 600  # images drawn in the disk
 REMEMBERED = 128  # queries whose points and walks are kept, so that the slider costs only the search
 SUGGESTIONS, SUGGESTED_CHARACTERS = 8, 100
+ENOUGH_TEXTS = 1_000  # that a word which occurs in none of them is worth telling
+EQUAL = 1e-3  # relative difference of the radii of images that all lie equally far from the root
 UNTRAINED = "this model does not train attention: the similarities of words and patches are shown"
 
 
@@ -37,6 +40,7 @@ class Start:
         point: `(D,)`.
         words: Of a text, as the tokenizer sees them.
         cut: Words beyond the model's context.
+        unknown: Words that occur in none of the index's texts.
         label: What the query is known to show, as a number; None if nothing is known.
         path: The way to the root, as the page draws it.
     """
@@ -44,6 +48,7 @@ class Start:
     point: Tensor
     words: list[str]
     cut: int
+    unknown: list[str]
     label: int | None
     path: dict[str, Any]
 
@@ -61,15 +66,21 @@ class Engine:
         self.identifier, self.index, self.asker = identifier, index, asker
         self.names = index.names  # which an index puts together anew each time
         thin = _evenly(len(index.texts), CAPTIONS)
-        self._captions = [index.texts[place] for place in thin]
+        self._captions = [(index.texts[place], index.text_kinds[place]) for place in thin]
         self._caption_points = index.text_points[thin] if thin else index.root.new_zeros(0, len(index.root))
         self._caption_radii = index.space.radius(self._caption_points)
-        self._suggestions = suggestions(index.texts) if index.facts.has_text else []
-        self._labels_of_texts = dict(zip(index.texts, index.text_labels or [], strict=False))
+        sentences = [place for place, kind in enumerate(index.text_kinds) if kind == "caption"]
+        self._suggestions = suggestions(_suggestible(index, sentences)) if index.facts.has_text else []
+        self._enough = len(sentences) >= ENOUGH_TEXTS
+        self._known_words = {word for place in sentences for word in _words(index.texts[place])}
         self._starts = OrderedDict[object, Start]()
         self._turn = threading.Lock()
         self._cloud: list[dict[str, Any]] | None = None
         self._root_place = self._places(index.root[None])[0]
+        radii = index.space.radius(index.points(_evenly(len(index), CLOUD)))
+        # Such a model ranks by direction only, which a way straight to the root does not change.
+        equal = bool(radii.max() - radii.min() <= EQUAL * radii.max())
+        self._equal_radii = equal and index.space.has_cones and len(index) > 1
 
     def describe(self) -> dict[str, Any]:
         """The entry of this index in the state of the page."""
@@ -86,6 +97,7 @@ class Engine:
             "labels": facts.class_kind if self.index.labels is not None else None,
             "clusters": self.index.clusters is not None,
             "suggestions": self._suggestions,
+            "equal_radii": self._equal_radii,
         }
 
     @torch.inference_mode()
@@ -121,6 +133,7 @@ class Engine:
                 "radius": space.radius(point).item(),
                 "place": self._places(point[None])[0],
                 "cut": start.cut,
+                "unknown": start.unknown,
                 "label": self._label_name(start.label),
             },
             "results": self._results(found, scores[0].tolist(), start.label),
@@ -183,42 +196,51 @@ class Engine:
     def _start_of_text(self, text: str) -> Start:
         if not self.index.facts.has_text:
             raise Refused(422, f"{self.index.facts.name} embeds no texts: search by an image")
-        label = self._labels_of_texts.get(text)
+        label = self.index.label_of_text(text)
         point = self.asker.embed_text(text)
-        return self._started(point, words=self.asker.words(text), cut=self.asker.count_cut(text), label=label)
+        words, cut = self.asker.words(text), self.asker.count_cut(text)
+        unknown = [word for word in _words(text) if word not in self._known_words]
+        return self._started(point, words, cut, unknown if self._enough else [], label)
 
     def _start_of_place(self, place: int | None) -> Start:
         if place is None or not 0 <= place < len(self.index):
             raise Refused(404, f"image {place} is not in the index: its images are 0 to {len(self.index) - 1}")
         return self._started(self.index.points([place])[0], label=self._label(place))
 
-    def _started(self, point: Tensor, *, words=(), cut: int = 0, label: int | None = None) -> Start:
+    def _started(self, point: Tensor, words=(), cut: int = 0, unknown=(), label: int | None = None) -> Start:
         point = point.float().cpu()
         if not point.isfinite().all():
             raise Refused(500, "the model gives no finite point for this query")
-        return Start(point, list(words), cut, label, self._path(point))
+        return Start(point, list(words), cut, list(dict.fromkeys(unknown)), label, self._path(point))
 
     def _path(self, point: Tensor) -> dict[str, Any]:
         """The way from a point to the root, and the captions met on it.
 
         Where no caption's cone contains any point of the way, which is what our runs on CUB give, captions are met that
-        are at least as near to the root as the point of the way.
+        are at least as near to the root as the point of the way; and where there are none, simply the nearest. The
+        beginning of the way does not count: a query that is a caption itself lies in that caption's own cone.
         """
         space, root = self.index.space, self.index.root
         nearest, smaller = self._captions_near(point)
-        for general, near in (("cone", smaller), ("radius", smaller), ("none", nearest)):
+        filters = (("cone", smaller), ("radius", smaller), ("none", nearest))
+        for general, near in filters if space.has_cones else filters[-1:]:
             captions = self._caption_points[near]
             way = walk(space, point, root, captions, root=root, steps=STEPS, general=general)
             stages = way.stages()
-            if any(row != ROOT for _, row in stages):
+            if any(row != ROOT and share > 0 for share, row in stages):
                 break
         met = [
-            {"share": share, "text": None, "place": self._root_place}
-            if row == ROOT
-            else {"share": share, "text": self._captions[near[row]], "place": self._places(captions[row][None])[0]}
+            self._root_stage(share) if row == ROOT else self._stage(share, near[row], captions[row])
             for share, row in stages
         ]
         return {"points": self._places(way.points), "shares": way.shares.tolist(), "met": met, "filter": general}
+
+    def _root_stage(self, share: float) -> dict[str, Any]:
+        return {"share": share, "text": None, "kind": "root", "place": self._root_place}
+
+    def _stage(self, share: float, number: int, point: Tensor) -> dict[str, Any]:
+        text, kind = self._captions[number]
+        return {"share": share, "text": text, "kind": kind, "place": self._places(point[None])[0]}
 
     def _captions_near(self, point: Tensor) -> tuple[list[int], list[int]]:
         """The captions that are nearest to some points of the way to the root, of all and of those not farther out."""
@@ -228,8 +250,6 @@ class Engine:
         shares = torch.linspace(0, 1, LANDMARKS)
         landmarks = space.geodesic(point.expand(LANDMARKS, -1), self.index.root.expand(LANDMARKS, -1), shares)
         scores = space.similarity(landmarks, self._caption_points)
-        if not space.has_cones:
-            return (all_of := _best(scores)), all_of
         farther = self._caption_radii[None] > space.radius(landmarks)[:, None]
         return _best(scores), _best(scores.masked_fill(farther, -torch.inf))
 
@@ -268,6 +288,19 @@ class Engine:
         """Places in the unit disk; five decimals are finer than a screen."""
         placed = self.index.disk.place(self.index.space, points)
         return [[round(x, 5), round(y, 5)] for x, y in placed.tolist()]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _suggestible(index: Any, sentences: Sequence[int]) -> list[str]:
+    """Texts to suggest: captions of the persons in the index, so that results have marks; else any sentence."""
+    if index.facts.class_kind == "identity":
+        present = set(index.labels)
+        if described := [caption for caption, label in index.label_of_caption.items() if label in present]:
+            return described
+    return [index.texts[place] for place in sentences]
 
 
 def suggestions(texts: Sequence[str]) -> list[str]:

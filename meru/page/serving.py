@@ -12,9 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from meru.errors import UserError
 from meru.files import os_error_message, user_path
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
 
 TOKEN = r"[A-Za-z0-9_-]{16,200}"  # what a cookie and an address can hold as it is
 _LEAVING_SECONDS = 5  # for answers that are being sent
@@ -33,7 +38,6 @@ def serve(folders: Sequence[str], *, host: str = "127.0.0.1", port: int = 8080, 
         UserError: if a package is missing, the address cannot be used, or an index does not fit its model.
     """
     require_packages()
-    import uvicorn
 
     from meru.page.app import Page, make_app
     from meru.page.decoding import Decoder
@@ -50,17 +54,26 @@ def serve(folders: Sequence[str], *, host: str = "127.0.0.1", port: int = 8080, 
         page.decoder.start()
         port = listener.getsockname()[1]
         app = make_app(page, hosts=(*LOOPBACK, host.lower()) if here else None, token=token, port=port)
-        config = uvicorn.Config(
-            app, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
-            proxy_headers=False, limit_concurrency=2_000, timeout_graceful_shutdown=_LEAVING_SECONDS,
-        )  # fmt: skip
         print(f"search page: {address(host, port, token)} (Ctrl-C ends it)", flush=True)
         try:
             with suppress(KeyboardInterrupt), _sigterm_as_interrupt():
-                uvicorn.Server(config).run(sockets=[listener])
+                server_of(app).run(sockets=[listener])
         finally:
             page.close()
     print("search page: ended", flush=True)
+
+
+def server_of(app: ASGIApp) -> uvicorn.Server:
+    """The server of an application."""
+    import uvicorn
+
+    from meru.page.connections import Connection
+
+    config = uvicorn.Config(
+        app, http=Connection, ws="none", log_level="error", access_log=False, server_header=False,
+        proxy_headers=False, limit_concurrency=2_000, timeout_graceful_shutdown=_LEAVING_SECONDS,
+    )  # fmt: skip
+    return uvicorn.Server(config)
 
 
 def require_packages() -> None:

@@ -59,6 +59,7 @@ SECTIONS: dict[str, tuple[Plot, ...]] = {
         Plot("class by captions, top-1", ("validation/class_captions/accuracy@1",)),
     ),
     "Radii and cones": (
+        Plot("distance of images and texts from the origin", ("radius/image", "radius/text")),
         Plot("norms of images", ("norm/image",), "histograms"),
         Plot("norms of texts", ("norm/text",), "histograms"),
         Plot("scales of the features", ("alpha/image", "alpha/text")),

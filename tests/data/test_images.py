@@ -1,5 +1,6 @@
 """Whatever people have for pictures is read as viewers show it, or named in one line."""
 
+import contextlib
 import errno
 import io
 import os
@@ -245,6 +246,18 @@ class TestWhatIsNotAnImage:
         noise.save(data, kind)
         (tmp_path / "bird.jpg").write_bytes(data.getvalue()[: int(share * len(data.getvalue()))])
         assert "does not decode" in error_of(tmp_path / "bird.jpg")
+
+    def test_damaged_data_of_a_png_is_an_error_and_not_the_end_of_the_process(self, tmp_path):
+        Image.new("RGB", (200, 100), "red").save(tmp_path / "a.png")
+        content, refused = bytearray((tmp_path / "a.png").read_bytes()), 0
+        start = content.index(b"IDAT") + 4
+        for place in range(start, start + 40):
+            (tmp_path / "b.png").write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+            with contextlib.suppress(UserError):
+                read_image(tmp_path / "b.png")
+                refused -= 1
+            refused += 1
+        assert refused > 20
 
     def test_what_is_no_file_is_not_waited_for(self, tmp_path):
         os.mkfifo(tmp_path / "pipe.jpg")

@@ -27,8 +27,9 @@ SMALL_TOWERS = ("encoder=small", "encoder.image.image_size=32", "encoder.text.ar
 class Row:
     """How the commands of one form are tried.
 
-    In `add` and `change`, {run} is a finished tiny run, {birds}, {cub} and {persons} are tiny data sets, {picture} is
-    an image, and {here} is an empty folder, where the command is run.
+    In `add` and `change`, {run} is a finished tiny run, {index} an index of its images, {birds}, {cub} and {persons}
+    are tiny data sets, {picture} is an image, {queries} a file of sentences, and {here} is an empty folder, where the
+    command is run.
 
     Attributes:
         form: A regular expression that fits the whole command.
@@ -117,6 +118,26 @@ ROWS = (
         exit_code=2,
     ),
     Row(
+        r"python scripts/search\.py index=<index> .*",
+        change=(
+            ("<index>", "{index}"), ("<file>", "{picture}"), ("queries=queries.txt", "queries={queries}"),
+            ("output=hits", "output={here}/hits"),
+        ),
+        says="score",
+        makes="hits.*",
+    ),
+    Row(
+        r'python scripts/search\.py run=<run folder> images=<folder> "a red bird"',
+        change=(("<folder>", "{birds}/images"),),
+        add=("workers=0",),
+        says="score",
+    ),
+    Row(
+        r"python scripts/index\.py run=<run folder> split=test",
+        add=("workers=0", "output={here}/index"),
+        says="images (",
+    ),
+    Row(
         r"python scripts/search\.py .*",
         change=((r"run=\S+", "run={run}"), (r"images=\S+", "images={birds}/images")),
         add=("workers=0",),
@@ -143,8 +164,8 @@ ROWS = (
     Row(r"python scripts/compare\.py .* --transfer persons", add=("--help",), says="--transfer"),
     Row(r"python scripts/compare\.py runs/\S+ runs/\S+", change=((r"runs/\S+", "{run}"),), says="± 0.0"),
     Row(
-        r"python scripts/index\.py run=<run folder> images=<folder> output=<index>",
-        change=(("<folder>", "{birds}/images"), ("<index>", "{here}/index")),
+        r"python scripts/index\.py run=<run folder> images=\S+ output=<index>",
+        change=((r"images=\S+", "images={birds}/images"), ("<index>", "{here}/index")),
         add=("workers=0",),
         makes="index/index.json",
     ),
@@ -194,6 +215,11 @@ ROWS = (
     ),
     # `--help`: a server for a moment would cost ten seconds, and tests/page has many requests at once.
     Row(r"python scripts/benchmark\.py page index=<index>", add=("--help",), says="--clients"),
+    Row(
+        r"python scripts/benchmark\.py search --threads 2",
+        add=("--size", "3000", "--dimension", "16", "--repeats", "1"),
+        says="half precision",
+    ),
     Row(
         r"python scripts/benchmark\.py step",
         add=("--batch", "2", "--repeats", "1", *SMALL_TOWERS),

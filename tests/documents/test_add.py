@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from conftest import COLOURS
-from examples import code, copy_of_project, examples
 from pages import EXAMPLES, commands
 from table import PLAIN, SMALL_TOWERS
 
+from examples import code, copy_of_project, examples
 from meru.files import PROJECT
 
 PAGE = EXAMPLES[0]

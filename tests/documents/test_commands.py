@@ -18,6 +18,7 @@ from table import FEW_BIRDS, FIRST_COMMAND, QUICK, ROWS, Row, row_of
 from meru.configuration import check
 from meru.configuration.overrides import readable, typed_keys
 from meru.files import PROJECT
+from meru.index.building import Wanted, build_index
 
 # A Python that has everything and says how it was called.
 ECHO = '#!/bin/sh\ncase $1 in *check_environment.py) ;; *) printf "%s\\n" "$@" ;; esac\n'
@@ -49,15 +50,27 @@ def run_and_birds(tmp_path_factory) -> tuple[Path, Path]:
     return run, birds
 
 
+@pytest.fixture(scope="module")
+def index_of_birds(run_and_birds, tmp_path_factory) -> Path:
+    """An index of the pictures of that run, made in this process."""
+    run, birds = run_and_birds
+    folder = tmp_path_factory.mktemp("index") / "index"
+    build_index(Wanted(str(run), str(birds / "images"), output=str(folder), workers=0))
+    return folder
+
+
 @pytest.fixture
 def fill(request, tmp_path) -> Callable[[str], str]:
-    """Puts the tests' own folders and files in place of {run}, {birds}, {cub}, {persons}, {picture} and {here}."""
+    """Puts the tests' own folders and files in place of {run}, {here} and the other names of table.py."""
 
     def place(name: str) -> Path:
         if name == "here":
             return tmp_path
-        if name in ("cub", "persons"):
-            return request.getfixturevalue({"cub": "cub_folder", "persons": "person_folder"}[name])
+        if fixture := {"cub": "cub_folder", "persons": "person_folder", "index": "index_of_birds"}.get(name):
+            return request.getfixturevalue(fixture)
+        if name == "queries":
+            (tmp_path / "queries.txt").write_text("a red bird\na blue bird\n")
+            return tmp_path / "queries.txt"
         run, birds = request.getfixturevalue("run_and_birds")
         return {"run": run, "birds": birds, "picture": next((birds / "images").rglob("*.jpg"))}[name]
 
@@ -129,7 +142,7 @@ def test_every_row_has_a_command():
 @pytest.mark.parametrize("document", [name for name in documents() if blocks(name, "python") and name not in EXAMPLES])
 def test_python(document, fill, capsys):
     for block in blocks(document, "python"):
-        exec(fill(block.replace("bird.jpg", "{picture}").replace(RUN, "{run}")), {})
+        exec(fill(block.replace("bird.jpg", "{picture}").replace(RUN, "{run}").replace("<index>", "{index}")), {})
     assert "tensor" in capsys.readouterr().out
 
 

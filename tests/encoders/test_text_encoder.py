@@ -129,3 +129,8 @@ def test_a_long_caption_is_cut_behind_a_whole_word_and_keeps_its_end():
 def test_unreadable_architecture_is_one_clear_line(architecture):
     with pytest.raises(UserError, match="architecture"):
         TextTransformer(architecture=architecture)
+
+
+def test_words_of_any_script_are_shown_as_they_are_written():
+    tokenizer = CaptionTokenizer(context_length=20)
+    assert [word for word, _ in tokenizer.words(tokenizer("红色的鸟 Café"))] == ["红色的鸟", "café"]

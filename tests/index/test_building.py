@@ -89,6 +89,19 @@ def test_only_new_and_changed_images_are_embedded_again(cub_run, photos, tmp_pat
     assert embedded == [] and len(list((tmp_path / "index").glob("points.*"))) == 1
 
 
+def test_texts_are_embedded_once(cub_run, photos, tmp_path, monkeypatch):
+    (tmp_path / "texts.txt").write_text("a cat\na dog\n")
+    options = {"texts": str(tmp_path / "texts.txt"), "labels": "none"}
+    before = build_index(wanted(cub_run, photos, tmp_path / "index", **options)).index.text_points.clone()
+    with monkeypatch.context() as patched:
+        patched.setattr(building.Embedding, "texts", None)
+        again = build_index(wanted(cub_run, photos, tmp_path / "index", **options)).index
+    assert torch.equal(again.text_points, before) and len(before) == 2
+    (tmp_path / "texts.txt").write_text("a cat\na mouse\n")
+    changed = build_index(wanted(cub_run, photos, tmp_path / "index", **options)).index
+    assert torch.equal(changed.text_points[0], before[0]) and not torch.equal(changed.text_points[1], before[1])
+
+
 def test_a_stopped_command_is_taken_up_again(cub_run, photos, tmp_path, embedded, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -200,8 +213,10 @@ def test_images_of_the_run_have_labels_and_its_captions_are_texts(cub_run, cub_f
         name for name in ("Red bird 0", "Green bird 1", "Blue bird 2") for _ in range(2)
     ]
     assert index.facts.class_kind == "class" and "red bird number 1" in " ".join(index.texts)
-    label = index.text_labels[next(i for i, text in enumerate(index.texts) if "blue" in text and "number" in text)]
-    assert index.label_names[label] == "Blue bird 2"
+    assert index.label_names[index.label_of_text("a blue bird number 5")] == "Blue bird 2"  # of a test image
+    assert index.label_of_text("another text") is None
+    averages = [text for text, kind in zip(index.texts, index.text_kinds, strict=True) if kind != "caption"]
+    assert set(index.facts.label_names) <= {*averages} and averages[-1] == "all captions"
     whole = build_index(Wanted(str(cub_run), str(cub_folder / "images"), output=str(cub_run / "other"), workers=0))
     assert len(whole.index) == 18 and None not in whole.index.labels
     shutil.rmtree(cub_run / "index")
@@ -214,7 +229,8 @@ def test_own_labels_and_texts(cub_run, photos, tmp_path):
     files = {"labels": str(tmp_path / "labels.csv"), "texts": str(tmp_path / "texts.txt")}
     index = build_index(wanted(cub_run, photos, tmp_path / "index", **files)).index
     assert index.labels == [0, None, None, None, None, 1] and index.label_names == ["cat", "dog"]
-    assert index.texts == ["a cat", "a dog"] and index.text_labels is None
+    assert index.texts == ["a cat", "a dog"] and index.label_of_caption == {}
+    assert index.text_kinds == ["caption", "caption"]
     plain = build_index(wanted(cub_run, photos, tmp_path / "plain", labels="none", texts="none")).index
     assert plain.labels is None and plain.texts == [] and plain.text_points.shape == (0, index.facts.dimension)
 
@@ -337,3 +353,12 @@ def test_faiss_finds_what_the_facts_say(cub_run, photos, tmp_path):
     exact, found = index.exact.search(index.points([2]), 6), index.search(index.points([2]), 6)
     assert torch.equal(exact[1], found[1])
     assert json.loads((tmp_path / "index" / "index.json").read_text())["recall"] == 1.0
+
+
+@pytest.mark.parametrize("damaged", ["[1]", '{"x": "gulls"}', '{"1": 2}', "{"])
+def test_a_damaged_file_of_names_is_named(cub_run, photos, tmp_path, damaged):
+    index = build_index(wanted(cub_run, photos, tmp_path / "index", texts="none")).index
+    assert index.cluster_names == {}
+    (index.folder / "cluster_names.json").write_text(damaged)
+    with pytest.raises(UserError, match="cluster_names.json cannot be read .*repair or remove it"):
+        dict(index.cluster_names)

@@ -249,6 +249,10 @@ def test_logs_tell_what_users_of_meru_ask_for(batch):
             "clamped/curvature", "clamped/lift_image", "clamped/lift_text", "clamped/half_aperture",
             "clamped/logit_scale"} <= set(logs)  # fmt: skip
     assert logs["norm/image"].shape == (4,)
+    c, norms = logs["curvature"], logs["norm/text"]
+    expected = torch.asinh(c.sqrt() * norms).mean() / c.sqrt()
+    torch.testing.assert_close(logs["radius/text"], expected)
+    assert logs["radius/image"] > 0
     assert not any(value.requires_grad for value in logs.values())
 
 

@@ -39,7 +39,8 @@ class FakeIndex:
         directions = torch.eye(4)[[place % 3 for place in range(images)]]
         self._points = self.space.lift(directions + 0.1 * torch.rand(images, 4, generator=generator))
         self.texts = list(TEXTS)
-        self.text_labels = [number // 3 for number in range(len(TEXTS))]
+        self.text_kinds = ["caption"] * len(TEXTS)
+        self.label_of_caption = {text: number // 3 for number, text in enumerate(TEXTS)}
         self.text_points = torch.stack([embedded(self.space, text) for text in TEXTS])
         self.root = self.space.root(self._points)
         self.disk = DiskView.fit(self.space, self._points, self.text_points)
@@ -47,6 +48,9 @@ class FakeIndex:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def label_of_text(self, text: str) -> int | None:
+        return self.label_of_caption.get(text)
 
     def path(self, place: int) -> Path:
         return Path(self.facts.images) / self.names[place]

@@ -156,6 +156,14 @@ def test_a_file_that_is_no_image_gives_one_line_and_the_page_goes_on(visit):
     expect(page.tab.get_by_role("alert")).to_be_empty()
 
 
+def test_a_first_search_that_is_refused_does_not_seem_to_go_on(visit):
+    page = visit()
+    page.tab.goto(f"{page.address}?q=%20")
+    expect(page.tab.get_by_role("alert")).to_contain_text("text is empty")
+    expect(page.tab.locator(".about p")).to_be_empty()
+    assert len(page.wrong) == 1 and "422" in page.wrong.pop()  # the browser logs the refusal by itself
+
+
 def test_a_word_that_is_clicked_shows_where_it_looks(visit):
     tab = visit("?q=a+red+thing").tab
     tab.get_by_role("group", name="Words of the query").get_by_role("button", name="red").click()
@@ -205,6 +213,31 @@ def test_a_point_of_the_disk_shows_its_thumbnail_and_marks_its_result(visit):
     expect(tab.locator("li.pointed b")).to_have_text("1")
 
 
+def test_texts_that_are_met_say_what_they_are(visit):
+    tab = visit().tab
+    kinds = {"caption": "a <b>", "class": "Gull", "family": "Gull (3 classes)", "all": "all", "root": None}
+    met = [
+        {"share": number / 5, "text": text, "kind": kind, "place": [0, 0]}
+        for number, (kind, text) in enumerate(kinds.items())
+    ]
+
+    def altered(route):
+        answer = route.fetch().json()
+        answer["path"] |= {"met": met, "filter": "radius"}
+        answer["query"]["unknown"] = ["grene"]
+        route.fulfill(json=answer)
+
+    tab.route("**/api/search", altered)
+    tab.locator("#text").fill("a green thing")
+    tab.locator("#text").press("Enter")
+    said = [
+        "a <b>0%", "Gullclass20%", "Gull (3 classes)family40%", "all captionsaverage60%", "everything (the root)80%",
+    ]  # fmt: skip
+    expect(tab.locator("#met li")).to_have_text(said)
+    expect(tab.locator("#met p")).to_contain_text("at least as near to the root")
+    expect(tab.locator("#text-note")).to_contain_text("grene")
+
+
 def test_matches_have_signs_beside_colours(visit, index):
     page = visit("?image=0")
     marks = [page.tab.locator(f"li[data-image='{image}'] .mark").text_content() for image in page.images()]
@@ -217,7 +250,7 @@ def test_the_language_is_switched_and_remembered(visit):
     tab = page.tab
     tab.get_by_role("button", name="中文").click()
     expect(tab.locator("html")).to_have_attribute("lang", "zh-CN")
-    expect(tab.locator("#walk-title")).to_have_text("要多笼统？")
+    expect(tab.locator("#walk-title")).to_have_text("抽象程度")
     expect(tab.locator(".about p")).to_contain_text("24 个结果")
     tab.goto(page.address)
     expect(tab.get_by_role("button", name="English")).to_be_visible()

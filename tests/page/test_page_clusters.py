@@ -100,6 +100,7 @@ def test_a_name_is_kept_and_can_be_taken_away(page):
         ({"cluster": 2, "name": ["x"]}, 400),
         ({"cluster": 2, "name": None}, 400),
         ({"cluster": 2, "name": "x", "size": 3}, 400),
+        ({"cluster": 1, "name": "gull\u200d"}, 422),
     ],
 )
 def test_a_wrong_name_is_refused_and_changes_nothing(page, values, status):

@@ -109,9 +109,16 @@ def test_words_beyond_the_context_are_counted(page):
 
 def test_an_index_without_captions_is_searched_and_meets_only_the_root(tmp_path):
     index = FakeIndex(tmp_path)
-    index.texts, index.text_points, index.text_labels = [], index.text_points[:0], None
+    index.texts, index.text_kinds, index.text_points = [], [], index.text_points[:0]
     answer = Engine("bare", index, FakeAsker(index)).search(Question("bare", text="a red bird"))
     assert [met["text"] for met in answer["path"]["met"]] == [None]
+
+
+def test_captions_of_the_persons_in_an_index_are_suggested(tmp_path):
+    index = FakeIndex(tmp_path)
+    index.facts.class_kind = "identity"
+    index.label_of_caption = {"a man in red": 0, "a woman of another index": 77}
+    assert Engine("persons", index, FakeAsker(index)).describe()["suggestions"] == ["a man in red"]
 
 
 def test_a_model_without_a_text_tower_says_so(page):
@@ -159,3 +166,55 @@ def test_attention_of_one_word_is_shown_as_it_is_and_of_an_upload_too(page):
     answer = page.client.post("/api/attention", json={"index": "tiny", "text": "red", "upload": upload}).json()
     (weights,) = answer["weights"]
     assert min(weights) == 0 and max(weights) == 1 and answer["note"] is None
+
+
+def test_a_query_that_is_a_caption_meets_others_than_itself(tmp_path):
+    index = FakeIndex(tmp_path)
+    index.texts, index.text_kinds = ["a red bird", "a bird"], ["caption"] * 2
+    # The first lies in its own cone only; the second is nearer to the root, but in another direction.
+    asker = FakeAsker(index)
+    other = index.space.lift(torch.tensor([0.25, 0.25, 0, 0.2]))
+    index.text_points = torch.stack([asker.embed_text("a red bird"), other])
+    path = Engine("tiny", index, asker).search(Question("tiny", text="a red bird"))["path"]
+    assert path["filter"] == "radius" and [stage["text"] for stage in path["met"]] == ["a red bird", "a bird", None]
+
+
+def test_a_space_without_cones_says_that_the_nearest_texts_are_met(tmp_path):
+    assert FakePage(tmp_path, curved=False).search(text="a red bird")["path"]["filter"] == "none"
+
+
+def test_averages_are_told_from_captions_and_suggested_never(tmp_path):
+    index = FakeIndex(tmp_path)
+    index.texts += ["a red bird", "all captions"]  # a class may be called as a caption is
+    index.text_points = torch.cat([index.text_points, index.text_points[:1] / 2, index.text_points[:1] / 4])
+    index.text_kinds = [*index.text_kinds, "class", "all"]
+    tried = Engine("tiny", index, FakeAsker(index))
+    assert "all captions" not in tried.describe()["suggestions"]
+    answer = tried.search(Question("tiny", text="a red bird"))
+    assert answer["query"]["label"] == "red"
+    kinds = {stage["text"]: stage["kind"] for stage in answer["path"]["met"]}
+    assert kinds["all captions"] == "all" and kinds[None] == "root"
+
+
+def test_words_that_no_text_has_are_told_if_there_are_enough_texts(tmp_path, monkeypatch):
+    asked = {"text": "a purple Bird, 红色的鸟 purple"}
+    assert FakePage(tmp_path / "few").search(**asked)["query"]["unknown"] == []
+    monkeypatch.setattr(engine, "ENOUGH_TEXTS", 5)
+    page = FakePage(tmp_path / "many")
+    assert page.search(**asked)["query"]["unknown"] == ["purple", "红色的鸟"]
+    assert page.search(image=0)["query"]["unknown"] == []
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_images_that_are_equally_far_from_the_root_are_told(tmp_path, equal):
+    index = FakeIndex(tmp_path)
+    if equal:
+        index._points = index.space.lift(torch.nn.functional.normalize(torch.rand(12, 4), dim=1))
+    assert Engine("tiny", index, FakeAsker(index)).describe()["equal_radii"] is equal
+
+
+def test_indexes_of_one_model_are_told_apart_by_their_ids(tmp_path):
+    page = FakePage(tmp_path)
+    page.page.engines["second"] = Engine("second", page.index, page.asker)
+    indexes = page.client.get("/api/state").json()["indexes"]
+    assert [index["name"] for index in indexes] == ["tiny (tiny)", "tiny (second)"]

@@ -3,11 +3,11 @@
 /** What the address asks for; missing values are null. */
 export function readAddress() {
   const given = new URLSearchParams(location.search);
-  const number = (key) => (/^\d+(\.\d+)?$/.test(given.get(key) ?? "") ? Number(given.get(key)) : null);
+  const number = (key, form) => (form.test(given.get(key) ?? "") ? Number(given.get(key)) : null);
   return {
     text: given.get("q"),
-    image: number("image"),
-    generality: Math.min(number("general") ?? 0, 1),
+    image: number("image", /^\d+$/),
+    generality: Math.min(number("general", /^\d+(\.\d+)?$/) ?? 0, 1),
     index: given.get("index"),
     beside: given.get("beside"),
     view: given.get("view") === "groups" ? "groups" : "search",

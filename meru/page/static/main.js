@@ -166,10 +166,17 @@ class Page {
   answered(pane, fresh) {
     serverAnswered();
     if (pane === this.panes[0] && this.form.query?.text) this.form.showWords(pane.answer.query);
-    this.walk.show(this.panes.map(({ index, answer }) => ({ title: index.name, path: answer?.path })));
+    this.showWalk();
     const limit = Math.min(this.state.limits?.top ?? 100, pane.index.images);
     pane.more.hidden = pane.answer.results.length >= limit || pane.answer.results.length < this.top;
     if (fresh || this.panes[0] === pane) announce(`${pane.index.name}: ${pane.describe()}`);
+  }
+
+  showWalk() {
+    const paths = this.panes.map(({ index, answer }) => {
+      return { title: index.name, path: answer?.path, still: index.equal_radii };
+    });
+    this.walk.show(paths);
   }
 
   more() {
@@ -223,7 +230,7 @@ class Page {
     this.fillChoices();
     this.form.fit(this.panes[0].index, this.state.limits ?? {});
     this.panes.forEach((pane) => pane.again());
-    this.walk.show(this.panes.map(({ index, answer }) => ({ title: index.name, path: answer?.path })));
+    this.showWalk();
     this.groups.render();
     this.write();
   }

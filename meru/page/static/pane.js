@@ -80,6 +80,8 @@ export class Pane {
         this.running = null;
         if (this.wanted) this.run();
         else this.element.removeAttribute("aria-busy");
+        // After an error, nothing is being searched for any more.
+        if (!this.answer) this.name();
       }
     }
   }

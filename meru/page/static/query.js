@@ -130,8 +130,10 @@ export class QueryForm {
     settle(byId("words"), "button");
     byId("words-hint").hidden = !words.length;
     const note = byId("text-note");
-    note.hidden = !answer?.cut;
-    if (answer?.cut) note.textContent = say("cut", { count: answer.cut });
+    const notes = answer?.cut ? [say("cut", { count: answer.cut })] : [];
+    if (answer?.unknown?.length) notes.push(say("unknown", { words: answer.unknown.join(", ") }));
+    note.hidden = !notes.length;
+    note.textContent = notes.join(" ");
   }
 
   /** Fits the form to the index: what it offers as examples, whether its model reads text. */

@@ -14,8 +14,11 @@ export function stageAt(met, share) {
   return at;
 }
 
-/** The name of a stage; the root has no text of its own. */
-export const stageName = (stage) => (stage.text === null ? say("everything") : stage.text);
+/** The name of a stage; the root has no text of its own, and that of all captions is the page's. */
+export function stageName(stage) {
+  if (stage.text === null) return say("everything");
+  return stage.kind === "all" ? say("all_captions") : stage.text;
+}
 
 /** `moved(share)` follows every movement at once, `changed(share)` once the slider pauses. */
 export class Walk {
@@ -43,18 +46,24 @@ export class Walk {
     this.changed(this.share);
   }
 
-  /** Shows the paths of the indexes side by side: [{title, path}]; a path is null before the first answer. */
+  /**
+   * Shows the paths of the indexes side by side: [{title, path, still}]; a path is null before the first answer.
+   * `still`: a move towards the root does not change the order of the results.
+   */
   show(paths) {
     this.paths = paths.filter(({ path }) => path?.met?.length);
     byId("met").hidden = !this.paths.length;
     const lists = this.paths.map(({ title, path }) => {
       const stages = path.met.map((stage) => this.stage(stage));
       const name = this.paths.length > 1 ? [make("h3", {}, title)] : [];
-      // Otherwise a text is met only where its cone holds the way.
-      const note = path.filter === "none" ? make("p", { class: "quiet" }, say("met_nearest")) : null;
+      const some = path.met.some(({ text }) => text !== null);
+      const note = some ? make("p", { class: "quiet" }, say(`met_${path.filter}`)) : null;
       return make("div", {}, ...name, note, make("ol", { class: "stages" }, ...stages));
     });
     byId("met-lists").replaceChildren(...lists);
+    const still = this.paths.filter(({ still }) => still).map(({ title }) => title);
+    byId("walk-note").hidden = !still.length;
+    byId("walk-note").textContent = say("equal_radii", { index: still.join(", ") });
     this.showTicks();
     this.showStage();
   }
@@ -66,7 +75,10 @@ export class Walk {
     };
     const text = make("span", { dir: "auto", class: stage.text === null ? "root" : null }, stageName(stage));
     const share = make("span", { class: "quiet" }, formatPercent(stage.share));
-    return make("li", {}, make("button", { type: "button", onclick: go }, text, share));
+    // A class, or several, is the average of its captions, not a sentence that someone wrote.
+    const average = ["class", "family", "all"].includes(stage.kind);
+    const kind = average ? make("span", { class: "kind", title: say("average_hint") }, say(`kind_${stage.kind}`)) : null;
+    return make("li", {}, make("button", { type: "button", onclick: go }, text, kind, share));
   }
 
   showTicks() {
@@ -101,6 +113,6 @@ export class Walk {
     if (!this.paths.length) return say("at_share", { percent });
     const { met } = this.paths[0].path;
     const stage = met[stageAt(met, this.share)];
-    return stage.text === null ? say("past_texts", { percent }) : say("at_stage", { percent, near: stage.text });
+    return stage.text === null ? say("past_texts", { percent }) : say("at_stage", { percent, near: stageName(stage) });
   }
 }
