@@ -21,6 +21,7 @@ GROUPS = ("class", "family", "everything")  # from below to above
 PROJECTIONS = ("tangent", "co_sne")
 EXACT = "Distances from the root are exact (dotted rings); directions are projected from {} dimensions to 2."
 ABOUT = "CO-SNE keeps neighbours; distances from the root (dotted rings) are off by {:.0%} on average."
+NEIGHBOURS_ALONE = "CO-SNE keeps neighbours; points of a sphere have no distance from a root."
 SHARED = "Points of a sphere have no distance from a root: only their projected directions differ."
 
 
@@ -70,9 +71,12 @@ def _placed(sample: Sample, points: dict[str, Tensor], projection: str) -> tuple
         raise ValueError(f"projection={projection}: choose one of {', '.join(PROJECTIONS)}")
     every = torch.cat(list(points.values()))
     placed = co_sne(space, every)
+    kinds = dict(zip(points, placed.split([len(each) for each in points.values()]), strict=True))
+    if not space.has_cones:
+        return kinds, NEIGHBOURS_ALONE
     wanted = torch.atanh(unit_radius(space, every))  # half the distances
     error = float((torch.atanh(placed.norm(dim=1)) - wanted).abs().mean() / wanted.mean())
-    return dict(zip(points, placed.split([len(each) for each in points.values()]), strict=True)), ABOUT.format(error)
+    return kinds, ABOUT.format(error)
 
 
 def _branches(sample: Sample) -> Sequence[tuple[int, int]]:

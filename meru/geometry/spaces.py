@@ -131,12 +131,14 @@ class Sphere(Space):
     def geodesic(self, x: Tensor, y: Tensor, share: Tensor | float) -> Tensor:
         """Point of the shorter great circle; between opposite points, which have no shorter one, x or y itself."""
         with full_precision(1.0, x, y) as (_, x, y):
+            # In double precision and of length 1: the sine of the angle is small near opposite points.
+            dtype, x, y = x.dtype, F.normalize(x.double(), dim=-1), F.normalize(y.double(), dim=-1)
             share = torch.as_tensor(share, dtype=x.dtype, device=x.device)[..., None]
             angle = self.distance(x, y)[..., None]
             apart = (angle > 0) & (angle < torch.pi * (1 - 1e-6))
             sine = torch.where(apart, angle, 1).sin()
             on_circle = (((1 - share) * angle).sin() * x + (share * angle).sin() * y) / sine
-            return torch.where(apart, on_circle, torch.where(share < 0.5, x, y))
+            return torch.where(apart, on_circle, torch.where(share < 0.5, x, y)).to(dtype)
 
     def root(self, points: Tensor) -> Tensor:
         """The average of the points, as in MERU's paper, because the sphere has no origin."""

@@ -10,6 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from meru.errors import UserError
+from meru.files import os_error_message
+
 POINTS, LINES = "building.f32", "building.jsonl"
 
 
@@ -64,12 +67,18 @@ class Journal:
         self.entries = {name: self.entries[name] for name in names}
 
     def append(self, entries: list[dict], points: Tensor) -> None:
-        """Add images, each with `name`, `size`, `time` and what else is known of it, and their points `(B, D)`."""
-        with self.points_file.open("ab") as file:
-            file.write(points.float().contiguous().numpy().data)
-        with self.lines_file.open("a", encoding="utf-8", errors="surrogateescape") as file:
-            for entry in entries:
-                file.write(json.dumps(entry) + "\n")
+        """Add images, each with `name`, `size`, `time` and what else is known of it, and their points `(B, D)`.
+
+        Raises:
+            UserError: if they cannot be written.
+        """
+        try:
+            with self.points_file.open("ab") as file:
+                file.write(points.float().contiguous().numpy().data)
+            with self.lines_file.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        except OSError as error:
+            raise UserError(f"cannot write {self.points_file.parent}: {os_error_message(error)}", exit_code=1) from None
         for entry in entries:
             self._add(entry)
 

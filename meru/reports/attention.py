@@ -77,7 +77,7 @@ def attention_figure(
         scale = ScalarMappable(Normalize(-reach, reach), COLOUR_MAP)  # the maps' own would be transparent
         bar = figure.colorbar(scale, ax=list(axes), location="bottom", shrink=0.6, aspect=40, pad=0.02)
         bar.set_ticks(
-            [-reach, 0, reach], labels=["less than the caption", "same", "more than the caption"], fontsize=10
+            [-reach, 0, reach], labels=["less than\nthe caption", "same", "more than\nthe caption"], fontsize=10
         )
     return figure
 

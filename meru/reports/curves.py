@@ -25,7 +25,8 @@ def curves_figure(
 
     Args:
         panels: Name of a figure → name of a configuration → the curve of each of its runs. With three runs or more, the
-            line is their mean and the band one standard deviation to each side; with two, the band spans both.
+            line is their mean and the band one standard deviation to each side; with two, the band spans both. Runs
+            that have no epoch in common are a line each.
         percent: Names of figures that are shares.
         title: Written above.
     """
@@ -36,13 +37,16 @@ def curves_figure(
         figure.suptitle(printable(title, width=50 * columns), fontsize=13)
     axes = figure.subplots(rows, columns, sharex=True, squeeze=False).flatten()
     names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
+    seeds = {name: max(len(runs.get(name, ())) for runs in panels.values()) for name in names}
     lines = {}
     for axis, (figure_name, runs) in zip(axes, panels.items(), strict=False):
         for name, curves in runs.items():
             number = names.index(name)
             colour, style = OTHERS[number % len(OTHERS)], STYLES[number // len(OTHERS) % len(STYLES)]
-            label = name if len(curves) == 1 else f"{name} ({len(curves)} seeds)"
-            lines[label] = draw_band(axis, curves, color=colour, linestyle=style)
+            label = name if seeds[name] == 1 else f"{name} ({seeds[name]} seeds)"
+            alike = set.intersection(*({x for x, _ in curve} for curve in curves))
+            for together in [curves] if alike else [[curve] for curve in curves]:
+                lines[label] = draw_band(axis, together, color=colour, linestyle=style)
         _dress(axis, figure_name, percent=figure_name in percent)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()

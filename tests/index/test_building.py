@@ -16,6 +16,7 @@ from meru.index import building
 from meru.index.asking import Asker
 from meru.index.building import Wanted, build_index, format_made
 from meru.index.folder import open_index
+from meru.index.journal import Journal
 
 
 @pytest.fixture
@@ -125,6 +126,63 @@ def test_a_stopped_command_is_taken_up_again(cub_run, photos, tmp_path, embedded
         expected = meru.load(cub_run).encode_image([photos / name for name in made.index.names])
     torch.testing.assert_close(made.index.points(range(6)), expected)
     assert not list((tmp_path / "index").glob("building.*"))
+
+
+def test_an_image_that_changed_after_a_command_was_stopped_has_its_new_point(
+    cub_run, photos, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(building, "write_index", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        build_index(wanted(cub_run, photos, tmp_path / "index"))
+    for name, colour in (("0.png", "yellow"), ("1.png", "pink")):
+        Image.new("RGB", (50, 50), colour).save(photos / name)
+    made = build_index(wanted(cub_run, photos, tmp_path / "index"))
+    with torch.no_grad():
+        expected = meru.load(cub_run).encode_image([photos / name for name in made.index.names])
+    torch.testing.assert_close(made.index.points(range(6)), expected)
+
+
+@pytest.mark.parametrize("line", ["null", '"0.png"', '{"size": 1}', '{"name": "lost'])
+def test_a_damaged_line_of_the_journal_ends_it(tmp_path, line):
+    options = {"fingerprint": "x", "dimension": 2}
+    Journal(tmp_path, **options).append([{"name": "a", "size": 1, "time": 1}], torch.ones(1, 2))
+    with open(tmp_path / "building.jsonl", "a") as file:
+        file.write(f"{line}\n" + json.dumps({"name": "b", "size": 1, "time": 1}) + "\n")
+    with open(tmp_path / "building.f32", "ab") as file:
+        file.write(b"\0" * 16)
+    journal = Journal(tmp_path, **options)
+    assert journal.entries.keys() == {"a"}
+    journal.append([{"name": name, "size": 1, "time": 1} for name in "ca"], torch.tensor([[3.0, 3], [4, 4]]))
+    for again in (journal, Journal(tmp_path, **options)):
+        points = {name: again.points()[entry["row"]].tolist() for name, entry in again.entries.items()}
+        assert points == {"a": [4, 4], "c": [3, 3]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,label\n", "holds no label"),
+        ("image;label\n0.png;A\n", "must name the columns image and label"),
+        ("image,label\nnowhere.png,A\n", "1 of 1 images are not in .*: write paths inside that folder"),
+        ("image,label\n0.png,A\n0.png,B\n", "0.png has the labels A and B: keep one"),
+        ('image,label\n0.png,"A\n', "is no CSV file"),
+        ("image,label\n0.png," + "x" * 200_000, "is no CSV file"),
+    ],
+)
+def test_labels_that_say_nothing_are_refused(cub_run, photos, tmp_path, text, message):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        build_index(wanted(cub_run, photos, tmp_path / "index", labels=str(tmp_path / "labels.csv")))
+    assert not (tmp_path / "index").exists()
+
+
+def test_labels_as_spreadsheets_write_them(cub_run, photos, tmp_path, caplog):
+    lines = ["image,label", '0.png,"large\nbird"', '1.png,"a, ""b"""', "0.png,large bird", "nowhere.png,c", ",", "2.png"]
+    (tmp_path / "labels.csv").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    index = build_index(wanted(cub_run, photos, tmp_path / "index", labels=str(tmp_path / "labels.csv"))).index
+    names = [None if label is None else index.label_names[label] for label in index.labels]
+    assert names == ["large bird", 'a, "b"', None, None, None, None]
+    assert "1 of 3 images are not in" in caplog.text
 
 
 def test_unreadable_images_are_listed_with_the_reason(cub_run, photos, tmp_path, caplog):
@@ -254,6 +312,20 @@ def test_damaged_facts_are_one_line(cub_run, photos, tmp_path, text):
     build_index(wanted(cub_run, photos, tmp_path / "index"))
     (tmp_path / "index" / "index.json").write_text(text)
     with pytest.raises(UserError, match="make the index again"):
+        open_index(tmp_path / "index")
+    assert len(build_index(wanted(cub_run, photos, tmp_path / "index")).index) == 6  # and it can be made again
+    assert len(open_index(tmp_path / "index")) == 6
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [("count", "6"), ("generation", 1.5), ("curvature", -1), ("curvature", "1"), ("longest", None), ("kind", "x")],
+)
+def test_facts_that_cannot_be_are_one_line(cub_run, photos, tmp_path, fact, value):
+    build_index(wanted(cub_run, photos, tmp_path / "index"))
+    path = tmp_path / "index" / "index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), fact: value}))
+    with pytest.raises(UserError, match="is damaged: make the index again"):
         open_index(tmp_path / "index")
 
 

@@ -94,6 +94,15 @@ def test_equal_points_come_in_their_order_and_k_may_exceed_their_number():
         assert rows.tolist() == [[0, 1, 2, 3, 4, 5]] and scores.isfinite().all()
 
 
+@pytest.mark.parametrize("space", [Euclidean(), Hyperboloid(1.0)], ids=["euclidean", "hyperboloid"])
+@pytest.mark.parametrize("length", [0.0, 1e-20, 1e-6])
+def test_points_at_the_origin_are_all_found(space, length):
+    points = length * torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    points[3] = 0
+    scores, rows = ExactScan.of(space, points).search(points[[0, 3]], 100)
+    assert scores.isfinite().all() and all(sorted(of_query) == list(range(50)) for of_query in rows.tolist())
+
+
 def test_own_numbers_keep_small_radii():
     """y_t − 1/√c in float32 would be 0."""
     c, y = 0.5, torch.full((1, 4), 1e-5)

@@ -118,6 +118,8 @@ def test_an_image_that_is_gone_is_a_line_in_the_picture(cub_run, tmp_path):
         (["text=a"], "give index=<index folder>, or run=<run folder> images=<folder>"),
         (["run=x", "text=a"], "give index=<index folder>, or run=<run folder> images=<folder>"),
         (["index=x", "run=x", "images=.", "a"], "give index=<index folder>, or run=<run folder> images=<folder>"),
+        (["index=x", "run=x", "a"], "give index=<index folder>, or run=<run folder> images=<folder>"),
+        (["index=x", "a", "red", "bird"], 'write the sentence in quotes: "a red bird"'),
         (["run=x", "images=x"], "images=x: there is no such folder"),
         (["run=x", "images=x", "text= "], "text=: give a sentence"),
         (["run=x", "images=x", "text=a", "top=0"], "top=0: give a whole number from 1"),
@@ -145,6 +147,15 @@ def test_wrong_words_are_one_line(words, message, warm_python, tmp_path):
 def test_other_mistakes_are_one_line(index, given, message):
     with pytest.raises(UserError, match=message):
         search(index=str(index), **given)
+
+
+def test_words_beyond_the_context_are_counted_and_line_ends_in_names_are_escaped(cub_run, tmp_path, caplog):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "images" / "two\nlines.png")
+    build_index(Wanted(str(cub_run), str(tmp_path / "images"), output=str(tmp_path / "index"), texts="none", workers=0))
+    found = search(index=str(tmp_path / "index"), text="red " * 500)
+    assert found.endswith("two\\nlines.png") and len(found.splitlines()) == 2
+    assert "words are beyond what the model reads" in caplog.text
 
 
 def test_help_needs_no_model():

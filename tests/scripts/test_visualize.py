@@ -12,6 +12,7 @@ from meru.files import PROJECT
 from meru.reports.attention import attention_figure, save_figure
 from meru.runs.train import train
 from meru.runs.visualize import visualize as visualize_run
+from meru.runs.visualize.curves import draw_curves
 
 SCRIPT = PROJECT / "scripts" / "visualize.py"
 
@@ -97,3 +98,47 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path):
     figure = attention_figure(torch.zeros(3, 8, 8, dtype=torch.uint8), ["a"], torch.ones(1, 4))
     with pytest.raises(UserError, match="cannot write .*a.png"):
         save_figure(figure, tmp_path / "file" / "a.png")
+
+
+def write_metrics(folder, lines, *, seed=0):
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"name: birds\nseed: {seed}\n")
+    (folder / "metrics.jsonl").write_bytes(lines if isinstance(lines, bytes) else "\n".join(lines).encode())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b'\xff\xfe{"step": 1', "has no figures"),
+        (['{"step": "a", "epoch": "b", "loss": 1}', "[1, 2]", "5", '{"step": null, "epoch": 1}'], "has no figures"),
+        (['{"step": 1, "epoch": 0.5, "loss": NaN}', '{"step": 2, "epoch": 1, "loss": Infinity}'], "no finite loss"),
+    ],
+)
+def test_curves_of_damaged_metrics_are_one_line(tmp_path, lines, message):
+    write_metrics(tmp_path / "run", lines)
+    with pytest.raises(UserError, match=message):
+        visualize_run("curves", {"run": str(tmp_path / "run"), "output": str(tmp_path / "curves.png")})
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_curves_need_the_name_of_a_run(tmp_path):
+    with pytest.raises(UserError, match="give the folders of runs"):
+        visualize_run("curves", {"run": ", ,", "output": str(tmp_path / "curves.png")})
+
+
+def test_curves_of_a_seed_that_has_only_begun_meet_those_of_the_others(tmp_path):
+    def lines(steps):  # 42 steps an epoch, a number that no float divides
+        return [f'{{"step": {step}, "epoch": {step / 42}, "loss": {1 / step}}}' for step in range(10, steps, 10)]
+
+    runs = [write_metrics(tmp_path / f"{steps}", lines(steps), seed=steps) for steps in (1000, 70, 31)]
+    (axis, *_) = draw_curves(runs).axes
+    assert len(axis.lines) == 1 and len(axis.lines[0].get_xdata()) == 3
+
+
+def test_runs_without_a_common_epoch_are_a_line_each(tmp_path):
+    runs = [
+        write_metrics(tmp_path / f"{step}", [f'{{"step": {step}, "epoch": {step}, "loss": 1}}'], seed=step)
+        for step in (1, 2)
+    ]
+    assert len(draw_curves(runs).axes[0].lines) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -42,6 +43,8 @@ def runs_of(names: str) -> list[Path]:
         UserError: if one is no run folder, or a pattern matches none.
     """
     found: list[Path] = []
+    if not names.strip(" ,"):
+        raise UserError(f"run={names}: give the folders of runs, separated by commas")
     for name in [names] if user_path(names).exists() else [each for each in names.split(",") if each.strip()]:
         path = user_path(name.strip())
         matches = [path] if path.exists() else [Path(each) for each in sorted(glob.glob(str(path)))]
@@ -66,39 +69,40 @@ def draw_curves(runs: Sequence[Path], *, figures: Sequence[str] = (), title: str
     """
     lines = {run: read_lines(run) for run in runs}
     groups = by_configuration(runs)
-    logged = {name for of_run in lines.values() for line in of_run for name in line}
+    logged = {name for of_run in lines.values() for line in of_run for name, value in line.items() if _is_number(value)}
     names = list(figures) or _usual(runs, logged)
     panels, percent = {}, set()
     for name in names:
         known = next((each for each in (name, VALIDATION + name) if each in logged), None)
         if known is None:
             raise UserError(f"figures={name}: no run logged it; logged are, for instance, {_near(name, logged)}")
-        curves = {label: [_curve(lines[run], known) for run in members] for label, members in groups.items()}
-        curves = {label: [curve for curve in some if curve] for label, some in curves.items()}
+        curves = {label: _curves([lines[run] for run in members], known) for label, members in groups.items()}
         panels[name] = {label: some for label, some in curves.items() if some}
         if (known.startswith(VALIDATION) and is_share(known)) or name.startswith("share"):
             percent.add(name)
+    if not panels:
+        raise UserError(f"{runs[0] / METRICS} has no finite loss: name other figures with figures=")
     return curves_figure(panels, percent=percent, title=title)
 
 
 def read_lines(run: Path) -> list[dict]:
-    """The lines of a run's metrics, each with its `epoch`, which those of validations lack in the file.
+    """The lines of a run's metrics that have a step; damaged ones are left out.
 
     Raises:
-        UserError: if there are none.
+        UserError: if no line has a step and an epoch.
     """
     path = run / METRICS
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            lines.append(dict(json.loads(line)))
-        except (ValueError, TypeError):  # the last line of a run that is being trained may be incomplete
+            read = json.loads(line)
+        except (ValueError, RecursionError):  # the last line of a run that is being trained may be incomplete
             continue
-    known = [line for line in lines if line.get("epoch") and line.get("step")]
-    if not known:
+        if isinstance(read, dict) and _is_number(read.get("step")):
+            lines.append(read)
+    if not _epochs(lines):
         raise UserError(f"{path} has no figures: the run has not logged any step yet")
-    per_step = known[-1]["epoch"] / known[-1]["step"]
-    return [{**line, "epoch": line["step"] * per_step} for line in lines if "step" in line]
+    return lines
 
 
 def by_configuration(runs: Sequence[Path]) -> dict[str, list[Path]]:
@@ -123,6 +127,24 @@ def _near(name: str, logged: set[str]) -> str:
     return ", ".join(get_close_matches(name, names, n=4, cutoff=0.3) or names[:4])
 
 
-def _curve(lines: Sequence[dict], name: str) -> Curve:
-    values = [(line["epoch"], line.get(name)) for line in lines]
-    return [(epoch, value) for epoch, value in values if isinstance(value, int | float)]
+def _curves(runs: Sequence[Sequence[dict]], name: str) -> list[Curve]:
+    """The finite values of a figure over the epochs, of each run of a configuration that has any.
+
+    An epoch has as many steps in all of them, as the longest run tells most exactly: so curves meet at equal places.
+    Lines of validations have no epoch.
+    """
+    epoch, step = max((_epochs(lines)[-1] for lines in runs), key=lambda pair: pair[1])
+    curves = [
+        [(line["step"] * epoch / step, line[name]) for line in lines if _is_number(line.get(name))] for lines in runs
+    ]
+    return [curve for curve in curves if curve]
+
+
+def _epochs(lines: Sequence[dict]) -> list[tuple[float, float]]:
+    """Epoch and step, both above 0, of the lines that have both."""
+    pairs = [(line.get("epoch"), line["step"]) for line in lines]
+    return [(epoch, step) for epoch, step in pairs if _is_number(epoch) and epoch > 0 and step > 0]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -118,7 +118,8 @@ def _sample(subjects: Subjects, split: str, count: str) -> Sample:
 
 def _lines(texts: str) -> list[str]:
     path = user_path(texts)
-    lines = [line.strip() for line in read_text(path, advice="convert it to UTF-8").splitlines() if line.strip()]
+    text = read_text(path, advice="convert it to UTF-8", needed="")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"texts={texts} holds no text: write one text a line")
     return lines
