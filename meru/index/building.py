@@ -53,6 +53,7 @@ class Wanted:
         kind: `exact`, `ivf` or `hnsw`.
         batch_size: Images embedded at a time.
         workers: Processes that read images.
+        lasting: Whether the folder is kept after the command.
     """
 
     run: str
@@ -64,6 +65,7 @@ class Wanted:
     kind: str = "exact"
     batch_size: int = 64
     workers: int = 2
+    lasting: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,10 @@ def format_made(made: Made) -> str:
     counts += [f"{number} {what}" for number, what in ((made.kept, "kept"), (made.removed, "removed")) if number]
     counts += [f"{made.skipped} not readable: see {index.folder / SKIPPED}"] if made.skipped else []
     found = "" if facts.kind == "exact" else f"; {facts.kind} finds {100 * facts.recall:.1f} % of the 10 most similar"
-    known = f"{len(index.texts)} texts, {len(facts.label_names)} labels" if index.texts or facts.label_names else "none"
+    labelled = sum(label is not None for label in index.labels or ())
+    known = f"{labelled} labelled; texts to meet on the way: {len(index.texts)}"
     return (
-        f"{len(index)} images ({', '.join(counts)}) in {made.seconds:.0f} s{rate}; annotations: {known}{found}\n"
+        f"{len(index)} images ({', '.join(counts)}) in {made.seconds:.0f} s{rate}; {known}{found}\n"
         f"index: {index.folder}"
     )
 
@@ -145,7 +148,7 @@ def _build(making: Making, names: Sequence[str], wanted: Wanted) -> tuple[Index,
     if resumed:
         log.info("%d images were embedded by a command that was stopped", len(resumed))
     unread = _embed(making, journal, todo, wanted)
-    _write_skipped(folder, unread)
+    _write_skipped(folder, unread, lasting=wanted.lasting)
     chosen = [name for name in names if name in kept or name in journal.entries]
     if not chosen:
         raise UserError(f"none of the {len(names)} images in {making.root} can be read: see {folder / SKIPPED}")
@@ -292,7 +295,7 @@ def _why(path: Path) -> str:
     return "could not be read when the index was made"
 
 
-def _write_skipped(folder: Path, unread: Mapping[str, str]) -> None:
+def _write_skipped(folder: Path, unread: Mapping[str, str], *, lasting: bool) -> None:
     """List the images that could not be read, in `skipped.csv`; without any, there is no such file."""
     path = folder / SKIPPED
     if not unread:
@@ -301,4 +304,6 @@ def _write_skipped(folder: Path, unread: Mapping[str, str]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("image", "reason"), *unread.items()])
     write_text(path, text.getvalue())
-    log.warning("%d images cannot be read and are left out; see %s", len(unread), path)
+    first = next(iter(unread.values()))
+    where = f"see {path}" if lasting else f"the first: {first}"
+    log.warning("%d images cannot be read and are left out; %s", len(unread), where)

@@ -139,7 +139,7 @@ def temporary_index(run: str, images: str, *, workers: int) -> tempfile.Temporar
     """
     folder = tempfile.TemporaryDirectory(prefix="meru_index_")
     try:
-        wanted = Wanted(run, images, output=folder.name, texts=NONE, labels=NONE, workers=workers)
+        wanted = Wanted(run, images, output=folder.name, texts=NONE, labels=NONE, workers=workers, lasting=False)
         build_index(wanted)
     except BaseException:
         folder.cleanup()
