@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import meru
 from meru.data.images import read_image
@@ -177,7 +178,7 @@ def test_labels_that_say_nothing_are_refused(cub_run, photos, tmp_path, text, me
 
 
 def test_labels_as_spreadsheets_write_them(cub_run, photos, tmp_path, caplog):
-    lines = ["image,label", '0.png,"large\nbird"', '1.png,"a, ""b"""', "0.png,large bird", "nowhere.png,c", ",", "2.png"]
+    lines = ["image,label", '0.png,"large\nbird"', '1.png,"a, ""b"""', "0.png,large bird", "nowhere.png,c", ",", "2"]
     (tmp_path / "labels.csv").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
     index = build_index(wanted(cub_run, photos, tmp_path / "index", labels=str(tmp_path / "labels.csv"))).index
     names = [None if label is None else index.label_names[label] for label in index.labels]
@@ -317,9 +318,23 @@ def test_damaged_facts_are_one_line(cub_run, photos, tmp_path, text):
     assert len(open_index(tmp_path / "index")) == 6
 
 
+@pytest.mark.parametrize("name", ["own", "plane", "root", "text_points"])
+def test_an_index_without_one_of_its_tensors_is_one_line(cub_run, photos, tmp_path, name):
+    build_index(wanted(cub_run, photos, tmp_path / "index"))
+    path = tmp_path / "index" / "rest.1.safetensors"
+    rest = load_file(path)
+    del rest[name]
+    torch_save(rest, path)
+    with pytest.raises(UserError, match="is damaged: make it again"):
+        open_index(tmp_path / "index")
+
+
 @pytest.mark.parametrize(
     ("fact", "value"),
-    [("count", "6"), ("generation", 1.5), ("curvature", -1), ("curvature", "1"), ("longest", None), ("kind", "x")],
+    [
+        *(("count", "6"), ("count", 0), ("generation", 1.5)),
+        *(("curvature", -1), ("curvature", "1"), ("longest", None), ("kind", "x")),
+    ],
 )
 def test_facts_that_cannot_be_are_one_line(cub_run, photos, tmp_path, fact, value):
     build_index(wanted(cub_run, photos, tmp_path / "index"))
