@@ -65,6 +65,7 @@ class ApproximateSearch:
             lists = max(1, min(round(4 * count**0.5), count // 40))
             coarse = faiss.IndexFlatIP(dimension) if inner else faiss.IndexFlatL2(dimension)
             index = faiss.IndexIVFFlat(coarse, dimension, lists, metric)
+            index.cp.min_points_per_centroid = 1  # else it warns where there are few points
             index.nprobe = min(PROBES, lists)
             generator = torch.Generator().manual_seed(0)
             sample = torch.randperm(count, generator=generator)[: TRAINED_ON * lists].sort().values

@@ -13,7 +13,7 @@ from meru.files import os_error_message, write_text
 from meru.geometry.spaces import SPACES, Hyperboloid, Space
 
 FACTS = "index.json"
-VERSION = 1
+VERSION = 2
 KINDS = ("exact", "ivf", "hnsw")
 TEXT_KINDS = ("caption", "class", "family", "all")  # a sentence; averages of the sentences of a class, …
 

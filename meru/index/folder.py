@@ -76,7 +76,9 @@ class Index:
             raise UserError(f"index={folder}: {os_error_message(error)}; make the index again", exit_code=1) from None
         except Exception:  # the readers raise errors of their own for damaged files
             raise UserError(f"index={folder} is damaged: make it again with scripts/index.py") from None
-        if len(self._images) != facts.count or len(self.texts) != len(self._rest["text_points"]):
+        sizes = {"own": facts.count, "text_points": len(self.texts), "text_kinds": len(self.texts), "plane": 2}
+        whole = {name: len(self._rest[name]) for name in sizes if name in self._rest} == sizes
+        if not whole or "root" not in self._rest or len(self._images) != facts.count:
             raise UserError(f"index={folder} is damaged: make it again with scripts/index.py")
 
     def __len__(self) -> int:
@@ -188,9 +190,8 @@ class Index:
 
     @cached_property
     def text_kinds(self) -> list[str]:
-        """Kind of every text, of `TEXT_KINDS`; indexes of older versions do not tell averages from captions."""
-        kinds = self._rest.get("text_kinds")
-        return ["caption"] * len(self.texts) if kinds is None else [TEXT_KINDS[kind] for kind in kinds.tolist()]
+        """Kind of every text, of `TEXT_KINDS`."""
+        return [TEXT_KINDS[kind] for kind in self._rest["text_kinds"].tolist()]
 
     def label_of_text(self, text: str) -> int | None:
         """Label of a caption of the annotation, from any split; None for other texts."""

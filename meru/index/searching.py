@@ -214,9 +214,9 @@ def _save(index: Index, queries: Sequence[Query], rankings: Sequence[Sequence[Hi
         for query, hits in zip(queries, rankings, strict=True)
         for rank, hit in enumerate(hits, start=1)
     ]
-    if file.suffix == ".json":
+    if file.suffix.lower() == ".json":
         write_text(file, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-    elif file.suffix == ".csv":
+    elif file.suffix.lower() == ".csv":
         text = io.StringIO()
         table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         table.writeheader()

@@ -197,9 +197,9 @@ def test_the_sphere_has_no_cones():
 
 @pytest.mark.parametrize("apart", [1e-1, 1e-3, 1e-4])
 def test_points_between_almost_opposite_ones_stay_on_the_sphere(apart):
-    x = torch.nn.functional.normalize(torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
-    beside = apart * torch.randn(20, 8, generator=torch.Generator().manual_seed(1))
-    y = torch.nn.functional.normalize(beside - x, dim=-1)
+    generator = torch.Generator().manual_seed(0)
+    x = Sphere().lift(torch.randn(20, 8, generator=generator))
+    y = Sphere().lift(apart * torch.randn(20, 8, generator=generator) - x)
     for share in (0.1, 0.5, 0.9):
         points = Sphere().geodesic(x, y, share)
         torch.testing.assert_close(points.norm(dim=-1), torch.ones(20))

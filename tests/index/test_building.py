@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import meru
 from meru.data.images import read_image
@@ -176,8 +177,7 @@ def test_labels_that_say_nothing_are_refused(cub_run, photos, tmp_path, text, me
 
 
 def test_labels_as_spreadsheets_write_them(cub_run, photos, tmp_path, caplog):
-    lines = ["image,label", '0.png,"large\nbird"', '1.png,"a, ""b"""', "0.png,large bird", "nowhere.png,c", ","]
-    lines.append("2.png")
+    lines = ["image,label", '0.png,"large\nbird"', '1.png,"a, ""b"""', "0.png,large bird", "nowhere.png,c", ",", "2"]
     (tmp_path / "labels.csv").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
     index = build_index(wanted(cub_run, photos, tmp_path / "index", labels=str(tmp_path / "labels.csv"))).index
     names = [None if label is None else index.label_names[label] for label in index.labels]
@@ -282,7 +282,6 @@ def test_an_index_of_another_model_is_made_anew_and_not_asked(cub_run, photos, t
 
 
 def safetensors(path):
-    from safetensors.torch import load_file
 
     return load_file(path)
 

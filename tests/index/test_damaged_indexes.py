@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from meru.errors import UserError
 from meru.index.building import Wanted, build_index
@@ -60,9 +61,22 @@ def test_damaged_facts_are_one_line(cub_run, photos, copied, text):
     assert len(open_index(copied)) == 3
 
 
+@pytest.mark.parametrize("name", ["own", "plane", "root", "text_points"])
+def test_an_index_without_one_of_its_tensors_is_one_line(copied, name):
+    path = copied / "rest.1.safetensors"
+    rest = load_file(path)
+    del rest[name]
+    save_file(rest, path)
+    with pytest.raises(UserError, match="is damaged: make it again"):
+        open_index(copied)
+
+
 @pytest.mark.parametrize(
     ("fact", "value"),
-    [("count", "6"), ("generation", 1.5), ("curvature", -1), ("curvature", "1"), ("longest", None), ("kind", "x")],
+    [
+        *(("count", "6"), ("count", 0), ("generation", 1.5)),
+        *(("curvature", -1), ("curvature", "1"), ("longest", None), ("kind", "x")),
+    ],
 )
 def test_facts_that_cannot_be_are_one_line(copied, fact, value):
     path = copied / "index.json"

@@ -149,6 +149,13 @@ def test_other_mistakes_are_one_line(index, given, message):
         search(index=str(index), **given)
 
 
+def test_endings_in_capitals_are_the_same_formats(index, tmp_path):
+    for name in ("hits.CSV", "hits.JSON"):
+        search(index=str(index), text="a bird", top=2, output=str(tmp_path / name))
+    assert len(json.loads((tmp_path / "hits.JSON").read_text())) == 2
+    assert (tmp_path / "hits.CSV").read_text().count("\n") == 3
+
+
 def test_words_beyond_the_context_are_counted_and_line_ends_in_names_are_escaped(cub_run, tmp_path, caplog):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (30, 30), "red").save(tmp_path / "images" / "two\nlines.png")
