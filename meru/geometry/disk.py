@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meru.geometry import poincare
-from meru.geometry.all_pairs import TINY
+from meru.geometry.all_pairs import TINY, exact_product
 from meru.geometry.spaces import Space
 
 
@@ -44,11 +44,13 @@ class DiskView:
             raise ValueError("a plane needs points of at least two dimensions")
         dimension = tangents[0].shape[-1]
         means = torch.stack([tangent.mean(dim=0) for tangent in tangents])
-        scatter = sum((part := tangent - mean).T @ part for tangent, mean in zip(tangents, means, strict=True))
+        scatter = sum(
+            exact_product((part := (tangent - mean).T), part) for tangent, mean in zip(tangents, means, strict=True)
+        )
         if dimension - len(means) >= 2:
             basis = torch.linalg.qr(means.T).Q
-            across = torch.eye(dimension, dtype=torch.float64, device=basis.device) - basis @ basis.T
-            scatter = across @ scatter @ across
+            across = torch.eye(dimension, dtype=torch.float64, device=basis.device) - exact_product(basis, basis)
+            scatter = exact_product(exact_product(across, scatter), across)  # both are symmetric
         axes = torch.linalg.eigh(scatter).eigenvectors[:, -2:].flip(1).T
         # The solver's sign of an axis is arbitrary: the largest entry is made positive.
         return cls(axes * axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign())
@@ -59,7 +61,9 @@ class DiskView:
         A point whose direction is orthogonal to the plane is drawn to the right of the centre.
         """
         plane = self.plane.to(points.device)
-        flat = _tangent(space, points) @ plane.T
+        tangent = _tangent(space, points)
+        flat = exact_product(tangent.flatten(end_dim=-2) if tangent.ndim > 1 else tangent[None], plane)
+        flat = flat.view(*tangent.shape[:-1], 2)
         norm = flat.norm(dim=-1, keepdim=True)
         direction = torch.where(norm > 1e-12, flat / norm.clamp_min(TINY), flat.new_tensor([1.0, 0.0]))
         return direction * unit_radius(space, points)[..., None]

@@ -61,7 +61,9 @@ def test_a_folder_of_photographs_becomes_a_model_that_is_searched(here, warm_pyt
     assert "20 training, 0 validation and 4 test images of 4 classes" in said
     assert (here / "runs" / "photos" / "test.json").is_file()
     said, _ = execute([*shlex.split(search), "workers=0"], here=here, python=warm_python)
-    ranking = [line.split() for line in said.splitlines()[-5:]]
+    *lines, written = said.splitlines()
+    assert written.endswith("found.png")
+    ranking = [line.split() for line in lines[-5:]]
     assert [place for place, _, _ in ranking] == list("12345")
     scores = [float(score) for _, score, _ in ranking]
     assert scores == sorted(scores, reverse=True)
