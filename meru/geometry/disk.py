@@ -44,9 +44,8 @@ class DiskView:
             raise ValueError("a plane needs points of at least two dimensions")
         dimension = tangents[0].shape[-1]
         means = torch.stack([tangent.mean(dim=0) for tangent in tangents])
-        scatter = sum(
-            exact_product((part := (tangent - mean).T), part) for tangent, mean in zip(tangents, means, strict=True)
-        )
+        parts = [(tangent - mean).T for tangent, mean in zip(tangents, means, strict=True)]
+        scatter = torch.stack([exact_product(part, part) for part in parts]).sum(dim=0)
         if dimension - len(means) >= 2:
             basis = torch.linalg.qr(means.T).Q
             across = torch.eye(dimension, dtype=torch.float64, device=basis.device) - exact_product(basis, basis)
