@@ -12,7 +12,8 @@ text         the sentence, with text= or without
 image        an image to search for
 queries      a file of sentences, one a line
 top          how many images to list, the most similar first
-output       a file: .png or .svg with the images found, .csv or .json with the rankings
+output       a file: .png or .svg with the first 200 images found (of several queries, the first 10 of each of the first
+             20), .csv or .json with the rankings
 workers      processes that read images
 
 A larger score means more similar; scores of different models cannot be compared. Where the annotation has it, ✓ marks

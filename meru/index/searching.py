@@ -21,10 +21,11 @@ from meru.index.asking import Asker
 from meru.index.building import NONE, Wanted, build_index
 from meru.index.folder import Index, open_index
 from meru.reports.attention import save_figure
-from meru.reports.contact_sheet import Shown, contact_sheet, rank_list
+from meru.reports.contact_sheet import LONGEST_LIST, Shown, contact_sheet, rank_list
 
 log = logging.getLogger("meru")
 
+MOST_IMAGES = 200  # in a picture: drawing more takes minutes, and matplotlib limits its height
 ENDINGS = (".png", ".svg", ".csv", ".json")
 
 
@@ -222,12 +223,22 @@ def _save(index: Index, queries: Sequence[Query], rankings: Sequence[Sequence[Hi
         table.writeheader()
         table.writerows({**row, "match": {True: "yes", False: "no", None: ""}[row["match"]]} for row in rows)
         write_text(file, text.getvalue())
-    elif len(queries) == 1:
-        shown = [_shown(index, rank, hit) for rank, hit in enumerate(rankings[0], start=1)]
-        save_figure(contact_sheet(shown, title=queries[0].name, query=_picture(queries[0])), file)
     else:
-        lists = [[_shown(index, rank, hit) for rank, hit in enumerate(hits, start=1)] for hits in rankings]
-        save_figure(rank_list([query.name for query in queries], lists), file)
+        _save_picture(index, queries, rankings, file)
+
+
+def _save_picture(index: Index, queries: Sequence[Query], rankings: Sequence[Sequence[Hit]], file: Path) -> None:
+    images, rows = (MOST_IMAGES, 1) if len(queries) == 1 else (LONGEST_LIST, MOST_IMAGES // LONGEST_LIST)
+    lists = [
+        [_shown(index, rank, hit) for rank, hit in enumerate(hits[:images], start=1)] for hits in rankings[:rows]
+    ]
+    if len(queries) > rows or len(rankings[0]) > images:
+        told = "" if len(queries) == 1 else f" of {len(lists)} of {len(queries)} queries"
+        log.warning("the picture shows %d images%s; for all of them, name a .csv or .json file", len(lists[0]), told)
+    if len(queries) == 1:
+        save_figure(contact_sheet(lists[0], title=queries[0].name, query=_picture(queries[0])), file)
+    else:
+        save_figure(rank_list([query.name for query in queries[:rows]], lists), file)
 
 
 def _shown(index: Index, rank: int, hit: Hit) -> Shown:

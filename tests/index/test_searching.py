@@ -13,6 +13,7 @@ import meru
 from meru.data.images import read_image
 from meru.errors import UserError
 from meru.files import PROJECT
+from meru.index import searching
 from meru.index.building import Wanted, build_index
 from meru.index.folder import open_index
 from meru.index.searching import Query, queries_of, search, search_index
@@ -154,6 +155,23 @@ def test_endings_in_capitals_are_the_same_formats(index, tmp_path):
         search(index=str(index), text="a bird", top=2, output=str(tmp_path / name))
     assert len(json.loads((tmp_path / "hits.JSON").read_text())) == 2
     assert (tmp_path / "hits.CSV").read_text().count("\n") == 3
+
+
+def test_pictures_have_a_largest_size(index, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(searching, "MOST_IMAGES", 10)
+    monkeypatch.setattr(searching, "LONGEST_LIST", 5)
+    drawn = {}
+    monkeypatch.setattr(searching, "save_figure", lambda figure, file: drawn.update({file.name: figure}))
+    (tmp_path / "queries.txt").write_text("a\nb\nc\n")
+    search(index=str(index), queries=str(tmp_path / "queries.txt"), top=6, output=str(tmp_path / "several.png"))
+    assert len(drawn["several.png"].subfigs) == 2
+    assert "shows 5 images of 2 of 3 queries; for all of them, name a .csv" in caplog.text
+    caplog.clear()
+    search(index=str(index), text="a", top=6, output=str(tmp_path / "one.png"))
+    assert not caplog.text
+    monkeypatch.setattr(searching, "MOST_IMAGES", 2)
+    search(index=str(index), text="a", top=6, output=str(tmp_path / "one.png"))
+    assert "the picture shows 2 images; for all" in caplog.text
 
 
 def test_words_beyond_the_context_are_counted_and_line_ends_in_names_are_escaped(cub_run, tmp_path, caplog):
