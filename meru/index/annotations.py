@@ -44,7 +44,9 @@ class Annotations:
         texts: Sentences, each once; and their labels, None where one has no meaning.
         label_of_caption: Label by caption, of all splits, so that a query from the annotation knows what it shows;
             captions of several labels are left out.
-        families: Family of each label; None if there are none.
+        text_classes: Names of the classes that labels of texts mean; empty if they mean none. The labels of images may
+            be the user's own.
+        families: Family of each of these classes; None if there are none.
         images: Images of the splits, by split.
         cluster_names: Names of the classes that a discovery model predicts.
     """
@@ -54,6 +56,7 @@ class Annotations:
     class_kind: str | None = None
     texts: Mapping[str, int | None] = field(default_factory=dict)
     label_of_caption: Mapping[str, int] = field(default_factory=dict)
+    text_classes: Sequence[str] = ()
     families: Sequence[str] | None = None
     images: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     cluster_names: Sequence[str] = ()
@@ -89,14 +92,16 @@ def _of_pairs(config: DictConfig) -> Annotations:
         caption, index = captions[place]
         label = index if labelled else None
         texts[caption] = label if texts.get(caption, label) == label else None  # one that fits two classes says nothing
+    named = data.class_kind == "class"
     return Annotations(
-        {os.path.realpath(record.path): record.class_index for record in records} if labelled else {},
-        data.class_names,
-        data.class_kind if labelled else None,
-        texts,
-        _labels_of_captions(records) if labelled else {},
-        families_by_name(data.class_names, config.data.get("families")) if data.class_kind == "class" else None,
-        {name: [record.path for record in of_split] for name, of_split in splits.items()},
+        label_of={os.path.realpath(record.path): record.class_index for record in records} if labelled else {},
+        label_names=data.class_names,
+        class_kind=data.class_kind if labelled else None,
+        texts=texts,
+        label_of_caption=_labels_of_captions(records) if labelled else {},
+        text_classes=data.class_names if named else (),
+        families=families_by_name(data.class_names, config.data.get("families")) if named else None,
+        images={name: [record.path for record in of_split] for name, of_split in splits.items()},
     )
 
 
@@ -194,12 +199,12 @@ def averages(known: Annotations) -> list[Average]:
     if not (labelled := [row for row, label in enumerate(known.texts.values()) if label is not None]):
         return []
     found: list[Average] = []
-    if known.class_kind == "class":
+    if known.text_classes:
         of_class: dict[int, list[int]] = {}
         labels = list(known.texts.values())
         for row in labelled:
             of_class.setdefault(labels[row], []).append(row)
-        found += [Average(known.label_names[label], "class", rows) for label, rows in of_class.items()]
+        found += [Average(known.text_classes[label], "class", rows) for label, rows in of_class.items()]
         of_family: dict[str, list[int]] = {}
         for label in of_class if known.families else ():
             of_family.setdefault(known.families[label], []).append(label)

@@ -201,7 +201,7 @@ def _annotations(wanted: Wanted, opened: Opened) -> Annotations:
     if wanted.texts:
         changes["texts"] = {} if wanted.texts == NONE else read_texts(wanted.texts)
     if wanted.labels:
-        changes |= {"label_of": {}, "label_of_caption": {}, "label_names": (), "class_kind": None, "families": None}
+        changes |= {"label_of": {}, "label_of_caption": {}, "label_names": (), "class_kind": None}
         if wanted.labels != NONE:
             root = user_path(wanted.images) if wanted.images else _common_folder(found)
             of_image, names = read_labels(wanted.labels, root)
