@@ -8,7 +8,8 @@ from meru.index.annotations import Annotations, Average, averages
 
 def test_averages_are_of_classes_of_families_of_several_and_of_all():
     known = Annotations(
-        label_names=("Cat", "Red Dog", "Blue Dog"),
+        label_names=("my label",),  # of the images, the user's own
+        text_classes=("Cat", "Red Dog", "Blue Dog"),
         class_kind="class",
         texts={"a tail": None, "a cat": 0, "a red dog": 1, "a blue dog": 2, "a dark dog": 2},
         families=("Cat", "Dog", "Dog"),
