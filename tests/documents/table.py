@@ -216,7 +216,7 @@ ROWS = (
     # `--help`: a server for a moment would cost ten seconds, and tests/page has many requests at once.
     Row(r"python scripts/benchmark\.py page index=<index>", add=("--help",), says="--clients"),
     Row(
-        r"python scripts/benchmark\.py search --threads 2",
+        r"python scripts/benchmark\.py search .*",
         add=("--size", "3000", "--dimension", "16", "--repeats", "1"),
         says="half precision",
     ),
