@@ -70,18 +70,23 @@ def save_attention(
     return rows
 
 
-@torch.no_grad()
 def draw_attention(pretrained: Pretrained, image: Tensor, caption: str) -> Figure:
     """A plot of the attention of a caption's words to the patches of an image, uint8 RGB `(3, H, W)`."""
+    pretrained.model.eval()
+    picture, words, weights = attention_of_words(pretrained, image, caption)
+    note = "" if pretrained.model.has_word_attention else UNTRAINED
+    return attention_figure(picture, words, weights, title=caption, note=note)
+
+
+@torch.no_grad()
+def attention_of_words(pretrained: Pretrained, image: Tensor, caption: str) -> tuple[Tensor, list[str], Tensor]:
+    """The prepared image `(3, S, S)`, the words of a caption, and their `word_attention` to its patches, `(K, N)`."""
     model, tokenizer, transforms = pretrained
-    model.eval()
-    device = model.logit_scale.device
+    device = pretrained.device
     picture, tokens = transforms.evaluation(image), tokenizer.batch([caption])
     (weights,) = model.word_attention(picture[None].to(device), tokens.to(device), torch.tensor([0], device=device))
     words = tokenizer.words(tokens[0])
-    note = "" if model.has_word_attention else UNTRAINED
-    chosen = weights[[at for _, at in words]]
-    return attention_figure(picture, [word for word, _ in words], chosen, title=caption, note=note)
+    return picture, [word for word, _ in words], weights[[at for _, at in words]]
 
 
 def evenly_spread(length: int, count: int) -> list[int]:

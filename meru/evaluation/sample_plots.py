@@ -18,7 +18,7 @@ IMAGES, TEXTS = 200, 1000  # images of the sample, and training images whose cap
 
 
 def sample_plots(names: Sequence[str], subjects: Subjects, *, split: str, title: str) -> dict[str, Figure]:
-    """Draw plots of at most 200 images; one that fails, or that the model's space has not, is left out.
+    """Draw plots of at most 200 images; one that fails or that the space has no use for is left out.
 
     Args:
         names: Of `PLOTS`; others are ignored.

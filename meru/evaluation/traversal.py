@@ -108,7 +108,8 @@ def chosen_filter(space: Space, start: End, end: End, candidates: Candidates, ge
     """The filter of `meru.metrics.traversal.walk` for one of `GENERAL`.
 
     `auto` is `cone`, as in the paper, if the cone of any text contains the start or the end; else `radius`, because
-    after training on small data the cones of captions are often too narrow to contain any image.
+    after training on small data the cones of captions are often too narrow to contain any image. A text that is itself
+    the start or the end, and so lies in its own cone, does not count.
 
     Raises:
         ValueError: for another value.
@@ -122,7 +123,8 @@ def chosen_filter(space: Space, start: End, end: End, candidates: Candidates, ge
     # On a way to the root, a cone that does not contain the start contains no later point either: from the apex, the
     # angle to a point only grows as the point comes nearer to the root.
     ends = torch.stack([start.point, end.point])
-    return "cone" if bool(more_general(space, ends, candidates.points, "cone").any()) else "radius"
+    others = candidates.points[[text not in (start.text, end.text) for text in candidates.texts]]
+    return "cone" if len(others) and bool(more_general(space, ends, others, "cone").any()) else "radius"
 
 
 @torch.no_grad()

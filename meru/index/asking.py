@@ -13,6 +13,7 @@ from meru.assemble import Pretrained
 from meru.data.inputs import Picture, image_tensor
 from meru.encoders.sizes import grid_of
 from meru.errors import UserError
+from meru.evaluation.examples import attention_of_words
 from meru.index.embedding import Embedding
 from meru.index.folder import Index
 from meru.sources.opening import load
@@ -84,7 +85,6 @@ class Asker:
             return 0
         return max(1, len(tokenizer.words(torch.tensor(tokenizer.encoded(text)))) - len(self.words(text)))
 
-    @torch.no_grad()
     def word_attention(self, image: Picture, text: str) -> tuple[list[str], Tensor]:
         """Relevance of each patch of an image to each word; only the order of the values has a meaning.
 
@@ -95,17 +95,12 @@ class Asker:
             UserError: if the model has no text tower, or gives no features of patches.
         """
         self._require_text()
-        model, tokenizer, transforms = self.load()
-        if not hasattr(model, "word_attention"):
-            raise UserError(f"{type(model).__name__} has no attention of words")
-        device = self.embedding.pretrained.device
-        picture, tokens = transforms.evaluation(image_tensor(image)), tokenizer.batch([text])
-        owner = torch.tensor([0], device=device)
-        (weights,) = model.word_attention(picture[None].to(device), tokens.to(device), owner)
-        words = tokenizer.words(tokens[0])
+        pretrained = self.load()
+        if not hasattr(pretrained.model, "word_attention"):
+            raise UserError(f"{type(pretrained.model).__name__} has no attention of words")
+        picture, words, weights = attention_of_words(pretrained, image_tensor(image), text)
         rows, columns = grid_of(weights.shape[-1], tuple(picture.shape[1:]))
-        chosen = weights[[at for _, at in words]].float().cpu()
-        return [word for word, _ in words], chosen.unflatten(1, (rows, columns))
+        return words, weights.float().cpu().unflatten(1, (rows, columns))
 
     def _require_text(self) -> None:
         if self.load().tokenizer is None:
