@@ -176,14 +176,21 @@ class PackedLayout:
 
     Args:
         tokens: Token ids, shape `(B, L)`; the largest id of a row is its end-of-text token.
+        count: T, the number of real tokens, if known. Otherwise it is read from the tokens, for which a GPU has to
+            finish all that it was given before.
     """
 
-    def __init__(self, tokens: Tensor):
+    def __init__(self, tokens: Tensor, count: int | None = None):
         self.shape = tokens.shape
         lengths = tokens.argmax(dim=-1) + 1  # the first maximum: end-of-text
-        self.real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]  # (B, L)
-        self.index = self.real.flatten().nonzero().squeeze(1)  # (T,)
-        self.last = lengths.cumsum(0) - 1  # (B,) rows of the end tokens among packed tokens
+        ends = lengths.cumsum(0)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        packed = torch.arange(int(lengths.sum()) if count is None else count, device=tokens.device)
+        caption = torch.searchsorted(ends, packed, right=True)
+        self.position = packed - (ends - lengths)[caption]  # (T,) places in their own captions
+        self.index = caption * tokens.shape[1] + self.position  # (T,) places in the padded batch
+        self.real = positions < lengths[:, None]  # (B, L)
+        self.last = ends - 1  # (B,) rows of the end tokens among packed tokens
 
     def pack(self, x: Tensor) -> Tensor:
         """`(B, L, …)` → `(T, …)`."""
@@ -193,6 +200,11 @@ class PackedLayout:
         """`(T, W)` → `(B, L, W)`, zeros at padding."""
         padded = x.new_zeros(self.shape.numel(), x.shape[-1])
         return padded.index_copy(0, self.index, x).unflatten(0, self.shape)
+
+
+def count_real(tokens: Tensor) -> int:
+    """Number of real tokens in token ids `(…, L)`, padded with 0; cheap in main memory, where batches are made."""
+    return int((tokens.argmax(dim=-1) + 1).sum())
 
 
 class TextTransformer(nn.Module):
@@ -255,26 +267,27 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * self.width) ** -0.5)
             nn.init.normal_(block.mlp.c_proj.weight, std=branch)
 
-    def forward(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, embeddings: Tensor | None = None, count: int | None = None) -> Tensor:
         """Features of whole captions: token ids `(B, L)` → `(B, W)`.
 
         `embeddings`, here and in `forward_tokens`, is `token_embed(tokens)` if it was already computed: each call
-        costs a gradient as large as the vocabulary.
+        costs a gradient as large as the vocabulary. `count` is that of `PackedLayout`.
         """
-        layout = PackedLayout(tokens)
+        layout = PackedLayout(tokens, count)
         x = self._run(tokens, layout, self.resblocks[:-1], embeddings)
         return self.ln_final(self.resblocks[-1].forward_last(x, layout))
 
-    def forward_tokens(self, tokens: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward_tokens(
+        self, tokens: Tensor, embeddings: Tensor | None = None, count: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Features of whole captions `(B, W)` and of every token `(B, L, W)`, zeros at padding."""
-        layout = PackedLayout(tokens)
+        layout = PackedLayout(tokens, count)
         x = self.ln_final(self._run(tokens, layout, self.resblocks, embeddings))
         return x[layout.last], layout.unpack(x)
 
     def _run(self, tokens: Tensor, layout: PackedLayout, blocks: nn.ModuleList, embeddings: Tensor | None) -> Tensor:
-        positions = layout.index % tokens.shape[1]
         x = self.token_embed(tokens.flatten()[layout.index]) if embeddings is None else layout.pack(embeddings)
-        x = x + self.posit_embed[positions]
+        x = x + self.posit_embed[layout.position]
         for block in blocks:
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(block, x, layout, use_reentrant=False)

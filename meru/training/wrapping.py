@@ -1,0 +1,90 @@
+"""What surrounds a model in training: compiled towers, other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from meru import distributed
+from meru.errors import UserError
+from meru.layers.batch_norm import share_batch_norms
+from meru.training.settings import TrainerSettings
+
+TOWERS = ("visual", "textual")
+
+
+def wrapped(model: nn.Module, settings: TrainerSettings, device: torch.device) -> nn.Module:
+    """The model to call in training steps; `as_before` takes back what compiling changes.
+
+    Raises:
+        UserError: if towers have no blocks to compile, or pieces of a batch would change the result.
+    """
+    several = distributed.world_size() > 1
+    if settings.micro_batch_size:
+        _require_independent_samples(model, settings.micro_batch_size)
+        model.micro_batch_size = settings.micro_batch_size
+    if several:
+        share_batch_norms(model)
+    if settings.compile in ("towers", "graphs"):
+        compile_towers(model, graphs=settings.compile == "graphs")
+    forward = torch.compile(model) if settings.compile is True else model
+    return distributed.parallel(forward, device) if several else forward
+
+
+def compile_towers(model: nn.Module, *, graphs: bool = False) -> None:
+    """Compile every block of the towers, in place.
+
+    Equal blocks share their code, so that this takes seconds where compiling a whole model takes minutes, and names of
+    parameters stay the same.
+
+    Args:
+        model: Has `visual` and perhaps `textual`.
+        graphs: Whether a GPU records the kernels of a block and starts them as one.
+
+    Raises:
+        UserError: if a tower has no blocks.
+    """
+    mode = "reduce-overhead" if graphs else None
+    for tower in filter(None, (getattr(model, name, None) for name in TOWERS)):
+        blocks = list(_blocks(tower))
+        if not blocks:
+            raise UserError(f"trainer.compile: {type(tower).__name__} has no blocks; set it to true, or to false")
+        for block in blocks:
+            # Captions differ in number of tokens from step to step, images in nothing.
+            block.compile(dynamic=True if tower is getattr(model, "textual", None) else None, mode=mode)
+
+
+def as_before(model: nn.Module) -> None:
+    """Make compiled blocks run as they are written again, for evaluation with its other shapes."""
+    for module in model.modules():
+        module._compiled_call_impl = None
+
+
+def _blocks(tower: nn.Module) -> Iterator[nn.Module]:
+    """The elements of a tower's lists of layers that consist of layers themselves, such as those of a transformer."""
+    for child in tower.children():
+        if isinstance(child, (nn.Sequential, nn.ModuleList)):
+            for element in child:
+                if isinstance(element, (nn.Sequential, nn.ModuleList)):
+                    yield from _blocks(element)
+                    yield from (each for each in element if _is_block(each))
+                elif _is_block(element):
+                    yield element
+        else:
+            yield from _blocks(child)
+
+
+def _is_block(module: nn.Module) -> bool:
+    return not isinstance(module, (nn.Sequential, nn.ModuleList)) and any(True for _ in module.children())
+
+
+def _require_independent_samples(model: nn.Module, size: int) -> None:
+    norms = nn.modules.batchnorm._BatchNorm
+    model.train()
+    if any(isinstance(module, norms) and module.training for module in model.modules()):
+        raise UserError(
+            f"trainer.micro_batch_size={size}: batch norms average over the whole batch, which pieces would change: "
+            "set encoder.image.freeze_batch_norm=true, or trainer.micro_batch_size=null"
+        )
