@@ -21,6 +21,7 @@ from meru.encoders.sizes import sides
 from meru.errors import UserError
 from meru.reports.tables import markdown_table
 from meru.training.optimizer import build_optimizer
+from meru.training.precision import fastest_attention
 
 MODELS = {
     "clip": ["model=clip"],
@@ -222,13 +223,14 @@ def training_step(
 
     def step(**replaced: Tensor) -> Tensor:
         given = {**batch, **replaced}
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            if towers_alone:
-                features = model.image_features(given["image"]), model.text_features(given["tokens"])
-                loss = sum(each.square().mean() for each in features)
-            else:
-                loss = forward(given).loss
-        loss.backward()
+        with fastest_attention(torch.device(device), bf16=precision == "bf16"):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                if towers_alone:
+                    features = model.image_features(given["image"]), model.text_features(given["tokens"])
+                    loss = sum(each.square().mean() for each in features)
+                else:
+                    loss = forward(given).loss
+            loss.backward()
         if clip_gradient_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip_gradient_norm)
         optimizer.step()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-import torch
-
 from meru.errors import UserError, require
 
 
@@ -88,10 +86,3 @@ class TrainerSettings:
                 f"trainer.diagnose_every={self.diagnose_every}: a compiled model does not give the gradients of single "
                 "terms; set trainer.compile=towers or false"
             )
-
-
-def allow_tf32(allowed: bool, *, device: torch.device) -> None:
-    """Allow or forbid TF32 in float32 matrix products and convolutions, process-wide; geometry never uses it."""
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-        torch.backends.cudnn.allow_tf32 = allowed

@@ -35,8 +35,9 @@ from meru.training.checkpoint import (
 )
 from meru.training.gradients import TermGradients
 from meru.training.optimizer import warmup_cosine
+from meru.training.precision import allow_tf32, fastest_attention, wants_bf16
 from meru.training.scalars import ScalarMovement
-from meru.training.settings import TrainerSettings, allow_tf32
+from meru.training.settings import TrainerSettings
 from meru.training.state import restore, state_of
 from meru.training.step_log import StepLog
 from meru.training.watch import StepWatch, Verdict, gradient_norms
@@ -99,8 +100,7 @@ class Trainer:
         if self.settings.ema_decay:
             average = get_ema_multi_avg_fn(self.settings.ema_decay)
             self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=False)
-        bf16_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        self.bf16 = self.settings.precision == "bf16" or (self.settings.precision == "auto" and bf16_gpu)
+        self.bf16 = wants_bf16(self.settings.precision, self.device)
 
     # ------------------------------------------------------------------------------------------- the loop
     def run(self) -> bool:
@@ -162,7 +162,8 @@ class Trainer:
         for micro in range(accumulate):
             epoch = torch.full((), self.step / self.steps_per_epoch, device=self.device)
             batch = {**next(stream), "epoch": epoch}
-            with self._synchronised(forward, micro == accumulate - 1):
+            passes = fastest_attention(self.device, bf16=self.bf16)
+            with self._synchronised(forward, micro == accumulate - 1), passes:
                 with self._autocast():
                     output = forward(batch)
                 if measured:
