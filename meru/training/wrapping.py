@@ -33,7 +33,7 @@ def wrapped(model: nn.Module, settings: TrainerSettings, device: torch.device) -
     return distributed.parallel(forward, device) if several else forward
 
 
-def compile_towers(model: nn.Module, *, graphs: bool = False) -> None:
+def compile_towers(model: nn.Module, *, graphs: bool = False, backend: str = "inductor") -> None:
     """Compile every block of the towers, in place.
 
     Equal blocks share their code, so that this takes seconds where compiling a whole model takes minutes, and names of
@@ -42,18 +42,19 @@ def compile_towers(model: nn.Module, *, graphs: bool = False) -> None:
     Args:
         model: Has `visual` and perhaps `textual`.
         graphs: Whether a GPU records the kernels of a block and starts them as one.
+        backend: Of torch.compile.
 
     Raises:
         UserError: if a tower has no blocks.
     """
-    mode = "reduce-overhead" if graphs else None
+    options = {"backend": backend, **({"mode": "reduce-overhead"} if graphs else {})}
     for tower in filter(None, (getattr(model, name, None) for name in TOWERS)):
         blocks = list(_blocks(tower))
         if not blocks:
             raise UserError(f"trainer.compile: {type(tower).__name__} has no blocks; set it to true, or to false")
         for block in blocks:
             # Captions differ in number of tokens from step to step, images in nothing.
-            block.compile(dynamic=True if tower is getattr(model, "textual", None) else None, mode=mode)
+            block.compile(dynamic=True if tower is getattr(model, "textual", None) else None, **options)
 
 
 def as_before(model: nn.Module) -> None:
