@@ -12,7 +12,7 @@ from meru.geometry import lorentz
 
 
 class DenseLayout:
-    """Stands in for `meru.encoders.text.PackedLayout` where shapes must not depend on the values of tokens.
+    """Stands in for `meru.encoders.packing.PackedLayout` where shapes must not depend on the values of tokens.
 
     Every position is kept, padding too. Real tokens never attend to padding, so their outputs are the same.
 

@@ -5,7 +5,7 @@ import torch
 from test_gpu_training import BATCH, batch_number, build, discovery_batch
 from torch import nn
 
-from meru.encoders.text import PackedLayout
+from meru.encoders.packing import PackedLayout
 from meru.errors import UserError
 from meru.layers import pieces
 from meru.models.clip import CLIP
