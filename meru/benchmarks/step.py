@@ -20,8 +20,10 @@ from meru.configuration.composing import compose
 from meru.encoders.sizes import sides
 from meru.errors import UserError
 from meru.reports.tables import markdown_table
+from meru.training.arriving import arriving
 from meru.training.optimizer import build_optimizer
 from meru.training.precision import fastest_attention
+from meru.training.wrapping import compile_towers
 
 MODELS = {
     "clip": ["model=clip"],
@@ -119,7 +121,7 @@ def measure_steps(
         models: Names among `MODELS` or `DISCOVERY`; all by default.
         open_clip: Name of a model of open_clip to measure, too.
         details: Whether to count the floating-point operations of a step; by default on a GPU only.
-        compiled: Backend of torch.compile for the models of this package; None: eager.
+        compiled: What of the models of this package to compile: `towers`, `graphs` or `model`; None: nothing.
 
     Returns:
         For every model `model`, `seconds`, `ratio` to the reference, `images_per_second`, `loss` of the last step,
@@ -207,7 +209,9 @@ def training_step(
     torch.manual_seed(0)
     model, tokenizer, _ = build(without_pretrained_weights(config, low_rank=True))  # weights do not affect the time
     model = model.to(device).train()
-    forward = torch.compile(model, backend=compiled) if compiled else model
+    if compiled in ("towers", "graphs"):
+        compile_towers(model, graphs=compiled == "graphs")
+    forward = torch.compile(model) if compiled == "model" else model
     optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
     pictures = torch.randint(0, 256, (2, batch_size, 3, *sides(model.image_size)), dtype=torch.uint8)
     if is_discovery(config):
@@ -219,7 +223,7 @@ def training_step(
         }
     else:
         batch = pairs(pictures, tokenizer)
-    batch = {name: value.to(device) for name, value in batch.items()}
+    batch = next(iter(arriving([batch], torch.device(device), few_shapes=compiled == "graphs")))
 
     def step(**replaced: Tensor) -> Tensor:
         given = {**batch, **replaced}

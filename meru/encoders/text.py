@@ -249,7 +249,7 @@ class TextTransformer(nn.Module):
         return x[layout.last], layout.unpack(x)
 
     def _run(self, tokens: Tensor, layout: PackedLayout, blocks: nn.ModuleList, embeddings: Tensor | None) -> Tensor:
-        x = self.token_embed(tokens.flatten()[layout.index]) if embeddings is None else layout.pack(embeddings)
+        x = self.token_embed(layout.pack(tokens)) if embeddings is None else layout.pack(embeddings)
         x = x + self.posit_embed[layout.position]
         for block in blocks:
             if self.gradient_checkpointing and self.training:

@@ -27,8 +27,10 @@ def in_pieces(
         *given: Tensors `(B, …)`; None is passed on.
         size: Samples in a piece; None: all.
     """
+    if size is None:
+        return tower(*given)
     batch = next(len(each) for each in given if each is not None)
-    if size is None or batch <= size:
+    if batch <= size:
         return tower(*given)
     pieces = zip(*([None] * -(-batch // size) if each is None else each.split(size) for each in given), strict=True)
     if torch.is_grad_enabled():

@@ -161,9 +161,9 @@ class DualEncoder(nn.Module):
         """
 
         def tower(tokens: Tensor, embeddings: Tensor | None) -> tuple[Tensor]:
-            return (self.textual(tokens, embeddings, count if len(tokens) == batch else None),)
+            return (self.textual(tokens, embeddings, count if tokens.shape[0] == batch else None),)
 
-        batch = len(tokens)
+        batch = tokens.shape[0]
         (pooled,) = in_pieces(tower, tokens, embeddings, size=self.micro_batch_size)
         return self.textual_proj(pooled).float()
 
@@ -183,9 +183,9 @@ class DualEncoder(nn.Module):
         """`text_features` `(B, D)`, and the features of every token `(B, L, D)`, 0 at padding."""
 
         def tower(tokens: Tensor, embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
-            return self.textual.forward_tokens(tokens, embeddings, count if len(tokens) == batch else None)
+            return self.textual.forward_tokens(tokens, embeddings, count if tokens.shape[0] == batch else None)
 
-        batch = len(tokens)
+        batch = tokens.shape[0]
         pooled, words = in_pieces(tower, tokens, embeddings, size=self.micro_batch_size)
         return self.textual_proj(pooled).float(), self.textual_proj(words).float()
 

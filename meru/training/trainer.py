@@ -300,7 +300,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- small things
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        return arriving(batches, self.device)
+        return arriving(batches, self.device, few_shapes=self.settings.compile == "graphs")
 
     def _autocast(self):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)

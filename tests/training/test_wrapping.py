@@ -119,6 +119,19 @@ def test_counted_tokens_are_packed_alike_and_without_reading_the_device():
     assert_alike(loss_and_gradients(model, batch_number(0)), loss_and_gradients(model, batch))
 
 
+@pytest.mark.parametrize("kind", [MERU, HyCoCLIP, GAHR])
+def test_tokens_rounded_up_to_few_shapes_change_nothing(kind):
+    """Eight real tokens at most in six captions, where 128 tokens and padding stand for none."""
+    model = build(kind, "cpu")
+    given = {name: value[:, :7] if name.endswith("tokens") and value.dim() == 2 else value
+             for name, value in batch_number(0).items()}  # fmt: skip
+    rounded = next(iter(arriving([given], CPU, few_shapes=True)))
+    assert rounded["tokens"].shape[1] == 8 and rounded["tokens_count"] == 128
+    assert_alike(loss_and_gradients(model, given), loss_and_gradients(model, rounded))
+    _, words = model.textual.forward_tokens(rounded["tokens"], None, 128)
+    assert not words[~PackedLayout(rounded["tokens"]).real].any()
+
+
 def test_figures_for_the_logs_do_not_touch_the_loss():
     model, batch = build(MERU, "cpu"), batch_number(0)
     with_figures = loss_and_gradients(model, batch)
