@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from meru.data.records import ImageRecord
-from meru.data.transforms import random_crop
+from meru.data.views import RandomCropView
 from meru.encoders.sizes import ImageSize, sides
 from meru.errors import UserError, require
 
@@ -25,7 +25,7 @@ def augmentation_pool(image_size: ImageSize, *, interpolation: str = "bicubic") 
     return {
         "colour": v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
         "rotation": v2.RandomRotation(15),
-        "crop": random_crop(image_size, scale=(0.9, 1.0), interpolation=INTERPOLATIONS[interpolation]),
+        "crop": RandomCropView(image_size, scale=(0.9, 1.0), interpolation=INTERPOLATIONS[interpolation]),
         "grey": v2.RandomGrayscale(0.1),
         "flip": v2.RandomHorizontalFlip(),
         "erasing": v2.RandomErasing(scale=(0.1, 0.2)),  # fills with black
@@ -56,6 +56,11 @@ class RandomPicks(nn.Module):
         self.picks = picks if pool else 0
         self.resize = v2.Resize(sides(image_size), interpolation=INTERPOLATIONS[interpolation])
         self.pool = nn.ModuleList(known[name] for name in pool)
+
+    def spare(self, height: int, width: int) -> float:
+        """How many times smaller an image of that size may be without being enlarged."""
+        down, across = self.resize.size
+        return min(height / down, width / across)
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 `(3, height, width)` → uint8 `(3, H, W)`."""

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from meru.data.images import cut, full_size
 from meru.data.loading import Batch, ImageDataset
 from meru.data.records import Images
 from meru.data.sampling import derived_seed
+from meru.data.views import Size, Window, cut
 from meru.data.workers import TIMEOUT, Loader, loader_options
 from meru.errors import UserError
 from meru.files import os_error_message, user_path, write_atomically, write_text
@@ -39,7 +39,6 @@ log = logging.getLogger("meru")
 VERSION = 1
 SEED = 0  # of the views; a run's own seed only chooses among them
 BLOCK = 2**20  # bytes read at a time for the checksum
-Window = tuple[int, int, int, int]  # left, top, width and height, pixels
 
 
 def cache_folder(setting: str | None) -> Path:
@@ -72,17 +71,16 @@ class ViewsOfImages(ImageDataset):
 
     def __getitem__(self, index: int) -> Batch:
         try:
-            image = self.decode(index)
+            decoded = self.decode(index)
         except UserError as error:
             raise UserError(
                 f"{error}; data.cached_views needs every image: restore it, or set data.cached_views=0", exit_code=1
             ) from None
-        views = torch.stack([self._view(image, index, view) for view in range(self.views)])
+        views = torch.stack([self._view(*decoded, index, view) for view in range(self.views)])
         return {"image": views, **self.facts(index, skipped=False)}
 
-    def _view(self, image: Tensor, index: int, view: int) -> Tensor:
+    def _view(self, image: Tensor, full: Size, index: int, view: int) -> Tensor:
         if self.window is not None:
-            full = full_size(image, self.images[index], maximum_pixels=self.maximum_pixels)
             image = cut(image, self.window(index, view, *full), full=full)
         with torch.random.fork_rng(devices=[]):
             kind = "view" if self.window is None else "part"

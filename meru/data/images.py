@@ -14,7 +14,9 @@ import re
 import stat
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +36,8 @@ _BY_TORCHVISION = ("JPEG", "MPO", "WEBP")
 _HAS_EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # Pillow's names for it
 # Errors of the machine, not of the image: it must not be skipped because of them.
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EAGAIN)
-_LARGEST_REDUCTION = 8  # of libjpeg
+_REDUCTIONS = (2, 4, 8)  # of libjpeg
+_LARGEST_REDUCTION = _REDUCTIONS[-1]
 _NOT_READ = ("EPS",)  # Pillow would run Ghostscript, which executes code in the file
 
 # Maps that turn a stored image (…, H, W) upright, by the EXIF tag "Orientation".
@@ -52,6 +55,21 @@ _SIDES_SWAPPED = (5, 6, 7, 8)
 # Sizes are checked against `maximum_pixels` in this module; Pillow's own limit is raised to it as a second check.
 # Pillow's other warnings, about damaged EXIF and the like, do not help in training.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class Decoded(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        image: uint8 RGB `(3, H, W)`, perhaps reduced.
+        full: Height and width of the full image.
+    """
+
+    image: Tensor
+    full: tuple[int, int]
+
+
+Spare = Callable[[int, int], float]  # height and width → how many times smaller the image may be
 
 
 def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor:
@@ -73,29 +91,52 @@ def read_image(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Ten
         UserError: if the file is missing, not an image, damaged or too large; the message names it and says what it is.
         OSError: if the machine has no file handles or memory left, or its disk fails; the image may be intact.
     """
-    return decode_content(_content(path, maximum_pixels), path, maximum_pixels=maximum_pixels)
+    return read(path, maximum_pixels=maximum_pixels).image
 
 
-def decode_content(content: bytearray, path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor:
-    """Decode the content of an image file as `read_image` does; `path` names it in messages."""
-    if (size := _plain_jpeg_size(content)) and size[0] * size[1] <= maximum_pixels:
+def read(path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS, spare: Spare | None = None) -> Decoded:
+    """As `read_image`, with the full size.
+
+    Args:
+        path, maximum_pixels: As for `read_image`.
+        spare: Lets a JPEG file be decoded at a half, a quarter or an eighth of its sides, the smallest that is no more
+            times smaller than this function of its height and width says.
+    """
+    return decode(_content(path, maximum_pixels), path, maximum_pixels=maximum_pixels, spare=spare)
+
+
+def decode(
+    content: bytearray, path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS, spare: Spare | None = None
+) -> Decoded:
+    """Decode the content of an image file as `read` does; `path` names it in messages."""
+    size = _plain_jpeg_size(content)
+    if size and size[0] * size[1] <= maximum_pixels and (spare is None or spare(*size) < _REDUCTIONS[0]):
         try:
-            return _decode(content)
+            return _in_full(_decode(content))
         except RuntimeError:
             pass  # Pillow may support the kind, or give a better message
     with _opened(path, content, maximum_pixels) as image:
         try:
-            if image.width * image.height > maximum_pixels:
-                image.draft("RGB", _reduced_size(image, maximum_pixels))
+            turn = _orientation(image)
+            width, height = image.size
+            full = (width, height) if turn in _SIDES_SWAPPED else (height, width)
+            if factor := _reduction(image, full, maximum_pixels, spare):
+                image.draft("RGB", (width // factor, height // factor))
             elif image.format in _BY_TORCHVISION:
                 try:
-                    return _upright(_decode(content), _orientation(image))
+                    return _in_full(_upright(_decode(content), turn))
                 except RuntimeError:
                     pass
             image.load()
-            return _upright(_rgb(image), _orientation(image))
+            decoded = _upright(_rgb(image), _orientation(image))
+            return Decoded(decoded, full) if factor else _in_full(decoded)
         except Exception as error:  # readers raise any kind of error for damaged files
             raise _unreadable(path, what_is_wrong(content, error)) from None
+
+
+def decode_content(content: bytearray, path: str | Path, *, maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor:
+    """Decode the content of an image file as `read_image` does; `path` names it in messages."""
+    return decode(content, path, maximum_pixels=maximum_pixels).image
 
 
 def from_pillow(image: Image.Image) -> Tensor:
@@ -110,7 +151,7 @@ def from_pillow(image: Image.Image) -> Tensor:
 def image_size(
     path: str | Path, *, content: bytearray | None = None, maximum_pixels: int = MAXIMUM_PIXELS
 ) -> tuple[int, int]:
-    """Height and width of an image as viewers show it, from the file's header; see `full_size`.
+    """Height and width of an image as viewers show it, from the file's header.
 
     With `content`, that of the file, nothing is read, and `path` only names it in messages.
 
@@ -129,24 +170,6 @@ def image_size(
         if image.format == "TIFF":  # here Pillow may have swapped them already
             width, height = image.tag_v2[256], image.tag_v2[257]
         return (width, height) if _orientation(image) in _SIDES_SWAPPED else (height, width)
-
-
-def cut(image: Tensor, window: tuple[int, int, int, int], *, full: tuple[int, int]) -> Tensor:
-    """The part of an image in a window, given in pixels of its full size.
-
-    Args:
-        image: `(3, H, W)`, perhaps reduced.
-        window: Left, top, width and height.
-        full: Height and width by `full_size`.
-
-    Returns:
-        `(3, h, w)`, at least one pixel.
-    """
-    height, width = image.shape[1:]
-    down, across = height / full[0], width / full[1]
-    left, top = min(round(window[0] * across), width - 1), min(round(window[1] * down), height - 1)
-    bottom, right = round((window[1] + window[3]) * down), round((window[0] + window[2]) * across)
-    return image[:, top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def check_maximum_pixels(maximum_pixels: object) -> int:
@@ -255,27 +278,21 @@ def _can_be_reduced(image: Image.Image, stored: int, maximum_pixels: int) -> boo
     return pixels <= _LARGEST_REDUCTION**2 * maximum_pixels and stored >= pixels / 256
 
 
-def _reduced_size(image: Image.Image, maximum_pixels: int) -> tuple[int, int]:
-    """Width and height after the smallest reduction that makes the image small enough."""
-    for factor in (2, 4, _LARGEST_REDUCTION):
-        if -(-image.width // factor) * -(-image.height // factor) <= maximum_pixels:
-            break
-    return image.width // factor, image.height // factor
+def _reduction(image: Image.Image, full: tuple[int, int], maximum_pixels: int, spare: Spare | None) -> int | None:
+    """By how much the sides of an image are reduced; None: not at all."""
+    if image.width * image.height > maximum_pixels:
+        fits = (each for each in _REDUCTIONS if -(-image.width // each) * -(-image.height // each) <= maximum_pixels)
+        least = next(fits, _LARGEST_REDUCTION)
+    else:
+        least = None
+    if spare is None or image.format not in ("JPEG", "MPO"):
+        return least
+    allowed = [each for each in _REDUCTIONS if each <= spare(*full)]
+    return max([*allowed, least or 0]) or None
 
 
-def full_size(
-    image: Tensor, path: str | Path, *, content: bytearray | None = None, maximum_pixels: int = MAXIMUM_PIXELS
-) -> tuple[int, int]:
-    """Height and width of the file that an image was read from, which are larger than the image's if it was reduced.
-
-    Args:
-        image: The result of `read_image` for this file and limit, `(3, H, W)`.
-        path, content, maximum_pixels: As for `image_size`.
-    """
-    height, width = image.shape[1:]
-    if height * width * 4.5 < maximum_pixels:  # a reduced image has at least a quarter of the limit's pixels
-        return height, width
-    return image_size(path, content=content, maximum_pixels=maximum_pixels)
+def _in_full(image: Tensor) -> Decoded:
+    return Decoded(image, tuple(image.shape[1:]))
 
 
 def _too_large(found: str, maximum_pixels: int) -> str:
@@ -320,7 +337,7 @@ def _rgb(image: Image.Image) -> Tensor:
         return torch.from_numpy(grey.astype(np.uint8)).expand(3, -1, -1).contiguous()
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # Pillow warns about palettes with transparency
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def _unreadable(path: str | Path, what: str) -> UserError:

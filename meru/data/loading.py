@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from meru.data.images import MAXIMUM_PIXELS, check_maximum_pixels, read_image
+from meru.data.images import MAXIMUM_PIXELS, Decoded, Spare, check_maximum_pixels, read
 from meru.data.records import Images
+from meru.data.views import Size, Viewing
 from meru.data.workers import TIMEOUT, Loader, loader_options
 from meru.errors import UserError
 from meru.files import os_error_message
@@ -38,8 +39,14 @@ def reading_options(section: Mapping) -> dict[str, str | int]:
 
 def read_or_skip(path: Path, *, on_error: str = "raise", maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor | None:
     """The image as uint8 `(3, H, W)`; None if it cannot be decoded and `on_error` is `skip`."""
+    decoded = decoded_or_none(path, on_error=on_error, maximum_pixels=maximum_pixels)
+    return None if decoded is None else decoded.image
+
+
+def decoded_or_none(path: Path, *, on_error: str, maximum_pixels: int, spare: Spare | None = None) -> Decoded | None:
+    """As `read_or_skip`, with the full size; `spare` is that of `meru.data.images.read`."""
     try:
-        return read_image(path, maximum_pixels=maximum_pixels)
+        return read(path, maximum_pixels=maximum_pixels, spare=spare)
     except UserError:
         if on_error == "raise":
             raise
@@ -70,11 +77,13 @@ class ImageDataset(Dataset):
     Subclasses define the samples.
 
     Args:
-        images: Files, uint8 `(n, 3, H, W)`, or a sequence of uint8 `(3, H, W)`.
+        images: Files, uint8 `(n, 3, H, W)`, a sequence of uint8 `(3, H, W)`, or `meru.data.pixels.CachedPixels`.
         known: Values for each image that go into its sample, such as its class: tensors `(n,)` by name.
         transform: uint8 `(3, H, W)` → uint8 `(3, S, S)`.
         on_error: What to do with an image that cannot be decoded: `raise` or `skip`.
         maximum_pixels: Larger images count as undecodable, see `read_image`.
+        decode: `exact`, or `scaled`: large JPEG files are decoded at a half, a quarter or an eighth of their sides if
+            the transform still needs no enlargement.
 
     Raises:
         UserError: for another `on_error`, or a limit that is not a whole number above 0.
@@ -88,6 +97,7 @@ class ImageDataset(Dataset):
         transform: nn.Module,
         on_error: str = "raise",
         maximum_pixels: int = MAXIMUM_PIXELS,
+        decode: str = "exact",
     ):
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error}: it must be raise or skip")
@@ -95,6 +105,7 @@ class ImageDataset(Dataset):
         self.transform = transform
         self.on_error = on_error
         self.maximum_pixels = check_maximum_pixels(maximum_pixels)
+        self.spare: Spare | None = getattr(transform, "spare", None) if decode == "scaled" else None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -110,14 +121,22 @@ class ImageDataset(Dataset):
                 raise
             return UserError(os_error_message(error), exit_code=1)
 
-    def decode(self, index: int) -> Tensor | None:
-        """The image as uint8 `(3, H, W)`, or None if it is skipped."""
+    def decode(self, index: int) -> Decoded | None:
+        """The image and its full size, or None if it is skipped."""
         image = self.images[index]
         if isinstance(image, Tensor):
+            return Decoded(image, tuple(image.shape[1:]))
+        if image is None or isinstance(image, Decoded):
             return image
-        return read_or_skip(image, on_error=self.on_error, maximum_pixels=self.maximum_pixels)
+        return decoded_or_none(image, on_error=self.on_error, maximum_pixels=self.maximum_pixels, spare=self.spare)
 
-    def decode_from(self, index: int) -> tuple[int, int, Tensor]:
+    def seen(self, image: Tensor, full: Size) -> Tensor:
+        """What the transform makes of an image of that full size: uint8 `(3, S, S)`."""
+        if isinstance(self.transform, Viewing):
+            return self.transform(image, full).contiguous()
+        return self.transform(image).contiguous()
+
+    def decode_from(self, index: int) -> tuple[int, int, Decoded]:
         """The first image from `index` on that can be decoded: its index, the number skipped before it, and the image.
 
         A training batch therefore keeps its size when images are skipped.
@@ -144,11 +163,11 @@ class OrderedImages(ImageDataset):
     """Every image by its index, transformed; with `skip`, images that cannot be decoded are left out."""
 
     def __getitem__(self, index: int) -> Batch:
-        image = self.decode(index)
-        skipped = image is None
-        if skipped:
-            image = torch.zeros(3, 1, 1, dtype=torch.uint8)  # a placeholder that collate_images removes
-        return {"image": self.transform(image).contiguous(), **self.facts(index, skipped=skipped)}
+        decoded = self.decode(index)
+        skipped = decoded is None
+        if skipped:  # a placeholder that collate_images removes
+            decoded = Decoded(torch.zeros(3, 1, 1, dtype=torch.uint8), (1, 1))
+        return {"image": self.seen(*decoded), **self.facts(index, skipped=skipped)}
 
 
 def ordered_loader(

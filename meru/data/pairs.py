@@ -11,12 +11,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from meru.data.augmentation import CaptionAugmentation
-from meru.data.cached_rows import SEED, ViewChoice, Window, as_it_is, cached_loader
-from meru.data.images import MAXIMUM_PIXELS, cut, decode_content, full_size, image_size, read_image
+from meru.data.cached_rows import SEED, ViewChoice, as_it_is, cached_loader
+from meru.data.images import MAXIMUM_PIXELS, decode_content, image_size, read_image
 from meru.data.loading import Batch, ImageDataset, collate, ordered_loader, stacked
 from meru.data.parts import CropParts, Part
 from meru.data.records import Crop, ImageRecord
 from meru.data.sampling import RunBatches, derived_seed
+from meru.data.views import Size, Window, cut
 from meru.data.workers import TIMEOUT, Loader, loader_options
 
 Tokenize = Callable[[str], Tensor]  # caption → int64 (L,), start-of-text … end-of-text
@@ -50,6 +51,8 @@ class TrainingPairs(ImageDataset):
         **reading,
     ):
         super().__init__(*_images_and_classes(records), transform=transform, **reading)
+        if parts:
+            self.spare = None  # parts are smaller than any view
         self.records = records
         self.tokenize = tokenize
         self.seed = seed
@@ -59,25 +62,22 @@ class TrainingPairs(ImageDataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
-        chosen, skipped, image = self.decode_from(index)
-        record, full = self.records[chosen], image.shape[1:]
-        if self.parts:
-            full = full_size(image, record.path, maximum_pixels=self.maximum_pixels)
-        sample = self.drawn(record, image, full=full, epoch=epoch, index=index)
+        chosen, skipped, decoded = self.decode_from(index)
+        sample = self.drawn(self.records[chosen], *decoded, epoch=epoch, index=index)
         return {**sample, **self.facts(chosen, skipped=skipped)}
 
-    def drawn(self, record: ImageRecord, image: Tensor, *, full: tuple[int, int], epoch: int, index: int) -> Batch:
+    def drawn(self, record: ImageRecord, image: Tensor, full: Size, *, epoch: int, index: int) -> Batch:
         """A random view of an image and a caption of its record: a function of epoch and index.
 
         Args:
-            image: uint8 `(3, H, W)`.
-            full: Its height and width by `full_size`, for parts.
+            image: uint8 `(3, H, W)`, perhaps reduced.
+            full: Height and width of the full image.
         """
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reset the generator of the GPU too when there are no workers.
             torch.default_generator.manual_seed(derived_seed(self.seed, "sample", epoch, index))
             caption = _drawn_caption(record, self.augment_text)
-            sample = {"image": self.transform(image).contiguous(), "tokens": self.tokenize(caption)}
+            sample = {"image": self.seen(image, full), "tokens": self.tokenize(caption)}
             if self.parts:
                 part = self.parts(record, height=full[0], width=full[1], caption=caption)
                 if isinstance(part, Crop):
@@ -99,7 +99,7 @@ class TrainingPairs(ImageDataset):
     def _part_of(self, image: Tensor, part: Part | Crop | None) -> Batch:
         """The entries in a sample for `HyCoCLIP`: the part's, or the whole image's, marked as not to be used."""
         return {
-            "part_image": self.transform(image).contiguous(),
+            "part_image": self.seen(image, tuple(image.shape[1:])),
             "part_tokens": self.tokenize(part.phrase if part is not None else ""),
             "has_part": torch.tensor(part is not None),
             "has_part_text": torch.tensor(part is not None and part.phrase != ""),

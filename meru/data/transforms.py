@@ -1,7 +1,6 @@
 """Transforms from a decoded image to a model's uint8 input; `meru.data.images` reads the file.
 
-Augmentation uses torchvision's tensor operations, about twice as fast as PIL's. Models divide by 255 and normalise on
-their own device.
+They resize uint8 tensors, several times as fast as Pillow. Models divide by 255 and normalise on their own device.
 """
 
 from __future__ import annotations
@@ -10,53 +9,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
+from meru.data.views import RATIO, RandomCropView, ResizedCropView
 from meru.encoders.sizes import ImageSize, sides
 from meru.errors import UserError
-
-BICUBIC = v2.InterpolationMode.BICUBIC
-RATIO = (3 / 4, 4 / 3)  # smallest and largest ratio of width to height of a crop, torchvision's
-
-
-class ProportionalCrop(nn.Module):
-    """A random crop with about the proportions of the whole image, resized to a rectangle.
-
-    So crops are distorted as whole images are in evaluation.
-
-    Args:
-        size: Height and width of the result.
-        scale, ratio, interpolation: As for torchvision's `RandomResizedCrop`; `ratio` is relative to the image's own.
-    """
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        *,
-        scale: tuple[float, float],
-        ratio: tuple[float, float] = RATIO,
-        interpolation: v2.InterpolationMode = BICUBIC,
-    ):
-        super().__init__()
-        self.size, self.scale, self.ratio, self.interpolation = size, scale, ratio, interpolation
-
-    def forward(self, image: Tensor) -> Tensor:
-        """uint8 `(3, height, width)` → uint8 `(3, H, W)`."""
-        height, width = image.shape[-2:]
-        ratio = tuple(each * width / height for each in self.ratio)
-        return v2.RandomResizedCrop(self.size, scale=self.scale, ratio=ratio, interpolation=self.interpolation)(image)
-
-
-def random_crop(
-    image_size: ImageSize,
-    *,
-    scale: tuple[float, float],
-    ratio: tuple[float, float] = RATIO,
-    interpolation: v2.InterpolationMode = BICUBIC,
-) -> nn.Module:
-    """A random crop, resized to a square, or in proportion to the image if the result is a rectangle."""
-    crop = v2.RandomResizedCrop if isinstance(image_size, int) else ProportionalCrop
-    return crop(image_size, scale=tuple(scale), ratio=tuple(ratio), interpolation=interpolation)
 
 
 def training_transform(
@@ -65,7 +21,7 @@ def training_transform(
     scale: tuple[float, float] = (0.5, 1.0),
     ratio: tuple[float, float] = RATIO,
     flip: bool = True,
-) -> nn.Module:
+) -> RandomCropView:
     """A random crop, resized to a square or a rectangle and mirrored with probability 1/2.
 
     Args:
@@ -78,11 +34,10 @@ def training_transform(
         A picklable map from uint8 `(3, height, width)` to uint8 `(3, H, W)`, with randomness from torch's default
         generator.
     """
-    crop = random_crop(image_size, scale=scale, ratio=ratio)
-    return v2.Compose([crop, v2.RandomHorizontalFlip()] if flip else [crop])
+    return RandomCropView(image_size, scale=scale, ratio=ratio, flip=flip)
 
 
-class EvaluationTransform(nn.Module):
+class EvaluationTransform(ResizedCropView):
     """Resizes the short side to `image_size` and keeps the centre; with `squash`, resizes both sides without cutting.
 
     Maps uint8 `(3, height, width)` to uint8 `(3, H, W)`, and can be pickled. With `crop_share` below 1, the image is
@@ -91,15 +46,14 @@ class EvaluationTransform(nn.Module):
     """
 
     def __init__(self, image_size: ImageSize, *, squash: bool = False, crop_share: float = 1.0):
-        super().__init__()
-        self.image_size, self.squash = image_size, squash or not isinstance(image_size, int)
-        self.side = _enlarged(image_size, crop_share)
-        self.resize = v2.Resize(sides(self.side) if self.squash else self.side, interpolation=BICUBIC)
-        self.crop = v2.CenterCrop(image_size)
+        side = _enlarged(image_size, crop_share)
+        both = squash or not isinstance(image_size, int)
+        super().__init__(image_size, resize_to=sides(side) if both else side)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """uint8 `(3, height, width)` → uint8 `(3, H, W)`."""
-        return self.crop(self.resize(image))
+    @property
+    def squash(self) -> bool:
+        """Whether both sides are resized without cutting."""
+        return not isinstance(self.resize_to, int)
 
     def places(self, points: Tensor, *, height: int, width: int) -> Tensor:
         """The positions of an image's points in the result.
@@ -111,7 +65,7 @@ class EvaluationTransform(nn.Module):
             `(k, 2)`, in shares of the result's width and height; outside [0, 1) if a point was cut off.
         """
         before, after = torch.tensor([width, height]), torch.tensor(sides(self.image_size)[::-1])
-        resized = torch.tensor(sides(self.side)[::-1]) if self.squash else self.side * before // before.min()
+        resized = torch.tensor(self._resized(height, width)[::-1])
         return (points * (resized / before) - ((resized - after) / 2).round()) / after
 
 
@@ -146,6 +100,8 @@ def discovery_transforms(image_size: ImageSize, *, crop_share: float = 0.875, fl
     """
     if not 0 < crop_share <= 1:
         raise UserError(f"crop_share={crop_share}: it must be above 0 and at most 1")
-    resize = v2.Resize(_enlarged(image_size, crop_share), interpolation=BICUBIC)
-    training = [resize, v2.RandomCrop(image_size), *([v2.RandomHorizontalFlip()] if flip else [])]
-    return Transforms(v2.Compose(training), EvaluationTransform(image_size, crop_share=crop_share))
+    resize_to = _enlarged(image_size, crop_share)
+    return Transforms(
+        ResizedCropView(image_size, resize_to=resize_to, random=True, flip=flip),
+        EvaluationTransform(image_size, crop_share=crop_share),
+    )

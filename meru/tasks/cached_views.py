@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from meru.data.cached_rows import (
     ViewsOfImages,
-    Window,
     cache_folder,
     digest_of,
     image_facts,
@@ -21,6 +20,7 @@ from meru.data.cached_rows import (
 )
 from meru.data.loading import collate, reading_options
 from meru.data.records import Images
+from meru.data.views import Window
 from meru.data.workers import Loader, loader_options, worker_options
 
 

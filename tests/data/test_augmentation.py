@@ -100,7 +100,7 @@ def test_configurations_ask_for_it(compose):
     assert isinstance(transforms.training, RandomPicks) and transforms.training.picks == 2
     assert len(transforms.training.pool) == len(POOL)
     assert transforms.training.resize.interpolation == F.InterpolationMode.BILINEAR
-    assert transforms.evaluation.resize.interpolation == F.InterpolationMode.BICUBIC
+    assert transforms.evaluation.interpolation == F.InterpolationMode.BICUBIC
     del persons.data.image_augmentation.interpolation  # as in runs of older versions
     assert build(persons).transforms.training.resize.interpolation == F.InterpolationMode.BICUBIC
     assert transforms.evaluation.squash

@@ -33,7 +33,7 @@ class TestTransforms:
         views = [transforms.training(picture) for _ in range(8)]
         assert all(view.shape == (3, 56, 56) and view.dtype == torch.uint8 for view in views)
         assert any(not torch.equal(*pair) for pair in pairwise(views))
-        assert transforms.evaluation.resize.size == [64]
+        assert transforms.evaluation.resize_to == 64
         assert torch.equal(transforms.evaluation(picture), transforms.evaluation(picture))
 
     def test_places_follow_a_smaller_crop(self):

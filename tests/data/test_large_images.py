@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from meru.data.images import cut, full_size, image_size, read_image
+from meru.data.images import image_size, read, read_image
+from meru.data.views import cut
 from meru.errors import UserError
 
 
@@ -31,14 +32,14 @@ def test_a_jpeg_above_the_limit_is_decoded_at_a_reduced_size(tmp_path, size, red
     first, last = (image[:, 2, 5], image[:, -2, 5]) if exif else (image[:, 5, 2], image[:, 5, -2])
     assert first[0] > 240 and last[2] > 240 and first[2] < 15
     full = size if exif else size[::-1]
-    assert full_size(image, path, maximum_pixels=100 * 51) == full == image_size(path, maximum_pixels=100 * 51)
+    assert read(path, maximum_pixels=100 * 51).full == full == image_size(path, maximum_pixels=100 * 51)
 
 
 def test_a_window_in_full_pixels_is_cut_from_a_reduced_image(tmp_path):
     path = photograph(tmp_path / "a.jpg", (400, 200))
     image = read_image(path, maximum_pixels=20_100)
     assert image.shape == (3, 100, 200)
-    part = cut(image, (220, 40, 100, 60), full=full_size(image, path, maximum_pixels=20_100))
+    part = cut(image, (220, 40, 100, 60), full=read(path, maximum_pixels=20_100).full)
     assert part.shape == (3, 30, 50) and part[2].min() > 240
     assert cut(image, (399, 199, 1, 1), full=(200, 400)).shape == (3, 1, 1)
     whole = read_image(path)

@@ -40,10 +40,10 @@ class TrainingViews(ImageDataset):
         self.seed = seed
 
     def __getitem__(self, key: tuple[int, ...]) -> Batch:
-        index, skipped, image = self.decode_from(key[1])
+        index, skipped, decoded = self.decode_from(key[1])
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derived_seed(self.seed, "views", *key))
-            views = torch.stack([self.transform(image) for _ in range(2)])
+            views = torch.stack([self.seen(*decoded) for _ in range(2)])
         return {"image": views, **self.facts(index, skipped=skipped)}
 
 

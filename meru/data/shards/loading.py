@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from meru.data.images import decode_content, full_size
+from meru.data.images import decode
 from meru.data.loading import Batch, collate
 from meru.data.pairs import TrainingPairs
 from meru.data.shards.order import Piece, ShardOrder
@@ -172,10 +172,9 @@ class StreamedBatches(IterableDataset):
                 raise drawn.content
             raw, fields = drawn.content, self.source.fields
             content, limit = bytearray(fields.image_of(raw)), self.pairs.maximum_pixels
-            image = decode_content(content, raw.place, maximum_pixels=limit)
-            full = full_size(image, raw.place, content=content, maximum_pixels=limit)
-            record = record_of(raw, fields, index=drawn.index, size=full)
-            sample = self.pairs.drawn(record, image, full=full, epoch=drawn.epoch, index=drawn.index)
+            decoded = decode(content, raw.place, maximum_pixels=limit, spare=self.pairs.spare)
+            record = record_of(raw, fields, index=drawn.index, size=decoded.full)
+            sample = self.pairs.drawn(record, *decoded, epoch=drawn.epoch, index=drawn.index)
             facts = {"class_index": drawn.index, "image_index": drawn.index, "skipped": 0}
             return sample | {name: torch.tensor(value) for name, value in facts.items()}
         except UserError:
