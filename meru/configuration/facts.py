@@ -47,6 +47,7 @@ def check_facts(plain: dict) -> None:
     _check_low_rank(plain)
     _check_weights(plain)
     _check_neighbours(plain)
+    _check_images(plain.get("data") or {})
 
 
 def require_loader(data: Mapping, *, discovering: bool) -> None:
@@ -151,4 +152,25 @@ def _check_neighbours(plain: dict) -> None:
         raise UserError(
             f"discovery.neighbours={neighbours}: give at most data.batch_size={batch}, because an image and its "
             "neighbours share a batch"
+        )
+
+
+def _check_images(data: Mapping) -> None:
+    """Refuse ways to faster images that do nothing beside another key."""
+    if (views := data.get("cached_views")) and (side := data.get("image_cache")):
+        raise UserError(
+            f"data.image_cache={side}: data.cached_views={views} reads every image only once; set one of the two, "
+            "data.image_cache=null or data.cached_views=0"
+        )
+    if data.get("augment_on") != "device":
+        return
+    if views:
+        raise UserError(
+            f"data.augment_on=device: with data.cached_views={views}, images are not augmented during training; set "
+            "data.augment_on=cpu"
+        )
+    if data.get("image_augmentation"):
+        raise UserError(
+            "data.augment_on=device: the GPU crops and mirrors, but does not do data.image_augmentation; set "
+            "data.augment_on=cpu or data.image_augmentation=null"
         )

@@ -1,18 +1,11 @@
 """Rows of numbers for views of images, computed once and kept in a file that several runs share.
 
 The views come from a fixed seed, so that runs of all seeds and methods share a file; each run draws which view it uses.
-A file is written under a temporary name and renamed; its description, written last, makes it valid.
+`meru.data.cache_files` writes the files.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import logging
-import os
-import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from pathlib import Path
@@ -21,31 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from meru.data.cache_files import stored_file
 from meru.data.loading import Batch, ImageDataset
 from meru.data.records import Images
 from meru.data.sampling import derived_seed
+from meru.data.transforms import EvaluationTransform
 from meru.data.views import Size, Window, cut
 from meru.data.workers import TIMEOUT, Loader, loader_options
 from meru.errors import UserError
-from meru.files import os_error_message, user_path, write_atomically, write_text
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-log = logging.getLogger("meru")
 
 VERSION = 1
 SEED = 0  # of the views; a run's own seed only chooses among them
-BLOCK = 2**20  # bytes read at a time for the checksum
-
-
-def cache_folder(setting: str | None) -> Path:
-    """The folder of `data.cache`; without one, `meru` in the user's cache folder."""
-    if setting:
-        return user_path(setting)
-    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "meru"
 
 
 class ViewsOfImages(ImageDataset):
@@ -88,23 +67,10 @@ class ViewsOfImages(ImageDataset):
             return self.transform(image)
 
 
-def image_facts(images: Images) -> str:
-    """A hash that changes with any of the images: path, size and time of change of files, or the pixels."""
-    if isinstance(images, Tensor):
-        return hashlib.sha256(images.contiguous().numpy().data).hexdigest()
-    return digest_of([_file_facts(path) for path in images])
-
-
-def _file_facts(path: Path) -> tuple[str, int, int]:
-    try:
-        facts = path.stat()
-    except OSError:  # reading the image says what is wrong
-        return str(path), 0, 0
-    return str(path), facts.st_size, facts.st_mtime_ns
-
-
 def transform_facts(transform: nn.Module) -> str:
     """All settings of a transform, those of its parts included."""
+    if isinstance(transform, EvaluationTransform):
+        return transform.facts()
     return repr(
         [
             (name, type(module).__name__, sorted((key, repr(value)) for key, value in vars(module).items()
@@ -114,17 +80,10 @@ def transform_facts(transform: nn.Module) -> str:
     )  # fmt: skip
 
 
-def digest_of(facts: object) -> str:
-    """A hash of a value by its `repr`."""
-    return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def stored_rows(
     folder: Path, facts: object, *, shape: tuple[int, int, int], compute: Callable[[], Iterable[Tensor]], what: str
 ) -> Tensor:
     """The rows `(n, V, F)`, float16, in memory shared with other processes; computed if no valid file holds them.
-
-    A process that needs rows which another one is computing waits for them.
 
     Args:
         folder: Folder of all such files.
@@ -136,86 +95,18 @@ def stored_rows(
     Raises:
         UserError: if the folder cannot be used, or the disk is full.
     """
-    path = folder / f"{digest_of((VERSION, facts, shape))[:32]}.bin"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"data.cache={folder}: {os_error_message(error)}", exit_code=1) from None
-    with _locked(path.with_suffix(".lock"), what):
-        if not _is_valid(path, shape):
-            _write(path, shape, compute, what)
-        elif log.isEnabledFor(logging.INFO):
-            log.info("found %s, %.0f MiB, in %s", what, path.stat().st_size / 2**20, path)
-    rows = torch.from_file(str(path), shared=False, size=prod(shape), dtype=torch.float16)
-    return rows.view(shape)
 
-
-def _write(path: Path, shape: tuple[int, int, int], compute: Callable[[], Iterable[Tensor]], what: str) -> None:
-    began = time.perf_counter()
-
-    def write(file) -> None:
+    def blocks() -> Iterator[Tensor]:
         for rows in compute():
             if not rows.isfinite().all():
                 raise UserError(
                     "data.cached_views: features of the frozen blocks exceed half precision; set it to 0", exit_code=1
                 )
-            file.write(rows.contiguous().numpy().data)
+            yield rows
 
-    advice = "make room, name another folder by data.cache=<folder>, or set data.cached_views=0"
-    with contextlib.suppress(OSError):
-        for old in (path.with_suffix(".json"), *path.parent.glob(f".{path.name}.*.tmp")):  # of a killed process
-            old.unlink(missing_ok=True)
-    write_atomically(path, write, advice=advice)
-    description = {"version": VERSION, "what": what, "shape": shape, "dtype": "float16", "checksum": _checksum(path)}
-    write_text(path.with_suffix(".json"), json.dumps(description), advice=advice)
-    seconds = time.perf_counter() - began
-    log.info("cached %s, %.0f MiB, in %.0f s: %s", what, path.stat().st_size / 2**20, seconds, path)
-
-
-def _is_valid(path: Path, shape: tuple[int, int, int]) -> bool:
-    description = path.with_suffix(".json")
-    if not description.exists():
-        return False  # never finished
-    try:
-        told = json.loads(description.read_text("utf-8"))
-        valid = path.stat().st_size == 2 * prod(shape) and told["checksum"] == _checksum(path)
-    except (OSError, ValueError, KeyError, TypeError):
-        valid = False
-    if not valid:
-        log.warning("%s is damaged and is computed again", path)
-    return valid
-
-
-def _checksum(path: Path) -> int:
-    """The checksum of a whole file, at about a gigabyte a second."""
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
-
-
-@contextlib.contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock, which ends with the process; wait while another process holds it. Some systems have no locks."""
-    try:
-        file = path.open("a")
-    except OSError as error:
-        raise UserError(f"data.cache={path.parent}: {os_error_message(error)}", exit_code=1) from None
-    with file:
-        waited = False
-        while fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waited:
-                    log.info("waiting for another run that computes %s", what)
-                waited = True
-                time.sleep(0.5)
-            except OSError:  # no locks on this file system
-                break
-        yield
+    path = stored_file(folder, (VERSION, facts, shape), blocks=blocks, what=what, without="data.cached_views=0")
+    rows = torch.from_file(str(path), shared=False, size=prod(shape), dtype=torch.float16)
+    return rows.view(shape)
 
 
 def view_order(seed: int, block: int, *, images: int, views: int) -> Tensor:

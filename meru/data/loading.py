@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from meru.data.device_views import VIEW, padded, untaken
 from meru.data.images import MAXIMUM_PIXELS, Decoded, Spare, check_maximum_pixels, read
 from meru.data.records import Images
 from meru.data.views import Size, Viewing
@@ -35,6 +36,11 @@ def reading_options(section: Mapping) -> dict[str, str | int]:
         "on_error": section["on_error"],
         "maximum_pixels": check_maximum_pixels(section.get("maximum_pixels", MAXIMUM_PIXELS)),
     }
+
+
+def training_options(section: Mapping) -> dict[str, str]:
+    """`decode` and `augment_on` of a configuration's `data`, for training; runs of earlier versions lack them."""
+    return {"decode": section.get("decode", "exact"), "augment_on": section.get("augment_on", "cpu")}
 
 
 def read_or_skip(path: Path, *, on_error: str = "raise", maximum_pixels: int = MAXIMUM_PIXELS) -> Tensor | None:
@@ -84,6 +90,7 @@ class ImageDataset(Dataset):
         maximum_pixels: Larger images count as undecodable, see `read_image`.
         decode: `exact`, or `scaled`: large JPEG files are decoded at a half, a quarter or an eighth of their sides if
             the transform still needs no enlargement.
+        augment_on: `cpu`, or `device`: samples hold what `meru.data.device_views` makes the views from.
 
     Raises:
         UserError: for another `on_error`, or a limit that is not a whole number above 0.
@@ -98,6 +105,7 @@ class ImageDataset(Dataset):
         on_error: str = "raise",
         maximum_pixels: int = MAXIMUM_PIXELS,
         decode: str = "exact",
+        augment_on: str = "cpu",
     ):
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error}: it must be raise or skip")
@@ -106,6 +114,7 @@ class ImageDataset(Dataset):
         self.on_error = on_error
         self.maximum_pixels = check_maximum_pixels(maximum_pixels)
         self.spare: Spare | None = getattr(transform, "spare", None) if decode == "scaled" else None
+        self.views_wait = augment_on == "device" and isinstance(transform, Viewing)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -130,11 +139,20 @@ class ImageDataset(Dataset):
             return image
         return decoded_or_none(image, on_error=self.on_error, maximum_pixels=self.maximum_pixels, spare=self.spare)
 
-    def seen(self, image: Tensor, full: Size) -> Tensor:
-        """What the transform makes of an image of that full size: uint8 `(3, S, S)`."""
-        if isinstance(self.transform, Viewing):
-            return self.transform(image, full).contiguous()
-        return self.transform(image).contiguous()
+    def seen(self, image: Tensor, full: Size, *, name: str = "image", views: int = 1) -> Batch:
+        """What the transform makes of an image of that full size, as an entry of a sample.
+
+        Returns:
+            uint8 `(3, S, S)`, or `(V, 3, S, S)` of V > 1 views; or the two entries of `untaken`.
+        """
+        if not isinstance(self.transform, Viewing):
+            found = [self.transform(image).contiguous() for _ in range(views)]
+        elif self.views_wait:
+            part, numbers = untaken(image, [self.transform.draw(*full) for _ in range(views)], full=full)
+            return {name: part, f"{name}{VIEW}": numbers}
+        else:
+            found = [self.transform(image, full).contiguous() for _ in range(views)]
+        return {name: torch.stack(found) if views > 1 else found[0]}
 
     def decode_from(self, index: int) -> tuple[int, int, Decoded]:
         """The first image from `index` on that can be decoded: its index, the number skipped before it, and the image.
@@ -167,7 +185,7 @@ class OrderedImages(ImageDataset):
         skipped = decoded is None
         if skipped:  # a placeholder that collate_images removes
             decoded = Decoded(torch.zeros(3, 1, 1, dtype=torch.uint8), (1, 1))
-        return {"image": self.seen(*decoded), **self.facts(index, skipped=skipped)}
+        return {**self.seen(*decoded), **self.facts(index, skipped=skipped)}
 
 
 def ordered_loader(
@@ -204,12 +222,15 @@ def collate(samples: list[Batch] | UserError) -> Batch | UserError:
 
 
 def stacked(samples: list[Batch]) -> Batch:
-    """The entries of samples stacked by name; token ids are padded as in `collate`."""
+    """The entries of samples stacked by name; token ids, and images whose views wait, are padded."""
     columns = {name: [sample[name] for sample in samples] for name in samples[0]}
-    return {
-        name: _padded(column) if name.endswith("tokens") else torch.stack(column)
-        for name, column in columns.items()
-    }
+    return {name: _together(name, column, padding=f"{name}{VIEW}" in columns) for name, column in columns.items()}
+
+
+def _together(name: str, column: list[Tensor], *, padding: bool) -> Tensor:
+    if padding:
+        return padded(column)
+    return _padded(column) if name.endswith("tokens") else torch.stack(column)
 
 
 def _padded(column: list[Tensor]) -> Tensor:

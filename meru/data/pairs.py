@@ -15,6 +15,7 @@ from meru.data.cached_rows import SEED, ViewChoice, as_it_is, cached_loader
 from meru.data.images import MAXIMUM_PIXELS, decode_content, image_size, read_image
 from meru.data.loading import Batch, ImageDataset, collate, ordered_loader, stacked
 from meru.data.parts import CropParts, Part
+from meru.data.pixels import CachedPixels
 from meru.data.records import Crop, ImageRecord
 from meru.data.sampling import RunBatches, derived_seed
 from meru.data.views import Size, Window, cut
@@ -34,8 +35,9 @@ class TrainingPairs(ImageDataset):
         parts: Draws one part of each image at random; None: images and captions only.
         queries: Caption → further entries of its sample, see `meru.data.caption_queries.query_entries`; None: none.
         augment_text: Changes captions; None: captions stay as they are.
-        reading: `on_error` and `maximum_pixels`, as for `ImageDataset`. With `skip`, an image that cannot
-            be decoded is replaced by the next one that can, so that batches keep their size.
+        pixels: The images of the records, decoded before; None: they are read.
+        reading: `on_error`, `maximum_pixels`, `decode` and `augment_on`, as for `ImageDataset`. With `skip`, an image
+            that cannot be decoded is replaced by the next one that can, so that batches keep their size.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class TrainingPairs(ImageDataset):
         parts: CropParts | None = None,
         queries: Callable[[str], Batch] | None = None,
         augment_text: CaptionAugmentation | None = None,
+        pixels: CachedPixels | None = None,
         **reading,
     ):
-        super().__init__(*_images_and_classes(records), transform=transform, **reading)
+        paths, known = _images_and_classes(records)
+        super().__init__(paths if pixels is None else pixels, known, transform=transform, **reading)
         if parts:
             self.spare = None  # parts are smaller than any view
         self.records = records
@@ -77,7 +81,7 @@ class TrainingPairs(ImageDataset):
             # torch.manual_seed would reset the generator of the GPU too when there are no workers.
             torch.default_generator.manual_seed(derived_seed(self.seed, "sample", epoch, index))
             caption = _drawn_caption(record, self.augment_text)
-            sample = {"image": self.seen(image, full), "tokens": self.tokenize(caption)}
+            sample = {**self.seen(image, full), "tokens": self.tokenize(caption)}
             if self.parts:
                 part = self.parts(record, height=full[0], width=full[1], caption=caption)
                 if isinstance(part, Crop):
@@ -99,7 +103,7 @@ class TrainingPairs(ImageDataset):
     def _part_of(self, image: Tensor, part: Part | Crop | None) -> Batch:
         """The entries in a sample for `HyCoCLIP`: the part's, or the whole image's, marked as not to be used."""
         return {
-            "part_image": self.seen(image, tuple(image.shape[1:])),
+            **self.seen(image, tuple(image.shape[1:]), name="part_image"),
             "part_tokens": self.tokenize(part.phrase if part is not None else ""),
             "has_part": torch.tensor(part is not None),
             "has_part_text": torch.tensor(part is not None and part.phrase != ""),
@@ -256,10 +260,10 @@ def training_loader(
         views, view_parts: `views` and `parts` of `CachedPairs`, to train on these instead of the images.
 
     Returns:
-        Batches: `image` uint8 `(B, 3, S, S)`, or cached rows `(B, F)`; `tokens` int64 `(B, L)`, padded with 0 to the
-        longest caption; `class_index` and `image_index` int64 `(B,)`; `skipped` int64 `()`, the number of images
-        replaced. With parts also `part_image` and `part_tokens`, of the same types, and `has_part` and
-        `has_part_text`, bool `(B,)`. With queries also those of `query_entries`, stacked.
+        Batches: `image` uint8 `(B, 3, S, S)`, or cached rows `(B, F)`, or what `with_views_taken` takes; `tokens` int64
+        `(B, L)`, padded with 0 to the longest caption; `class_index` and `image_index` int64 `(B,)`; `skipped` int64
+        `()`, the number of images replaced. With parts also `part_image` and `part_tokens`, of the same types, and
+        `has_part` and `has_part_text`, bool `(B,)`. With queries also those of `query_entries`, stacked.
     """
     data, together = TrainingPairs(records, seed=seed, **samples), collate
     if views is not None:

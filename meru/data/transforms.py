@@ -49,11 +49,16 @@ class EvaluationTransform(ResizedCropView):
         side = _enlarged(image_size, crop_share)
         both = squash or not isinstance(image_size, int)
         super().__init__(image_size, resize_to=sides(side) if both else side)
+        self.side, self.squash = side, both
 
-    @property
-    def squash(self) -> bool:
-        """Whether both sides are resized without cutting."""
-        return not isinstance(self.resize_to, int)
+    def facts(self) -> str:
+        """All settings, in the words of the modules that this class once had: older indexes and caches stay valid."""
+        size = list(self.resize_to) if self.squash else [self.resize_to]
+        kept = f"('crop', 'CenterCrop', [('size', '{sides(self.image_size)}')])"
+        own = f"('image_size', '{self.image_size}'), ('side', '{self.side}'), ('squash', '{self.squash}')"
+        way = "('antialias', 'True'), ('interpolation', \"<InterpolationMode.BICUBIC: 'bicubic'>\")"
+        resize = f"('resize', 'Resize', [{way}, ('max_size', 'None'), ('size', '{size}')])"
+        return f"[('', 'EvaluationTransform', [{own}]), {resize}, {kept}]"
 
     def places(self, points: Tensor, *, height: int, width: int) -> Tensor:
         """The positions of an image's points in the result.

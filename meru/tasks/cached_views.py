@@ -10,14 +10,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from meru.data.cached_rows import (
-    ViewsOfImages,
-    cache_folder,
-    digest_of,
-    image_facts,
-    stored_rows,
-    transform_facts,
-)
+from meru.data.cache_files import cache_folder, digest_of, image_facts
+from meru.data.cached_rows import ViewsOfImages, stored_rows, transform_facts
 from meru.data.loading import collate, reading_options
 from meru.data.records import Images
 from meru.data.views import Window

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from meru import distributed
 from meru.assemble import Pretrained
-from meru.data.loading import reading_options
+from meru.data.cache_files import cache_folder
+from meru.data.loading import reading_options, training_options
+from meru.data.pixels import CachedPixels, cached_pixels
 from meru.data.records import Images
 from meru.data.sampling import BatchPlan
 from meru.data.transforms import Transforms
@@ -61,6 +63,7 @@ class Task(ABC):
         self.data = self.load_data()
         self.epoch_state: dict[str, Tensor | int] = {}
         self.cache: CachedViews | None = None
+        self._pixels: CachedPixels | None = None
 
     @abstractmethod
     def load_data(self) -> Any:
@@ -112,11 +115,27 @@ class Task(ABC):
             "rank": distributed.rank(),
             "world_size": plan.world_size,
             **self.reading(),
+            **training_options(self.config.data),
         }
 
     def reading(self) -> dict[str, Any]:
         """Arguments of loaders for reading images, including the number of processes."""
         return {**worker_options(self.config.data), **reading_options(self.config.data)}
+
+    def cached_pixels(self, images: Images) -> CachedPixels | None:
+        """The training images, decoded and reduced, found or computed; None unless `data.image_cache` asks for it."""
+        side, section = self.config.data.get("image_cache"), self.config.data  # missing in older runs
+        if side is None or isinstance(images, Tensor):  # these are decoded already
+            return None
+        if self._pixels is None:
+            self._pixels = cached_pixels(
+                images,
+                side=side,
+                folder=cache_folder(section.get("cache")),
+                reading={**reading_options(section), "decode": section.get("decode", "exact")},
+                workers=worker_options(section),
+            )
+        return self._pixels
 
     # ---------------------------------------------------------------- cached views
 

@@ -14,6 +14,7 @@ from meru import distributed
 from meru.assemble import Pretrained, build
 from meru.data.discovery.loading import discovery_evaluation_loader, discovery_training_loader
 from meru.data.discovery.splits import UNKNOWN, DiscoveryData, DiscoverySplit
+from meru.data.pixels import CachedPixels
 from meru.data.sampling import BatchPlan
 from meru.errors import UserError
 from meru.evaluation.classes import (
@@ -133,15 +134,16 @@ class Discovery(Task):
                         self.config, train, model, transforms, epoch=epoch, device=self.device
                     )
                 else:
-                    nearest = nearest_images(
-                        self.features(train, pretrained), images=len(train), count=self.config.discovery.neighbours
-                    )
+                    seen = self.features(train, pretrained, pixels=pixels)
+                    nearest = nearest_images(seen, images=len(train), count=self.config.discovery.neighbours)
                 found.update(neighbours=nearest, epoch=epoch)
             return found["neighbours"]
 
         self.use_cached_views(pretrained)
+        pixels = self.cached_pixels(train.images)
         return discovery_training_loader(
             train,
+            pixels=pixels,
             transform=transforms.training,
             sampler=self.config.discovery.sampler,
             neighbours=neighbours,
@@ -225,10 +227,13 @@ class Discovery(Task):
 
     # ---------------------------------------------------------------- images
 
-    def features(self, split: DiscoverySplit, pretrained: Pretrained) -> dict[str, Tensor]:
-        """Features of the images of a split; see `read_features`."""
+    def features(
+        self, split: DiscoverySplit, pretrained: Pretrained, *, pixels: CachedPixels | None = None
+    ) -> dict[str, Tensor]:
+        """Features of the images of a split, or of its cached pixels; see `read_features`."""
         images = discovery_evaluation_loader(
             split,
+            pixels=pixels,
             rows=self.cached_images(split.images, pretrained.transforms.evaluation),
             transform=pretrained.transforms.evaluation,
             batch_size=self.config.evaluation.batch_size,

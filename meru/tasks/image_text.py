@@ -20,7 +20,7 @@ from meru.configuration.facts import validation_figures
 from meru.data.augmentation import CaptionAugmentation, caption_augmentation
 from meru.data.caption_queries import query_entries
 from meru.data.families import families_by_name
-from meru.data.loading import read_or_skip, reading_options
+from meru.data.loading import read_or_skip, reading_options, training_options
 from meru.data.pairs import TrainingPairs, WordsOfViews, evaluation_loader, training_loader
 from meru.data.parts import CropParts, PartWords, part_places
 from meru.data.records import ImageRecord, ImageTextData
@@ -125,6 +125,7 @@ class ImageText(Task):
             tokenize=pretrained.tokenizer,
             parts=self.crops(),
             augment_text=augment_text,
+            pixels=self.cached_pixels(paths),
             views=self.cached_training_views(paths, pretrained.transforms),
             view_parts=self.cached_parts(paths, pretrained, augment_text),
             queries=self.queries(pretrained),
@@ -135,7 +136,7 @@ class ImageText(Task):
         self, pretrained: Pretrained, augment_text: CaptionAugmentation | None, options: Mapping[str, Any]
     ) -> Iterable[dict[str, Tensor]]:
         """Batches from shards, for `loader_options`."""
-        reading = reading_options(self.config.data)
+        reading = {**reading_options(self.config.data), **training_options(self.config.data)}
         pairs = TrainingPairs(
             (),
             transform=pretrained.transforms.training,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -12,7 +12,11 @@ from meru.encoders.packing import count_real
 
 
 def arriving(
-    batches: Iterable[Mapping[str, Tensor]], device: torch.device, *, few_shapes: bool = False
+    batches: Iterable[Mapping[str, Tensor]],
+    device: torch.device,
+    *,
+    complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+    few_shapes: bool = False,
 ) -> Iterator[dict[str, Tensor | int]]:
     """Batches on the device; a GPU copies them beside its computations.
 
@@ -22,6 +26,7 @@ def arriving(
     Args:
         batches: Tensors by name, in main memory.
         device: Where they go.
+        complete: Makes there what the loader left to the device, such as views of images.
         few_shapes: Whether to round L and the number up to multiples of 8 and 128, so that few different shapes occur,
             each of which a CUDA graph is recorded for.
     """
@@ -32,11 +37,11 @@ def arriving(
             counts = {name: -(-count // 128) * 128 for name, count in counts.items()}
             batch = {name: _longer(value) if _are_tokens(name, value) else value for name, value in batch.items()}
         if stream is None:
-            moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            moved = complete({name: value.to(device, non_blocking=True) for name, value in batch.items()})
         else:
             current = torch.cuda.current_stream(device)
             with torch.cuda.stream(stream):
-                moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+                moved = complete({name: value.to(device, non_blocking=True) for name, value in batch.items()})
             current.wait_stream(stream)
             for value in moved.values():
                 value.record_stream(current)

@@ -10,14 +10,8 @@ import torch
 from torchvision.transforms import v2
 
 from meru.data.augmentation import RandomPicks
-from meru.data.cached_rows import (
-    ViewChoice,
-    ViewsOfImages,
-    cache_folder,
-    image_facts,
-    stored_rows,
-    transform_facts,
-)
+from meru.data.cache_files import cache_folder, image_facts
+from meru.data.cached_rows import ViewChoice, ViewsOfImages, stored_rows, transform_facts
 from meru.data.transforms import EvaluationTransform, training_transform
 from meru.errors import UserError
 

@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from meru.data.augmentation import RandomPicks
+from meru.data.cached_rows import transform_facts
 from meru.data.images import read
 from meru.data.loading import OrderedImages
 from meru.data.transforms import EvaluationTransform, discovery_transforms, training_transform
@@ -123,3 +124,13 @@ def test_resizing_to_the_same_size_changes_nothing():
     image = picture(20, 30)
     assert resized(image, (20, 30)) is image
     assert resized(image.float(), (10, 15)).dtype == torch.float32
+
+
+def test_facts_of_evaluation_are_those_of_indexes_made_before_views():
+    facts = transform_facts(EvaluationTransform(224, crop_share=0.875))
+    assert facts == (
+        "[('', 'EvaluationTransform', [('image_size', '224'), ('side', '256'), ('squash', 'False')]), ('resize', "
+        "'Resize', [('antialias', 'True'), ('interpolation', \"<InterpolationMode.BICUBIC: 'bicubic'>\"), ('max_size', "
+        "'None'), ('size', '[256]')]), ('crop', 'CenterCrop', [('size', '(224, 224)')])]"
+    )
+    assert facts != transform_facts(EvaluationTransform(224)) != transform_facts(EvaluationTransform(224, squash=True))

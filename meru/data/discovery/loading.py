@@ -17,6 +17,7 @@ from meru.data.cached_rows import ViewChoice, as_it_is, cached_loader
 from meru.data.discovery.sampling import NeighbourBatches, WeightedBatches
 from meru.data.discovery.splits import DiscoverySplit
 from meru.data.loading import Batch, ImageDataset, collate, ordered_loader
+from meru.data.pixels import CachedPixels
 from meru.data.sampling import RunBatches, derived_seed
 from meru.data.workers import TIMEOUT, EpochwiseLoader, Loader, loader_options
 from meru.errors import UserError
@@ -32,19 +33,29 @@ class TrainingViews(ImageDataset):
         split: Training images.
         transform: uint8 `(3, H, W)` → uint8 `(3, S, S)`, drawing from torch's default generator.
         seed: Seed of the augmentation.
-        reading: `on_error` and `maximum_pixels`, as for `ImageDataset`.
+        pixels: The images of the split, decoded before; None: they are read.
+        reading: `on_error`, `maximum_pixels`, `decode` and `augment_on`, as for `ImageDataset`.
     """
 
-    def __init__(self, split: DiscoverySplit, *, transform: nn.Module, seed: int, **reading):
-        super().__init__(split.images, _known_in_training(split), transform=transform, **reading)
+    def __init__(
+        self,
+        split: DiscoverySplit,
+        *,
+        transform: nn.Module,
+        seed: int,
+        pixels: CachedPixels | None = None,
+        **reading,
+    ):
+        images, known = split.images if pixels is None else pixels, _known_in_training(split)
+        super().__init__(images, known, transform=transform, **reading)
         self.seed = seed
 
     def __getitem__(self, key: tuple[int, ...]) -> Batch:
         index, skipped, decoded = self.decode_from(key[1])
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derived_seed(self.seed, "views", *key))
-            views = torch.stack([self.seen(*decoded) for _ in range(2)])
-        return {"image": views, **self.facts(index, skipped=skipped)}
+            views = self.seen(*decoded, views=2)
+        return {**views, **self.facts(index, skipped=skipped)}
 
 
 class CachedTrainingViews(Dataset):
@@ -101,7 +112,7 @@ def discovery_training_loader(
     """Batches of this process from `start_step` to `total_steps`, through all epochs.
 
     Args:
-        split, transform, seed, reading: As for `TrainingViews`.
+        split, transform, seed, reading: As for `TrainingViews`; `reading` may hold `pixels`.
         sampler: `weighted`, see `WeightedBatches`; `uniform`, every image once per epoch; `neighbours`, see
             `NeighbourBatches`.
         batch_size, rank, world_size, start_step, total_steps: As for `RunBatches`.
@@ -110,7 +121,8 @@ def discovery_training_loader(
         views: As for `CachedTrainingViews`, to train on these without reading the images.
 
     Returns:
-        Batches: `image`, two views, uint8 `(B, 2, 3, S, S)`, or cached rows `(B, 2, F)`; int64 `(B,)` `label`, −1 for
+        Batches: `image`, two views, uint8 `(B, 2, 3, S, S)`, or cached rows `(B, 2, F)`, or what `with_views_taken`
+        takes; int64 `(B,)` `label`, −1 for
         unlabelled images, and `image_index`, the place in the split; `labelled` bool `(B,)`; `skipped` int64 `()`.
 
     Raises:
@@ -184,13 +196,19 @@ def weighted_view_loader(
 
 
 def discovery_evaluation_loader(
-    split: DiscoverySplit, *, rows: Tensor | None = None, batch_size: int, **options
+    split: DiscoverySplit,
+    *,
+    rows: Tensor | None = None,
+    pixels: CachedPixels | None = None,
+    batch_size: int,
+    **options,
 ) -> DataLoader:
     """Every image once and in order, with its true label.
 
     Args:
         split: Training or test images.
         rows: Cached rows of the images `(n, 1, F)`, to give these instead of the images.
+        pixels: The images, decoded before; None: they are read.
         batch_size, options: As for `meru.data.loading.ordered_loader`.
 
     Returns:
@@ -200,4 +218,4 @@ def discovery_evaluation_loader(
     known = {"label": split.labels, "labelled": split.labelled}
     if rows is not None:
         return cached_loader(rows, known, batch_size=batch_size)
-    return ordered_loader(split.images, known, batch_size=batch_size, **options)
+    return ordered_loader(split.images if pixels is None else pixels, known, batch_size=batch_size, **options)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 
-from meru.data.cached_rows import cache_folder, digest_of
+from meru.data.cache_files import cache_folder, digest_of
 from meru.data.images import image_size
 from meru.data.records import Crop, ImageRecord, Region
 from meru.data.shards.records import record_of
@@ -35,7 +35,7 @@ def extracted(
         urls: The shards.
         fields: Which files of a sample hold what.
         key: Name of the key that names the shards, for messages.
-        cache: See `meru.data.cached_rows.cache_folder`.
+        cache: See `meru.data.cache_files.cache_folder`.
         on_error: `skip`: leave out samples without captions, and what comes after damage in a shard.
         most: At most this many of the first samples; None: all.
 

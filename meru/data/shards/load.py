@@ -92,6 +92,8 @@ class TrainingShards:
         """
         if views := config["data"].get("cached_views"):
             raise UserError(f"data.cached_views={views}: views of images in shards are not cached; set it to 0")
+        if side := config["data"].get("image_cache"):
+            raise UserError(f"data.image_cache={side}: images in shards are not cached; set it to null")
         if config.get("parts") and self.fields.regions is None:
             raise UserError(
                 "data.boxes_field=null: this model trains on parts of images: set data.boxes_field to where they are, "
