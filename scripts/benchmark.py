@@ -3,6 +3,9 @@
 geometry    accuracy and speed of hyperbolic distances, compared with the published form and geoopt
 step        a training step of every model on the same towers, relative to MERU's; other words are overrides:
             `python scripts/benchmark.py step encoder=mobilenetv2 encoder.image.patch_level=3`
+data        images per second of a core on every way from JPEG files to a model's inputs; your own files:
+            `python scripts/benchmark.py data root=FOLDER`
+startup     seconds from a command to its answer and to the first training step, in fresh processes
 retrieval   time and memory of the ranking figures at the size of the test split of ICFG-PEDES
 search      one search among a million points: the exact scan beside FAISS
 page        latency and memory of the search page with many clients at once:
@@ -35,7 +38,8 @@ def parse_arguments() -> argparse.Namespace:
     """The command line as argparse reads it."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    commands = parser.add_subparsers(required=True, metavar="geometry|step|retrieval|search|page", dest="command")
+    names = "geometry|step|data|startup|retrieval|search|page"
+    commands = parser.add_subparsers(required=True, metavar=names, dest="command")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
@@ -53,10 +57,19 @@ def parse_arguments() -> argparse.Namespace:
     step.add_argument("--open-clip", metavar="NAME", help="also measure this open_clip model")
     step.add_argument("encoder", nargs="*", default=["encoder=vit_small"], help="overrides (default encoder=vit_small)")
 
+    data = commands.add_parser("data", parents=[common], help="ways from JPEG files to a model's inputs")
+    data.add_argument("root", nargs="?", help="folder of JPEG files (default: images are drawn)")
+    data.add_argument("--images", type=positive, default=64, help="how many (default 64)")
+    data.add_argument("--width", type=positive, default=500, help="of drawn images, pixels (default 500)")
+    data.add_argument("--height", type=positive, default=375, help="of drawn images, pixels (default 375)")
+    data.add_argument("--size", type=positive, default=224, help="side of the model's input (default 224)")
+
     retrieval = commands.add_parser("retrieval", parents=[common], help="ranking figures of a large test split")
     retrieval.add_argument("--size", type=positive, default=19_848, help="queries, and gallery (default 19848)")
     retrieval.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
     retrieval.add_argument("--identities", type=positive, default=1000, help="different labels (default 1000)")
+
+    startup = commands.add_parser("startup", parents=[common], help="from a command to its answer")
 
     search = commands.add_parser("search", parents=[common], help="one search among a million points")
     search.add_argument("--size", type=positive, default=1_000_000, help="points (default 1000000)")
@@ -67,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
     page.add_argument("index", help="folder of an index, as scripts/index.py writes it")
     page.add_argument("--clients", type=positive, default=200, help="clients at once (default 200)")
     page.add_argument("--requests", type=positive, default=50, help="of a single client (default 50)")
-    for command, repeats in ((geometry, 7), (step, 7), (retrieval, 1), (search, 3), (page, 2)):
+    for command, repeats in ((geometry, 7), (step, 7), (data, 7), (startup, 5), (retrieval, 1), (search, 3), (page, 2)):
         explanation = f"rounds of measurement (default {repeats})"
         command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
     arguments = parser.parse_args()
@@ -96,8 +109,8 @@ def report_of(arguments: argparse.Namespace) -> str:
     where = machine_line(given["device"], threads)
     report = importlib.import_module(f"meru.benchmarks.{command}").report
     titles = {
-        "geometry": "Geometry", "step": "Training step", "retrieval": "Retrieval", "search": "Search among many points",
-        "page": "Search page",
+        "geometry": "Geometry", "step": "Training step", "data": "Images", "startup": "Start-up",
+        "retrieval": "Retrieval", "search": "Search among many points", "page": "Search page",
     }  # fmt: skip
     title = titles[command]
     return "\n\n".join([f"## {title}", where, report(**given)])
