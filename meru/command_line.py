@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from meru import failures, stopping
 from meru.configuration import check, notes
-from meru.configuration.composing import configuration_message, register_resolvers
+from meru.configuration.composing import configuration_message, help_text, register_resolvers
 from meru.configuration.kinds import Kind, Whole
 from meru.configuration.overrides import overrides_of, readable, typed_keys
 from meru.errors import UserError
@@ -276,6 +276,9 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
 
     with one_line_errors():
         sys.argv[1:] = readable(sys.argv[1:], command=config_name)
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(help_text([word for word in sys.argv[1:] if not word.startswith("-")], command=config_name))
+            return
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)()
         except (HydraException, OmegaConfBaseException) as error:

@@ -173,3 +173,8 @@ def derived_seed(*parts: int | str) -> int:
     """A 63-bit seed for one purpose: a hash, so that neighbouring epochs and samples get unrelated random numbers."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def evenly_spread(length: int, count: int) -> list[int]:
+    """At most `count` indices, evenly spread over `length`."""
+    return list(range(0, length, max(1, length // count)))[:count]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from meru.data.images import read_image
-from meru.evaluation.examples import evenly_spread
+from meru.data.sampling import evenly_spread
 from meru.evaluation.sample import Sample
 from meru.geometry.co_sne import co_sne
 from meru.geometry.disk import DiskView, ring_radius, unit_radius

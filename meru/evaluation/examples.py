@@ -13,6 +13,7 @@ from torch import Tensor
 from meru.assemble import Pretrained
 from meru.data.loading import read_or_skip
 from meru.data.records import ImageRecord
+from meru.data.sampling import evenly_spread
 from meru.evaluation.image_text import embed_captions, embed_images
 from meru.metrics.retrieval import top_k
 from meru.optional_part import optional
@@ -87,11 +88,6 @@ def attention_of_words(pretrained: Pretrained, image: Tensor, caption: str) -> t
     (weights,) = model.word_attention(picture[None].to(device), tokens.to(device), torch.tensor([0], device=device))
     words = tokenizer.words(tokens[0])
     return picture, [word for word, _ in words], weights[[at for _, at in words]]
-
-
-def evenly_spread(length: int, count: int) -> list[int]:
-    """At most `count` indices, evenly spread over `length`."""
-    return list(range(0, length, max(1, length // count)))[:count]
 
 
 def safe_name(name: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from meru.data.images import read_image
 from meru.data.records import ImageTextData
-from meru.evaluation.examples import evenly_spread
+from meru.data.sampling import evenly_spread
 from meru.evaluation.sample import Sample
 from meru.reports.neighbours import Near, Query, neighbours_figure
 

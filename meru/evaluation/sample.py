@@ -14,9 +14,9 @@ from meru.assemble import Pretrained
 from meru.data.families import families_by_name
 from meru.data.loading import ordered_loader, read_or_skip, reading_options
 from meru.data.records import ImageRecord, ImageTextData
+from meru.data.sampling import evenly_spread
 from meru.data.workers import worker_options
 from meru.errors import UserError
-from meru.evaluation.examples import evenly_spread
 from meru.evaluation.image_text import embed_captions, embed_images
 from meru.geometry.spaces import Space
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose
 
@@ -23,6 +22,9 @@ from meru.data.loading import ordered_loader, read_or_skip, reading_options
 from meru.data.records import ImageRecord, Images, ImageTextData
 from meru.data.workers import worker_options
 from meru.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger("meru")
 

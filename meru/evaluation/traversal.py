@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from meru.data.images import read_image
-from meru.evaluation.examples import evenly_spread
+from meru.data.sampling import evenly_spread
 from meru.evaluation.sample import Sample, Subjects, Texts
 from meru.geometry.spaces import Space
 from meru.metrics.traversal import ROOT, more_general, walk

@@ -32,6 +32,7 @@ BUDGET = {
     "gahr": 70,
     "discovery": 60,
     "loss": 40,
+    "data": 60,
     "training": 150,
     "compiler_tests": 150,  # this and the next: if the others leave enough time
     "compiled": 150,

@@ -231,6 +231,25 @@ def loss(part: Part) -> None:
     part.keep({"batch": batch, "dimension": dimension, "rows": rows})
 
 
+def data(part: Part) -> None:
+    """What the loader brings to the device on every way, beside what a step of ViT-B/16 takes."""
+    from meru.benchmarks.data import drawn_jpegs, loader_rates
+    from meru.benchmarks.step import measure_steps
+
+    size, batch, steps, images = (32, 4, 2, 8) if part.smoke else (224, 256, 24, 256)
+    towers, workers = TINY if part.smoke else VIT_BASE, 0 if part.smoke else min(16, os.cpu_count() or 1)
+    (folder := part.folder / "jpegs").mkdir()
+    paths = drawn_jpegs(folder, images, (60, 80) if part.smoke else (375, 500))
+    figures: dict = {"batch": batch, "workers": workers, "towers": towers, "precision": "bf16"}
+    (step,) = measure_steps(towers, batch, rounds(part), part.device, "bf16", "image-text", models=["meru"])
+    figures["step_images_per_second"] = step["images_per_second"]
+    part.keep(figures)
+    figures["rows"] = loader_rates(
+        paths, part.folder, size=size, batch=batch, workers=workers, steps=steps, device=part.device
+    )
+    part.keep(figures)
+
+
 FIGURES = ("zero_shot/accuracy@1", "text_to_image/class/recall@1", "image_to_text/class/recall@1")
 
 
@@ -261,7 +280,7 @@ def rounds(part: Part) -> int:
 
 PARTS: dict[str, Callable[[Part], None]] = {
     function.__name__: function
-    for function in (environment, tests, steps, gahr, discovery, loss, training, compiler_tests, compiled)
+    for function in (environment, tests, steps, gahr, discovery, loss, data, training, compiler_tests, compiled)
 }
 
 

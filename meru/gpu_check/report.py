@@ -100,6 +100,20 @@ def loss(figures: dict, machine: dict) -> list[str]:
     return ["## Losses", note, markdown_table(["loss", "value", "time", "peak memory"], rows)]
 
 
+def data(figures: dict, machine: dict) -> list[str]:
+    step = figures["step_images_per_second"]
+    rows = [
+        [f"data.{row['way']}" if "=" in row["way"] else row["way"], f"{row['images_per_second']:.0f}",
+         f"{row['images_per_second'] / step:.2f}×"]
+        for row in figures.get("rows", ())
+    ]  # fmt: skip
+    note = (
+        f"JPEG files of 500 × 375, batches of {figures['batch']} on the device, {figures['workers']} workers; "
+        f"MERU's step ({' '.join(figures['towers'])}, {figures['precision']}) takes {step:.0f} images/s"
+    )
+    return ["## Images", note, markdown_table(["way", "images/s", "over the step"], rows)]
+
+
 def training(figures: dict, machine: dict) -> list[str]:
     names = [name for name in figures["rows"][0]["chance"]]
     rows = [
@@ -123,5 +137,6 @@ SECTIONS: dict[str, Callable[[dict, dict], list[str]]] = {
     "gahr": gahr,
     "discovery": discovery,
     "loss": loss,
+    "data": data,
     "training": training,
 }

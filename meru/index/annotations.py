@@ -20,10 +20,10 @@ from meru.data.caption_queries import caption_queries
 from meru.data.discovery.splits import UNKNOWN
 from meru.data.families import families_by_name
 from meru.data.records import ImageRecord
+from meru.data.sampling import evenly_spread
 from meru.data.texts import read_text
 from meru.errors import UserError
 from meru.evaluation.clusters import cluster_names
-from meru.evaluation.examples import evenly_spread
 from meru.files import user_path
 from meru.tasks.data import load_data, load_discovery_data
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from scipy.special import stdtrit
-
 CONFIDENCE = 0.95
 ROUNDING = 1e-9  # differences of figures below it are rounding errors
 
@@ -44,6 +42,8 @@ def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     """The t > 0 with P(|T| ≤ t) = `confidence` for Student's distribution with `degrees` ≥ 1 degrees of freedom."""
     if degrees < 1 or not 0 < confidence < 1:
         raise ValueError(f"needs degrees ≥ 1 and 0 < confidence < 1, got {degrees} and {confidence}")
+    from scipy.special import stdtrit  # here: training imports this file, and SciPy would delay its first step
+
     return float(stdtrit(degrees, (1 + confidence) / 2))
 
 

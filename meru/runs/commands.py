@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
+
 from omegaconf import DictConfig
 
 from meru.command_line import hydra_main
@@ -22,6 +26,8 @@ def _train(config: DictConfig) -> None:
     # Imported here, so that --help and a mistyped key do not wait for PyTorch.
     from hydra.core.hydra_config import HydraConfig
 
+    with _missing("wandb"):  # timm imports it, which takes half a second; the logger does so if it is chosen
+        import timm  # noqa: F401
     from meru.runs.train import start_or_resume
 
     start_or_resume(config, HydraConfig.get().overrides.task)
@@ -32,3 +38,16 @@ def _evaluate(config: DictConfig) -> None:
     from meru.runs.evaluate import evaluate_run
 
     evaluate_run(config)
+
+
+@contextlib.contextmanager
+def _missing(package: str) -> Iterator[None]:
+    """Let imports of a package fail inside, as if it were not installed; does nothing if it has been imported."""
+    known = package in sys.modules
+    if not known:
+        sys.modules[package] = None
+    try:
+        yield
+    finally:
+        if not known:
+            del sys.modules[package]

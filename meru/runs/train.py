@@ -22,7 +22,6 @@ from meru.data.loading import check_decoding, reading_options
 from meru.data.sampling import BatchPlan
 from meru.files import CONFIGS
 from meru.runs.duration import Stopwatch
-from meru.runs.finish import finish
 from meru.runs.folder import (
     environment,
     has_begun,
@@ -34,7 +33,6 @@ from meru.runs.folder import (
     save_changes,
     save_environment,
 )
-from meru.runs.plots import save_plots
 from meru.tasks.contract import Figures
 from meru.tasks.kinds import task_of
 from meru.training.loggers.base import AnyLogger, NoLogger, SeveralLoggers
@@ -112,15 +110,25 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
         epoch_state=task.epoch_state,
         complete=partial(with_views_taken, image_size=model.image_size),
         on_resumed=partial(save_changes, folder, config),
-        on_validated=partial(save_plots, task, folder, pretrained, logger),
+        on_validated=partial(_save_plots, task, folder, pretrained, logger),
     )
     with closing(logger, folder, watch):
         finished = trainer.run()
-        figures = finish(task, folder, trainer, pretrained, logger) if finished and distributed.is_main() else None
+        figures = None
+        if finished and distributed.is_main():
+            from meru.runs.finish import finish  # here: what draws would delay the first step
+
+            figures = finish(task, folder, trainer, pretrained, logger)
         if not finished:
             log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
     distributed.barrier()
     return figures
+
+
+def _save_plots(*arguments, **options) -> None:
+    from meru.runs.plots import save_plots
+
+    save_plots(*arguments, **options)
 
 
 @contextlib.contextmanager

@@ -9,10 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -26,6 +25,9 @@ from meru.data.sampling import BatchPlan
 from meru.data.transforms import Transforms
 from meru.data.workers import worker_options
 from meru.tasks.cached_views import CachedViews
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Figures = dict[str, float | None]
 

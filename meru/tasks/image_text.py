@@ -7,9 +7,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -24,14 +23,10 @@ from meru.data.loading import read_or_skip, reading_options, training_options
 from meru.data.pairs import TrainingPairs, WordsOfViews, evaluation_loader, training_loader
 from meru.data.parts import CropParts, PartWords, part_places
 from meru.data.records import ImageRecord, ImageTextData
-from meru.data.sampling import BatchPlan
+from meru.data.sampling import BatchPlan, evenly_spread
 from meru.encoders.run_weights import brings_scales
 from meru.errors import UserError
-from meru.evaluation.examples import evenly_spread, retrieved_images, save_attention
 from meru.evaluation.image_text import evaluate_image_text
-from meru.evaluation.pointing import pointing_game
-from meru.evaluation.sample import Subjects
-from meru.evaluation.sample_plots import sample_plots
 from meru.optional_part import optional
 from meru.reports.tables import finite_figures, format_table
 from meru.run_layout import ATTENTION
@@ -39,6 +34,9 @@ from meru.tasks.contract import Figures, Findings, Task
 from meru.tasks.data import load_data
 from meru.training.initial_radius import start_at_initial_radius
 from meru.training.loggers.base import NoLogger
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger("meru")
 
@@ -221,6 +219,8 @@ class ImageText(Task):
         )
         part_of_word = PartWords.of(self.config.data).part_of
         if settings.get("pointing") and part_of_word:
+            from meru.evaluation.pointing import pointing_game  # here: its figures would delay the first step
+
             maximum_pixels = reading_options(self.config.data)["maximum_pixels"]
             places, centres = part_places(records, pretrained.transforms.evaluation, maximum_pixels=maximum_pixels)
             figures |= pointing_game(
@@ -241,6 +241,9 @@ class ImageText(Task):
         return format_table(figures, title, pointing=model.has_word_attention)
 
     def plots(self, names: Sequence[str], pretrained: Pretrained, *, finished: bool) -> dict[str, Figure]:
+        from meru.evaluation.sample import Subjects
+        from meru.evaluation.sample_plots import sample_plots
+
         splits = SPLITS if finished else SPLITS[1:]
         split = next(each for each in splits if self.records(each))
         subjects = Subjects(pretrained, self.data, self.config.data, device=self.device)
@@ -248,6 +251,8 @@ class ImageText(Task):
 
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
         """Log a table of retrieved images, and save attention maps of words."""
+        from meru.evaluation.examples import retrieved_images, save_attention
+
         data = self.data
         if not isinstance(logger, NoLogger) and (records := data.validation or data.test):
             with optional("the table of retrieved images"):
