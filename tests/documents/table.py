@@ -214,6 +214,13 @@ ROWS = (
         says="cosine",
     ),
     # `--help`: a server for a moment would cost ten seconds, and tests/page has many requests at once.
+    Row(
+        r"python scripts/benchmark\.py data",
+        add=("--images", "2", "--width", "60", "--height", "40", "--size", "16", "--repeats", "1"),
+        says="image_cache",
+    ),
+    Row(r"python scripts/benchmark\.py data root=<folder>", add=("--help",), says="root"),
+    Row(r"python scripts/benchmark\.py startup", add=("--help",), says="repeats"),  # takes a minute
     Row(r"python scripts/benchmark\.py page index=<index>", add=("--help",), says="--clients"),
     Row(
         r"python scripts/benchmark\.py search .*",

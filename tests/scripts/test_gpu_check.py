@@ -45,7 +45,7 @@ def test_a_smoke_run_passes_every_part(tmp_path):
     for test in ("test_a_plain_product_is_not_float32_with_tf32", "test_compiled_gives_the_loss"):
         assert re.search(rf"{test}\S* SKIPPED", log), "the log has a line per test, which outlasts a time limit"
     report = (tmp_path / "out" / "results.md").read_text("utf-8")
-    for heading in ("Machine", "Tests", "Training step", "GAHR", "Category discovery", "Losses", "Training"):
+    for heading in ("Machine", "Tests", "Training step", "GAHR", "Category discovery", "Losses", "Images", "Training"):
         assert f"\n## {heading}" in report
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["log.txt", "results.json", "results.md"]
 
