@@ -114,21 +114,26 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     )
     with closing(logger, folder, watch):
         finished = trainer.run()
-        figures = None
-        if finished and distributed.is_main():
-            from meru.runs.finish import finish  # here: what draws would delay the first step
-
-            figures = finish(task, folder, trainer, pretrained, logger)
+        figures = _finish(task, folder, trainer, pretrained, logger) if finished and distributed.is_main() else None
         if not finished:
             log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
     distributed.barrier()
     return figures
 
 
-def _save_plots(*arguments, **options) -> None:
+# Imported here: what these two need, Matplotlib above all, would delay the first step.
+
+
+def _finish(*arguments) -> Figures:
+    from meru.runs.finish import finish
+
+    return finish(*arguments)
+
+
+def _save_plots(*arguments) -> None:
     from meru.runs.plots import save_plots
 
-    save_plots(*arguments, **options)
+    save_plots(*arguments)
 
 
 @contextlib.contextmanager

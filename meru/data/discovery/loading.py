@@ -136,13 +136,8 @@ def discovery_training_loader(
     else:
         data, together = CachedTrainingViews(split, views=views, seed=seed), as_it_is
         workers = 0  # sending rows between processes would be slower
-    order = partial(
-        _sampler(sampler, split, neighbours, independent),
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-    )
+    plan = {"batch_size": batch_size, "seed": seed, "rank": rank, "world_size": world_size}
+    order = partial(_sampler(sampler, split, neighbours, independent), **plan)
 
     def loader(start: int, until: int) -> DataLoader:
         batches = order(start_step=start, total_steps=until)
