@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SMALLEST = 1e-300  # a square to divide by instead of 0, float64
+FLAT = 1e-30  # the length of w below which a point is straight ahead or straight back: an angle has no gradient there
 # Numbers of one operand that are processed at a time.
 PIECE = {"cpu": 2**15, "cuda": 2**22}
 
@@ -252,7 +253,7 @@ def _hyperboloid_angle(tolerance: float, split: Split, c: Tensor, differentiate:
         return Figure(value, None)
     weight = c / sinh_square.masked_fill(near, torch.inf)
     turn = weight * m * (1 + sinh_square).sqrt() / radius
-    steep = along / m.clamp_min(1e-30)  # straight ahead and straight back, the angle has no gradient
+    steep = along / m.masked_fill(m < FLAT, torch.inf)
     by_c = weight * m * radius * (a * radius * along / time_x + across) / (2 * c * c * time_y)
     return Figure(
         value,
@@ -276,5 +277,5 @@ def _flat_angle(tolerance: float, split: Split, c: Tensor, differentiate: bool) 
     if not differentiate:
         return Figure(value, None)
     weight = 1 / apart.masked_fill(near, torch.inf)
-    turn, steep = weight * m / radius, weight * along / m.clamp_min(1e-30)
+    turn, steep = weight * m / radius, weight * along / m.masked_fill(m < FLAT, torch.inf)
     return Figure(value, (turn, -turn - (1 + split.along) * steep, -turn, steep, torch.zeros_like(m)))
