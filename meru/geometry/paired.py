@@ -1,14 +1,15 @@
 """Figures of two points, row by row: exact in float32, with few kernels and little memory.
 
-The points are split once, in float64, into a base z and what is orthogonal to it:
+One of the points is the base z, and the other one is split into what lies along it and what is orthogonal to it, once
+and in float64:
 
-    x − y = ε z + w,   w ⟂ z,   z = x + y          for distances, which are symmetric
-    y − x = ε z + w,   w ⟂ z,   z = x              for angles at x
+    other = (1 + ε) z + w,   w ⟂ z
 
 From the three numbers ‖z‖², ε and ‖w‖² follow the figure and its gradients, which are combinations of z and w, without
-a cancellation anywhere. So only the split and scalars `(…)` need float64: far from the origin, rounding w to float32
-before it is known to be small would turn a point's direction by 6e-8, which there is a long way. The split is made for
-a few rows at a time, which stay in a core's cache; for the backward pass, only z and w are kept, in the points' dtype.
+a cancellation anywhere. So only the split and scalars `(…)` need float64. Float32 would not do for the split: far from
+the origin, a distance of √c d across the ray to a point changes its direction by √c d e^−ρ only, and the directions
+would be rounded to 6e-8 before they are compared. The split is made for a few rows at a time, which stay in a core's
+cache; for the backward pass only z and w are kept, in the points' dtype.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch.autograd.function import once_differentiable
 SMALLEST = 1e-300  # a square to divide by instead of 0, float64
 FLAT = 1e-30  # the length of w below which a point is straight ahead or straight back: an angle has no gradient there
 # Numbers of one operand that are processed at a time.
-PIECE = {"cpu": 2**15, "cuda": 2**22}
+PIECE = {"cpu": 2**17, "cuda": 2**22}
 
 
 class Split(NamedTuple):
@@ -38,8 +39,8 @@ class Split(NamedTuple):
 class Figure(NamedTuple):
     """The value of a figure and its derivatives, float64, shape `(n,)`.
 
-    The gradient by x is `x_base`·z + `x_across`·w, that by y likewise; `c` is the derivative by the curvature. The
-    derivatives are None if they were not asked for.
+    Derivatives, None if they were not asked for: of the gradient by z the shares of z and w, of that by the other point
+    the shares of z and w, and the derivative by the curvature.
     """
 
     value: Tensor
@@ -51,12 +52,12 @@ Formula = Callable[[Split, Tensor, bool], Figure]
 
 def hyperboloid_distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """Geodesic distance of points of the hyperboloid of curvature −c, row by row; `x` and `y` broadcast."""
-    return _figure(x, y, c, partial(_distance, _hyperboloid_excess), symmetric=True)
+    return _figure(x, y, c, _hyperboloid_distance, symmetric=True)
 
 
 def hyperboloid_inner(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """⟨x, y⟩_L = −cosh(√c d)/c, row by row; `x` and `y` broadcast."""
-    return _figure(x, y, c, _inner, symmetric=True)
+    return _figure(x, y, c, _hyperboloid_inner, symmetric=True)
 
 
 def hyperboloid_angle(x: Tensor, y: Tensor, c: Tensor, tolerance: float) -> Tensor:
@@ -71,7 +72,7 @@ def flat_angle(x: Tensor, y: Tensor, tolerance: float) -> Tensor:
 
 def ball_distance(x: Tensor, y: Tensor, c: Tensor, edge: float) -> Tensor:
     """Geodesic distance in the Poincaré ball, row by row, in which 1 − c‖x‖² is at least `edge`."""
-    return _figure(x, y, c, partial(_distance, partial(_ball_excess, edge)), symmetric=True)
+    return _figure(x, y, c, partial(_ball_distance, edge), symmetric=True)
 
 
 def exact_square(x: Tensor) -> Tensor:
@@ -99,46 +100,62 @@ def _figure(x: Tensor, y: Tensor, c: Tensor, formula: Formula, *, symmetric: boo
 
 
 class _Figure(torch.autograd.Function):
-    """A formula of pairs `(n, D)` as a function of points and curvature; differentiable once."""
+    """A formula of pairs `(n, D)` as a function of points and curvature; differentiable once.
+
+    The base is x; for a symmetric formula it is the shorter of the two points, so that the order does not matter.
+    """
 
     @staticmethod
     def forward(
         ctx, x: Tensor, y: Tensor, c: Tensor, formula: Formula, symmetric: bool, differentiate: bool
     ) -> Tensor:
-        split, base, across = _split(x, y, symmetric, keep=differentiate)
+        norm = torch.linalg.vector_norm
+        swapped = norm(x, dim=-1) > norm(y, dim=-1) if symmetric else None
+        split, base, across = _split(x, y, swapped, keep=differentiate)
         value, derivatives = formula(split, c.double(), differentiate)
         if derivatives is not None:
-            ctx.save_for_backward(base, across, torch.stack(derivatives), c)
+            of_base, of_other, (of_c,) = torch.stack(derivatives).split((2, 2, 1))
+            if swapped is not None:
+                of_base, of_other = torch.where(swapped, of_other, of_base), torch.where(swapped, of_base, of_other)
+            ctx.save_for_backward(base, across, of_base, of_other, of_c, c)
         return value.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        base, across, derivatives, c = ctx.saved_tensors
-        weights = derivatives * gradient
-        by_x_base, by_x_across, by_y_base, by_y_across = weights[:4].to(base.dtype)[..., None]
-        needs_x, needs_y, needs_c = ctx.needs_input_grad[:3]
-        by_x = (base * by_x_base).addcmul_(across, by_x_across) if needs_x else None
-        by_y = (base * by_y_base).addcmul_(across, by_y_across) if needs_y else None
-        return by_x, by_y, weights[4].sum().to(c.dtype) if needs_c else None, None, None, None
+        base, across, of_x, of_y, of_c, c = ctx.saved_tensors
+        by_x, by_y = (
+            _combination(base, across, (shares * gradient).to(base.dtype)) if needed else None
+            for shares, needed in zip((of_x, of_y), ctx.needs_input_grad, strict=False)
+        )
+        by_c = (of_c * gradient).sum().to(c.dtype) if ctx.needs_input_grad[2] else None
+        return by_x, by_y, by_c, None, None, None
 
 
-def _split(x: Tensor, y: Tensor, symmetric: bool, *, keep: bool) -> tuple[Split, Tensor | None, Tensor | None]:
-    """The three numbers of every pair, and, to keep, z and w in the points' dtype."""
-    rows, columns = x.shape
-    split = Split(*x.new_empty(3, rows, dtype=torch.float64))
+def _combination(base: Tensor, across: Tensor, shares: Tensor) -> Tensor:
+    return (base * shares[0, :, None]).addcmul_(across, shares[1, :, None])
+
+
+def _split(
+    x: Tensor, y: Tensor, swapped: Tensor | None, *, keep: bool
+) -> tuple[Split, Tensor | None, Tensor | None]:
+    """The three numbers of every pair, and, to keep, z and w in the points' dtype; z is y where `swapped`."""
+    split = Split(*x.new_empty(3, len(x), dtype=torch.float64))
     across = torch.empty_like(x, memory_format=torch.contiguous_format) if keep else None
-    base = torch.empty_like(x, memory_format=torch.contiguous_format) if keep and symmetric else x
-    for piece in pieces(rows, columns, x.device):
-        wide_x, wide_y = x[piece].double(), y[piece].double()
-        z, difference = (wide_x + wide_y, wide_x - wide_y) if symmetric else (wide_x, wide_y - wide_x)
+    base = torch.empty_like(across) if keep and swapped is not None else x
+    for piece in pieces(*x.shape, x.device):
+        z, other = x[piece].double(), y[piece].double()
+        difference = other - z
+        if swapped is not None:
+            z = torch.where(swapped[piece, None], other, z)
+            difference.mul_((1.0 - 2.0 * swapped[piece])[:, None])
         square = torch.sum(z * z, -1, out=split.base[piece])
         along = torch.div((difference * z).sum(-1), square.clamp_min(SMALLEST), out=split.along[piece])
         w = difference.addcmul_(z, along[:, None], value=-1)
         torch.sum(w * w, -1, out=split.across[piece])
         if keep:
             across[piece] = w
-            if symmetric:
+            if base is not x:
                 base[piece] = z
     return split, base, across
 
@@ -163,108 +180,110 @@ class _ExactSquare(torch.autograd.Function):
 # ---------------------------------------------------------------- formulas
 
 
-def _distance(excess: Callable, split: Split, c: Tensor, differentiate: bool) -> Figure:
-    """d = arcosh(1 + t)/√c; the derivative by t is 0 where points coincide."""
-    t, derivatives = excess(split, c, differentiate)
+class _Sides(NamedTuple):
+    """A pair on the hyperboloid, seen from z, in units of 1/√c; float64, shape `(n,)`.
+
+    With T, U the time components of z and of the other point times √c, R = √c‖z‖ and a = 1 + ε:
+
+        lead = a T − U,   along = R lead,   across = c‖w‖²,   sinh²(√c d) = along² + across
+    """
+
+    square: Tensor  # R²
+    a: Tensor
+    time: Tensor  # T
+    other_time: Tensor  # U
+    lead: Tensor
+    along: Tensor
+    across: Tensor
+    sinh_square: Tensor
+
+
+def _sides(split: Split, c: Tensor) -> _Sides:
+    square, across, a = split.base * c, split.across * c, 1 + split.along
+    time, other_time = (1 + square).sqrt(), (1 + a * a * square + across).sqrt()
+    # |a| T − U from the difference of the squares, and a T − U from it
+    ahead = (split.along * (2 + split.along) - across) / (other_time + a.abs() * time)
+    lead = ahead + 2 * a.clamp_max(0) * time
+    along = square.sqrt() * lead
+    return _Sides(square, a, time, other_time, lead, along, across, along * along + across)
+
+
+def _hyperboloid_distance(split: Split, c: Tensor, differentiate: bool) -> Figure:
+    """d = arsinh(sinh(√c d))/√c; its gradients are 0 where points coincide."""
+    sides, root_c = _sides(split, c), c.sqrt()
+    sinh = sides.sinh_square.sqrt()
+    value = torch.asinh(sinh) / root_c
+    if not differentiate:
+        return Figure(value, None)
+    *derivatives, by_scale = _towards(sides, root_c / sinh.masked_fill(sinh == 0, torch.inf))
+    # d = F(√c x, √c y)/√c, so the derivative by c follows from those by x and y (Euler).
+    return Figure(value, (*derivatives, (by_scale / c - value) / (2 * c)))
+
+
+def _hyperboloid_inner(split: Split, c: Tensor, differentiate: bool) -> Figure:
+    sides = _sides(split, c)
+    value = -(1 + sides.sinh_square).sqrt() / c
+    if not differentiate:
+        return Figure(value, None)
+    *derivatives, by_scale = _towards(sides, -torch.ones_like(value))
+    return Figure(value, (*derivatives, (by_scale / (2 * c) - value) / c))
+
+
+def _towards(sides: _Sides, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of cosh(√c d), times slope/c: shares of z and w, and c (z·∂z + other·∂other).
+
+        ∂cosh/∂z = −c v,   ∂cosh/∂other = c T/U v,   v = w + lead/T · z
+    """
+    to_other = slope * sides.time / sides.other_time
+    turn = sides.lead / sides.time
+    of_base = turn * sides.square
+    by_scale = to_other * (sides.a * of_base + sides.across) - slope * of_base
+    return -slope * turn, -slope, to_other * turn, to_other, by_scale
+
+
+def _ball_distance(edge: float, split: Split, c: Tensor, differentiate: bool) -> Figure:
+    """d = arcosh(1 + t)/√c,   t = 2c‖x − y‖²/((1 − c‖x‖²)(1 − c‖y‖²)); beyond the edge, 1 − c‖x‖² is constant."""
+    square, across, along, root_c = split.base * c, split.across * c, split.along, c.sqrt()
+    a = 1 + along
+    gap, other_gap = (1 - square).clamp_min(edge), (1 - a * a * square - across).clamp_min(edge)
+    by_difference = 4 / (gap * other_gap)
+    t = by_difference * (along * along * square + across) / 2
     sinh = (t * (t + 2)).sqrt()
-    root_c = c.sqrt()
     value = torch.log1p(t + sinh) / root_c
     if not differentiate:
         return Figure(value, None)
-    slope = 1 / (root_c * sinh).masked_fill(sinh == 0, torch.inf)
-    x_base, x_across, y_base, y_across, by_scale = (slope * each for each in derivatives)
-    # d = F(√c x, √c y)/√c, so the derivative by c follows from those by x and y (Euler).
-    return Figure(value, (x_base, x_across, y_base, y_across, (by_scale - value) / (2 * c)))
-
-
-def _inner(split: Split, c: Tensor, differentiate: bool) -> Figure:
-    t, derivatives = _hyperboloid_excess(split, c, differentiate)
-    value = -(1 + t) / c
-    if not differentiate:
-        return Figure(value, None)
-    x_base, x_across, y_base, y_across, by_scale = (each / -c for each in derivatives)
-    return Figure(value, (x_base, x_across, y_base, y_across, by_scale / (2 * c) - value / c))
-
-
-def _hyperboloid_excess(split: Split, c: Tensor, differentiate: bool) -> Figure:
-    """t = cosh(√c d) − 1 for z = x + y; instead of the derivative by c, x·∂t/∂x + y·∂t/∂y.
-
-        t = (c‖w‖²/2 + 2q)/(1 − q),   q = c ε²‖z‖²/(T + U)²,   T² = 1 + c‖x‖²,   U² = 1 + c‖y‖²
-        ∂t/∂x = c/(2T) v,   ∂t/∂y = −c/(2U) v,   v = ε (4 + 2t)/(T + U) z + (T + U) w
-    """
-    square, along, across = split.base * c, split.along, split.across * c
-    ahead, behind = 1 + along, 1 - along
-    time_x = (1 + (ahead * ahead * square + across) / 4).sqrt()
-    time_y = (1 + (behind * behind * square + across) / 4).sqrt()
-    times = time_x + time_y
-    q = square * (along / times).square()
-    t = (across / 2 + 2 * q) / (1 - q)
-    if not differentiate:
-        return Figure(t, None)
-    v_base = along * (4 + 2 * t) / times
-    to_x, to_y = c / (2 * time_x), -c / (2 * time_y)
-    # 2 c v·x and 2 c v·y
-    v_x, v_y = v_base * ahead * square + times * across, v_base * behind * square - times * across
-    by_scale = v_x / (4 * time_x) - v_y / (4 * time_y)
-    return Figure(t, (to_x * v_base, to_x * times, to_y * v_base, to_y * times, by_scale))
-
-
-def _ball_excess(edge: float, split: Split, c: Tensor, differentiate: bool) -> Figure:
-    """t = 2c‖x − y‖²/((1 − c‖x‖²)(1 − c‖y‖²)) for z = x + y; the rest as for the hyperboloid.
-
-    Beyond the edge, 1 − c‖x‖² is constant.
-    """
-    square, along, across = split.base * c, split.along, split.across * c
-    ahead, behind = 1 + along, 1 - along
-    square_x, square_y = (ahead * ahead * square + across) / 4, (behind * behind * square + across) / 4
-    gap_x, gap_y = (1 - square_x).clamp_min(edge), (1 - square_y).clamp_min(edge)
-    by_difference = 4 / (gap_x * gap_y)
-    t = by_difference * (along * along * square + across) / 2
-    if not differentiate:
-        return Figure(t, None)
-    # Halves, because x = (z + (x − y))/2 and y = (z − (x − y))/2.
-    to_x, to_y = ((t / gap).masked_fill(gap == edge, 0) for gap in (gap_x, gap_y))
+    slope = root_c / sinh.masked_fill(sinh == 0, torch.inf)
+    by_difference = slope * by_difference
+    outwards, other_outwards = ((2 * slope * t / each).masked_fill(each == edge, 0) for each in (gap, other_gap))
     derivatives = (
-        c * (by_difference * along + to_x * ahead), c * (by_difference + to_x),
-        c * (to_y * behind - by_difference * along), -c * (by_difference + to_y),
-    )  # fmt: skip
-    by_scale = 2 * (t + to_x * square_x + to_y * square_y)
-    return Figure(t, (*derivatives, by_scale))
+        outwards - by_difference * along,
+        -by_difference,
+        by_difference * along + other_outwards * a,
+        by_difference + other_outwards,
+    )
+    by_scale = derivatives[0] * square + derivatives[2] * a * square + derivatives[3] * across
+    return Figure(value, (*derivatives, (by_scale / c - value) / (2 * c)))
 
 
 def _hyperboloid_angle(tolerance: float, split: Split, c: Tensor, differentiate: bool) -> Figure:
-    """The angle at z = x, where y has the coordinates m, l in the tangent plane: m² + l² = sinh²(√c d).
-
-        θ = atan2(m, l),   m = √c‖w‖,   l = R (a T − U),   a = 1 + ε,   R = √c‖x‖
-    """
-    square, across = split.base * c, split.across * c
-    a = 1 + split.along
-    time_x = (1 + square).sqrt()
-    time_y = (1 + a * a * square + across).sqrt()
-    radius = square.sqrt().clamp_min(tolerance)
-    # |a| T − U from the difference of the squares, and a T − U from it
-    lead = (split.along * (2 + split.along) - across) / (time_y + a.abs() * time_x) + 2 * a.clamp_max(0) * time_x
-    along = radius * lead
-    sinh_square = across + along * along
-    near = (sinh_square <= tolerance**2 * square.clamp_min(1)) | (square <= tolerance**2)
-    m = across.sqrt()
+    """θ = atan2(m, along), m = √across: both are coordinates of y in the tangent plane at x."""
+    sides = _sides(split, c)
+    _, a, time, other_time, _, along, across, sinh_square = sides
+    near = (sinh_square <= tolerance**2 * sides.square.clamp_min(1)) | (sides.square <= tolerance**2)
+    m, radius = across.sqrt(), sides.square.sqrt().clamp_min(tolerance)
     value = torch.atan2(m, along).masked_fill(near, 0)
     if not differentiate:
         return Figure(value, None)
     weight = c / sinh_square.masked_fill(near, torch.inf)
     turn = weight * m * (1 + sinh_square).sqrt() / radius
-    steep = along / m.masked_fill(m < FLAT, torch.inf)
-    by_c = weight * m * radius * (a * radius * along / time_x + across) / (2 * c * c * time_y)
-    return Figure(
-        value,
-        (
-            turn / time_x,
-            -weight * (m * time_x / radius + a * steep),
-            -turn / time_y,
-            weight * (steep + m * radius / time_y),
-            by_c,
-        ),
-    )
+    steep = weight * along / m.masked_fill(m < FLAT, torch.inf)
+    sideways = weight * m / radius
+    by_c = sideways * sides.square * (a * radius * along / time + across) / (2 * c * c * other_time)
+    derivatives = (
+        turn / time, -sideways * time - a * steep, -turn / other_time,
+        steep + sideways * sides.square / other_time, by_c,
+    )  # fmt: skip
+    return Figure(value, derivatives)
 
 
 def _flat_angle(tolerance: float, split: Split, c: Tensor, differentiate: bool) -> Figure:
