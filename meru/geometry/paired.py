@@ -144,14 +144,15 @@ def _split(
     across = torch.empty_like(x, memory_format=torch.contiguous_format) if keep else None
     base = torch.empty_like(across) if keep and swapped is not None else x
     for piece in pieces(*x.shape, x.device):
-        z, other = x[piece].double(), y[piece].double()
-        difference = other - z
+        z, other = x[piece], y[piece]
         if swapped is not None:
-            z = torch.where(swapped[piece, None], other, z)
-            difference.mul_((1.0 - 2.0 * swapped[piece])[:, None])
-        square = torch.sum(z * z, -1, out=split.base[piece])
-        along = torch.div((difference * z).sum(-1), square.clamp_min(SMALLEST), out=split.along[piece])
-        w = difference.addcmul_(z, along[:, None], value=-1)
+            exchange = swapped[piece, None]
+            z, other = torch.where(exchange, other, z), torch.where(exchange, z, other)
+        wide = z.double()
+        difference = other.double() - wide
+        square = torch.sum(wide * wide, -1, out=split.base[piece])
+        along = torch.div((difference * wide).sum(-1), square.clamp_min(SMALLEST), out=split.along[piece])
+        w = difference.addcmul_(wide, along[:, None], value=-1)
         torch.sum(w * w, -1, out=split.across[piece])
         if keep:
             across[piece] = w
