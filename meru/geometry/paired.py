@@ -116,6 +116,7 @@ class _Figure(torch.autograd.Function):
         if derivatives is not None:
             of_base, of_other, (of_c,) = torch.stack(derivatives).split((2, 2, 1))
             if swapped is not None:
+                of_base[1], of_other[1] = (torch.where(swapped, -each[1], each[1]) for each in (of_base, of_other))
                 of_base, of_other = torch.where(swapped, of_other, of_base), torch.where(swapped, of_base, of_other)
             ctx.save_for_backward(base, across, of_base, of_other, of_c, c)
         return value.to(x.dtype)
@@ -139,25 +140,30 @@ def _combination(base: Tensor, across: Tensor, shares: Tensor) -> Tensor:
 def _split(
     x: Tensor, y: Tensor, swapped: Tensor | None, *, keep: bool
 ) -> tuple[Split, Tensor | None, Tensor | None]:
-    """The three numbers of every pair, and, to keep, z and w in the points' dtype; z is y where `swapped`."""
+    """The three numbers of every pair, and, to keep, z and w in the points' dtype; z is y where `swapped`,
+    and w then has the other sign."""
     split = Split(*x.new_empty(3, len(x), dtype=torch.float64))
     across = torch.empty_like(x, memory_format=torch.contiguous_format) if keep else None
     base = torch.empty_like(across) if keep and swapped is not None else x
+    weight = None if swapped is None else swapped.double()[:, None]
     for piece in pieces(*x.shape, x.device):
-        z, other = x[piece], y[piece]
-        if swapped is not None:
-            exchange = swapped[piece, None]
-            z, other = torch.where(exchange, other, z), torch.where(exchange, z, other)
-        wide = z.double()
-        difference = other.double() - wide
-        square = torch.sum(wide * wide, -1, out=split.base[piece])
-        along = torch.div((difference * wide).sum(-1), square.clamp_min(SMALLEST), out=split.along[piece])
-        w = difference.addcmul_(wide, along[:, None], value=-1)
-        torch.sum(w * w, -1, out=split.across[piece])
+        z, other = x[piece].double(), y[piece].double()
+        difference = other - z
+        if weight is not None:  # by a weight of 0 or 1, because torch.where is slow on CPUs
+            z = torch.lerp(z, other, weight[piece])
+        norm = torch.linalg.vector_norm(z, dim=-1, out=split.base[piece])
+        square = norm.square().clamp_min_(SMALLEST)
+        along = torch.div((difference * z).sum(-1), square, out=split.along[piece])
+        w = difference.addcmul_(z, along[:, None], value=-1)
+        torch.linalg.vector_norm(w, dim=-1, out=split.across[piece])
         if keep:
             across[piece] = w
             if base is not x:
                 base[piece] = z
+    split.base.square_()
+    split.across.square_()
+    if swapped is not None:  # `difference` was y − x
+        split.along.copy_(torch.where(swapped, -split.along, split.along))
     return split, base, across
 
 
