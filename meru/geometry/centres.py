@@ -33,7 +33,8 @@ def ball_midpoint(x: Tensor, weights: Tensor | None, c: Tensor, edge: float) -> 
 def ball_midpoints_of_groups(x: Tensor, group: Tensor, groups: int, c: Tensor, edge: float) -> Tensor:
     """The same of each group of points `(n, D)`, with groups `(n,)`, shape `(groups, D)`; 0 for an empty group."""
     weights = x.new_ones(1, len(x), dtype=torch.float64)
-    return _into_ball(*_Sums.apply(x[None], weights, c, edge, group, groups), c).to(x.dtype)
+    space, time = _Sums.apply(x[None], weights, c, edge, group, groups)
+    return _into_ball(space, time, c).to(x.dtype)
 
 
 def _into_ball(space: Tensor, time: Tensor, c: Tensor) -> Tensor:
@@ -92,7 +93,8 @@ class _Sums(torch.autograd.Function):
     def backward(ctx, by_space: Tensor, by_time: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, c, square, group = ctx.saved_tensors
         wide_c = c.double()
-        scale, by_square, by_c = torch.ones_like(square), 0.0, 0.0
+        scale = torch.ones_like(square)
+        by_square = by_c = torch.zeros_like(square)
         if ctx.edge is not None:
             scale = _scale(square, wide_c, ctx.edge)
             growth = (scale * scale / 2).masked_fill(scale == 2 / ctx.edge, 0)  # dλ/d(c‖x‖²)
@@ -109,9 +111,7 @@ class _Sums(torch.autograd.Function):
             product = torch.sum(wide * towards, -1, out=by_scale[some, part])
             if ctx.needs_input_grad[0]:
                 times = by_time[some] if group is None else by_time[:, part]
-                inwards = time_by_square[some, part] * times
-                if ctx.edge is not None:
-                    inwards = inwards + by_square[some, part] * product
+                inwards = time_by_square[some, part] * times + by_square[some, part] * product
                 inwards = 2 * weights[some, part] * inwards
                 outwards = weights[some, part] * scale[some, part]
                 by_x[some, part] = (wide * inwards[..., None]).addcmul_(towards, outwards[..., None])

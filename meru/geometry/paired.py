@@ -44,7 +44,7 @@ class Figure(NamedTuple):
     """
 
     value: Tensor
-    derivatives: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None
+    derivatives: tuple[Tensor, ...] | None
 
 
 Formula = Callable[[Split, Tensor, bool], Figure]
@@ -143,10 +143,12 @@ def _split(
     """The three numbers of every pair, and, to keep, z and w in the points' dtype; z is y where `swapped`,
     and w then has the other sign."""
     split = Split(*x.new_empty(3, len(x), dtype=torch.float64))
-    across = torch.empty_like(x, memory_format=torch.contiguous_format) if keep else None
-    base = torch.empty_like(across) if keep and swapped is not None else x
+    base = across = None
+    if keep:
+        across = torch.empty_like(x, memory_format=torch.contiguous_format)
+        base = x if swapped is None else torch.empty_like(across)
     weight = None if swapped is None else swapped.double()[:, None]
-    for piece in pieces(*x.shape, x.device):
+    for piece in pieces(len(x), x.shape[1], x.device):
         z, other = x[piece].double(), y[piece].double()
         difference = other - z
         if weight is not None:  # by a weight of 0 or 1, because torch.where is slow on CPUs
@@ -156,10 +158,10 @@ def _split(
         along = torch.div((difference * z).sum(-1), square, out=split.along[piece])
         w = difference.addcmul_(z, along[:, None], value=-1)
         torch.linalg.vector_norm(w, dim=-1, out=split.across[piece])
-        if keep:
+        if across is not None:
             across[piece] = w
-            if base is not x:
-                base[piece] = z
+        if base is not None and base is not x:
+            base[piece] = z
     split.base.square_()
     split.across.square_()
     if swapped is not None:  # `difference` was y − x
@@ -173,7 +175,7 @@ class _ExactSquare(torch.autograd.Function):
         ctx.save_for_backward(x)
         flat = x.reshape(-1, x.shape[-1])
         square = flat.new_empty(len(flat), dtype=torch.float64)
-        for piece in pieces(*flat.shape, x.device):
+        for piece in pieces(len(flat), x.shape[-1], x.device):
             wide = flat[piece].double()
             torch.sum(wide * wide, -1, out=square[piece])
         return square.view(x.shape[:-1])
@@ -236,7 +238,7 @@ def _hyperboloid_inner(split: Split, c: Tensor, differentiate: bool) -> Figure:
     return Figure(value, (*derivatives, (by_scale / (2 * c) - value) / c))
 
 
-def _towards(sides: _Sides, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _towards(sides: _Sides, slope: Tensor) -> tuple[Tensor, ...]:
     """Gradients of cosh(√c d), times slope/c: shares of z and w, and c (z·∂z + other·∂other).
 
         ∂cosh/∂z = −c v,   ∂cosh/∂other = c T/U v,   v = w + lead/T · z

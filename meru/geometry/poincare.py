@@ -20,7 +20,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from meru.geometry import lorentz
 from meru.geometry.all_pairs import (
     AllPairsDistance,
     full_precision,
