@@ -19,27 +19,29 @@ from meru.geometry.paired import pieces
 
 def hyperboloid_centroid(x: Tensor, weights: Tensor | None, c: Tensor) -> Tensor:
     """Lorentz centroid S/(√c √(T² − ‖S‖²)) of points `(…, N, D)` with weights `(…, N)`, shape `(…, D)`."""
+    c = c.double()
     space, time = _sums(x, weights, c)
     mass = root(time.square() - (space * space).sum(-1))
-    return _divide(space, c.double().sqrt() * mass).to(x.dtype)
+    return _divide(space, c.sqrt() * mass).to(x.dtype)
 
 
 def ball_midpoint(x: Tensor, weights: Tensor | None, c: Tensor, edge: float) -> Tensor:
     """The same of points `(…, N, D)` of the Poincaré ball, in which 1 − c‖x‖² is at least `edge`."""
+    c = c.double()
     space, time = _sums(x, weights, c, edge=edge)
     return _into_ball(space, time, c).to(x.dtype)
 
 
 def ball_midpoints_of_groups(x: Tensor, group: Tensor, groups: int, c: Tensor, edge: float) -> Tensor:
     """The same of each group of points `(n, D)`, with groups `(n,)`, shape `(groups, D)`; 0 for an empty group."""
-    weights = x.new_ones(1, len(x), dtype=torch.float64)
+    c, weights = c.double(), x.new_ones(1, len(x), dtype=torch.float64)
     space, time = _Sums.apply(x[None], weights, c, edge, group, groups)
     return _into_ball(space, time, c).to(x.dtype)
 
 
 def _into_ball(space: Tensor, time: Tensor, c: Tensor) -> Tensor:
     mass = root(time.square() - (space * space).sum(-1))
-    return _divide(space, c.double().sqrt() * (mass + time))
+    return _divide(space, c.sqrt() * (mass + time))
 
 
 def _divide(space: Tensor, by: Tensor) -> Tensor:
@@ -60,15 +62,15 @@ def _sums(x: Tensor, weights: Tensor | None, c: Tensor, *, edge: float | None = 
 class _Sums(torch.autograd.Function):
     """S `(G, D)` and T `(G,)` of points `(G, N, D)` with weights `(G, N)`; differentiable once.
 
-    With `edge`, the points are those of the ball and are mapped onto the hyperboloid, by λ = 2/(1 − c‖x‖²). With
-    `group`, shape `(N,)`, the sums are those of its groups, of points `(1, N, D)`.
+    Weights and curvature are float64. With `edge`, the points are those of the ball and are mapped onto the
+    hyperboloid, by λ = 2/(1 − c‖x‖²). With `group`, shape `(N,)`, the sums are those of its groups, of points
+    `(1, N, D)`.
     """
 
     @staticmethod
     def forward(
         ctx, x: Tensor, weights: Tensor, c: Tensor, edge: float | None, group: Tensor | None, groups: int
     ) -> tuple[Tensor, Tensor]:
-        wide_c = c.double()
         space = weights.new_zeros(groups, x.shape[-1])
         square = torch.empty_like(weights)
         for some, part in _pieces(x):
@@ -76,13 +78,13 @@ class _Sums(torch.autograd.Function):
             square[some, part] = (wide * wide).sum(-1)
             pull = weights[some, part]
             if edge is not None:
-                pull = pull * _scale(square[some, part], wide_c, edge)
+                pull = pull * _scale(square[some, part], c, edge)
             if group is None:
                 space[some].add_((wide * pull[..., None]).sum(-2))
             else:
                 space.index_add_(0, group[part], wide[0] * pull[0, :, None])
-        scale = 1.0 if edge is None else _scale(square, wide_c, edge)
-        times = weights * (1 / wide_c + scale * scale * square).sqrt()
+        scale = 1.0 if edge is None else _scale(square, c, edge)
+        times = weights * (1 / c + scale * scale * square).sqrt()
         time = times.sum(-1) if group is None else times.new_zeros(groups).index_add_(0, group, times[0])
         ctx.save_for_backward(x, weights, c, square, group)
         ctx.edge = edge
@@ -92,16 +94,15 @@ class _Sums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, by_space: Tensor, by_time: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, c, square, group = ctx.saved_tensors
-        wide_c = c.double()
         scale = torch.ones_like(square)
         by_square = by_c = torch.zeros_like(square)
         if ctx.edge is not None:
-            scale = _scale(square, wide_c, ctx.edge)
+            scale = _scale(square, c, ctx.edge)
             growth = (scale * scale / 2).masked_fill(scale == 2 / ctx.edge, 0)  # dλ/d(c‖x‖²)
-            by_square, by_c = wide_c * growth, square * growth
-        time = (1 / wide_c + scale * scale * square).sqrt()
+            by_square, by_c = c * growth, square * growth
+        time = (1 / c + scale * scale * square).sqrt()
         time_by_square = scale * (scale + 2 * square * by_square) / (2 * time)
-        time_by_c = (2 * scale * square * by_c - 1 / wide_c.square()) / (2 * time)
+        time_by_c = (2 * scale * square * by_c - 1 / c.square()) / (2 * time)
         by_time = by_time[:, None] if group is None else by_time[group][None]
         by_scale = torch.empty_like(square)
         by_x = torch.empty_like(x)
@@ -116,7 +117,7 @@ class _Sums(torch.autograd.Function):
                 outwards = weights[some, part] * scale[some, part]
                 by_x[some, part] = (wide * inwards[..., None]).addcmul_(towards, outwards[..., None])
         by_weights = scale * by_scale + time * by_time
-        by_curvature = (weights * (by_c * by_scale + time_by_c * by_time)).sum().to(c.dtype)
+        by_curvature = (weights * (by_c * by_scale + time_by_c * by_time)).sum()
         return by_x, by_weights, by_curvature, None, None, None
 
 

@@ -135,8 +135,13 @@ class Sphere(Space):
             x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
             share = torch.as_tensor(share, dtype=x.dtype, device=x.device)[..., None]
             angle = self.distance(x, y)[..., None]
-            u, m = F.normalize(y - x, dim=-1), x + y
-            m = F.normalize(m - (m * u).sum(-1, keepdim=True) * u, dim=-1)
+            u, m = y - x, x + y
+            # Rounded points have u·m ≠ 0: the shorter of the two is made orthogonal to the longer.
+            product, square_u, square_m = ((a * b).sum(-1, keepdim=True) for a, b in ((u, m), (u, u), (m, m)))
+            shorter = square_u < square_m
+            from_u = product / square_m.masked_fill(~shorter, torch.inf)
+            from_m = product / square_u.masked_fill(shorter, torch.inf)
+            u, m = F.normalize(u - from_u * m, dim=-1), F.normalize(m - from_m * u, dim=-1)
             turn = (share - 0.5) * angle
             apart = (angle > 0) & (angle < torch.pi * (1 - 1e-6))
             return torch.where(apart, turn.cos() * m + turn.sin() * u, torch.where(share < 0.5, x, y))
