@@ -1,6 +1,7 @@
 """Run a benchmark and print Markdown: `python scripts/benchmark.py NAME [--output FILE]`.
 
-geometry    accuracy and speed of hyperbolic distances, compared with the published form and geoopt
+geometry    accuracy and speed of hyperbolic distances and of operations on pairs of points, compared with the
+            published forms and geoopt
 step        a training step of every model on the same towers, relative to MERU's; other words are overrides:
             `python scripts/benchmark.py step encoder=mobilenetv2 encoder.image.patch_level=3`
 retrieval   time and memory of the ranking figures at the size of the test split of ICFG-PEDES
@@ -41,8 +42,8 @@ def parse_arguments() -> argparse.Namespace:
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     common.add_argument("--output", type=Path, help="also write the Markdown to this file")
 
-    geometry = commands.add_parser("geometry", parents=[common], help="distances: accuracy and speed")
-    geometry.add_argument("--batch", type=positive, default=4096, help="points on each side (default 4096)")
+    geometry = commands.add_parser("geometry", parents=[common], help="distances and pairs: accuracy and speed")
+    geometry.add_argument("--batch", type=positive, default=4096, help="points on each side, and pairs (default 4096)")
     geometry.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
 
     step = commands.add_parser("step", parents=[common], help="a training step of every model")

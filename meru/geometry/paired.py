@@ -75,6 +75,11 @@ def ball_distance(x: Tensor, y: Tensor, c: Tensor, edge: float) -> Tensor:
     return _figure(x, y, c, partial(_ball_distance, edge), symmetric=True)
 
 
+def angle_between(x: Tensor, y: Tensor) -> Tensor:
+    """Angle 2 atan2(‖x − y‖, ‖x + y‖) of unit vectors, row by row; `x` and `y` broadcast. Float32 is enough."""
+    return _AngleBetween.apply(x, y)
+
+
 def exact_square(x: Tensor) -> Tensor:
     """‖x‖² of points `(…, D)`, float64 `(…)`: where 1 − c‖x‖² is small, float32 would lose it."""
     if torch.compiler.is_exporting():
@@ -167,6 +172,28 @@ def _split(
     if swapped is not None:  # `difference` was y − x
         split.along.copy_(torch.where(swapped, -split.along, split.along))
     return split, base, across
+
+
+class _AngleBetween(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm
+        difference = x - y
+        apart = norm(difference, dim=-1)
+        together = norm(torch.add(x, y, out=difference), dim=-1)
+        ctx.save_for_backward(x, y, apart, together)
+        return 2 * torch.atan2(apart, together.masked_fill((apart == 0) & (together == 0), 1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, y, apart, together = ctx.saved_tensors
+        weight = 2 * gradient / (apart * apart + together * together)
+        of_difference = weight * together / apart.masked_fill(apart == 0, torch.inf)
+        of_sum = weight * apart / together.masked_fill(together == 0, torch.inf)
+        difference, total = (x - y).mul_(of_difference[..., None]), (x + y).mul_(of_sum[..., None])
+        by_x = (difference - total).sum_to_size(x.shape)
+        return by_x, difference.add_(total).neg_().sum_to_size(y.shape)
 
 
 class _ExactSquare(torch.autograd.Function):

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from meru.geometry import lorentz, poincare
 from meru.geometry.all_pairs import exact_product, full_precision, length
-from meru.geometry.paired import flat_angle
+from meru.geometry.paired import angle_between, flat_angle
 
 
 class Space(ABC):
@@ -114,9 +114,7 @@ class Sphere(Space):
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """Angle 2 atan2(‖x − y‖, ‖x + y‖), exact where points coincide."""
         with full_precision(1.0, x, y) as (_, x, y):
-            apart, together = length(x - y), length(x + y)
-            nowhere = (apart == 0) & (together == 0)
-            return 2 * torch.atan2(apart, together.masked_fill(nowhere, 1))
+            return angle_between(x, y)
 
     def average(self, points: Tensor) -> Tensor:
         """Mean, scaled to length 1."""

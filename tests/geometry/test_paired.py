@@ -1,4 +1,4 @@
-"""Figures of pairs of float32 points and their gradients, from equal points to opposite ones far out, against mpmath."""
+"""Figures of pairs of float32 points and their gradients, from equal to opposite points far out, against mpmath."""
 
 import math
 
