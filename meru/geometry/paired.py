@@ -188,7 +188,8 @@ class _AngleBetween(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, y, apart, together = ctx.saved_tensors
-        weight = 2 * gradient / (apart * apart + together * together)
+        square = apart * apart + together * together
+        weight = 2 * gradient / square.masked_fill(square == 0, torch.inf)
         of_difference = weight * together / apart.masked_fill(apart == 0, torch.inf)
         of_sum = weight * apart / together.masked_fill(together == 0, torch.inf)
         difference, total = (x - y).mul_(of_difference[..., None]), (x + y).mul_(of_sum[..., None])
