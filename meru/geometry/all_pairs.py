@@ -210,7 +210,7 @@ class AllPairsDistance(torch.autograd.Function):
 def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """Write the distances of all pairs by matmul; returns the indices `(2, n)` of pairs too near for it."""
     x, y = c.sqrt() * x, c.sqrt() * y
-    length_x, length_y = length(x), length(y)
+    length_x, length_y = (torch.linalg.vector_norm(each, dim=-1) for each in (x, y))
     (sinh_x, cosh_x), (sinh_y, cosh_y) = _half_radius(length_x[:, None]), _half_radius(length_y)
     near = [torch.empty(2, 0, dtype=torch.long, device=x.device)]
     with exact_matmul():

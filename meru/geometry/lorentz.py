@@ -32,6 +32,7 @@ from meru.geometry.all_pairs import (
     sinhc,
 )
 from meru.geometry.centres import hyperboloid_centroid
+from meru.geometry.lift import stretch
 from meru.geometry.paired import exact_square, hyperboloid_angle, hyperboloid_distance, hyperboloid_inner
 
 # Largest radius, in units of 1/√c, of points from `exp_map0`: MERU's value, so that published weights give the same
@@ -56,10 +57,7 @@ def exp_map0(v: Tensor, curvature: Tensor | float = 1.0, *, maximum_radius: floa
         Space components, shape `(…, D)`, at distance min(‖v‖, maximum_radius/√c) from the origin.
     """
     with full_precision(curvature, v) as (c, v):
-        square = c * (v * v).sum(-1, keepdim=True)
-        limit = maximum_radius**2
-        shorten = (limit / square.clamp_min(limit)).sqrt()
-        return v * (shorten * sinhc(square.clamp_max(limit)))
+        return stretch(v, c, maximum_radius)
 
 
 def clamped_share(
@@ -191,7 +189,8 @@ def half_aperture(x: Tensor, curvature: Tensor | float = 1.0, minimum_radius: fl
     """
     with full_precision(curvature, x) as (c, x):
         edge = 2 * minimum_radius
-        return torch.asin(edge / (c.sqrt() * length(x)).clamp_min(edge / (1 - 1e-4)))
+        norm = torch.linalg.vector_norm(x, dim=-1)  # its gradient at the origin does not matter: it is clamped there
+        return torch.asin(edge / (c.sqrt() * norm).clamp_min(edge / (1 - 1e-4)))
 
 
 def exterior_angle(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
