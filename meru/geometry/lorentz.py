@@ -8,7 +8,8 @@ radius of curvature is 1/√c, angles in radians.
 All functions here
 - compute in float32 regardless of autocast; half-precision inputs are widened, float64 stays float64;
 - take `curvature`, c > 0, as a number or as a tensor with one element, and are differentiable with respect to it too;
-- have finite gradients everywhere, also at the origin and where points coincide;
+- have finite gradients everywhere, also at the origin and where points coincide; those of `exp_map0`, of distances,
+  angles and centroids are written out and can be taken once;
 - raise ValueError if a number c is not positive or the shapes do not fit.
 
 "Row by row" means that the last dimension is D and the dimensions before it broadcast. The forms of the

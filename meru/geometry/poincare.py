@@ -7,7 +7,8 @@ Networks", NeurIPS 2018): it puts u at distance 2‖u‖, since tangent vectors 
 All functions here
 - compute in float32 regardless of autocast; half-precision inputs are widened, float64 stays float64;
 - take `curvature`, c > 0, as a number or as a tensor with one element, and are differentiable with respect to it too;
-- have finite gradients everywhere in the ball, also at the origin and where points coincide;
+- have finite gradients everywhere in the ball, also at the origin and where points coincide; those of distances, sums
+  and midpoints are written out and can be taken once;
 - raise ValueError if a number c is not positive or the shapes do not fit.
 
 Distant points crowd at the edge of the ball: float32 points at radius ρ (units of 1/√c) are accurate to about 1e-7·e^ρ,

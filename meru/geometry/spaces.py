@@ -174,7 +174,7 @@ class Euclidean(Space):
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """‖x − y‖."""
         with full_precision(1.0, x, y) as (_, x, y):
-            return length(x - y)
+            return torch.linalg.vector_norm(x - y, dim=-1)
 
     def average(self, points: Tensor) -> Tensor:
         """Mean."""
