@@ -159,6 +159,8 @@ class Trainer:
         size, accumulate = 0, self.settings.accumulate
         measured = TermGradients(self.model) if self._diagnosis_due() else None
         self.model.reports_figures = self._logging_due(self.step + 1) or self.settings.compile is True
+        if self.settings.compile == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()
         for micro in range(accumulate):
             epoch = torch.full((), self.step / self.steps_per_epoch, device=self.device)
             batch = {**next(stream), "epoch": epoch}
