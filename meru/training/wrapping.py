@@ -15,16 +15,23 @@ from meru.training.settings import TrainerSettings
 TOWERS = ("visual", "textual")
 
 
-def wrapped(model: nn.Module, settings: TrainerSettings, device: torch.device) -> nn.Module:
-    """The model to call in training steps; `as_before` takes back what compiling changes.
+def check_fit(model: nn.Module, settings: TrainerSettings) -> None:
+    """Check, before anything is made, that a model can be trained with the settings.
 
     Raises:
         UserError: if towers have no blocks to compile, or pieces of a batch would change the result.
     """
-    several = distributed.world_size() > 1
     if settings.micro_batch_size:
         _require_independent_samples(model, settings.micro_batch_size)
-        model.micro_batch_size = settings.micro_batch_size
+    if settings.compile in ("towers", "graphs"):
+        for tower in _towers(model):
+            _require_blocks(tower)
+
+
+def wrapped(model: nn.Module, settings: TrainerSettings, device: torch.device) -> nn.Module:
+    """The model to call in training steps; `as_before` takes back what compiling changes."""
+    several = distributed.world_size() > 1
+    model.micro_batch_size = settings.micro_batch_size
     if several:
         share_batch_norms(model)
     if settings.compile in ("towers", "graphs"):
@@ -48,11 +55,8 @@ def compile_towers(model: nn.Module, *, graphs: bool = False, backend: str = "in
         UserError: if a tower has no blocks.
     """
     options = {"backend": backend, **({"mode": "reduce-overhead"} if graphs else {})}
-    for tower in filter(None, (getattr(model, name, None) for name in TOWERS)):
-        blocks = list(_blocks(tower))
-        if not blocks:
-            raise UserError(f"trainer.compile: {type(tower).__name__} has no blocks; set it to true, or to false")
-        for block in blocks:
+    for tower in _towers(model):
+        for block in _require_blocks(tower):
             # Captions differ in number of tokens from step to step, images in nothing.
             block.compile(dynamic=True if tower is getattr(model, "textual", None) else None, **options)
 
@@ -61,6 +65,17 @@ def as_before(model: nn.Module) -> None:
     """Make compiled blocks run as they are written again, for evaluation with its other shapes."""
     for module in model.modules():
         module._compiled_call_impl = None
+
+
+def _towers(model: nn.Module) -> list[nn.Module]:
+    return [tower for tower in (getattr(model, name, None) for name in TOWERS) if tower is not None]
+
+
+def _require_blocks(tower: nn.Module) -> list[nn.Module]:
+    blocks = list(_blocks(tower))
+    if not blocks:
+        raise UserError(f"trainer.compile: {type(tower).__name__} has no blocks; set it to true, or to false")
+    return blocks
 
 
 def _blocks(tower: nn.Module) -> Iterator[nn.Module]:
