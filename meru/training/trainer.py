@@ -41,7 +41,7 @@ from meru.training.settings import TrainerSettings
 from meru.training.state import restore, state_of
 from meru.training.step_log import StepLog
 from meru.training.watch import StepWatch, Verdict, gradient_norms
-from meru.training.wrapping import as_before, wrapped
+from meru.training.wrapping import as_before, compiler_errors, wrapped
 
 log = logging.getLogger("meru")
 
@@ -124,7 +124,7 @@ class Trainer:
             model=self.model, movement=self.movement, metrics=metrics, logger=self.logger, progress=progress
         )
         clock, images, stop = time.perf_counter(), 0, False
-        with self._signals():
+        with self._signals(), compiler_errors():
             while self.step < self.total_steps:
                 figures, size = self._step(forward, stream)
                 images += size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -59,6 +60,18 @@ def compile_towers(model: nn.Module, *, graphs: bool = False, backend: str = "in
         for block in _require_blocks(tower):
             # Captions differ in number of tokens from step to step, images in nothing.
             block.compile(dynamic=True if tower is getattr(model, "textual", None) else None, **options)
+
+
+@contextlib.contextmanager
+def compiler_errors() -> Iterator[None]:
+    """Turn an error of the compiler, such as a missing C++ compiler, into a `UserError`."""
+    try:
+        yield
+    except Exception as error:  # torch's versions have different classes for it
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"trainer.compile: torch.compile failed: {reason}; set it to false", exit_code=1) from error
 
 
 def as_before(model: nn.Module) -> None:

@@ -18,7 +18,7 @@ from meru.models.meru_patches import MERUPatches
 from meru.training.arriving import arriving
 from meru.training.precision import fastest_attention
 from meru.training.settings import TrainerSettings
-from meru.training.wrapping import as_before, check_fit, compile_towers
+from meru.training.wrapping import as_before, check_fit, compile_towers, compiler_errors
 
 CPU = torch.device("cpu")
 KINDS = [CLIP, MERU, HyCoCLIP, MERUPatches, MERUGrid, GAHR, HypGCD]
@@ -106,6 +106,17 @@ def test_a_tower_without_blocks_is_refused():
     model.visual = nn.Linear(2, 2)
     with pytest.raises(UserError, match="trainer.compile: Linear has no blocks"):
         check_fit(model, TrainerSettings(epochs=1, compile="towers"))
+
+
+def test_a_failing_compiler_is_one_line():
+    def broken(graph, given):
+        raise RuntimeError("no compiler\nand more")
+
+    refused = pytest.raises(UserError, match="^trainer.compile: torch.compile failed: .*; set it to false$")
+    with refused, compiler_errors():
+        torch.compile(nn.Linear(2, 2), backend=broken)(torch.ones(1, 2))
+    with pytest.raises(KeyError), compiler_errors():
+        raise KeyError
 
 
 def test_counted_tokens_are_packed_alike_and_without_reading_the_device():
