@@ -72,16 +72,18 @@ def tiles_of(rows: int, columns: int, device: torch.device) -> Iterator[tuple[sl
 
 @dataclass(kw_only=True)
 class Tile:
-    """A part of the matrix of scores.
+    """A part of the matrix of logits, scaled scores.
 
     Attributes:
-        scores: Shape `(R, C)`.
+        logits: Shape `(R, C)`.
+        scale: What the scores were multiplied by, a 0-dimensional tensor.
         rows, columns: Where it lies.
-        slope: ∂h/∂d, for `Distances`; infinite where the gradient is 0.
+        slope: −∂h/∂d over the scale, for `Distances`; infinite where the gradient is 0. None if it was not asked for.
         near: Pairs that were compared by their difference, for `Distances`.
     """
 
-    scores: Tensor
+    logits: Tensor
+    scale: Tensor
     rows: slice
     columns: slice
     slope: Tensor | None = None
@@ -111,19 +113,19 @@ class Pairs(ABC):
         self.in_float64 = True
 
     @abstractmethod
-    def tile(self, rows: slice, columns: slice) -> Tile:
-        """The scores of a part of the matrix."""
+    def tile(self, rows: slice, columns: slice, scale: Tensor, *, slope: bool = False) -> Tile:
+        """The scaled scores of a part of the matrix; with `slope`, the tile can be pulled."""
 
     @abstractmethod
     def pull(self, tile: Tile, gradient: Tensor) -> None:
-        """Add what the gradient `(R, C)` by the tile's scores means for the points; overwrites both."""
+        """Add what the gradient `(R, C)` by the tile's logits means for the points; overwrites both."""
 
     @abstractmethod
     def gradients(self, total: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients by x, y and c (None where there is no curvature) once all tiles were pulled.
 
         Args:
-            total: Σ gradient · score over all tiles, which the caller may know to more digits than a sum would have.
+            total: Σ gradient · logit over all tiles, which the caller may know to more digits than a sum would have.
         """
 
 
@@ -134,18 +136,19 @@ class Products(Pairs):
         self.x, self.y = x, y
         self.towards: tuple[Tensor, Tensor] | None = None
 
-    def tile(self, rows: slice, columns: slice) -> Tile:
+    def tile(self, rows: slice, columns: slice, scale: Tensor, *, slope: bool = False) -> Tile:
         """See `Pairs`."""
         with exact_matmul():
-            return Tile(scores=torch.mm(self.x[rows], self.y[columns].T), rows=rows, columns=columns)
+            logits = torch.mm(self.x[rows] * scale, self.y[columns].T)
+        return Tile(logits=logits, scale=scale, rows=rows, columns=columns)
 
     def pull(self, tile: Tile, gradient: Tensor) -> None:
         """See `Pairs`."""
         if self.towards is None:
             self.towards = torch.zeros_like(self.x), torch.zeros_like(self.y)
         with exact_matmul():
-            self.towards[0][tile.rows].addmm_(gradient, self.y[tile.columns])
-            self.towards[1][tile.columns].addmm_(gradient.T, self.x[tile.rows])
+            self.towards[0][tile.rows].addmm_(gradient, self.y[tile.columns] * tile.scale)
+            self.towards[1][tile.columns].addmm_(gradient.T, self.x[tile.rows] * tile.scale)
 
     def gradients(self, total: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """See `Pairs`."""
@@ -180,7 +183,7 @@ class Distances(Pairs):
         self.towards: dict[str, tuple[Tensor, Tensor]] = {}
 
     # ------------------------------------------------------------------------------------------------ one tile
-    def tile(self, rows: slice, columns: slice) -> Tile:
+    def tile(self, rows: slice, columns: slice, scale: Tensor, *, slope: bool = False) -> Tile:
         """See `Pairs`."""
         h = self._half_excess(rows, columns)
         near = self._static_near(h, rows, columns) if self.static else self._counted_near(h, rows, columns)
@@ -188,12 +191,11 @@ class Distances(Pairs):
             self.use_float64()  # the points are close together, as those of an untrained tower
             h = self._half_excess(rows, columns)
             near = self._counted_near(h, rows, columns)
-        slope, distances = self._distances(h)
+        sloping, logits = self._logits(h, scale.to(h), slope=slope)
         if len(near.i):
-            pieces = [self._exact(*pair) for pair in self._pairs(near, rows, columns)]
-            distances[near.i, near.j] = torch.cat(pieces).to(distances)
-        scores = distances.square_().neg_() if self.squared else distances.neg_()
-        return Tile(scores=scores.to(self.given[0].dtype), rows=rows, columns=columns, slope=slope, near=near)
+            exact = torch.cat([self._exact(*pair) for pair in self._pairs(near, rows, columns)]).to(logits)
+            logits[near.i, near.j] = (exact.square() if self.squared else exact) * -scale.to(logits)
+        return Tile(logits=logits.to(scale), scale=scale, rows=rows, columns=columns, slope=sloping, near=near)
 
     def use_float64(self) -> None:
         """See `Pairs`."""
@@ -206,24 +208,35 @@ class Distances(Pairs):
         """h ≥ 0 by matmul: sinh²(½√c d) on the hyperboloid, d²/4 in flat space."""
         (x, y), (extra_x, extra_y) = self.sides.points, self.sides.extras
         with exact_matmul():
-            h = torch.mm(extra_x[rows], extra_y[columns].T)
+            if extra_x.shape[1] == 2:  # the first column of E_y is 1
+                constant, factor = extra_x[rows].split(1, 1)
+                h = torch.addcmul(constant, factor, extra_y[columns, 1])
+            else:
+                h = torch.mm(extra_x[rows], extra_y[columns].T)
             return h.addmm_(x[rows] * self.sides.factor, y[columns].T).clamp_(min=0)
 
-    def _distances(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """∂h/∂d, infinite at 0, and d; overwrites h."""
-        slope = h.sqrt()
-        if not self.curved:
-            distances = slope * 2
-        else:
-            cosh = (h + 1).sqrt_()  # of half the distance
+    def _logits(self, h: Tensor, scale: Tensor, *, slope: bool) -> tuple[Tensor | None, Tensor]:
+        """A tile's slope, if asked for, and scaled scores; overwrites h."""
+        half, unit = h.sqrt(), scale.new_ones(())  # of sinh of half the distance, in units of 1/√c
+        sloping = None
+        if self.curved:
+            unit = self.c.to(h).sqrt()
+            cosh = (h + 1).sqrt_()
             if h.device.type == "cpu":  # asinh(√h) by functions that are vectorised there
-                half = h.div_(cosh + 1).add_(slope).log1p_()
+                logits = h.div_(cosh + 1).add_(half).log1p_()
             else:
-                half = torch.asinh(slope)
-            scale = self.c.to(h).sqrt()
-            distances = half.mul_(2 / scale)
-            slope.mul_(cosh).mul_(scale)
-        return F.threshold(slope, 0, math.inf, inplace=True), distances
+                logits = torch.asinh(half, out=h)
+            if slope:
+                sloping = half.mul_(cosh.mul_(-unit / scale))
+        else:
+            logits = h.copy_(half)
+            if slope:
+                sloping = half.mul_(-1 / scale)
+        if sloping is not None:  # −0 becomes infinite, so that a gradient becomes 0
+            sloping = torch.where(sloping < 0, sloping, math.inf)
+        if self.squared:
+            return sloping, logits.square_().mul_(-4 * scale / unit.square())
+        return sloping, logits.mul_(-2 * scale / unit)
 
     # ------------------------------------------------------------------------------------------------ near pairs
     def _counted_near(self, h: Tensor, rows: slice, columns: slice) -> Near:
@@ -270,8 +283,7 @@ class Distances(Pairs):
     def pull(self, tile: Tile, gradient: Tensor) -> None:
         """See `Pairs`."""
         if self.squared:  # ∂(−d²)/∂d = −2d
-            gradient.mul_(tile.scores.neg_().sqrt_()).mul_(2)
-        gradient.neg_()
+            gradient.mul_(tile.logits.div_(-tile.scale).sqrt_()).mul_(2)
         if len(tile.near.i):
             self._pull_near(tile, gradient)
         weights = gradient.to(self.matmul).div_(tile.slope)
@@ -282,8 +294,13 @@ class Distances(Pairs):
         with exact_matmul():
             towards_x[rows].addmm_(weights, y[columns])
             towards_y[columns].addmm_(weights.T, x[rows])
-            towards_extra_x[rows].addmm_(weights, extra_y[columns])
-            towards_extra_y[columns].addmm_(weights.T, extra_x[rows])
+            if extra_x.shape[1] == 2:  # thin matmuls are slow on CPUs
+                for number in (0, 1):
+                    towards_extra_x[rows, number].addmv_(weights, extra_y[columns, number])
+                    towards_extra_y[columns, number].addmv_(weights.T, extra_x[rows, number])
+            else:
+                towards_extra_x[rows].addmm_(weights, extra_y[columns])
+                towards_extra_y[columns].addmm_(weights.T, extra_x[rows])
 
     def _sums(self, name: str, like: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         if name not in self.towards:
@@ -293,7 +310,7 @@ class Distances(Pairs):
     def _pull_near(self, tile: Tile, gradient: Tensor) -> None:
         """Gradients of the pairs that were compared by their difference, which then are 0 in `gradient`."""
         near = tile.near
-        weights = gradient[near.i, near.j]
+        weights = gradient[near.i, near.j] * -tile.scale  # by the distance
         if near.counts is not None:
             weights = torch.where(near.counts, weights, 0)
         gradient[near.i, near.j] = 0
@@ -379,19 +396,19 @@ class Distances(Pairs):
             return x, torch.stack([square, one], 1) / 4, torch.stack([one, square], 1), root(square)
         c = self.c.to(x)
         radius = root(c * (x * x).sum(-1))  # sinh ρ
-        if self.centre is None:
-            points, turn, sinh = x, radius / 2, radius
-            cosh_less_one = radius * radius / (1 + (1 + radius * radius).sqrt())
-            spread = radius
-        else:
-            direction, mean = self.centre
-            points = c.sqrt() * x - radius[:, None] * direction
-            square = (points * points).sum(-1)
-            turn = square / (2 * radius.clamp_min(torch.finfo(x.dtype).tiny))
-            apart = torch.asinh(radius) - mean
-            sinh, cosh_less_one, spread = torch.sinh(apart), 2 * torch.sinh(apart / 2).square(), root(square)
-        # cosh(ρ − σ) − 1 + ‖x‖‖y‖ − x·y = κ_x + (1 + κ_x) κ_y − S_x S_y + (turn_x r_y + r_x turn_y) − X·Y
         one = torch.ones_like(radius)
-        as_row = torch.stack([cosh_less_one, 1 + cosh_less_one, -sinh, turn, radius], 1) / 2
-        as_column = torch.stack([one, cosh_less_one, sinh, radius, turn], 1)
-        return points, as_row, as_column, (spread.square() + sinh.square()).sqrt()
+        if self.centre is None:
+            # cosh(√c d) − 1 = κ_x + (1 + κ_x) κ_y − c x·y, κ = cosh ρ − 1
+            less_one = radius * radius / (1 + (1 + radius * radius).sqrt())
+            return x, torch.stack([less_one, 1 + less_one], 1) / 2, torch.stack([one, less_one], 1), radius
+        direction, mean = self.centre
+        points = c.sqrt() * x - radius[:, None] * direction
+        square = (points * points).sum(-1)
+        turn = square / (2 * radius.clamp_min(torch.finfo(x.dtype).tiny))
+        apart = torch.asinh(radius) - mean
+        sinh, less_one = torch.sinh(apart), 2 * torch.sinh(apart / 2).square()
+        # cosh(ρ − σ) − 1 + ‖x‖‖y‖ − x·y = κ_x + (1 + κ_x) κ_y − S_x S_y + (turn_x r_y + r_x turn_y) − X·Y, where κ
+        # and S are cosh − 1 and sinh of ρ less the mean radius
+        as_row = torch.stack([less_one, 1 + less_one, -sinh, turn, radius], 1) / 2
+        as_column = torch.stack([one, less_one, sinh, radius, turn], 1)
+        return points, as_row, as_column, (square + sinh.square()).sqrt()

@@ -117,9 +117,8 @@ class _TiledContrast(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             work = _Work(x, y, c, scale, bias, contrast, within)
             for tile, margins in work.tiles():
-                logits = tile.scores * scale
                 for direction, margin in zip(work.directions, margins, strict=True):
-                    direction.add(logits, margin, tile)
+                    direction.add(tile, margin)
             losses = [direction.losses() for direction in work.directions]
         ctx.save_for_backward(x, y, c, scale, bias, *within)
         ctx.contrast, ctx.work = contrast, [direction.sums for direction in work.directions]
@@ -135,15 +134,12 @@ class _TiledContrast(torch.autograd.Function):
             by_scale, by_bias, total = (scale.new_zeros(()) for _ in range(3))
             for direction, sums, gradient in zip(work.directions, ctx.work, (by_rows, by_columns), strict=False):
                 direction.sums, direction.gradient = sums, gradient.to(x)
-            for tile, margins in work.tiles():
-                logits, towards = tile.scores * scale, None
-                for direction, margin in zip(work.directions, margins, strict=True):
-                    gradient, of_logits, of_scores = direction.gradient_by_logits(logits, margin, tile)
-                    by_scale, total = by_scale + of_logits, total + of_scores
-                    towards = gradient if towards is None else towards.add_(gradient)
+            for tile, margins in work.tiles(slope=True):
+                towards, of_raised, of_logits = work.gradient_by_logits(tile, margins)
+                by_scale, total = by_scale + of_raised, total + of_logits
                 if bias is not None:
                     by_bias += towards.sum()
-                work.pairs.pull(tile, towards.mul_(scale))
+                work.pairs.pull(tile, towards)
             by_x, by_y, by_c = work.pairs.gradients(total)
         return by_x, by_y, by_c, by_scale / scale, None if bias is None else by_bias, None, None
 
@@ -168,7 +164,7 @@ class _Work:
                 contrast.space, x, y, c, squared=contrast.squared, first=contrast.first, static=contrast.static
             )
 
-        self.device = x.device
+        self.device, self.scale, self.margin = x.device, scale, contrast.margin
         self.shape = len(x), len(y)
         self.pairs = pairs(x, y)
         self.margins = []
@@ -187,11 +183,21 @@ class _Work:
         """Which of the pairs went over to float64 matmuls."""
         return tuple(each.in_float64 for each in (self.pairs, *self.margins))
 
-    def tiles(self) -> Iterator[tuple[Tile, list[Tensor | None]]]:
-        """The tiles, each with the similarities within a modality for every direction, None where not asked for."""
+    def tiles(self, *, slope: bool = False) -> Iterator[tuple[Tile, list[Tensor | None]]]:
+        """The tiles, each with λ s times the similarities within a modality for every direction, None without them."""
+        margin = self.scale * self.margin
         for rows, columns in tiles_of(*self.shape, self.device):
-            margins = [pairs.tile(rows, columns).scores for pairs in self.margins]
-            yield self.pairs.tile(rows, columns), margins or [None] * len(self.directions)
+            margins = [pairs.tile(rows, columns, margin).logits for pairs in self.margins]
+            tile = self.pairs.tile(rows, columns, self.scale, slope=slope)
+            yield tile, margins or [None] * len(self.directions)
+
+    def gradient_by_logits(self, tile: Tile, margins: list[Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums of `_Direction.gradient_by_logits` over the directions."""
+        towards, of_raised, of_logits = self.directions[0].gradient_by_logits(tile, margins[0])
+        for direction, margin in zip(self.directions[1:], margins[1:], strict=True):
+            more = direction.gradient_by_logits(tile, margin)
+            towards, of_raised, of_logits = towards.add_(more[0]), of_raised + more[1], of_logits + more[2]
+        return towards, of_raised, of_logits
 
 
 class _Direction:
@@ -281,11 +287,12 @@ class _Softmax(_Direction):
             return logits
         if margin is None:
             return logits * (1 - self.contrast.margin)
-        return torch.addcmul(logits, margin, self.scale, value=-self.contrast.margin)
+        return logits - margin
 
-    def add(self, logits: Tensor, margin: Tensor | None, tile: Tile) -> None:
-        """Take in a tile of s S."""
-        part, z, found = self.part(tile), self.raised(logits, margin), self.partners(tile)
+    def add(self, tile: Tile, margin: Tensor | None) -> None:
+        """Take in a tile."""
+        part, logits, found = self.part(tile), tile.logits, self.partners(tile)
+        z = self.raised(logits, margin)
         if found is not None:
             self.sums["own"][found[1]] = logits.diagonal(found[0])
         if self.contrast.labels is not None:
@@ -319,14 +326,13 @@ class _Softmax(_Direction):
             losses = losses + share * (top - self.sums["belief"])
         return losses.to(self.scale)
 
-    def gradient_by_logits(
-        self, logits: Tensor, margin: Tensor | None, tile: Tile
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient_by_logits(self, tile: Tile, margin: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient by z of a tile, and its products with z and with s S, up to constants per row.
 
         The gradients of a row add up to 0, so that constants do not change the sum of the products over all tiles.
         """
-        part, z = self.part(tile), self.raised(logits, margin)
+        part, logits = self.part(tile), tile.logits
+        z = self.raised(logits, margin)
         z = z - self.along(self.sums["raised/maximum"][part])
         towards = z.exp().mul_(self.along((self.gradient / self.sums["raised/sum"])[part]))
         self.take_positives(towards, tile, (1 - self.share) * self.gradient)
@@ -347,31 +353,29 @@ class _Sigmoid(_Direction):
         super().__init__(contrast, shape, **rest)
         self.sums = {"loss": self.scale.new_zeros(self.number)}
 
-    def signed(self, logits: Tensor, tile: Tile) -> Tensor:
+    def signed(self, tile: Tile) -> Tensor:
         """−y z of a tile."""
-        z = logits + (0 if self.bias is None else self.bias)
+        z = tile.logits + (0 if self.bias is None else self.bias)
         if self.contrast.labels is not None:
             return torch.where(self.positive(tile), -z, z)
         if (found := self.partners(tile)) is not None:
             z.diagonal(found[0]).neg_()
         return z
 
-    def add(self, logits: Tensor, margin: Tensor | None, tile: Tile) -> None:
-        """Take in a tile of s S."""
-        self.sums["loss"][self.part(tile)] += F.softplus(self.signed(logits, tile)).sum(self.dim)
+    def add(self, tile: Tile, margin: Tensor | None) -> None:
+        """Take in a tile."""
+        self.sums["loss"][self.part(tile)] += F.softplus(self.signed(tile)).sum(self.dim)
 
     def losses(self) -> Tensor:
         """Of every row, or column, once all tiles are in."""
         return self.sums["loss"].clone()
 
-    def gradient_by_logits(
-        self, logits: Tensor, margin: Tensor | None, tile: Tile
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient by z of a tile, and twice its product with s S."""
-        towards = torch.sigmoid(self.signed(logits, tile)).mul_(self.along(self.gradient[self.part(tile)]))
+    def gradient_by_logits(self, tile: Tile, margin: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient by z of a tile, and twice its product with s S, b left out."""
+        towards = torch.sigmoid(self.signed(tile)).mul_(self.along(self.gradient[self.part(tile)]))
         if self.contrast.labels is not None:
             towards = torch.where(self.positive(tile), -towards, towards)
         elif (found := self.partners(tile)) is not None:
             towards.diagonal(found[0]).neg_()
-        product = torch.dot(towards.flatten(), logits.flatten())
+        product = torch.dot(towards.flatten(), tile.logits.flatten())
         return towards, product, product
