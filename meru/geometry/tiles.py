@@ -78,7 +78,7 @@ class Tile:
         logits: Shape `(R, C)`.
         scale: What the scores were multiplied by, a 0-dimensional tensor.
         rows, columns: Where it lies.
-        slope: −∂h/∂d over the scale, for `Distances`; infinite where the gradient is 0. None if it was not asked for.
+        slope: ∂h/∂d over the scale, for `Distances`; infinite where the gradient is 0. None if it was not asked for.
         near: Pairs that were compared by their difference, for `Distances`.
     """
 
@@ -181,6 +181,7 @@ class Distances(Pairs):
         self.centre = self._centre() if static else None
         self.sides = self._sides()
         self.towards: dict[str, tuple[Tensor, Tensor]] = {}
+        self.panel: tuple[slice, Tensor] | None = None
 
     # ------------------------------------------------------------------------------------------------ one tile
     def tile(self, rows: slice, columns: slice, scale: Tensor, *, slope: bool = False) -> Tile:
@@ -213,7 +214,13 @@ class Distances(Pairs):
                 h = torch.addcmul(constant, factor, extra_y[columns, 1])
             else:
                 h = torch.mm(extra_x[rows], extra_y[columns].T)
-            return h.addmm_(x[rows] * self.sides.factor, y[columns].T).clamp_(min=0)
+            return h.addmm_(self._panel(rows), y[columns].T).clamp_(min=0)
+
+    def _panel(self, rows: slice) -> Tensor:
+        """X times the factor; kept, because the next tile often has the same rows."""
+        if self.panel is None or self.panel[0] != rows or self.panel[1].dtype != self.matmul:
+            self.panel = rows, self.sides.points[0][rows] * self.sides.factor
+        return self.panel[1]
 
     def _logits(self, h: Tensor, scale: Tensor, *, slope: bool) -> tuple[Tensor | None, Tensor]:
         """A tile's slope, if asked for, and scaled scores; overwrites h."""
@@ -227,13 +234,13 @@ class Distances(Pairs):
             else:
                 logits = torch.asinh(half, out=h)
             if slope:
-                sloping = half.mul_(cosh.mul_(-unit / scale))
+                sloping = half.mul_(cosh.mul_(unit / scale))
         else:
             logits = h.copy_(half)
             if slope:
-                sloping = half.mul_(-1 / scale)
-        if sloping is not None:  # −0 becomes infinite, so that a gradient becomes 0
-            sloping = torch.where(sloping < 0, sloping, math.inf)
+                sloping = half.mul_(1 / scale)
+        if sloping is not None:  # a gradient at distance 0 is 0
+            sloping = F.threshold(sloping, 0, math.inf, inplace=True)
         if self.squared:
             return sloping, logits.square_().mul_(-4 * scale / unit.square())
         return sloping, logits.mul_(-2 * scale / unit)
@@ -331,7 +338,7 @@ class Distances(Pairs):
         by_points = self._sums("points", self.sides.points)
         by_extras = self._sums("extras", self.sides.extras)
         near = self.towards.get("near")
-        results = []
+        results, of_points = [], 0
         for side in (0, 1):
             given, towards, result = self.given[side], by_points[side], by_points[side]
             height = TILE["cpu" if given.device.type == "cpu" else "cuda"][0]
@@ -340,23 +347,23 @@ class Distances(Pairs):
                 with torch.enable_grad():
                     x = given[rows].detach().to(self._fine).requires_grad_()
                     centred, *extras, _ = self._side(x)
-                    outputs, incoming = [extras[side]], [by_extras[side][rows].to(x)]
-                    incoming_points = towards[rows].to(x) * self.sides.factor.to(x)
+                    outputs, incoming = [extras[side]], [-by_extras[side][rows].to(x)]  # of −d
+                    incoming_points = towards[rows].to(x) * -self.sides.factor.to(x)
                     if centred is not x:
                         outputs, incoming = [*outputs, centred], [*incoming, incoming_points]
                 (gradient,) = torch.autograd.grad(outputs, x, incoming)
                 if centred is x:
                     gradient = gradient + incoming_points
+                if near is not None:
+                    gradient = gradient + near[side][rows].to(x)
+                of_points = of_points + (gradient * x.detach()).sum()
                 result[rows] = gradient.to(result)
-            results.append(result if near is None else result.add_(near[side]))
-        x, y = self.given
+            results.append(result.to(given))
         if not self.curved:
-            return results[0].to(x), results[1].to(y), None
+            return *results, None
         # d = F(√c x, √c y)/√c, so the derivative by c follows from those by x and y (Euler).
         power = 2 if self.squared else 1
-        pairs = zip(results, self.given, strict=True)
-        of_points = sum(torch.dot(result.flatten(), point.to(result).flatten()) for result, point in pairs)
-        return results[0].to(x), results[1].to(y), ((of_points - power * total) / (2 * self.c)).to(self.c)
+        return *results, ((of_points - power * total) / (2 * self.c)).to(self.c)
 
     # ------------------------------------------------------------------------------------------------ both sides
     @property

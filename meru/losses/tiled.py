@@ -22,6 +22,7 @@ from meru.geometry.tiles import Pairs, Tile, can_tile, pairs_of, tiles_of
 
 # From this number of pairs on, tiles take no longer than the whole matrix; the models then use them by themselves.
 TILED_FROM = 2**20
+SPREAD = 60.0  # logits that differ by less have exponentials in float32's range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +118,7 @@ class _TiledContrast(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             work = _Work(x, y, c, scale, bias, contrast, within)
             for tile, margins in work.tiles():
-                for direction, margin in zip(work.directions, margins, strict=True):
-                    direction.add(tile, margin)
+                work.add(tile, margins)
             losses = [direction.losses() for direction in work.directions]
         ctx.save_for_backward(x, y, c, scale, bias, *within)
         ctx.contrast, ctx.work = contrast, [direction.sums for direction in work.directions]
@@ -134,6 +134,7 @@ class _TiledContrast(torch.autograd.Function):
             by_scale, by_bias, total = (scale.new_zeros(()) for _ in range(3))
             for direction, sums, gradient in zip(work.directions, ctx.work, (by_rows, by_columns), strict=False):
                 direction.sums, direction.gradient = sums, gradient.to(x)
+            work.prepare_gradients()
             for tile, margins in work.tiles(slope=True):
                 towards, of_raised, of_logits = work.gradient_by_logits(tile, margins)
                 by_scale, total = by_scale + of_raised, total + of_logits
@@ -173,6 +174,11 @@ class _Work:
         for each, doubled in zip((self.pairs, *self.margins), in_float64, strict=False):
             if doubled:
                 each.use_float64()
+        self.over: Tensor | None = None
+        self.factors: list[Tensor] = []
+        # One exponential serves rows and columns unless they differ too much, which only a CPU tells without waiting.
+        plain = contrast.both and not contrast.sigmoid and not contrast.margin and contrast.share is None
+        self.shares_exponentials = plain and x.device.type == "cpu" and not contrast.static
         kind = _Sigmoid if contrast.sigmoid else _Softmax
         self.directions = [
             kind(contrast, self.shape, dim=dim, scale=scale, bias=bias) for dim in ((1, 0) if contrast.both else (1,))
@@ -191,8 +197,38 @@ class _Work:
             tile = self.pairs.tile(rows, columns, self.scale, slope=slope)
             yield tile, margins or [None] * len(self.directions)
 
+    def add(self, tile: Tile, margins: list[Tensor | None]) -> None:
+        """Take in a tile, forward."""
+        if self.shares_exponentials:
+            tops = [tile.logits.amax(direction.dim) for direction in self.directions]
+            over = tops[0].max()
+            if all(over - top.min() < SPREAD for top in tops):
+                e = (tile.logits - over).exp_()
+                for direction, top in zip(self.directions, tops, strict=True):
+                    direction.add_shared(tile, e, over, top)
+                return
+        for direction, margin in zip(self.directions, margins, strict=True):
+            direction.add(tile, margin)
+
+    def prepare_gradients(self) -> None:
+        """To be called before the backward pass, when the directions have their sums and gradients."""
+        if self.shares_exponentials:
+            maxima = [direction.sums["raised/maximum"] for direction in self.directions]
+            over = maxima[0].max()
+            if all(over - each.min() < SPREAD for each in maxima):
+                self.over = over
+                self.factors = [direction.factors(over) for direction in self.directions]
+
     def gradient_by_logits(self, tile: Tile, margins: list[Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
         """Sums of `_Direction.gradient_by_logits` over the directions."""
+        if self.over is not None:
+            z = tile.logits - self.over
+            rows, columns = self.factors
+            towards = z.exp().mul_(rows[tile.rows, None] + columns[tile.columns])
+            for direction in self.directions:
+                direction.take_positives(towards, tile, direction.gradient)
+            product = torch.dot(towards.flatten(), z.flatten())
+            return towards, product, product
         towards, of_raised, of_logits = self.directions[0].gradient_by_logits(tile, margins[0])
         for direction, margin in zip(self.directions[1:], margins[1:], strict=True):
             more = direction.gradient_by_logits(tile, margin)
@@ -291,15 +327,9 @@ class _Softmax(_Direction):
 
     def add(self, tile: Tile, margin: Tensor | None) -> None:
         """Take in a tile."""
-        part, logits, found = self.part(tile), tile.logits, self.partners(tile)
+        part, logits = self.part(tile), tile.logits
         z = self.raised(logits, margin)
-        if found is not None:
-            self.sums["own"][found[1]] = logits.diagonal(found[0])
-        if self.contrast.labels is not None:
-            positive = (self.positive(tile) * z).sum(self.dim, dtype=torch.float64)
-            self.sums["positive"][part] += positive * self.shares[part]
-        elif found is not None:
-            self.sums["positive"][found[1]] = z.diagonal(found[0]).double()
+        self._add_positives(z, tile)
         self._add_exponentials("raised", z, part)
         if self.contrast.share is not None:
             before = self.sums["plain/sum"][part].clone()
@@ -309,14 +339,49 @@ class _Softmax(_Direction):
             belief, total = self.sums["belief"][part], self.sums["plain/sum"][part].double()
             belief.mul_(before * kept).add_(mean).div_(total)
 
+    def _add_positives(self, z: Tensor, tile: Tile) -> None:
+        found, part = self.partners(tile), self.part(tile)
+        if found is not None:
+            self.sums["own"][found[1]] = tile.logits.diagonal(found[0])
+        if self.contrast.labels is not None:
+            positive = (self.positive(tile) * z).sum(self.dim, dtype=torch.float64)
+            self.sums["positive"][part] += positive * self.shares[part]
+        elif found is not None:
+            self.sums["positive"][found[1]] = z.diagonal(found[0]).double()
+
     def _add_exponentials(self, name: str, z: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """Add those of a tile to a sum; gives them, over the new maximum, and what the earlier sum was multiplied by."""
-        maximum, total = self.sums[f"{name}/maximum"][part], self.sums[f"{name}/sum"][part]
-        new = torch.maximum(maximum, z.amax(self.dim))
-        e, kept = (z - self.along(new)).exp_(), (maximum - new).exp_()
-        total.mul_(kept).add_(e.sum(self.dim))
-        maximum.copy_(new)
+        top = z.amax(self.dim)
+        new, kept = self._raise_maximum(name, top, part)
+        e = (z - self.along(new)).exp_()
+        self.sums[f"{name}/sum"][part] += e.sum(self.dim)
         return e, kept
+
+    def _raise_maximum(self, name: str, top: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """Let a sum be over a maximum of at least `top`; gives the maximum, and what the sum was multiplied by."""
+        maximum = self.sums[f"{name}/maximum"][part]
+        new = torch.maximum(maximum, top)
+        kept = (maximum - new).exp_()
+        self.sums[f"{name}/sum"][part] *= kept
+        maximum.copy_(new)
+        return new, kept
+
+    def add_shared(self, tile: Tile, e: Tensor, over: Tensor, top: Tensor) -> None:
+        """Take in a tile without margins or beliefs.
+
+        Args:
+            e: exp(z − over) of the tile; none of its rows, or columns, is all 0.
+            over: The tile's maximum.
+            top: Maxima of its rows, or columns.
+        """
+        part = self.part(tile)
+        self._add_positives(tile.logits, tile)
+        new, _ = self._raise_maximum("raised", top, part)
+        self.sums["raised/sum"][part] += e.sum(self.dim) * (over - new).exp_()
+
+    def factors(self, over: Tensor) -> Tensor:
+        """What exp(z − over) is multiplied by for the gradient by z, apart from the positives."""
+        return self.gradient / self.sums["raised/sum"] * (over - self.sums["raised/maximum"]).exp_()
 
     def losses(self) -> Tensor:
         """Of every row, or column, once all tiles are in."""
