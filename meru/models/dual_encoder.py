@@ -52,6 +52,7 @@ class DualEncoder(nn.Module):
     initial_radius: float | None = None
     reads_caption_queries: bool = False  # whether batches need the entries of `meru.data.caption_queries`
     patch_level: int | None = None  # the feature map that patches come from, see `encode_image`
+    squares_distance: bool = False  # whether `similarity` is −d² instead of the space's own
 
     def __init__(
         self,
@@ -127,7 +128,13 @@ class DualEncoder(nn.Module):
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Similarity of every query to every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
-        return self.space.similarity(queries, gallery)
+        scores = self.space.similarity(queries, gallery)
+        return -scores.square() if self.squares_distance else scores
+
+    @property
+    def compares_by_space(self) -> bool:
+        """Whether `similarity` is that of the space, or its square, which `meru.models.large_batches` relies on."""
+        return type(self).similarity is DualEncoder.similarity
 
     def average(self, embeddings: Tensor) -> Tensor:
         """Average several embeddings, for instance of one class: `(…, P, D)` → `(…, D)`."""
