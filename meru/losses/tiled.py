@@ -14,22 +14,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from meru.geometry.spaces import Hyperboloid, Space
+from meru.geometry.spaces import Hyperboloid
 from meru.geometry.tiled_pairs import can_tile, pairs_of
 from meru.geometry.tiles import Pairs, Tile, tiles_of
 from meru.losses.tile_sums import Contrast, Sigmoid, Softmax
 
-# From this number of pairs on, tiles take no longer than the whole matrix; the models then use them by themselves.
+# From this number of pairs on, tiles take no longer than the whole matrix, and models use them by themselves.
 TILED_FROM = 2**20
 SPREAD = 60.0  # logits that differ by less have exponentials in float32's range
-
-
-def tiles_pay(space: Space, rows: int, columns: int) -> bool:
-    """Whether a loss of so many rows and columns is computed by tiles: from `TILED_FROM` pairs on.
-
-    Below, the whole matrix is as fast, and small.
-    """
-    return rows * columns >= TILED_FROM and can_tile(space)
 
 
 @torch.compiler.disable

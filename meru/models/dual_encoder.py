@@ -17,6 +17,7 @@ from meru.encoders.text import TextEncoder
 from meru.errors import UserError
 from meru.geometry.spaces import Space
 from meru.losses.contrastive import contrastive_targets, row_contrast, sigmoid_row_contrast
+from meru.losses.tiled import TILED_FROM
 from meru.models import Output, Term, combined, values_of, weight_of
 from meru.models.terms import PAIR_TERMS, Step, check_settings
 
@@ -53,6 +54,7 @@ class DualEncoder(nn.Module):
     reads_caption_queries: bool = False  # whether batches need the entries of `meru.data.caption_queries`
     patch_level: int | None = None  # the feature map that patches come from, see `encode_image`
     squares_distance: bool = False  # whether `similarity` is −d² instead of the space's own
+    tiled_from: float = TILED_FROM  # pairs from which on losses are computed by tiles, see `large_batches`
 
     def __init__(
         self,

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from meru import distributed
+from meru.geometry.tiled_pairs import can_tile
 from meru.losses.tile_sums import Contrast
-from meru.losses.tiled import tiled_contrast, tiles_pay
+from meru.losses.tiled import tiled_contrast
 
 if TYPE_CHECKING:
     from meru.models.dual_encoder import DualEncoder
 
 
 def goes_by_tiles(model: DualEncoder, size: int) -> bool:
-    """Whether a model's losses are computed by tiles for so many images per process; see `tiles_pay`.
+    """Whether a model's losses are computed by tiles for so many images per process.
 
-    Those of a model with a `similarity` of its own, or a space of its own, never are.
+    They are from `model.tiled_from` pairs in a matrix of scores on, 1024 × 1024 by default; a smaller matrix fits as
+    it is, and is as fast. Never for a model with a `similarity` of its own, or a space that tiles do not know.
     """
-    return model.compares_by_space and tiles_pay(model.space, size, size * distributed.world_size())
+    enough = size * size * distributed.world_size() >= model.tiled_from
+    return enough and model.compares_by_space and can_tile(model.space)
 
 
 def row_losses(model: DualEncoder, x: Tensor, y: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
