@@ -103,7 +103,11 @@ def loss_forms(dimension: int, batch_size: int, device: str) -> dict[str, Loss]:
         step = Step(batch=batch, image=model.lift_image(image), text=model.lift_text(text))
         return combined(model.loss, values_of(model.terms, model, step), {}).loss
 
-    published: dict[str, Loss] = {"clip": published_clip, "meru": published_meru}
+    one, scale = (torch.tensor(value, device=device, requires_grad=True) for value in (1.0, 1 / 0.07))
+    published: dict[str, Loss] = {
+        "clip": partial(published_clip, scale),
+        "meru": partial(published_meru, one, scale),
+    }
     forms: dict[str, Loss] = {}
     for name, (kind, loss) in LOSSES.items():
         if name in published:
@@ -125,39 +129,39 @@ def towers() -> dict[str, object]:
     return {"image": image, "text": TextEncoder(network=text, tokenizer=None)}
 
 
-def published_clip(image: Tensor, text: Tensor) -> Tensor:
+def published_clip(scale: Tensor, image: Tensor, text: Tensor) -> Tensor:
     """Cross-entropy in both directions over matrices of cosines."""
     image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
-    return both_directions(image @ text.T / 0.07, text @ image.T / 0.07)
+    return both_directions(scale * image @ text.T, scale * text @ image.T)
 
 
-def published_meru(image: Tensor, text: Tensor) -> Tensor:
-    """Desai et al., ICML 2023, equations 3 to 9 as they are printed, at c = 1."""
-    scale = image.shape[-1] ** -0.5
-    image, text = (lifted(scale * features) for features in (image, text))
-    contrastive = both_directions(-distances(image, text) / 0.07, -distances(text, image) / 0.07)
+def published_meru(curvature: Tensor, scale: Tensor, image: Tensor, text: Tensor) -> Tensor:
+    """Desai et al., ICML 2023, equations 3 to 9 as they are printed, with learned curvature and scale."""
+    c = curvature
+    image, text = (lifted(image.shape[-1] ** -0.5 * features, c) for features in (image, text))
+    contrastive = both_directions(-scale * distances(image, text, c), -scale * distances(text, image, c))
 
-    image_time, text_time = (time(x) for x in (image, text))
-    paired = (text * image).sum(-1) - (text_time * image_time)[:, 0]
+    image_time, text_time = (time(x, c) for x in (image, text))
+    paired = c * ((text * image).sum(-1) - (text_time * image_time)[:, 0])
     length = text.norm(dim=-1)
     numerator = image_time[:, 0] + text_time[:, 0] * paired
     denominator = length * (paired.square() - 1).clamp(min=1e-8).sqrt()
     angle = torch.acos((numerator / denominator).clamp(-1 + 1e-8, 1 - 1e-8))
-    aperture = torch.asin((0.2 / length).clamp(max=1 - 1e-8))
+    aperture = torch.asin((0.2 / (length * c.sqrt())).clamp(max=1 - 1e-8))
     return contrastive + 0.2 * (angle - aperture).clamp(min=0).mean()
 
 
-def time(x: Tensor) -> Tensor:
-    return (1 + x.square().sum(-1, keepdim=True)).sqrt()
+def time(x: Tensor, c: Tensor) -> Tensor:
+    return (1 / c + x.square().sum(-1, keepdim=True)).sqrt()
 
 
-def distances(x: Tensor, y: Tensor) -> Tensor:
-    inner = x @ y.T - time(x) @ time(y).T
-    return torch.acosh((-inner).clamp(min=1 + 1e-8))
+def distances(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    inner = x @ y.T - time(x, c) @ time(y, c).T
+    return torch.acosh((-c * inner).clamp(min=1 + 1e-8)) / c.sqrt()
 
 
-def lifted(v: Tensor) -> Tensor:
-    length = v.norm(dim=-1, keepdim=True).clamp(min=1e-8)
+def lifted(v: Tensor, c: Tensor) -> Tensor:
+    length = (c.sqrt() * v.norm(dim=-1, keepdim=True)).clamp(min=1e-8)
     return torch.sinh(length.clamp(max=math.asinh(2.0**15))) / length * v
 
 
