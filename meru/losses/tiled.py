@@ -81,6 +81,7 @@ class _TiledContrast(torch.autograd.Function):
             work = _Work(x, y, c, scale, bias, contrast, within)
             for tile, margins in work.tiles():
                 work.add(tile, margins)
+                del tile  # before the next one is made
             losses = [direction.losses() for direction in work.directions]
         ctx.save_for_backward(x, y, c, scale, bias, *within)
         ctx.contrast, ctx.work = contrast, [direction.sums for direction in work.directions]
@@ -103,6 +104,7 @@ class _TiledContrast(torch.autograd.Function):
                 if bias is not None:
                     by_bias += towards.sum()
                 work.pairs.pull(tile, towards)
+                del tile, towards  # before the next one is made
             by_x, by_y, by_c = work.pairs.gradients(total)
         return by_x, by_y, by_c, by_scale / scale, None if bias is None else by_bias, None, None
 
@@ -127,7 +129,7 @@ class _Work:
                 contrast.space, x, y, c, squared=contrast.squared, first=contrast.first, static=contrast.static
             )
 
-        self.device, self.scale, self.margin = x.device, scale, contrast.margin
+        self.device, self.scale, self.margin, self.squared = x.device, scale, contrast.margin, contrast.squared
         self.shape = len(x), len(y)
         self.pairs = pairs(x, y)
         self.margins = []
@@ -185,7 +187,8 @@ class _Work:
     def gradient_by_logits(self, tile: Tile, margins: list[Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
         """Sums of `Direction.gradient_by_logits` over the directions."""
         if self.over is not None:
-            z = tile.logits - self.over
+            # −d² is needed again for its gradient; other logits make room.
+            z = tile.logits - self.over if self.squared else tile.logits.sub_(self.over)
             rows, columns = self.factors
             towards = z.exp().mul_(rows[tile.rows, None] + columns[tile.columns])
             for shared in self.sharing:
