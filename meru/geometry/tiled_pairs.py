@@ -270,7 +270,7 @@ class Distances(Pairs):
         results, of_points = [], total.new_zeros((), dtype=torch.float64)
         for side in (0, 1):
             given, towards, result = self.given[side], by_points[side], by_points[side]
-            height, _ = tile_shape(given.device)
+            height = tile_shape(given.device)[0] // 4
             for start in range(0, len(given), height):
                 rows = slice(start, start + height)
                 with torch.enable_grad():
