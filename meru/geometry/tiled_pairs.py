@@ -11,9 +11,9 @@ Pairs too near for a matmul are computed from their difference. How they are fou
 
 - On a CPU they are counted, so that all are found, and a float64 matmul takes over where there are many.
 - On a GPU, counting would make the host wait. The points are centred instead, in float64, so that a cloud of points
-  is no nearer than its extent; each point's own partner is always computed from the difference, and so are the first
-  `NEAR_PER_ROW` others per row of a tile, on average. Further ones keep the accuracy of a float32 matmul: an error
-  of about 3e-4 of the points' distance from the centre.
+  is no nearer than its extent, and in every tile each row's own partner and its nearest other column are computed from
+  the difference. Further near ones keep the accuracy of a float32 matmul: about 3e-4 of the points' distance
+  from the centre.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from meru.geometry.all_pairs import NEARNESS, exact_matmul, hyperboloid_distance
 from meru.geometry.spaces import Euclidean, Hyperboloid, Space, Sphere
 from meru.geometry.tiles import Near, Pairs, Tile, tile_shape
 
-NEAR_PER_ROW = 1  # on a GPU
 PIECE = 2**19  # numbers of the points that are compared by their difference at a time
 
 
@@ -183,21 +182,16 @@ class Distances(Pairs):
         return Near(some[close[0]], close[1])
 
     def _static_near(self, h: Tensor, rows: slice, columns: slice) -> Near:
-        """Partners, position (0, 0), which absent ones repeat, and as many others as there is space for."""
-        near = h <= torch.outer(self._floor(rows), self.sides.sizes[1][columns])
+        """The partners in the tile, and every row's nearest other column; h is infinite at partners from now on."""
         start = max(rows.start, columns.start - self.first)
         stop = max(start, min(rows.stop, columns.stop - self.first))
         own = torch.arange(start, stop, device=h.device)
-        own_i, own_j = own - rows.start, own + (self.first - columns.start)
-        near[own_i, own_j] = False
-        near[:1, :1] = False
-        found = torch.nonzero_static(near, size=NEAR_PER_ROW * len(h), fill_value=-1)
-        i, j = found.clamp(min=0).T
-        counts = [torch.ones_like(own, dtype=torch.bool), found[:, 0] >= 0]
-        if not (start == rows.start and start + self.first == columns.start and stop > start):
-            own_i, own_j = (F.pad(each, (0, 1)) for each in (own_i, own_j))  # (0, 0) is no partner
-            counts[0] = F.pad(counts[0], (0, 1), value=True)
-        return Near(torch.cat([own_i, i]), torch.cat([own_j, j]), torch.cat(counts))
+        i, j = own - rows.start, own + (self.first - columns.start)
+        if stop > start:
+            h.diagonal(rows.start + self.first - columns.start).fill_(math.inf)
+        if h.shape[1] == 1 and stop > start:
+            return Near(i, j)
+        return Near(torch.cat([i, torch.arange(len(h), device=h.device)]), torch.cat([j, h.argmin(1)]))
 
     def _floor(self, rows: slice) -> Tensor:
         return self.sides.sizes[0][rows] * (NEARNESS[self.matmul] / 2)
@@ -247,8 +241,6 @@ class Distances(Pairs):
         """Gradients of the pairs that were compared by their difference, which then are 0 in `gradient`."""
         near = tile.near
         weights = gradient[near.i, near.j] * -tile.scale  # by the distance
-        if near.counts is not None:
-            weights = torch.where(near.counts, weights, 0)
         gradient[near.i, near.j] = 0
         sums = self._sums("near", self.given)
         pairs = zip(self._pieces(near), self._pairs(near, tile.rows, tile.columns), strict=True)

@@ -52,11 +52,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class Near:
-    """Positions `(n,)` within a tile, and which of them count; None: all. Those that do not repeat another."""
+    """Positions `(n,)` within a tile, all different."""
 
     i: Tensor
     j: Tensor
-    counts: Tensor | None = None
 
 
 class Pairs(ABC):

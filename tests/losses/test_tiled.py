@@ -151,7 +151,7 @@ def test_points_at_the_largest_radius_have_finite_gradients():
 
 
 @pytest.mark.parametrize("static", [False, True], ids=["counted", "static"])
-def test_more_near_pairs_than_a_tile_has_room_for_stay_finite(static):
+def test_points_that_are_all_equal_have_bounded_gradients(static):
     space, point = Hyperboloid(1.0), torch.full((B, 6), 0.3)
     x, y = (point.clone().requires_grad_() for _ in range(2))
     losses = tiled(x, y, space, torch.tensor(10.0), None, squared=False, static=static, both=True)
