@@ -3,6 +3,8 @@
 The same tests run on the CPU, so that they are right themselves.
 """
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -30,6 +32,19 @@ def small_tiles(monkeypatch):
         monkeypatch.setitem(tiles.TILE, device, (64, 48))
 
 
+@contextmanager
+def nothing_waits(device):
+    """Make it an error that the host waits for a GPU."""
+    if device != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def values_and_gradients(space, device, dtype, *, squared, labels=None, within=False, **settings):
     generator = torch.Generator().manual_seed(0)
     points = [0.3 * torch.randn(B, 16, generator=generator) for _ in range(2)]
@@ -46,15 +61,12 @@ def values_and_gradients(space, device, dtype, *, squared, labels=None, within=F
     )  # fmt: skip
     given = (x, y, scale, bias, c)
     weights = torch.linspace(0.5, 1.5, B, dtype=dtype, device=device) / B
-    torch.cuda.set_sync_debug_mode("error" if device == "cuda" else "default")
-    try:
+    with nothing_waits(device):
         losses = tiled_contrast(
             x, y, scale, contrast, bias=bias if contrast.sigmoid else None, within=(x, y) if within else ()
         )
         total = sum((each * weights).sum() for each in losses)
         gradients = torch.autograd.grad(total, given, allow_unused=True)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     return [each.detach().cpu().double() for each in (*losses, *gradients) if each is not None]
 
 
