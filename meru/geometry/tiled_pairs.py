@@ -94,7 +94,7 @@ class Sides:
     """
 
     points: tuple[Tensor, ...]
-    factor: Tensor
+    factor: float
     extras: tuple[Tensor, ...]
     sizes: tuple[Tensor, ...]
 
@@ -110,7 +110,6 @@ class Distances(Pairs):
         self.centre = self._centre() if static else None
         self.sides = self._sides()
         self.towards: dict[str, tuple[Tensor, ...]] = {}
-        self.panel: tuple[slice, Tensor] | None = None
 
     # ------------------------------------------------------------------------------------------------ one tile
     def tile(self, rows: slice, columns: slice, scale: Tensor, *, slope: bool = False) -> Tile:
@@ -136,37 +135,35 @@ class Distances(Pairs):
 
     def _half_excess(self, rows: slice, columns: slice) -> Tensor:
         """h ≥ 0 by matmul: sinh²(½√c d) on the hyperboloid, d²/4 in flat space."""
-        y, (extra_x, extra_y) = self.sides.points[1], self.sides.extras
+        (x, y), (extra_x, extra_y) = self.sides.points, self.sides.extras
         with exact_matmul():
             if extra_x.shape[1] == 2:  # the first column of E_y is 1
                 constant, factor = extra_x[rows].split(1, 1)
                 h = torch.addcmul(constant, factor, extra_y[columns, 1])
             else:
                 h = torch.mm(extra_x[rows], extra_y[columns].T)
-            return h.addmm_(self._panel(rows), y[columns].T).clamp_(min=0)
-
-    def _panel(self, rows: slice) -> Tensor:
-        """X times the factor; kept, because the next tile often has the same rows."""
-        if self.panel is None or self.panel[0] != rows or self.panel[1].dtype != self.matmul:
-            self.panel = rows, self.sides.points[0][rows] * self.sides.factor
-        return self.panel[1]
+            return h.addmm_(x[rows], y[columns].T, alpha=self.sides.factor).clamp_(min=0)
 
     def _logits(self, h: Tensor, scale: Tensor, *, slope: bool) -> tuple[Tensor | None, Tensor]:
         """A tile's slope, if asked for, and scaled scores; overwrites h."""
-        half, unit = h.sqrt(), scale.new_ones(())  # of sinh of half the distance, in units of 1/√c
-        sloping = None
+        sloping, unit = None, scale.new_ones(())  # of half the distance, 1/√c
         if self.curved:
             unit = self.c.to(h).sqrt()
             cosh = (h + 1).sqrt_()
-            # On CPUs asinh(√h) by functions that are vectorised there.
-            on_cpu = h.device.type == "cpu"
-            logits = h.div_(cosh + 1).add_(half).log1p_() if on_cpu else torch.asinh(half, out=h)
+            if h.device.type == "cpu":  # asinh(√h) by functions that are vectorised there
+                logits = cosh + 1
+                torch.div(h, logits, out=logits)
+                sinh = h.sqrt_()
+                logits.add_(sinh).log1p_()
+            else:
+                sinh = h.sqrt_()
+                logits = torch.asinh(sinh)
             if slope:
-                sloping = half.mul_(cosh.mul_(unit / scale))
+                sloping = sinh.mul_(cosh.mul_(unit / scale))
         else:
-            logits = h.copy_(half)
+            logits = h.sqrt_()
             if slope:
-                sloping = half.mul_(1 / scale)
+                sloping = logits / scale
         if sloping is not None:  # a gradient at distance 0 is 0
             sloping = F.threshold(sloping, 0, math.inf, inplace=True)
         if self.squared:
@@ -269,7 +266,7 @@ class Distances(Pairs):
                     x = given[rows].detach().to(self._fine).requires_grad_()
                     centred, *extras, _ = self._side(x)
                     outputs, incoming = [extras[side]], [-by_extras[side][rows].to(x)]  # of −d
-                    incoming_points = towards[rows].to(x) * -self.sides.factor.to(x)
+                    incoming_points = towards[rows].to(x) * -self.sides.factor
                     if centred is not x:
                         outputs, incoming = [*outputs, centred], [*incoming, incoming_points]
                 (gradient,) = torch.autograd.grad(outputs, x, incoming)
@@ -311,8 +308,9 @@ class Distances(Pairs):
             points.append(centred.to(self.matmul))
             extras.append(both[side].to(self.matmul))
             sizes.append(size.to(self.matmul))
-        factor = -self.c / 2 if self.curved and self.centre is None else torch.full_like(self.c, -0.5)
-        return Sides(tuple(points), factor.to(self.matmul), tuple(extras), tuple(sizes))
+        scaled = not self.curved or self.static
+        factor = -0.5 if scaled else float(self.c) / -2  # c is read on a CPU only
+        return Sides(tuple(points), factor, tuple(extras), tuple(sizes))
 
     def _side(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """X `(B, D)`, E as rows and as columns of a tile `(B, 5)` or `(B, 2)`, and q `(B,)`, of points `(B, D)`."""
