@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # Rows and columns of a tile: such that a core's cache holds it, and on a GPU such that it occupies it fully.
-TILE = {"cpu": (256, 512), "cuda": (4096, 4096)}
+TILE = {"cpu": (512, 512), "cuda": (4096, 4096)}
 
 
 def tile_shape(device: torch.device) -> tuple[int, int]:

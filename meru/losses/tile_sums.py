@@ -103,7 +103,9 @@ class Softmax(Direction):
         super().__init__(contrast, shape, **rest)
         self.believes = isinstance(contrast.share, Tensor) or contrast.share != 0
         self.plain = not self.believes and not contrast.margin  # then z is the logits
-        self.sums = {"own": self.scale.new_zeros(self.number), "positive": self._zeros(), **self._nothing("raised")}
+        self.sums = {"positive": self._zeros(), **self._nothing("raised")}
+        if contrast.margin:
+            self.sums["own"] = self.scale.new_zeros(self.number)
         if self.believes:
             self.sums |= {"belief": self._zeros(), **self._nothing("plain")}
 
@@ -141,7 +143,7 @@ class Softmax(Direction):
 
     def _add_positives(self, z: Tensor, tile: Tile) -> None:
         found, part = self.partners(tile), self.part(tile)
-        if found is not None:
+        if found is not None and "own" in self.sums:
             self.sums["own"][found[1]] = tile.logits.diagonal(found[0])
         if self.labels:
             positive = (self.positive(tile) * z).sum(self.dim, dtype=torch.float64)
@@ -184,11 +186,11 @@ class Softmax(Direction):
         return self.gradient / self.sums["raised/sum"] * (over - self.sums["raised/maximum"]).exp_()
 
     def losses(self) -> Tensor:
-        """Of every row, or column, once all tiles are in."""
+        """Of every row, or column, once all tiles are in; what only they need is forgotten."""
         top, total, share = self.sums["raised/maximum"].double(), self.sums["raised/sum"], self.contrast.share
-        losses = (1 - share) * (top - self.sums["positive"]) + total.log()
+        losses = (1 - share) * (top - self.sums.pop("positive")) + total.log()
         if self.believes:
-            losses = losses + share * (top - self.sums["belief"])
+            losses = losses + share * (top - self.sums.pop("belief"))
         return losses.to(self.scale)
 
     def gradient_by_logits(self, tile: Tile, margin: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
