@@ -24,6 +24,11 @@ from meru.geometry.paired import hyperboloid_distance
 TINY = 1e-15  # a length to divide by instead of 0; its square is still a normal float32 number
 # The rounding error of ‖x‖‖y‖ − x·y by matmul is a few ulp of ‖x‖‖y‖; pairs below this share of it are near.
 NEARNESS = {torch.float32: 1e-2, torch.float64: 1e-8}
+# A float64 matmul tells points apart that differ by this share of ‖x‖‖y‖ or more: 1e-7 of their lengths, which is what
+# float32 can store.
+RESOLUTION = 1e-14
+# Pairs up to which a GPU computes all in float64 without looking for near ones, for which it would have to wait.
+FEW_PAIRS = 2**20
 # Elements processed at a time: as many as fit a core's cache, and on a GPU as many as occupy it fully.
 BLOCK = {"cpu": 2**19, "cuda": 2**26}
 
@@ -168,13 +173,19 @@ class AllPairsDistance(torch.autograd.Function):
         cosh(√c d) − 1 = 2 sinh²((ρ − σ)/2) + c (‖x‖‖y‖ − x·y)
 
     `dtype` is that of the result and of the matmul, by default that of the points; for near pairs, float64 points
-    with a float32 matmul still give their float64 distance.
+    with a float32 matmul still give their float64 distance. On a GPU, few pairs are computed by a float64 matmul, in
+    which points are equal that float32 cannot tell apart.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         ctx.given, ctx.matmul = x.dtype, dtype or x.dtype
         distances = x.new_empty(len(x), len(y), dtype=ctx.matmul)
+        if ctx.matmul == torch.float32 and _without_waiting(distances):
+            ctx.matmul, x, y = torch.float64, x.double(), y.double()
+            near = _fill(distances, x, y, c.double(), look_for_near=False)
+            ctx.save_for_backward(x, y, c, distances, near)
+            return distances
         near = _fill(distances, x.to(ctx.matmul), y.to(ctx.matmul), c.to(ctx.matmul))
         if ctx.matmul == torch.float32 and 64 * near.shape[1] > distances.numel():
             # The points are close together, as those of an untrained tower: a float64 matmul separates them.
@@ -207,8 +218,15 @@ class AllPairsDistance(torch.autograd.Function):
             return gradient_x.to(ctx.given), gradient_y.to(ctx.given), (by_scale / (2 * c)).to(given), None
 
 
-def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """Write the distances of all pairs by matmul; returns the indices `(2, n)` of pairs too near for it."""
+def _without_waiting(distances: Tensor) -> bool:
+    return distances.is_cuda and distances.numel() <= FEW_PAIRS
+
+
+def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor, *, look_for_near: bool = True) -> Tensor:
+    """Write the distances of all pairs by matmul; returns the indices `(2, n)` of pairs too near for it.
+
+    Without looking for those, pairs below the resolution get distance 0.
+    """
     x, y = c.sqrt() * x, c.sqrt() * y
     length_x, length_y = (torch.linalg.vector_norm(each, dim=-1) for each in (x, y))
     (sinh_x, cosh_x), (sinh_y, cosh_y) = _half_radius(length_x[:, None]), _half_radius(length_y)
@@ -218,7 +236,10 @@ def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
             excess = torch.outer(length_x[block], length_y).addmm_(x[block], y.T, alpha=-1).clamp_(min=0)
             gap = (sinh_x[block] * cosh_y).addcmul_(cosh_x[block], sinh_y, value=-1)  # sinh((ρ − σ)/2)
             excess.addcmul_(gap, gap, value=2)
-            near.append(_near(excess, length_x[block], length_y, first_row=block.start))
+            if look_for_near:
+                near.append(_near(excess, length_x[block], length_y, first_row=block.start))
+            else:
+                excess.masked_fill_(excess <= RESOLUTION * torch.outer(length_x[block], length_y), 0)
             distances[block] = _arcosh1p_(excess).div_(c.sqrt())
     return torch.cat(near, 1)
 
