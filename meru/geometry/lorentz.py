@@ -43,22 +43,29 @@ MAXIMUM_RADIUS = math.asinh(2.0**15)
 ANGLE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
-def exp_map0(v: Tensor, curvature: Tensor | float = 1.0, *, maximum_radius: float = MAXIMUM_RADIUS) -> Tensor:
-    """Exponential map at the origin, from the tangent space onto the hyperboloid.
+def exp_map0(
+    v: Tensor,
+    curvature: Tensor | float = 1.0,
+    *,
+    scale: Tensor | float = 1.0,
+    maximum_radius: float = MAXIMUM_RADIUS,
+) -> Tensor:
+    """Exponential map at the origin, from the tangent space onto the hyperboloid, of scaled vectors.
 
-        x = sinh(√c‖v‖)/(√c‖v‖) · v
+        x = sinh(√c‖sv‖)/(√c‖sv‖) · sv
 
     Args:
         v: Tangent vectors (their time component is 0), shape `(…, D)`.
         curvature: c > 0; the space has curvature −c.
-        maximum_radius: Longer vectors, √c‖v‖ above this, are shortened to it; they keep the gradient orthogonal to
+        scale: s > 0, a number or a scalar tensor.
+        maximum_radius: Longer vectors, √c‖sv‖ above this, are shortened to it; they keep the gradient orthogonal to
             their direction and lose the one along it. `clamped_share` counts them.
 
     Returns:
-        Space components, shape `(…, D)`, at distance min(‖v‖, maximum_radius/√c) from the origin.
+        Space components, shape `(…, D)`, at distance min(‖sv‖, maximum_radius/√c) from the origin.
     """
     with full_precision(curvature, v) as (c, v):
-        return stretch(v, c, maximum_radius)
+        return stretch(v, c, scale.to(v) if isinstance(scale, Tensor) else v.new_full((), scale), maximum_radius)
 
 
 def clamped_share(

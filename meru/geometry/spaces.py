@@ -37,8 +37,8 @@ class Space(ABC):
     has_cones: ClassVar[bool] = True
 
     @abstractmethod
-    def lift(self, features: Tensor) -> Tensor:
-        """Points `(…, D)` of feature vectors `(…, D)`, which are tangent vectors at the origin if the space has one."""
+    def lift(self, features: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Points `(…, D)` of features `(…, D)` times a scale > 0: tangent vectors at the origin if there is one."""
 
     @abstractmethod
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
@@ -102,8 +102,8 @@ class Sphere(Space):
 
     has_cones: ClassVar[bool] = False
 
-    def lift(self, features: Tensor) -> Tensor:
-        """Feature vectors scaled to length 1; 0 stays 0."""
+    def lift(self, features: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Feature vectors shortened or lengthened to length 1, whatever the scale; 0 stays 0."""
         with full_precision(1.0, features) as (_, features):
             return F.normalize(features, dim=-1)
 
@@ -161,10 +161,10 @@ class Sphere(Space):
 class Euclidean(Space):
     """Flat space: the limit c → 0 of the hyperboloid, whose K is K√c/2 so that cones keep their width."""
 
-    def lift(self, features: Tensor) -> Tensor:
-        """The feature vectors themselves."""
+    def lift(self, features: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """The scaled feature vectors themselves."""
         with full_precision(1.0, features) as (_, features):
-            return features
+            return features * scale
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Negative distance of every pair, computed from differences: a matmul would lose near points' distances."""
@@ -232,9 +232,9 @@ class Hyperboloid(Space):
     curvature: Tensor | float
     curved: ClassVar[bool] = True
 
-    def lift(self, features: Tensor) -> Tensor:
+    def lift(self, features: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Exponential map at the origin."""
-        return lorentz.exp_map0(features, self.curvature)
+        return lorentz.exp_map0(features, self.curvature, scale=scale)
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Negative geodesic distance of every pair."""

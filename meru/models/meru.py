@@ -133,7 +133,7 @@ class MERU(DualEncoder):
     def lift(self, features: Tensor, alpha: Tensor) -> Tensor:
         """Scale features and map them into the space; on the hyperboloid by the exponential map at the origin."""
         with torch.autocast(features.device.type, enabled=False):
-            return self.space.lift(self._bend_norms(features.float()) * alpha.exp())
+            return self.space.lift(self._bend_norms(features.float()), alpha.exp())
 
     def _bend_norms(self, features: Tensor) -> Tensor:
         """Features `(…, D)` with their norms changed by `norm_exponent`."""
