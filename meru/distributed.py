@@ -179,6 +179,16 @@ def collect(value: object) -> list:
     return values
 
 
+@torch.no_grad()
+def broadcast_weights(model: nn.Module) -> None:
+    """Give all processes the main process's parameters and buffers; each has the model on its own device."""
+    if world_size() > 1:
+        for tensor in model.state_dict().values():
+            sent = tensor.contiguous()  # another layout in memory cannot be sent
+            dist.broadcast(sent, src=0)
+            tensor.copy_(sent)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:

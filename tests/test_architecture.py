@@ -11,7 +11,7 @@ from meru.files import PROJECT
 FLOORS = [
     {"errors", "files", "run_layout"},
     {"configuration", "failures", "geometry", "optional_part"},
-    {"command_line", "distributed", "stopping"},
+    {"command_line", "distributed", "sharing", "stopping"},
     {"encoders", "layers", "losses", "metrics"},
     {"data", "models", "reports", "training"},
     {"assemble"},

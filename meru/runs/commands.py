@@ -29,6 +29,8 @@ def _train(config: DictConfig) -> None:
 
 def _evaluate(config: DictConfig) -> None:
     """Load a run, evaluate it on a split, print the table and write the figures to the run folder."""
+    from meru import distributed
     from meru.runs.evaluate import evaluate_run
 
     evaluate_run(config)
+    distributed.stop()  # not after a failure: other processes would report errors before this one

@@ -114,11 +114,11 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     )
     with closing(logger, folder, watch):
         finished = trainer.run()
-        figures = finish(task, folder, trainer, pretrained, logger) if finished and distributed.is_main() else None
+        figures = finish(task, folder, trainer, pretrained, logger) if finished else None
         if not finished:
             log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
     distributed.barrier()
-    return figures
+    return figures if distributed.is_main() else None
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from meru import distributed, stopping
+from meru import distributed, sharing, stopping
 from meru.errors import UserError
 from meru.layers.batch_norm import share_batch_norms
 from meru.run_layout import BEST, CHECKPOINT, GRADIENTS, METRICS
@@ -52,7 +52,8 @@ class Trainer:
         optimizer: Optimizer of the model's parameters.
         batches: Takes the number of a first batch; gives the batches of this process to the end of the run.
         batches_per_epoch: Number of batches per epoch.
-        evaluate: Computes the figures of a model on the validation split; None without a split.
+        evaluate: Computes the figures of a model on the validation split; None without a split. All processes call it
+            in `sharing.together`, and the main one needs the figures.
         logger: Has `log(figures, step=…)`.
         folder: The run folder.
         device: Device of the model.
@@ -241,7 +242,7 @@ class Trainer:
             self.warned.add(name)
 
     def _validate(self, metrics: MetricsFile | None, progress: tqdm, training: dict[str, Tensor]) -> None:
-        """Validate in the main process, and save the weights if they are the best so far.
+        """Validate in all processes, and save the weights in the main one if they are the best so far.
 
         Uses float32, as for the test split and in scripts/evaluate.py. Without a split, shows the last step's loss.
         """
@@ -250,8 +251,9 @@ class Trainer:
             if metrics is not None:
                 progress.write(f"{epoch}  loss {training['loss'].item():.3f}")
             return
-        if metrics is not None:
+        with sharing.together():
             figures = self.evaluate(self.evaluated)
+        if metrics is not None:
             if self.settings.monitor not in figures:
                 raise UserError(f"trainer.monitor={self.settings.monitor}: choose one of {', '.join(sorted(figures))}")
             figure = figures[self.settings.monitor]
