@@ -77,7 +77,8 @@ def one_line_errors() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # libraries raise OSErrors without a number
             _leave(os_error_message(error), 1)
         if failures.lost_partner(error):
-            _leave(f"the connection to another process broke: {_last_words(error)}", 1, lost=True)
+            cause = failures.cause_of_loss() or _last_words(error)
+            _leave(f"the connection to another process broke: {cause}", 1, lost=True)
         if not failures.several():
             raise
         _leave(f"{type(error).__name__}: {error}", 1, details=traceback.format_exc())

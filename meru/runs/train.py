@@ -51,7 +51,7 @@ def start_or_resume(config: DictConfig, words: Sequence[str]) -> None:
         config: The checked configuration as composed from the command line.
         words: The command line.
     """
-    device = distributed.start()
+    device = distributed.start(patience=config.data.timeout)
     check_targets(config, source="the command line")
     absolute_paths(config)
     if config.resume:
@@ -117,7 +117,7 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
         figures = finish(task, folder, trainer, pretrained, logger) if finished else None
         if not finished:
             log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
-    distributed.barrier()
+    distributed.wait_for_main()
     return figures if distributed.is_main() else None
 
 

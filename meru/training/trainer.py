@@ -267,7 +267,7 @@ class Trainer:
             progress.write(f"{epoch}  {self.settings.monitor} {100 * figure:.1f} %{'  best so far' if better else ''}")
             if self._figures_due():
                 self.on_validated(self.evaluated, self.step)
-        distributed.barrier()
+        distributed.wait_for_main()
 
     @property
     def evaluated(self) -> nn.Module:
@@ -281,7 +281,7 @@ class Trainer:
         states = random_states()
         if distributed.is_main():
             save_checkpoint(self.folder / CHECKPOINT, {**state_of(self), "random_states": states})
-        distributed.barrier()
+        distributed.wait_for_main()
 
     def _resume(self) -> list[dict[str, Tensor]] | None:
         """Restore the checkpoint of the run folder if there is one; returns the random states to restore later."""
