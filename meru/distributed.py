@@ -164,6 +164,15 @@ def broadcast(value: object) -> object:
     return pickle.loads(_store().get(key))
 
 
+def broadcast_large(value: object) -> object:
+    """As `broadcast`, for gigabytes of tensors on the CPU, and with the limit of time of collectives."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
 def _wait_for(keys: list[str]) -> None:
     pause = 0.001
     while not _store().check(keys):

@@ -117,12 +117,27 @@ def lost_partner(error: BaseException) -> bool:
     return of_store or any(sign in str(error) for sign in _CONNECTION_LOST)
 
 
-def _folder() -> Path | None:
-    folder = os.environ.get(FOLDER)
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # <run>/attempt_<n>/<local rank>/error.json
-    if not folder and error_file:
-        folder = Path(error_file).parent.parent
+def place_of_launch() -> Path | None:
+    """A folder that lasts as long as the torchrun of this machine, through all attempts; None without torchrun."""
+    folder, error_file = os.environ.get(FOLDER), os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not folder and error_file:  # <launch>/attempt_<n>/<local rank>/error.json
+        folder = str(Path(error_file).parent.parent.parent)
     return Path(folder) if folder and Path(folder).is_dir() else None
+
+
+def last_attempt(launch: Path) -> Path:
+    """The folder of the messages of the last attempt that left any, in `place_of_launch`."""
+    return max(launch.glob("attempt_*"), key=lambda path: int(path.name.rpartition("_")[2]), default=launch)
+
+
+def _folder() -> Path | None:
+    place = place_of_launch()
+    if place is None:
+        return None
+    attempt = place / f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    with suppress(OSError):
+        attempt.mkdir(exist_ok=True)
+    return attempt if attempt.is_dir() else None
 
 
 def _leave_word(path: Path, line: str, exit_code: int) -> bool:

@@ -65,7 +65,7 @@ def run_torch(folder: Path) -> tuple[str, int]:
         return "", 0
     except ChildFailedError as error:
         failed = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
-        return first_failure(folder, {rank: each.exitcode for rank, each in failed}, came)
+        return first_failure(failures.last_attempt(folder), {rank: each.exitcode for rank, each in failed}, came)
     except SignalException as error:
         return f"error: stopped by {signal.Signals(error.sigval).name}", 128 + error.sigval
     except (RuntimeError, OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from meru.files import PROJECT
 # From the ground up; a room may import rooms of its own floor and below. docs/design.md says what they are for.
 FLOORS = [
     {"errors", "files", "run_layout"},
-    {"cluster", "configuration", "failures", "geometry", "optional_part"},
+    {"cluster", "configuration", "failures", "geometry", "optional_part", "restarts"},
     {"command_line", "distributed", "heartbeat", "rendezvous", "sharing", "stopping"},
     {"encoders", "layers", "losses", "metrics"},
     {"data", "models", "reports", "training"},

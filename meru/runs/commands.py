@@ -21,10 +21,12 @@ def _train(config: DictConfig) -> None:
     """Train and evaluate a new or resumed run."""
     # Imported here, so that --help and a mistyped key do not wait for PyTorch.
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from meru.runs.train import start_or_resume
 
-    start_or_resume(config, HydraConfig.get().overrides.task)
+    hydra = HydraConfig.get()
+    start_or_resume(config, hydra.overrides.task, restartable=hydra.mode == RunMode.RUN)
 
 
 def _evaluate(config: DictConfig) -> None:

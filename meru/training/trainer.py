@@ -26,11 +26,11 @@ from meru.layers.batch_norm import share_batch_norms
 from meru.run_layout import BEST, CHECKPOINT, GRADIENTS, METRICS
 from meru.training.checkpoint import (
     MetricsFile,
-    load_checkpoint,
     random_states,
     restore_random_states,
     save_checkpoint,
     save_weights,
+    shared_checkpoint,
 )
 from meru.training.gradients import TermGradients
 from meru.training.optimizer import warmup_cosine
@@ -286,9 +286,9 @@ class Trainer:
     def _resume(self) -> list[dict[str, Tensor]] | None:
         """Restore the checkpoint of the run folder if there is one; returns the random states to restore later."""
         path = self.folder / CHECKPOINT
-        if not path.exists():
+        state = shared_checkpoint(path)
+        if state is None:
             return None
-        state = load_checkpoint(path)
         restore(self, state, source=str(path))
         if distributed.is_main():
             self.on_resumed()
