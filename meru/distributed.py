@@ -83,10 +83,9 @@ def _join(group: Group, *, backend: str, timeout: float) -> None:
     if group.size == 1:
         join(dist.HashStore(), 0, 1, backend=backend, timeout=timeout)
         return
-    everything, number, size = meet(group)
-    store = dist.PrefixStore("meru", everything)
+    store, number, size = meet(group)
     join(store, number, size, backend=backend, timeout=timeout)
-    own = dist.PrefixStore("meru/alive", everything.clone())
+    own = dist.PrefixStore("alive", store.clone())
     own.set_timeout(STORE)
     _Joined.heartbeat = Heartbeat(
         own,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -25,9 +26,7 @@ def meet(group: Group) -> tuple[dist.Store, int, int]:
     try:
         everything, number, size = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
         everything.set_timeout(PATIENCE)
-        # Processes that torchrun has started again may find the store of the earlier ones.
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", everything)
-        _wait(store, number, size)
+        store = dist.PrefixStore(_agree(everything, number, size), everything)
     except (RuntimeError, ValueError) as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
             raise UserError(
@@ -49,12 +48,31 @@ class _Absent(RuntimeError):
     """Some processes did not come; the message names them."""
 
 
-def _wait(store: dist.Store, number: int, size: int) -> None:
-    store.set(f"here/{number}", "")
-    until = time.monotonic() + PATIENCE.total_seconds()
-    while not store.check([f"here/{other}" for other in range(size)]):
-        if time.monotonic() > until:
-            absent = [str(other) for other in range(size) if not store.check([f"here/{other}"])]
-            more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
-            raise _Absent(f"{'ranks' if len(absent) > 1 else 'rank'} {', '.join(absent[:8])}{more}")
+def _agree(store: dist.Store, number: int, size: int) -> str:
+    """A name for this meeting, the same in all of its processes.
+
+    Processes that torchrun has started again may find the store of earlier ones, with all they wrote. So the main
+    process gives a new name, every other one answers with a mark of its own, and goes on when its mark comes back.
+    """
+    until, mark = time.monotonic() + PATIENCE.total_seconds(), uuid.uuid4().hex
+    if number == 0:
+        store.set("meeting", mark)
+        answers = [f"{mark}/{other}" for other in range(1, size)]
+        while answers and not store.check(answers):
+            if time.monotonic() > until:
+                absent = [str(other) for other in range(1, size) if not store.check([f"{mark}/{other}"])]
+                more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
+                raise _Absent(f"{'ranks' if len(absent) > 1 else 'rank'} {', '.join(absent[:8])}{more}")
+            time.sleep(0.02)
+        for answer in answers:
+            store.set(f"{answer}/seen", store.get(answer))
+        return mark
+    while time.monotonic() < until:
+        if store.check(["meeting"]):
+            meeting = store.get("meeting").decode()
+            store.set(f"{meeting}/{number}", mark)
+            seen = f"{meeting}/{number}/seen"
+            if store.check([seen]) and store.get(seen).decode() == mark:
+                return meeting
         time.sleep(0.02)
+    raise RuntimeError("timeout")

@@ -51,6 +51,7 @@ def run_torch(folder: Path) -> tuple[str, int]:
     """Run the processes; returns the final message and the exit code."""
     from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.run import main
 
     start, came = PContext.start, []
@@ -68,6 +69,9 @@ def run_torch(folder: Path) -> tuple[str, int]:
         return first_failure(failures.last_attempt(folder), {rank: each.exitcode for rank, each in failed}, came)
     except SignalException as error:
         return f"error: stopped by {signal.Signals(error.sigval).name}", 128 + error.sigval
+    except RendezvousError:
+        lost = "error: the connection to torchrun on another machine broke: it ended, or cannot be reached"
+        return failures.first_of(failures.last_attempt(folder)) or (lost, 1)
     except (RuntimeError, OSError, ValueError) as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
             return "error: the port for the processes is in use: choose another one with --master-port=29501", 1
