@@ -125,15 +125,18 @@ def absent_key(key: str) -> UserError:
 
 
 def nearest_keys(key: str, *, command: str) -> list[str]:
-    """At most three keys that `key` may misspell: in its section, then in another, then by a part of the name."""
+    """At most three keys that `key` may mean: of its name in another section, like it in its own, like it anywhere."""
     names = [name for name in DECLARED[command] if not name.endswith("*")]
     place, _, last = key.rpartition(".")
+    elsewhere = [name for name in names if name.rpartition(".")[2] == last]
+    if len(elsewhere) in (1, 2) and all(name.count(".") == key.count(".") for name in elsewhere):
+        return elsewhere
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == place}
     if near := get_close_matches(last, siblings, n=1, cutoff=0.7):
         return [siblings[near[0]]]
     if last in SHORT:
         return [SHORT[last]]
-    if len(elsewhere := [name for name in names if name.rpartition(".")[2] == last]) in (1, 2):
+    if len(elsewhere) in (1, 2):
         return elsewhere
     if place in _sections(command):
         return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meru.configuration.key import Key, fixed
-from meru.configuration.kinds import Choice, Flag, ListOf, Number, Plain, Section, Text, Whole
+from meru.configuration.kinds import Choice, Either, Flag, ListOf, Number, Plain, Section, Text, Whole
 from meru.configuration.ranges import AT_LEAST_0, SHARE, TARGET, TEXTS
 
 TRAINER = {
@@ -16,7 +16,8 @@ TRAINER = {
     "precision": Key(Choice(("auto", "bf16", "fp32"))),
     "tf32": Key(Flag()),
     "ema_decay": Key(Number(0, 1, below=True)),
-    "compile": Key(Flag(), meaning="compile the model with torch.compile"),
+    "compile": Key(Either((Flag(), Choice(("towers", "graphs"))))),
+    "micro_batch_size": Key(Whole(1, 10**6), "samples", null=True),
     "evaluate_every": Key(Whole(1, 100_000), "epochs", "epochs between validations"),
     "monitor": Key(Text("a figure of the validation split"), null=True),
     "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),

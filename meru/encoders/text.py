@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from meru.configuration.kinds import text_sizes
+from meru.encoders.packing import PackedLayout
 from meru.errors import UserError
 from meru.layers.low_rank import LowRank
 
@@ -169,32 +170,6 @@ class ResidualBlock(nn.Module):
         return self.attn.dropout if self.training else 0.0
 
 
-class PackedLayout:
-    """The positions of the real tokens in a right-padded batch; linear layers run over these only.
-
-    Captions differ in length: at batch size 256, three quarters of a padded batch are padding.
-
-    Args:
-        tokens: Token ids, shape `(B, L)`; the largest id of a row is its end-of-text token.
-    """
-
-    def __init__(self, tokens: Tensor):
-        self.shape = tokens.shape
-        lengths = tokens.argmax(dim=-1) + 1  # the first maximum: end-of-text
-        self.real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]  # (B, L)
-        self.index = self.real.flatten().nonzero().squeeze(1)  # (T,)
-        self.last = lengths.cumsum(0) - 1  # (B,) rows of the end tokens among packed tokens
-
-    def pack(self, x: Tensor) -> Tensor:
-        """`(B, L, …)` → `(T, …)`."""
-        return x.flatten(0, 1)[self.index]
-
-    def unpack(self, x: Tensor) -> Tensor:
-        """`(T, W)` → `(B, L, W)`, zeros at padding."""
-        padded = x.new_zeros(self.shape.numel(), x.shape[-1])
-        return padded.index_copy(0, self.index, x).unflatten(0, self.shape)
-
-
 class TextTransformer(nn.Module):
     """CLIP's causal text transformer; the caption's feature is taken at the end-of-text token.
 
@@ -255,26 +230,27 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * self.width) ** -0.5)
             nn.init.normal_(block.mlp.c_proj.weight, std=branch)
 
-    def forward(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, embeddings: Tensor | None = None, count: int | None = None) -> Tensor:
         """Features of whole captions: token ids `(B, L)` → `(B, W)`.
 
         `embeddings`, here and in `forward_tokens`, is `token_embed(tokens)` if it was already computed: each call
-        costs a gradient as large as the vocabulary.
+        costs a gradient as large as the vocabulary. `count` is that of `PackedLayout`.
         """
-        layout = PackedLayout(tokens)
+        layout = PackedLayout(tokens, count)
         x = self._run(tokens, layout, self.resblocks[:-1], embeddings)
         return self.ln_final(self.resblocks[-1].forward_last(x, layout))
 
-    def forward_tokens(self, tokens: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward_tokens(
+        self, tokens: Tensor, embeddings: Tensor | None = None, count: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Features of whole captions `(B, W)` and of every token `(B, L, W)`, zeros at padding."""
-        layout = PackedLayout(tokens)
+        layout = PackedLayout(tokens, count)
         x = self.ln_final(self._run(tokens, layout, self.resblocks, embeddings))
         return x[layout.last], layout.unpack(x)
 
     def _run(self, tokens: Tensor, layout: PackedLayout, blocks: nn.ModuleList, embeddings: Tensor | None) -> Tensor:
-        positions = layout.index % tokens.shape[1]
-        x = self.token_embed(tokens.flatten()[layout.index]) if embeddings is None else layout.pack(embeddings)
-        x = x + self.posit_embed[positions]
+        x = self.token_embed(layout.pack(tokens)) if embeddings is None else layout.pack(embeddings)
+        x = x + self.posit_embed[layout.position]
         for block in blocks:
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(block, x, layout, use_reentrant=False)

@@ -12,7 +12,7 @@ from meru.geometry import lorentz
 
 
 class DenseLayout:
-    """Stands in for `meru.encoders.text.PackedLayout` where shapes must not depend on the values of tokens.
+    """Stands in for `meru.encoders.packing.PackedLayout` where shapes must not depend on the values of tokens.
 
     Every position is kept, padding too. Real tokens never attend to padding, so their outputs are the same.
 
@@ -43,8 +43,8 @@ class DenseText(nn.Module):
         super().__init__()
         self.network, self.width = network, network.width
 
-    def forward(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
-        """Features of whole captions: token ids `(B, L)` → `(B, W)`."""
+    def forward(self, tokens: Tensor, embeddings: Tensor | None = None, count: int | None = None) -> Tensor:
+        """Features of whole captions: token ids `(B, L)` → `(B, W)`; `count` does not matter here."""
         network, layout = self.network, DenseLayout(tokens)
         # Indexed, because the exporter would name the result of `nn.Embedding` like the output `embedding`.
         x = network.token_embed.weight[tokens] if embeddings is None else embeddings

@@ -16,9 +16,10 @@ from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistic
 from meru.encoders.text import TextEncoder
 from meru.errors import UserError
 from meru.geometry.spaces import Space
+from meru.layers.pieces import in_pieces
 from meru.losses.contrastive import contrastive_targets, row_contrast, sigmoid_row_contrast
 from meru.models import Output, Term, combined, values_of, weight_of
-from meru.models.terms import PAIR_TERMS, Step, check_settings
+from meru.models.terms import PAIR_TERMS, Step, check_settings, real_count
 
 if TYPE_CHECKING:
     from meru.models.word_patch_interaction import WordPatchInteraction
@@ -52,6 +53,8 @@ class DualEncoder(nn.Module):
     initial_radius: float | None = None
     reads_caption_queries: bool = False  # whether batches need the entries of `meru.data.caption_queries`
     patch_level: int | None = None  # the feature map that patches come from, see `encode_image`
+    reports_figures: bool = True  # whether `forward` computes the figures that only logs need
+    micro_batch_size: int | None = None  # samples that a tower computes at a time, see `meru.layers.pieces`
 
     def __init__(
         self,
@@ -91,9 +94,9 @@ class DualEncoder(nn.Module):
         """
         return self.lift_image(self.image_features(images))
 
-    def embed_text(self, tokens: Tensor) -> Tensor:
-        """Points `(B, D)`, float32, of token ids `(B, L)`, padded with 0."""
-        return self.lift_text(self.text_features(tokens))
+    def embed_text(self, tokens: Tensor, count: int | None = None) -> Tensor:
+        """Points `(B, D)`, float32, of token ids `(B, L)`, padded with 0, of which `count` are real, if known."""
+        return self.lift_text(self.text_features(tokens, count=count))
 
     def embed_patches(self, images: Tensor) -> Tensor:
         """Points `(B, N, D)` of every patch of the images, row by row from the top left."""
@@ -150,12 +153,19 @@ class DualEncoder(nn.Module):
         """Projected features `(B, D)`, float32, before they are mapped into the space."""
         return self.visual_proj(self._encoded(images)[0]).float()
 
-    def text_features(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+    def text_features(self, tokens: Tensor, embeddings: Tensor | None = None, *, count: int | None = None) -> Tensor:
         """Projected features `(B, D)`, float32, before they are mapped into the space.
 
-        `embeddings`, here and in `text_and_word_features`, is the text tower's `token_embed(tokens)` if available.
+        Here and in `text_and_word_features`, `embeddings` is the text tower's `token_embed(tokens)` if available, and
+        `count` the number of real tokens if known: see `PackedLayout`.
         """
-        return self.textual_proj(self.textual(tokens, embeddings)).float()
+
+        def tower(tokens: Tensor, embeddings: Tensor | None) -> tuple[Tensor]:
+            return (self.textual(tokens, embeddings, count if tokens.shape[0] == batch else None),)
+
+        batch = tokens.shape[0]
+        (pooled,) = in_pieces(tower, tokens, embeddings, size=self.micro_batch_size)
+        return self.textual_proj(pooled).float()
 
     def image_and_patch_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """`image_features` `(B, D)`, and the features of every patch `(B, N, D)`, without class tokens."""
@@ -167,16 +177,27 @@ class DualEncoder(nn.Module):
         """Project patches from the image tower `(B, N, W)` to features `(B, N, D)`."""
         return self.visual_proj(patches) if self.local is None else self.local.project(patches, self.visual_proj)
 
-    def text_and_word_features(self, tokens: Tensor, embeddings: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def text_and_word_features(
+        self, tokens: Tensor, embeddings: Tensor | None = None, *, count: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`text_features` `(B, D)`, and the features of every token `(B, L, D)`, 0 at padding."""
-        pooled, words = self.textual.forward_tokens(tokens, embeddings)
+
+        def tower(tokens: Tensor, embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
+            return self.textual.forward_tokens(tokens, embeddings, count if tokens.shape[0] == batch else None)
+
+        batch = tokens.shape[0]
+        pooled, words = in_pieces(tower, tokens, embeddings, size=self.micro_batch_size)
         return self.textual_proj(pooled).float(), self.textual_proj(words).float()
 
     def _encoded(self, images: Tensor, *, patch_level: int | None = None) -> tuple[Tensor, Tensor]:
         """Pooled and patch features of the tower, see `encode_image`, from images or rows of `frozen_output`."""
         if images.dim() == 2:
-            return self.frozen_part.rest(images)
-        return encode_image(self.visual, self.normalise(images), patch_level=patch_level)
+            return in_pieces(self.frozen_part.rest, images, size=self.micro_batch_size)
+
+        def tower(images: Tensor) -> tuple[Tensor, Tensor]:
+            return encode_image(self.visual, self.normalise(images), patch_level=patch_level)
+
+        return in_pieces(tower, images, size=self.micro_batch_size)
 
     def frozen_output(self, images: Tensor) -> Tensor:
         """Rows `(B, F)`, float16, of the tower's frozen part for images as in `embed_image`."""
@@ -211,13 +232,18 @@ class DualEncoder(nn.Module):
         """
         step = self.encode(batch)
         values = values_of(self.terms, self, step)
-        return combined(self.loss, values, {**self.logs(step), **step.figures})
+        return combined(self.loss, values, {**self.logs(step), **step.figures} if self.reports_figures else {})
 
     def encode(self, batch: Mapping[str, Tensor]) -> Step:
-        """Embed a batch by the towers and map it into the space."""
+        """Embed a batch by the towers and map it into the space.
+
+        Captions come first: their many small kernels are started while a GPU still computes the step before, and the
+        backward pass begins with images, which keep it busy meanwhile.
+        """
         if self.local is not None:
             return self.local.encode(self, batch)
-        return Step(batch=batch, image=self.embed_image(batch["image"]), text=self.embed_text(batch["tokens"]))
+        text = self.embed_text(batch["tokens"], real_count(batch))
+        return Step(batch=batch, image=self.embed_image(batch["image"]), text=text)
 
     @property
     def terms(self) -> dict[str, Term]:

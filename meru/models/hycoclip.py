@@ -14,7 +14,7 @@ from meru import distributed
 from meru.losses.entailment import norm_regulariser
 from meru.models import Term
 from meru.models.meru import MERU
-from meru.models.terms import Step
+from meru.models.terms import Step, real_count
 
 # Of the relations of `relation_losses` in ARGENT and UNCHA: the pair within the modalities is averaged.
 RELATION_WEIGHTS = (0.5, 0.5, 0.25, 0.25)
@@ -120,11 +120,13 @@ def encode_with_part(model: MERU, batch: Mapping[str, Tensor]) -> PartStep:
     """Embed a batch with MERU's keys and those of the parts."""
     size = len(batch["image"])
     # Wholes and parts in one pass, so that they share batch norm statistics and the matrices are larger.
-    image, part_image = model.embed_image(torch.cat([batch["image"], batch["part_image"]])).split(size)
     tokens, part_tokens = batch["tokens"], batch["part_tokens"]
     length = max(tokens.shape[1], part_tokens.shape[1])
     padded = [F.pad(each, (0, length - each.shape[1])) for each in (tokens, part_tokens)]
-    text, part_text = model.embed_text(torch.cat(padded)).split(size)
+    counts = [real_count(batch), real_count(batch, "part_tokens")]
+    count = None if None in counts else sum(counts)
+    text, part_text = model.embed_text(torch.cat(padded), count).split(size)
+    image, part_image = model.embed_image(torch.cat([batch["image"], batch["part_image"]])).split(size)
     return PartStep(
         batch=batch,
         image=image,

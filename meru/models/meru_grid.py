@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from meru.errors import UserError
 from meru.models import Term
 from meru.models.meru import MERU
-from meru.models.terms import Step, images_in_cones_of_parts
+from meru.models.terms import Step, images_in_cones_of_parts, real_count
 
 
 @dataclass(kw_only=True)
@@ -55,7 +55,8 @@ class MERUGrid(MERU):
         """Embed a batch with MERU's keys."""
         images = batch["image"]
         if not self.weight("part_entailment"):
-            return GridStep(batch=batch, image=self.embed_image(images), text=self.embed_text(batch["tokens"]))
+            text = self.embed_text(batch["tokens"], real_count(batch))
+            return GridStep(batch=batch, image=self.embed_image(images), text=text)
         size, grid = len(images), self.grid
         height, width = (side // grid for side in images.shape[-2:])
         cells = images[..., : height * grid, : width * grid].unflatten(3, (grid, width)).unflatten(2, (grid, height))
@@ -63,9 +64,10 @@ class MERUGrid(MERU):
         enlarged = F.interpolate(cells.float(), size=images.shape[-2:], mode="bilinear", antialias=True)
         if images.dtype == torch.uint8:
             enlarged = enlarged.round().clamp(0, 255).to(torch.uint8)
+        text = self.embed_text(batch["tokens"], real_count(batch))
         # Wholes and parts in one pass, so that they share batch norm statistics.
         image, parts = self.embed_image(torch.cat([images, enlarged])).split([size, len(cells)])
-        step = GridStep(batch=batch, image=image, text=self.embed_text(batch["tokens"]))
+        step = GridStep(batch=batch, image=image, text=text)
         step.parts = parts.unflatten(0, (size, -1))
         step.figures["norm/part_image"] = parts.detach().norm(dim=-1).flatten()
         return step

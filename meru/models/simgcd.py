@@ -16,6 +16,7 @@ from meru.encoders.frozen import FrozenPart
 from meru.encoders.image import ImageEncoder, encode_image, fix_frozen_statistics
 from meru.errors import UserError
 from meru.geometry.all_pairs import exact_product
+from meru.layers.pieces import in_pieces
 from meru.losses.simgcd import (
     mean_entropy,
     self_distillation_loss,
@@ -96,6 +97,8 @@ class SimGCD(nn.Module):
     }
     # Whether batches of neighbours are made as in HypGCD's released code.
     released_batches: ClassVar[bool] = False
+    reports_figures: bool = True  # whether `forward` computes the figures that only logs need
+    micro_batch_size: int | None = None  # images that the tower computes at a time, see `meru.layers.pieces`
 
     def __init__(
         self,
@@ -126,8 +129,12 @@ class SimGCD(nn.Module):
         Here and wherever a method takes images, rows `(B, F)` of `frozen_output` for them may be given instead.
         """
         if images.dim() == 2:
-            return self.frozen_part.rest(images)[0].float()
-        pooled, _ = encode_image(self.visual, self.normalised(images))
+            return in_pieces(self.frozen_part.rest, images, size=self.micro_batch_size)[0].float()
+
+        def tower(images: Tensor) -> tuple[Tensor]:
+            return encode_image(self.visual, self.normalised(images))[:1]
+
+        (pooled,) = in_pieces(tower, images, size=self.micro_batch_size)
         return pooled.float()
 
     def frozen_output(self, images: Tensor) -> Tensor:
@@ -185,7 +192,8 @@ class SimGCD(nn.Module):
         )
         labelled, labels = (distributed.gather(batch[name]).repeat(2) for name in ("labelled", "label"))
         step = ViewStep(projected, logits, labels, labelled, batch["epoch"])
-        return combined(self.loss, values_of(self.terms, self, step), self.logs(step))
+        figures = self.logs(step) if self.reports_figures else {}
+        return combined(self.loss, values_of(self.terms, self, step), figures)
 
     def weight(self, term: str) -> float:
         """The configured weight of a term: see `meru.models.weight_of`."""

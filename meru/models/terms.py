@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -50,6 +50,11 @@ class Step:
     image: Tensor
     text: Tensor
     figures: dict[str, Tensor] = field(default_factory=dict)
+
+
+def real_count(batch: Mapping[str, Any], name: str = "tokens") -> int | None:
+    """Number of real tokens in the token ids of a batch, if whoever made the batch counted them."""
+    return batch.get(f"{name}_count")
 
 
 def check_settings(loss: Mapping[str, Mapping]) -> None:

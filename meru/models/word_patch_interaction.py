@@ -25,7 +25,7 @@ from meru.losses import interaction
 from meru.losses.contrastive import contrastive_loss, contrastive_targets
 from meru.models import Term
 from meru.models.caption_hierarchy import caption_hierarchy, query_pooling
-from meru.models.terms import Step, images_in_cones_of_parts
+from meru.models.terms import Step, images_in_cones_of_parts, real_count
 
 if TYPE_CHECKING:
     from meru.models.dual_encoder import DualEncoder
@@ -156,12 +156,12 @@ class WordPatchInteraction(nn.Module):
     def encode(self, model: DualEncoder, batch: Mapping[str, Tensor]) -> PatchStep:
         """Embed a batch by the towers of a model and this module."""
         tokens, real = batch["tokens"], real_tokens(batch["tokens"])
-        features, patches = model.image_and_patch_features(batch["image"])
-        embeddings = model.textual.token_embed(tokens)
+        embeddings, count = model.textual.token_embed(tokens), real_count(batch)
         if self.reads_text_tower:
-            text, words = model.text_and_word_features(tokens, embeddings)
+            text, words = model.text_and_word_features(tokens, embeddings, count=count)
         else:  # then the text tower's last block only computes the end-of-text tokens
-            text, words = model.text_features(tokens, embeddings), None
+            text, words = model.text_features(tokens, embeddings, count=count), None
+        features, patches = model.image_and_patch_features(batch["image"])
         image, text = model.lift_image(features), model.lift_text(text)
         step = PatchStep(batch=batch, image=image, text=text, patches=patches, real=real, words=words)
         if self.attends:

@@ -34,7 +34,7 @@ from meru.tasks.contract import Figures
 from meru.tasks.discovery import Discovery
 from meru.tasks.image_text import ImageText
 from meru.tasks.kinds import task_of
-from meru.training.settings import allow_tf32
+from meru.training.precision import allow_tf32
 
 log = logging.getLogger("meru")
 

@@ -24,7 +24,7 @@ from meru.sources.opening import open_source
 from meru.tasks.contract import Figures
 from meru.tasks.data import load_for_suite
 from meru.tasks.kinds import task_of
-from meru.training.settings import allow_tf32
+from meru.training.precision import allow_tf32
 
 log = logging.getLogger("meru")
 

@@ -41,6 +41,7 @@ from meru.training.loggers.base import AnyLogger, NoLogger, SeveralLoggers
 from meru.training.optimizer import build_optimizer, scaled_rate
 from meru.training.settings import TrainerSettings
 from meru.training.trainer import Trainer
+from meru.training.wrapping import check_fit
 
 log = logging.getLogger("meru")
 
@@ -100,6 +101,7 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     torch.manual_seed(config.seed)  # the same weights in every process
     pretrained = build(without_pretrained_weights(config, low_rank=True) if begun else config)
     model = pretrained.model.to(device)
+    check_fit(model, settings)
     distributed.seed_training(model, config.seed)
     optimizer = build_optimizer(
         model, **instantiate(config.optim, _convert_="all"), images_per_step=plan.images_per_step

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-import torch
-
 from meru.errors import UserError, require
 
 
@@ -25,7 +23,10 @@ class TrainerSettings:
         precision: `bf16` (autocast; geometry stays float32), `fp32`, or `auto`: bf16 on a GPU that supports it.
         tf32: Whether the towers' float32 matrix products and convolutions may use TF32 on a GPU.
         ema_decay: Decay of a moving average of the weights, which is evaluated and exported in their place; 0: none.
-        compile: Compile the model with torch.compile.
+        compile: What torch.compile compiles: `towers`, block by block; `graphs`, the same recorded as CUDA graphs on a
+            GPU; True, the whole model.
+        micro_batch_size: Samples that the towers compute at a time, with the gradients of the whole batch: see
+            `meru.layers.pieces`; None: all.
         evaluate_every: Epochs between validations; the last epoch is always validated.
         monitor: The validation figure that selects the weights; higher is better.
         log_every: Steps between logged lines.
@@ -44,7 +45,8 @@ class TrainerSettings:
     precision: str = "auto"
     tf32: bool = False
     ema_decay: float = 0.0
-    compile: bool = False
+    compile: bool | str = False
+    micro_batch_size: int | None = None
     evaluate_every: int = 1
     monitor: str = "text_to_image/class/recall@1"
     log_every: int = 10
@@ -75,15 +77,12 @@ class TrainerSettings:
         for name in ("figures_every", "diagnose_every"):
             if getattr(self, name) < 0:
                 raise UserError(f"trainer.{name}={getattr(self, name)}: must be at least 0, which is off")
-        if self.diagnose_every and self.compile:
+        if self.compile not in (False, "towers", "graphs", True):
+            raise UserError(f"trainer.compile={self.compile}: choose false, towers, graphs or true")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise UserError(f"trainer.micro_batch_size={self.micro_batch_size}: must be at least 1, or null")
+        if self.diagnose_every and self.compile is True:
             raise UserError(
                 f"trainer.diagnose_every={self.diagnose_every}: a compiled model does not give the gradients of single "
-                "terms; set trainer.compile=false"
+                "terms; set trainer.compile=towers or false"
             )
-
-
-def allow_tf32(allowed: bool, *, device: torch.device) -> None:
-    """Allow or forbid TF32 in float32 matrix products and convolutions, process-wide; geometry never uses it."""
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-        torch.backends.cudnn.allow_tf32 = allowed

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,8 @@ from tqdm import tqdm
 
 from meru import distributed, sharing, stopping
 from meru.errors import UserError
-from meru.layers.batch_norm import share_batch_norms
 from meru.run_layout import BEST, CHECKPOINT, GRADIENTS, METRICS
+from meru.training.arriving import arriving
 from meru.training.checkpoint import (
     MetricsFile,
     random_states,
@@ -34,9 +35,13 @@ from meru.training.checkpoint import (
 )
 from meru.training.gradients import TermGradients
 from meru.training.optimizer import warmup_cosine
+from meru.training.precision import allow_tf32, fastest_attention, wants_bf16
 from meru.training.scalars import ScalarMovement
-from meru.training.settings import TrainerSettings, allow_tf32
+from meru.training.settings import TrainerSettings
 from meru.training.state import restore, state_of
+from meru.training.step_log import StepLog
+from meru.training.watch import StepWatch, Verdict, gradient_norms
+from meru.training.wrapping import as_before, compiler_errors, wrapped
 
 log = logging.getLogger("meru")
 
@@ -81,8 +86,8 @@ class Trainer:
     step: int = field(default=0, init=False)
     best: dict[str, float] = field(default_factory=lambda: {"figure": -math.inf, "step": -1}, init=False)
     stop_requested: bool = field(default=False, init=False)
-    warned: set[str] = field(default_factory=set, init=False)
     diagnosis: MetricsFile | None = field(default=None, init=False)
+    verdict: Verdict = field(default=Verdict(), init=False)
 
     def __post_init__(self):
         self.steps_per_epoch = max(1, self.batches_per_epoch // self.settings.accumulate)
@@ -91,12 +96,12 @@ class Trainer:
         # The first group may have a multiplier, so its rate need not be the configured `learning_rate`.
         self.highest_rate = self.optimizer.param_groups[0].get("base_learning_rate", self.highest_rates[0])
         self.movement = ScalarMovement(self.model, self.optimizer)
+        self.watch = StepWatch(optimizer=self.optimizer, device=self.device)
         self.average = None
         if self.settings.ema_decay:
             average = get_ema_multi_avg_fn(self.settings.ema_decay)
             self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=False)
-        bf16_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        self.bf16 = self.settings.precision == "bf16" or (self.settings.precision == "auto" and bf16_gpu)
+        self.bf16 = wants_bf16(self.settings.precision, self.device)
 
     # ------------------------------------------------------------------------------------------- the loop
     def run(self) -> bool:
@@ -111,62 +116,85 @@ class Trainer:
         stream = itertools.chain([first], stream)
         if states:
             restore_random_states(states, alike=distributed.draw_alike(self.model))
-        forward = self._wrapped()
+        forward = wrapped(self.model, self.settings, self.device)
         self.model.train()
         progress = tqdm(
             total=self.total_steps, initial=self.step, unit="step", disable=None if distributed.is_main() else True
         )
+        written = StepLog(
+            model=self.model, movement=self.movement, metrics=metrics, logger=self.logger, progress=progress
+        )
         clock, images, stop = time.perf_counter(), 0, False
-        with self._signals():
+        with self._signals(), compiler_errors():
             while self.step < self.total_steps:
                 figures, size = self._step(forward, stream)
                 images += size
                 progress.update()
-                if self.step % self.settings.log_every == 0 or self.step == self.total_steps:
-                    seconds = time.perf_counter() - clock
-                    self._log_step(metrics, progress, figures, images=images, seconds=seconds)
+                logging_due, validating = self._logging_due(self.step), self._validation_due()
+                stop = self._stop_due(now=logging_due or validating or self._checkpoint_due())
+                if logging_due:
+                    progressed = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
+                    written.write(figures, **progressed, images=images, seconds=time.perf_counter() - clock)
                     clock, images = time.perf_counter(), 0
-                if validating := self._validation_due():
+                if validating:
                     self._validate(metrics, progress, figures)
                     clock, images = time.perf_counter(), 0
-                stop = self._agreed(self.stop_requested)
+                    stop = stop or self._asked_alone()
                 if validating or stop or self._checkpoint_due():
                     self._save()
                 if stop:
                     break
         progress.close()
+        as_before(self.model)
         finished = self.step == self.total_steps and not stop
         if finished and distributed.is_main():
             self.movement.report()
         return finished
 
     def _step(self, forward: nn.Module, stream: Iterator[Batch]) -> tuple[dict[str, Tensor], int]:
-        """Take one optimizer step over `accumulate` batches."""
+        """Take one optimizer step over `accumulate` batches.
+
+        Nothing here reads a number from the device, so that a GPU always has work ahead.
+        """
         totals: dict[str, Tensor] = {}
-        size = 0
+        size, accumulate = 0, self.settings.accumulate
         measured = TermGradients(self.model) if self._diagnosis_due() else None
-        for micro in range(self.settings.accumulate):
-            batch = {**next(stream), "epoch": torch.tensor(self.step / self.steps_per_epoch, device=self.device)}
-            last = micro == self.settings.accumulate - 1
-            with self._synchronised(forward, last):
+        self.model.reports_figures = self._logging_due(self.step + 1) or self.settings.compile is True
+        if self.settings.compile == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()
+        for micro in range(accumulate):
+            epoch = torch.full((), self.step / self.steps_per_epoch, device=self.device)
+            batch = {**next(stream), "epoch": epoch}
+            passes = fastest_attention(self.device, bf16=self.bf16)
+            with self._synchronised(forward, micro == accumulate - 1), passes:
                 with self._autocast():
                     output = forward(batch)
                 if measured:
-                    measured.add(output, share=1 / self.settings.accumulate)
-                (output.loss / self.settings.accumulate).backward()
+                    measured.add(output, share=1 / accumulate)
+                (output.loss / accumulate if accumulate > 1 else output.loss).backward()
             size += len(batch["image"])
+            figures = {"loss": output.loss.detach(), **output.logs}
             if "skipped" in batch:
                 totals["skipped_images"] = totals.get("skipped_images", 0) + batch["skipped"].float()
-            for name, value in {"loss": output.loss.detach(), **output.logs}.items():
-                if value.dim():
+            for name, value in figures.items():
+                if value.dim() or accumulate == 1:
                     totals[name] = value  # a histogram of the last batch is enough
                 else:
-                    totals[name] = totals.get(name, 0.0) + value / self.settings.accumulate
+                    totals[name] = totals.get(name, 0.0) + value / accumulate
+        norms = gradient_norms(self.model)
+        totals["gradient_norm"] = torch.linalg.vector_norm(torch.stack(list(norms.values())))
         limit = self.settings.clip_gradient_norm or math.inf
-        totals["gradient_norm"] = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self._check_finite(totals)
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, totals["gradient_norm"])
+        self.watch.note(self.step, stop=self.stop_requested, figures=totals, gradients=norms)
+        if not self.watch.late:  # then the weights must not change before
+            self.verdict = self._checked(now=True)
         if measured:
             self._log_gradients(measured)
+        totals["learning_rate"] = torch.tensor(self.highest_rate * self._update())
+        return totals, size
+
+    def _update(self) -> float:
+        """Change the weights by the gradients; returns the factor on the learning rate."""
         per_epoch = self.settings.rate_changes == "epoch"
         factor = warmup_cosine(
             self.step // self.steps_per_epoch * self.steps_per_epoch if per_epoch else self.step,
@@ -183,63 +211,41 @@ class Trainer:
         if self.average:
             self.average.update_parameters(self.model)
         self.step += 1
-        totals["learning_rate"] = torch.tensor(self.highest_rate * factor)
-        return totals, size
+        return factor
 
-    def _check_finite(self, figures: dict[str, Tensor]) -> None:
-        """Stop before a step with values that are not finite, and name the cause."""
-        if not self._agreed(not bool(torch.isfinite(figures["loss"] + figures["gradient_norm"]))):
-            return
-        bad = [f"the weight {name}" for name in self.spoilt_weights()]
-        if not bad:
-            bad = [name for name, value in figures.items() if name.startswith("loss/") and not value.isfinite()]
-        if not bad:
-            bad = [
-                f"the gradient of {name}"
-                for name, parameter in self.model.named_parameters()
-                if parameter.grad is not None and not parameter.grad.isfinite().all()
-            ]
-        self._stop_unfinished(bad[0] if bad else "the loss of another process")
+    def _stop_due(self, *, now: bool) -> bool:
+        """Whether the run was asked to stop; raises the error of a step that was not finite."""
+        if self.watch.late:
+            self.verdict = self._checked(now=now)
+        return self.verdict.stop or self._asked_alone()
+
+    def _asked_alone(self) -> bool:
+        return self.stop_requested and distributed.world_size() == 1
+
+    def _checked(self, *, now: bool) -> Verdict:
+        verdict = self.watch.verdict(now=now)
+        if verdict.failed is not None:
+            causes = [*(f"the weight {name}" for name in self.spoilt_weights()), *verdict.causes]
+            self._stop_unfinished(causes[0] if causes else "the loss of another process", step=verdict.failed)
+        return verdict
 
     def spoilt_weights(self) -> list[str]:
         """Names of parameters and buffers with a value that is not finite."""
         return [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
 
-    def _stop_unfinished(self, what: str) -> None:
+    def _stop_unfinished(self, what: str, *, step: int) -> NoReturn:
         last = self.folder / CHECKPOINT
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
         raise UserError(
-            f"step {self.step}: {what} is not finite; {kept}. Try a lower learning rate or trainer.precision=fp32",
+            f"step {step}: {what} is not finite; {kept}. Try a lower learning rate or trainer.precision=fp32",
             exit_code=1,
         )
 
     # ------------------------------------------------------------------------------------------- figures
-    def _log_step(self, metrics: MetricsFile | None, progress: tqdm, figures: dict, *, images: int, seconds: float):
-        scalars = {name: value.item() for name, value in figures.items() if not value.dim()}
-        everyone = distributed.collect(scalars)
-        if metrics is None:
-            return
-        scalars = {name: sum(each[name] for each in everyone) / len(everyone) for name in scalars}
-        scalars |= self.movement.figures()
-        speed = images * distributed.world_size() / max(seconds, 1e-9)
-        line = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **scalars}
-        metrics.write({**line, "images_per_second": speed})
-        self._warn_of_clamps({name for name in scalars if name.startswith("clamped/") and scalars[name] > 0.5})
-        histograms = {name: value for name, value in figures.items() if value.dim()}
-        self.logger.log({**line, **histograms, "images_per_second": speed}, step=self.step)
-        progress.set_postfix({"loss": f"{scalars['loss']:.3f}", "images/s": f"{speed:.0f}"})
-
     def _log_gradients(self, measured: TermGradients) -> None:
         figures = measured.figures()
         if self.diagnosis is not None:
             self.diagnosis.write({"step": self.step + 1, "epoch": (self.step + 1) / self.steps_per_epoch, **figures})
-
-    def _warn_of_clamps(self, active: set[str]) -> None:
-        """Warn once about a clamp that removes the gradient, unless the model or its initial values explain it."""
-        expected = {*getattr(self.model, "expected_clamps", ()), *self.movement.unmoved()}
-        for name in sorted(active - self.warned - {f"clamped/{name}" for name in expected}):
-            log.warning("step %d: %s is active for over half of the values: little or no gradient", self.step, name)
-            self.warned.add(name)
 
     def _validate(self, metrics: MetricsFile | None, progress: tqdm, training: dict[str, Tensor]) -> None:
         """Validate in all processes, and save the weights in the main one if they are the best so far.
@@ -251,7 +257,8 @@ class Trainer:
             if metrics is not None:
                 progress.write(f"{epoch}  loss {training['loss'].item():.3f}")
             return
-        with sharing.together():
+        # Compiled code would be compiled again for other shapes.
+        with torch.compiler.set_stance("force_eager"), sharing.together():
             figures = self.evaluate(self.evaluated)
         if metrics is not None:
             if self.settings.monitor not in figures:
@@ -277,7 +284,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- state
     def _save(self) -> None:
         if spoilt := self.spoilt_weights():  # the same in all processes
-            self._stop_unfinished(f"the weight {spoilt[0]}")
+            self._stop_unfinished(f"the weight {spoilt[0]}", step=self.step)
         states = random_states()
         if distributed.is_main():
             save_checkpoint(self.folder / CHECKPOINT, {**state_of(self), "random_states": states})
@@ -296,16 +303,8 @@ class Trainer:
         return state["random_states"]
 
     # ------------------------------------------------------------------------------------------- small things
-    def _wrapped(self) -> nn.Module:
-        several = distributed.world_size() > 1
-        if several:
-            share_batch_norms(self.model)
-        forward = torch.compile(self.model) if self.settings.compile else self.model
-        return distributed.parallel(forward, self.device) if several else forward
-
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            yield {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        return arriving(batches, self.device, few_shapes=self.settings.compile == "graphs")
 
     def _autocast(self):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
@@ -313,6 +312,9 @@ class Trainer:
     def _synchronised(self, forward: nn.Module, last: bool):
         """Average the gradients of accumulated batches over the processes only once, with the last batch."""
         return contextlib.nullcontext() if last or distributed.world_size() == 1 else forward.no_sync()
+
+    def _logging_due(self, step: int) -> bool:
+        return step % self.settings.log_every == 0 or step == self.total_steps
 
     def _validation_due(self) -> bool:
         every = self.settings.evaluate_every * self.steps_per_epoch
@@ -327,14 +329,6 @@ class Trainer:
 
     def _diagnosis_due(self) -> bool:
         return self.settings.diagnose_every > 0 and self.step % self.settings.diagnose_every == 0
-
-    def _agreed(self, flag: bool) -> bool:
-        """True in every process if `flag` is True in one."""
-        if distributed.world_size() == 1:
-            return flag
-        box = torch.tensor(float(flag), device=self.device)
-        torch.distributed.all_reduce(box)
-        return bool(box)
 
     @contextlib.contextmanager
     def _signals(self):

@@ -99,7 +99,7 @@ def test_groups_go_by_the_name_in_the_model():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"diagnose_every": -1}, "at least 0"), ({"diagnose_every": 5, "compile": True}, "set trainer.compile=false")],
+    [({"diagnose_every": -1}, "at least 0"), ({"diagnose_every": 5, "compile": True}, "set trainer.compile=towers")],
 )
 def test_settings_that_cannot_be_are_one_line(settings, message):
     with pytest.raises(UserError, match=message):

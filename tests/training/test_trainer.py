@@ -13,7 +13,8 @@ from toy_training import PER_EPOCH, SIZE, Killed, Regression, batch_number, fold
 
 from meru.errors import UserError
 from meru.training import trainer as trainer_module
-from meru.training.settings import TrainerSettings, allow_tf32
+from meru.training.precision import allow_tf32
+from meru.training.settings import TrainerSettings
 from meru.training.trainer import Trainer
 
 
