@@ -107,6 +107,7 @@ def free_port():
         return free.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_machines_lose_a_process_and_go_on_with_their_run(tmp_path):
     (tmp_path / "rank.py").write_text(RANK)
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": ""}
@@ -121,3 +122,33 @@ def test_two_machines_lose_a_process_and_go_on_with_their_run(tmp_path):
     first, *_, last = sorted("".join(outputs).splitlines(), key=lambda line: "/runs/first" in line)
     assert first == "[(0, 'None'), (1, 'None')]"
     assert last == "[(0, '/runs/first'), (1, '/runs/first')]"
+
+
+MEETING = """
+from meru import distributed
+device = distributed.start()
+print(distributed.collect((distributed.rank(), str(device))), flush=True)
+distributed.wait_for_main()
+distributed.stop()
+"""
+
+
+def test_tasks_of_srun_form_a_group(tmp_path):
+    (tmp_path / "task.py").write_text(MEETING)
+    step = {
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(free_port()),
+    }  # fmt: skip
+    settings = {**os.environ, **step, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": ""}
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, tmp_path / "task.py"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**settings, "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
+        )
+        for number in range(2)
+    ]
+    outputs = [task.communicate(timeout=100)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0]
+    assert outputs == ["[(0, 'cpu'), (1, 'cpu')]\n"] * 2
