@@ -305,7 +305,10 @@ def parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
     Parameters that no process used keep the gradient None, as in a single process.
     """
     devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(_WithSpare(model, device), device_ids=devices, find_unused_parameters=True)
+    parts = _WithSpare(model, device)
+    divided = [name for name, parameter in parts.named_parameters() if hasattr(parameter, "placements")]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(parts, divided)  # FSDP averages these
+    return DistributedDataParallel(parts, device_ids=devices, find_unused_parameters=True)
 
 
 def seed_training(model: nn.Module, seed: int) -> None:
