@@ -1,6 +1,8 @@
 """Run a benchmark and print Markdown: `python scripts/benchmark.py NAME [--output FILE]`.
 
-geometry    accuracy and speed of hyperbolic distances, compared with the published form and geoopt
+geometry    accuracy and speed of hyperbolic distances and of operations on pairs of points, compared with the
+            published forms and geoopt
+loss        the losses of CLIP, MERU and SMS without towers: published form, whole matrices, by tiles
 step        a training step of every model on the same towers, relative to MERU's; other words are overrides:
             `python scripts/benchmark.py step encoder=mobilenetv2 encoder.image.patch_level=3`
 retrieval   time and memory of the ranking figures at the size of the test split of ICFG-PEDES
@@ -35,15 +37,19 @@ def parse_arguments() -> argparse.Namespace:
     """The command line as argparse reads it."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    commands = parser.add_subparsers(required=True, metavar="geometry|step|retrieval|search|page", dest="command")
+    commands = parser.add_subparsers(required=True, metavar="geometry|loss|step|retrieval|search|page", dest="command")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     common.add_argument("--output", type=Path, help="also write the Markdown to this file")
 
-    geometry = commands.add_parser("geometry", parents=[common], help="distances: accuracy and speed")
-    geometry.add_argument("--batch", type=positive, default=4096, help="points on each side (default 4096)")
+    geometry = commands.add_parser("geometry", parents=[common], help="distances and pairs: accuracy and speed")
+    geometry.add_argument("--batch", type=positive, default=4096, help="points on each side, and pairs (default 4096)")
     geometry.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
+
+    loss = commands.add_parser("loss", parents=[common], help="losses of a large batch")
+    loss.add_argument("--batch", type=positive, default=4096, help="images (default 4096)")
+    loss.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
 
     step = commands.add_parser("step", parents=[common], help="a training step of every model")
     step.add_argument("--batch", type=positive, default=16, help="images (default 16)")
@@ -67,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     page.add_argument("index", help="folder of an index, as scripts/index.py writes it")
     page.add_argument("--clients", type=positive, default=200, help="clients at once (default 200)")
     page.add_argument("--requests", type=positive, default=50, help="of a single client (default 50)")
-    for command, repeats in ((geometry, 7), (step, 7), (retrieval, 1), (search, 3), (page, 2)):
+    for command, repeats in ((geometry, 7), (loss, 3), (step, 7), (retrieval, 1), (search, 3), (page, 2)):
         explanation = f"rounds of measurement (default {repeats})"
         command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
     arguments = parser.parse_args()
@@ -96,8 +102,8 @@ def report_of(arguments: argparse.Namespace) -> str:
     where = machine_line(given["device"], threads)
     report = importlib.import_module(f"meru.benchmarks.{command}").report
     titles = {
-        "geometry": "Geometry", "step": "Training step", "retrieval": "Retrieval", "search": "Search among many points",
-        "page": "Search page",
+        "geometry": "Geometry", "loss": "Losses", "step": "Training step", "retrieval": "Retrieval",
+        "search": "Search among many points", "page": "Search page",
     }  # fmt: skip
     title = titles[command]
     return "\n\n".join([f"## {title}", where, report(**given)])

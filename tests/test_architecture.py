@@ -89,7 +89,9 @@ def test_losses_and_metrics_know_no_data():
             assert "data" not in {other for other, _ in imported(path)}, path
 
 
-PARTS_OF_MODELS = {"__init__", "caption_hierarchy", "dual_encoder", "terms", "word_patch_interaction"}
+PARTS_OF_MODELS = {
+    "__init__", "caption_hierarchy", "dual_encoder", "large_batches", "terms", "word_patch_interaction"
+}  # fmt: skip
 
 
 def test_every_model_has_one_file_and_one_configuration():

@@ -239,21 +239,13 @@ def training_step(
         compile_towers(model, graphs=compiled == "graphs")
     forward = torch.compile(model) if compiled == "model" else model
     optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
+    model.micro_batch_size = config.trainer.micro_batch_size
     pictures = torch.randint(0, 256, (2, batch_size, 3, *sides(model.image_size)), dtype=torch.uint8)
-    if is_discovery(config):
-        batch = {
-            "image": pictures.transpose(0, 1),
-            "label": torch.arange(batch_size) % 100,
-            "labelled": torch.arange(batch_size) % 2 == 0,
-            "epoch": torch.tensor(10.0),
-        }
-    else:
-        batch = pairs(pictures, tokenizer)
 
     def on_device(tensors: dict[str, Tensor]) -> dict:
         return next(iter(arriving([tensors], torch.device(device), few_shapes=compiled == "graphs")))
 
-    batch = on_device(batch)
+    batch = on_device(views(pictures) if is_discovery(config) else pairs(pictures, tokenizer))
 
     def step(**replaced: Tensor) -> Tensor:
         given = {**batch, **on_device(replaced)}
@@ -262,8 +254,8 @@ def training_step(
         with fastest_attention(torch.device(device), bf16=precision == "bf16"):
             with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
                 if towers_alone:
-                    features = model.image_features(given["image"]), model.text_features(given["tokens"])
-                    loss = sum(each.square().mean() for each in features)
+                    texts = model.text_features(given["tokens"], count=given["tokens_count"])
+                    loss = texts.square().mean() + model.image_features(given["image"]).square().mean()
                 else:
                     loss = forward(given).loss
             loss.backward()
@@ -316,6 +308,17 @@ def captions_like_ours(count: int, seed: int = 0) -> list[str]:
     """Captions of 8 to 24 words."""
     chance = random.Random(seed)
     return [" ".join(chance.choices(WORDS, k=chance.randint(8, 24))) for _ in range(count)]
+
+
+def views(pictures: Tensor) -> dict[str, Tensor]:
+    """A batch of two views of every image, half of them labelled, for category discovery."""
+    numbers = torch.arange(pictures.shape[1])
+    return {
+        "image": pictures.transpose(0, 1),
+        "label": numbers % 100,
+        "labelled": numbers % 2 == 0,
+        "epoch": torch.tensor(10.0),
+    }
 
 
 def pairs(pictures: torch.Tensor, tokenizer) -> dict[str, torch.Tensor]:

@@ -212,12 +212,15 @@ def discovery(part: Part) -> None:
 
 
 def loss(part: Part) -> None:
-    """Both losses without towers at a large batch size, compared with their published form."""
+    """The losses without towers at a large batch size, in all forms, and by tiles at a very large one."""
     from meru.benchmarks.loss import measure_losses
 
-    batch, dimension = (64, 16) if part.smoke else (16_384, 512)
+    batch, huge, dimension = (64, 96, 16) if part.smoke else (16_384, 65_536, 512)
     rows = measure_losses(batch, dimension, 1 if part.smoke else 5, part.device)
-    part.keep({"batch": batch, "dimension": dimension, "rows": rows})
+    figures = {"batch": batch, "dimension": dimension, "rows": rows, "huge_batch": huge, "huge_rows": []}
+    part.keep(figures)
+    figures["huge_rows"] = measure_losses(huge, dimension, 1, part.device, only="tiled")
+    part.keep(figures)
 
 
 FIGURES = ("zero_shot/accuracy@1", "text_to_image/class/recall@1", "image_to_text/class/recall@1")

@@ -86,11 +86,12 @@ def discovery(figures: dict, machine: dict) -> list[str]:
 
 def loss(figures: dict, machine: dict) -> list[str]:
     rows = [
-        [row["model"], f"{row['loss']:.4f}", f"{1000 * row['seconds']:.1f} ms", gibibytes(row)]
-        for row in figures["rows"]
+        [f"{batch:,}", row["model"], f"{row['loss']:.4f}", f"{1000 * row['seconds']:.1f} ms", gibibytes(row)]
+        for batch, rows in ((figures["batch"], figures["rows"]), (figures["huge_batch"], figures["huge_rows"]))
+        for row in rows
     ]
-    note = f"Forward and backward from features, B = {figures['batch']}, D = {figures['dimension']}"
-    return ["## Losses", note, markdown_table(["loss", "value", "time", "peak memory"], rows)]
+    note = f"Forward and backward from features, D = {figures['dimension']}"
+    return ["## Losses", note, markdown_table(["B", "loss", "value", "time", "peak memory"], rows)]
 
 
 def training(figures: dict, machine: dict) -> list[str]:

@@ -122,11 +122,6 @@ class MERU(DualEncoder):
         """c > 0, a scalar with gradient."""
         return self.curv.exp()
 
-    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        """Similarity of every query to every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`, float32: −d or −d²."""
-        scores = super().similarity(queries, gallery)
-        return -scores.square() if self.squares_distance else scores
-
     def lift_image(self, features: Tensor) -> Tensor:
         """Map features of images or patches `(…, D)` to points of the space, float32."""
         return self.lift(features, self.visual_alpha)

@@ -221,6 +221,11 @@ ROWS = (
     Row(r"python scripts/document_keys\.py", add=("--check",)),
     Row(r"python scripts/benchmark\.py geometry", add=("--batch", "64", "--dimension", "8"), says="|"),
     Row(
+        r"python scripts/benchmark\.py loss .*",
+        add=("--batch", "64", "--dimension", "8", "--repeats", "1"),
+        says="sms, tiled",
+    ),
+    Row(
         r"python scripts/benchmark\.py retrieval",
         add=("--size", "50", "--dimension", "8", "--identities", "5"),
         says="cosine",

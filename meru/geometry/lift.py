@@ -1,0 +1,38 @@
+"""The exponential map at the origin, with its gradient written out: a third of the kernels of autograd's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from meru.geometry.all_pairs import TINY
+
+
+def stretch(v: Tensor, c: Tensor, maximum_radius: float) -> Tensor:
+    """sinh(min(z, L))/z · v with z = √c‖v‖ and L the maximum radius, for vectors `(…, D)`; differentiable once."""
+    return _Stretch.apply(v, c, maximum_radius)
+
+
+class _Stretch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, v: Tensor, c: Tensor, maximum_radius: float) -> Tensor:
+        z = (torch.linalg.vector_norm(v, dim=-1, keepdim=True) * c.sqrt()).clamp_min(TINY)
+        factor = torch.sinh(z.clamp_max(maximum_radius)) / z
+        ctx.save_for_backward(v, c, z, factor)
+        ctx.maximum_radius = maximum_radius
+        return v * factor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        v, c, z, factor = ctx.saved_tensors
+        product = (gradient * v).sum(-1, keepdim=True)
+        # With f(z) the factor, growth = f'(z)/z, in float64 because it is a difference near 0, where it tends to 1/3.
+        z = z.double().clamp_min(1e-4)
+        shortened = z.clamp_max(ctx.maximum_radius)
+        growth = (shortened.cosh() * (z <= ctx.maximum_radius) - shortened.sinh() / z) / (z * z)
+        by_square = growth * product
+        by_v = (gradient * factor).addcmul_(v, (c * by_square).to(v.dtype))
+        by_c = (by_square * z * z).sum() / (2 * c) if ctx.needs_input_grad[1] else None
+        return by_v, None if by_c is None else by_c.to(c.dtype), None
