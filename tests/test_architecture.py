@@ -10,8 +10,8 @@ from meru.files import PROJECT
 # From the ground up; a room may import rooms of its own floor and below. docs/design.md says what they are for.
 FLOORS = [
     {"errors", "files", "run_layout"},
-    {"configuration", "failures", "geometry", "optional_part"},
-    {"command_line", "distributed", "stopping"},
+    {"cluster", "configuration", "failures", "geometry", "optional_part", "restarts"},
+    {"command_line", "distributed", "heartbeat", "rendezvous", "sharing", "stopping"},
     {"encoders", "layers", "losses", "metrics"},
     {"data", "models", "reports", "training"},
     {"assemble"},

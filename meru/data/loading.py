@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from meru.data.images import MAXIMUM_PIXELS, check_maximum_pixels, read_image
 from meru.data.records import Images
-from meru.data.workers import TIMEOUT, Loader, loader_options
+from meru.data.workers import TIMEOUT, OrderedLoader, loader_options
 from meru.errors import UserError
 from meru.files import os_error_message
 
@@ -159,7 +159,7 @@ def ordered_loader(
     workers: int = 2,
     timeout: float = TIMEOUT,
     **options,
-) -> DataLoader:
+) -> OrderedLoader:
     """Every image once and in order, in batches made by `collate_images`.
 
     Args:
@@ -168,7 +168,7 @@ def ordered_loader(
         workers, timeout: As for `loader_options`.
     """
     data = OrderedImages(images, known, **options)
-    return Loader(data, batch_size=batch_size, collate_fn=collate_images, **loader_options(workers, timeout))
+    return OrderedLoader(data, batch_size=batch_size, collate_fn=collate_images, **loader_options(workers, timeout))
 
 
 def collate(samples: list[Batch] | UserError) -> Batch | UserError:

@@ -27,6 +27,8 @@ def check_fit(model: nn.Module, settings: TrainerSettings) -> None:
     if settings.compile in ("towers", "graphs"):
         for tower in _towers(model):
             _require_blocks(tower)
+    if settings.parallel == "fsdp":
+        _require_divisible(model, settings)
 
 
 def wrapped(model: nn.Module, settings: TrainerSettings, device: torch.device) -> nn.Module:
@@ -74,6 +76,11 @@ def compiler_errors() -> Iterator[None]:
         raise UserError(f"trainer.compile: torch.compile failed: {reason}; set it to false", exit_code=1) from error
 
 
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of all towers."""
+    return [block for tower in _towers(model) for block in _require_blocks(tower, "trainer.parallel=fsdp")]
+
+
 def as_before(model: nn.Module) -> None:
     """Make compiled blocks run as they are written again, for evaluation with its other shapes."""
     for module in model.modules():
@@ -84,10 +91,11 @@ def _towers(model: nn.Module) -> list[nn.Module]:
     return [tower for tower in (getattr(model, name, None) for name in TOWERS) if tower is not None]
 
 
-def _require_blocks(tower: nn.Module) -> list[nn.Module]:
+def _require_blocks(tower: nn.Module, key: str = "trainer.compile") -> list[nn.Module]:
     blocks = list(_blocks(tower))
     if not blocks:
-        raise UserError(f"trainer.compile: {type(tower).__name__} has no blocks; set it to true, or to false")
+        instead = "set it to true, or to false" if key == "trainer.compile" else "choose ddp"
+        raise UserError(f"{key}: {type(tower).__name__} has no blocks; {instead}")
     return blocks
 
 
@@ -107,6 +115,15 @@ def _blocks(tower: nn.Module) -> Iterator[nn.Module]:
 
 def _is_block(module: nn.Module) -> bool:
     return not isinstance(module, (nn.Sequential, nn.ModuleList)) and any(True for _ in module.children())
+
+
+def _require_divisible(model: nn.Module, settings: TrainerSettings) -> None:
+    if not hasattr(model, "textual"):
+        raise UserError("trainer.parallel=fsdp divides image–text models; choose ddp for category discovery")
+    for key in ("compile", "micro_batch_size", "ema_decay", "diagnose_every"):
+        if value := getattr(settings, key):
+            raise UserError(f"trainer.{key}={value} needs whole blocks in every process: choose trainer.parallel=ddp")
+    blocks_of(model)
 
 
 def _require_independent_samples(model: nn.Module, size: int) -> None:
