@@ -23,7 +23,7 @@ from meru.configuration.composing import configuration_message, help_text, regis
 from meru.configuration.kinds import Kind, Whole
 from meru.configuration.overrides import overrides_of, readable, typed_keys
 from meru.errors import UserError
-from meru.files import CONFIGS, os_error_message
+from meru.files import CHECKOUT, CONFIGS, os_error_message
 
 # Replacements for characters that the terminal's encoding lacks.
 _IN_ASCII = {"→": "->", "±": "+-", "×": "x", "…": "...", "–": "-", "—": "-", "λ": "lambda", "α": "alpha", "−": "-"}
@@ -77,7 +77,8 @@ def one_line_errors() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # libraries raise OSErrors without a number
             _leave(os_error_message(error), 1)
         if failures.lost_partner(error):
-            _leave(f"the connection to another process broke: {_last_words(error)}", 1, lost=True)
+            cause = failures.cause_of_loss() or _last_words(error)
+            _leave(f"the connection to another process broke: {cause}", 1, lost=True)
         if not failures.several():
             raise
         _leave(f"{type(error).__name__}: {error}", 1, details=traceback.format_exc())
@@ -250,6 +251,9 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
     register_resolvers()
     keep_freed_memory()
     words = [override for word in sys.argv[1:] for override in overrides_of(word)]
+    if CHECKOUT and any(word.startswith("hydra/launcher=") for word in words):
+        # Its processes must find this package.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     # Hydra would stop reading overrides at a flag among them.
     sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let Hydra raise errors instead of printing them
@@ -259,8 +263,9 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
     def guarded(config):
         if config_name == "train" and not isinstance(sys.stdout, LastingOutput):
             sys.stdout = LastingOutput(sys.stdout)
+        register_resolvers()  # again, because a launcher may have started another process
         report_progress()  # here, because Hydra configures logging before it calls the task
-        with one_line_errors():
+        with one_line_errors(), stopping.listening():
             try:
                 check(config, command=config_name, typed=typed_keys(HydraConfig.get().overrides.task))
                 for note in notes(config):
@@ -283,6 +288,18 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(configuration_message(error)) from error
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] != "submitit":
+                raise
+            raise UserError(_failure_of_job(str(error)), exit_code=1) from error
+
+
+def _failure_of_job(message: str) -> str:
+    """What submitit says of a failed job, on one line: the job's last line, and where the rest is."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    folder = re.search(r"with path (\S+)_result\.pkl", message)
+    where = f"; its output: {folder[1]}_log.err" if folder else ""
+    return f"a job failed: {lines[-1].removeprefix('error: ')}{where}"
 
 
 def _leave(message: str, exit_code: int, **said) -> None:

@@ -1,9 +1,18 @@
-"""Distributed training: start, gather with gradient, agree. Everything here also works in a single process."""
+"""Distributed training: start, gather with gradient, agree. Everything here also works in a single process.
+
+Processes wait for the main one by asking the group's store, without a limit of time: it may draw plots or unpack data
+for an hour. `meru.heartbeat` ends the wait if that process is gone. Collectives, in which all work alike, have a limit
+of minutes.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import pickle
+import socket
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -15,25 +24,40 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from meru import failures, stopping
+from meru.cluster import Group, described_group, hint
 from meru.errors import UserError
+from meru.heartbeat import Heartbeat, own_name
+from meru.rendezvous import meet
 
-COLLECTIVE = timedelta(hours=2)  # only rank 0 evaluates, and the others wait for it: longer than the default
-RENDEZVOUS = timedelta(minutes=10)
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+COLLECTIVE = 1200.0  # seconds that processes may differ in a step: longer than data.timeout, which names the cause
+STORE = timedelta(seconds=30)  # for an answer from the store
 Result = TypeVar("Result")
 
 
-def start() -> torch.device:
-    """Join the process group that `torchrun` describes, if it does; returns this process's device.
+class _Joined:
+    """The group of this process."""
+
+    store: dist.Store | None = None
+    heartbeat: Heartbeat | None = None
+    said = itertools.count()  # values that the main process has given to the others
+
+
+def start(*, patience: float = 0.0) -> torch.device:
+    """Join the process group that torchrun or SLURM describes, if one does; returns this process's device.
 
     From then on only the main process reports progress, and error messages name the process.
+
+    Args:
+        patience: Seconds that one process may wait for a batch, see `data.timeout`; collectives wait longer.
 
     Raises:
         UserError: if the variables describe no group, other processes do not join, or this one has no GPU.
     """
-    group = _described_group()
+    group = described_group()
     cuda = torch.cuda.is_available()
-    local = _number("LOCAL_RANK", 0) if group else 0  # a leftover without a group: CUDA_VISIBLE_DEVICES decides
+    local = group.local if group else 0  # a leftover without a group: CUDA_VISIBLE_DEVICES decides
+    if cuda and group and group.by_slurm and torch.cuda.device_count() == 1:
+        local = 0  # SLURM shows each task its own GPU only (--gpus-per-task)
     if cuda and local >= torch.cuda.device_count():
         raise UserError(
             f"LOCAL_RANK={local}: {torch.cuda.device_count()} GPUs are available, and each process needs its own: "
@@ -43,87 +67,60 @@ def start() -> torch.device:
     if cuda:
         torch.cuda.set_device(device)
     if group and not dist.is_initialized():
-        _join(*group, backend="nccl" if cuda else "gloo")
+        _join(group, backend="nccl" if cuda else "gloo", timeout=max(COLLECTIVE, patience + COLLECTIVE / 2))
         failures.joined(rank(), world_size())
         if not is_main():
             logging.getLogger("meru").setLevel(logging.ERROR)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             stopping.follow_parent()
+    elif not group and (advice := hint()):
+        logging.getLogger("meru").info("note: %s", advice)
     return device
 
 
-def _described_group() -> tuple[int, int] | None:
-    """Rank and size of the group in the environment; None for a single process.
-
-    Clusters and earlier commands leave some of the variables behind, without a group to join.
-    """
-    size = _number("WORLD_SIZE", 1)
-    if size < 1:
-        raise UserError(f"WORLD_SIZE={size} is not a number of processes: {_ALONE}")
-    if size == 1 and not os.environ.get("MASTER_ADDR"):
-        return None
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if missing and size > 1:
-        raise UserError(
-            f"WORLD_SIZE={size} asks for {size} processes, but {' and '.join(missing)} {_are(missing)} not set: start "
-            f"them with torchrun or `NGPU={size} bash train_cub.sh`; {_ALONE}"
-        )
-    number = _number("RANK", 0) if size > 1 else 0
-    if not 0 <= number < size:
-        raise UserError(f"RANK={number}: with WORLD_SIZE={size} it must be from 0 to {size - 1}; {_ALONE}")
-    if size > 1:
-        _number("MASTER_PORT", 0)
-    return number, size
-
-
-_ALONE = f"to train in one process: unset {' '.join(VARIABLES)}"
-
-
-def _are(names: list[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def _number(name: str, default: int) -> int:
-    """An integer from the environment."""
-    text = os.environ.get(name, "").strip() or str(default)
-    if not text.isascii() or not text.isdigit():
-        raise UserError(f"{name}={text} is not an integer; {_ALONE}")
-    return int(text)
-
-
-def _join(number: int, size: int, *, backend: str) -> None:
-    """Wait for the other processes, at most `RENDEZVOUS`, and form the group."""
-    if size == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=COLLECTIVE)
+def _join(group: Group, *, backend: str, timeout: float) -> None:
+    """Wait for the other processes, form the group, and begin to watch over it."""
+    if group.size == 1:
+        join(dist.HashStore(), 0, 1, backend=backend, timeout=timeout)
         return
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    try:
-        store, number, size = next(iter(dist.rendezvous("env://", timeout=RENDEZVOUS)))
-        store.set_timeout(RENDEZVOUS)
-        store.set(f"meru/here/{number}", "")
-        store.wait([f"meru/here/{other}" for other in range(size)], RENDEZVOUS)
-    except (RuntimeError, ValueError) as error:
-        if "EADDRINUSE" in str(error) or "already in use" in str(error):
-            raise UserError(
-                f"MASTER_PORT={os.environ['MASTER_PORT']} is in use on this machine, perhaps by another run: choose "
-                "another port (torchrun --master-port=29501)",
-                exit_code=1,
-            ) from error
-        raise UserError(
-            f"not all of the {size} processes met at {where} (MASTER_ADDR, MASTER_PORT) within "
-            f"{RENDEZVOUS.total_seconds() / 60:g} minutes: check that each was started and can reach that address; "
-            f"{_ALONE}",
-            exit_code=1,
-        ) from error
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("meru", store), rank=number, world_size=size, timeout=COLLECTIVE
+    store, number, size = meet(group)
+    join(store, number, size, backend=backend, timeout=timeout)
+    own = dist.PrefixStore("alive", store.clone())
+    own.set_timeout(STORE)
+    _Joined.heartbeat = Heartbeat(
+        own,
+        rank=number,
+        size=size,
+        name=own_name(number, socket.gethostname()),
+        holder="torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0",
+        end=stopping.end_without_group,
     )
+    wait_for_all()
+    _Joined.heartbeat.start()
+    alone_on_machine = os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]
+    failures.in_group(_Joined.heartbeat.say, _Joined.heartbeat.lost if alone_on_machine else None)
+
+
+def join(store: dist.Store, number: int, size: int, *, backend: str = "gloo", timeout: float = COLLECTIVE) -> None:
+    """Form the group over a store that all processes have in common."""
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("collectives", store),
+        rank=number,
+        world_size=size,
+        timeout=timedelta(seconds=timeout),
+    )
+    _Joined.store, _Joined.said = dist.PrefixStore("said", store), itertools.count()
 
 
 def stop() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one, without a word to the others."""
+    if _Joined.heartbeat:
+        _Joined.heartbeat.stop()
+        failures.in_group(None, None)
     if dist.is_initialized():
         dist.destroy_process_group()
+    _Joined.store = _Joined.heartbeat = None
 
 
 def rank() -> int:
@@ -141,19 +138,51 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    """Wait until every process is here."""
+def wait_for_all() -> None:
+    """Wait until every process is here, however long that takes."""
     if world_size() > 1:
-        dist.barrier()
+        number = next(_Joined.said)
+        _store().set(f"{number}/{rank()}", "")
+        _wait_for([f"{number}/{other}" for other in range(world_size())])
+
+
+def wait_for_main() -> None:
+    """Wait until the main process is here, however long that takes."""
+    broadcast(None)
 
 
 def broadcast(value: object) -> object:
-    """Return the main process's value in every process; it may be any picklable object."""
+    """Return the main process's value in every process, however late; it may be any picklable object."""
+    if world_size() == 1:
+        return value
+    key = str(next(_Joined.said))
+    if is_main():
+        _store().set(key, pickle.dumps(value))
+        return value
+    _wait_for([key])
+    return pickle.loads(_store().get(key))
+
+
+def broadcast_large(value: object) -> object:
+    """As `broadcast`, for gigabytes of tensors on the CPU, and with the limit of time of collectives."""
     if world_size() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def _wait_for(keys: list[str]) -> None:
+    pause = 0.001
+    while not _store().check(keys):
+        time.sleep(pause)
+        pause = min(2 * pause, 0.2)
+
+
+def _store() -> dist.Store:
+    if _Joined.store is None:
+        raise RuntimeError("the process group was not formed by meru.distributed")
+    return _Joined.store
 
 
 def decided_by_main(decide: Callable[[], Result]) -> Result:
@@ -177,6 +206,16 @@ def collect(value: object) -> list:
     values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+@torch.no_grad()
+def broadcast_weights(model: nn.Module) -> None:
+    """Give all processes the main process's parameters and buffers; each has the model on its own device."""
+    if world_size() > 1:
+        for tensor in model.state_dict().values():
+            sent = tensor.contiguous()  # another layout in memory cannot be sent
+            dist.broadcast(sent, src=0)
+            tensor.copy_(sent)
 
 
 class _Gather(torch.autograd.Function):
@@ -266,7 +305,10 @@ def parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
     Parameters that no process used keep the gradient None, as in a single process.
     """
     devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(_WithSpare(model, device), device_ids=devices, find_unused_parameters=True)
+    parts = _WithSpare(model, device)
+    divided = [name for name, parameter in parts.named_parameters() if hasattr(parameter, "placements")]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(parts, divided)  # FSDP averages these
+    return DistributedDataParallel(parts, device_ids=devices, find_unused_parameters=True)
 
 
 def seed_training(model: nn.Module, seed: int) -> None:

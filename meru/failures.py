@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,11 +29,24 @@ _CONNECTION_LOST = (
 )
 
 _place = {"rank": 0, "processes": 1, "said": False}
+_group: dict[str, Callable | None] = {"say": None, "lost": None}
 
 
 def joined(rank: int, processes: int) -> None:
     """Note which process this is; later error messages name it."""
     _place.update(rank=rank, processes=processes)
+
+
+def in_group(say: Callable[[str], None] | None, lost: Callable[[], str | None] | None) -> None:
+    """Note how to tell processes on other machines why this one fails, and how to ask which one is gone."""
+    _group.update(say=say, lost=lost)
+
+
+def cause_of_loss() -> str | None:
+    """Why the connection to another process broke, in a few seconds; None if nothing is known of it."""
+    with suppress(KeyboardInterrupt):  # torchrun ends this process meanwhile
+        return _group["lost"]() if _group["lost"] else None
+    return None
 
 
 def several() -> bool:
@@ -57,6 +71,8 @@ def report(message: str, exit_code: int, *, details: str = "", lost: bool = Fals
     _place["said"] = True
     rank = f"rank {_place['rank']}: " if _place["processes"] > 1 else ""
     line = f"error: {rank}{' '.join(message.split())}"
+    if _group["say"] and not lost:
+        _group["say"](" ".join(message.split()))
     folder = _folder()
     if folder is None:
         _print(details, line)
@@ -97,15 +113,31 @@ def lost_partner(error: BaseException) -> bool:
     """Whether an exception only says that another process of the group is gone."""
     if _place["processes"] == 1 or not isinstance(error, RuntimeError):
         return False
-    return any(sign in str(error) for sign in _CONNECTION_LOST)
+    of_store = type(error).__name__ in ("DistNetworkError", "DistStoreError")
+    return of_store or any(sign in str(error) for sign in _CONNECTION_LOST)
+
+
+def place_of_launch() -> Path | None:
+    """A folder that lasts as long as the torchrun of this machine, through all attempts; None without torchrun."""
+    folder, error_file = os.environ.get(FOLDER), os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not folder and error_file:  # <launch>/attempt_<n>/<local rank>/error.json
+        folder = str(Path(error_file).parent.parent.parent)
+    return Path(folder) if folder and Path(folder).is_dir() else None
+
+
+def last_attempt(launch: Path) -> Path:
+    """The folder of the messages of the last attempt that left any, in `place_of_launch`."""
+    return max(launch.glob("attempt_*"), key=lambda path: int(path.name.rpartition("_")[2]), default=launch)
 
 
 def _folder() -> Path | None:
-    folder = os.environ.get(FOLDER)
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # <run>/attempt_<n>/<local rank>/error.json
-    if not folder and error_file:
-        folder = Path(error_file).parent.parent
-    return Path(folder) if folder and Path(folder).is_dir() else None
+    place = place_of_launch()
+    if place is None:
+        return None
+    attempt = place / f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    with suppress(OSError):
+        attempt.mkdir(exist_ok=True)
+    return attempt if attempt.is_dir() else None
 
 
 def _leave_word(path: Path, line: str, exit_code: int) -> bool:
@@ -122,4 +154,5 @@ def _leave_word(path: Path, line: str, exit_code: int) -> bool:
 
 def _print(*parts: str) -> None:
     with suppress(OSError, ValueError):  # standard error may be gone
-        print(*(part.rstrip("\n") for part in parts if part), sep="\n", file=sys.stderr, flush=True)
+        for part in filter(None, parts):
+            print(part.rstrip("\n"), file=sys.stderr, flush=True)

@@ -212,5 +212,14 @@ def _end(number: int, how: str) -> None:
     os._exit(128 + number)
 
 
+def end_without_group(reason: str) -> None:
+    """End the process, whatever its main thread waits for, because another one of its group is gone."""
+    patience = threading.Timer(2, os._exit, (1,))
+    patience.daemon = True
+    patience.start()
+    failures.report(f"{reason}{_how_to_go_on()}", 1, lost=True)
+    os._exit(1)
+
+
 def _how_to_go_on() -> str:
     return "" if _state.go_on is None else f"; to go on: {_state.go_on}"

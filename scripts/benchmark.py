@@ -1,6 +1,8 @@
 """Run a benchmark and print Markdown: `python scripts/benchmark.py NAME [--output FILE]`.
 
-geometry    accuracy and speed of hyperbolic distances, compared with the published form and geoopt
+geometry    accuracy and speed of hyperbolic distances and of operations on pairs of points, compared with the
+            published forms and geoopt
+loss        the losses of CLIP, MERU and SMS without towers: published form, whole matrices, by tiles
 step        a training step of every model on the same towers, relative to MERU's; other words are overrides:
             `python scripts/benchmark.py step encoder=mobilenetv2 encoder.image.patch_level=3`
 data        images per second of a core on every way from JPEG files to a model's inputs; your own files:
@@ -38,16 +40,20 @@ def parse_arguments() -> argparse.Namespace:
     """The command line as argparse reads it."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    names = "geometry|step|data|startup|retrieval|search|page"
+    names = "geometry|loss|step|data|startup|retrieval|search|page"
     commands = parser.add_subparsers(required=True, metavar=names, dest="command")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     common.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     common.add_argument("--output", type=Path, help="also write the Markdown to this file")
 
-    geometry = commands.add_parser("geometry", parents=[common], help="distances: accuracy and speed")
-    geometry.add_argument("--batch", type=positive, default=4096, help="points on each side (default 4096)")
+    geometry = commands.add_parser("geometry", parents=[common], help="distances and pairs: accuracy and speed")
+    geometry.add_argument("--batch", type=positive, default=4096, help="points on each side, and pairs (default 4096)")
     geometry.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
+
+    loss = commands.add_parser("loss", parents=[common], help="losses of a large batch")
+    loss.add_argument("--batch", type=positive, default=4096, help="images (default 4096)")
+    loss.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
 
     step = commands.add_parser("step", parents=[common], help="a training step of every model")
     step.add_argument("--batch", type=positive, default=16, help="images (default 16)")
@@ -80,7 +86,8 @@ def parse_arguments() -> argparse.Namespace:
     page.add_argument("index", help="folder of an index, as scripts/index.py writes it")
     page.add_argument("--clients", type=positive, default=200, help="clients at once (default 200)")
     page.add_argument("--requests", type=positive, default=50, help="of a single client (default 50)")
-    for command, repeats in ((geometry, 7), (step, 7), (data, 7), (startup, 5), (retrieval, 1), (search, 3), (page, 2)):
+    several = ((geometry, 7), (loss, 3), (step, 7), (data, 7), (startup, 5), (retrieval, 1), (search, 3), (page, 2))
+    for command, repeats in several:
         explanation = f"rounds of measurement (default {repeats})"
         command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
     arguments = parser.parse_args()
@@ -109,7 +116,7 @@ def report_of(arguments: argparse.Namespace) -> str:
     where = machine_line(given["device"], threads)
     report = importlib.import_module(f"meru.benchmarks.{command}").report
     titles = {
-        "geometry": "Geometry", "step": "Training step", "data": "Images", "startup": "Start-up",
+        "geometry": "Geometry", "loss": "Losses", "step": "Training step", "data": "Images", "startup": "Start-up",
         "retrieval": "Retrieval", "search": "Search among many points", "page": "Search page",
     }  # fmt: skip
     title = titles[command]

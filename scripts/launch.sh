@@ -44,8 +44,35 @@ train() { # MODEL OVERRIDE...
     launch "$project/scripts/train.py" "$@"
 }
 
+# Several machines: each runs the same command with NNODES and either MASTER_ADDR and its own NODE_RANK, from 0,
+# or RDZV_ENDPOINT (host:port of one of them) and RDZV_ID, a name of the job. MAX_RESTARTS: start lost processes again.
+rendezvous() { # sets `where`
+    local name
+    for name in NNODES NODE_RANK MAX_RESTARTS; do
+        case ${!name:-} in
+            *[!0-9]*) wrong_usage "$name=${!name} is not a number." ;;
+        esac
+    done
+    where=()
+    if [ "${MAX_RESTARTS:-0}" -gt 0 ]; then where+=(--max-restarts="$MAX_RESTARTS"); fi
+    if [ "${NNODES:-1}" -le 1 ]; then
+        where+=(--standalone)
+    elif [ -n "${RDZV_ENDPOINT:-}" ]; then
+        where+=(--nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$RDZV_ENDPOINT" --rdzv-id="${RDZV_ID:-meru}")
+    elif [ -n "${MASTER_ADDR:-}" ] && [ -n "${NODE_RANK:-}" ]; then
+        where+=(--nnodes="$NNODES" --node-rank="$NODE_RANK")
+        where+=(--master-addr="$MASTER_ADDR" --master-port="${MASTER_PORT:-29500}")
+    else
+        wrong_usage "NNODES=$NNODES: give MASTER_ADDR (the first machine) and NODE_RANK (0, 1, ...), or RDZV_ENDPOINT."
+    fi
+}
+
 launch() { # SCRIPT ARGUMENT...
-    local gpus=0 processes=${NGPU:-}
+    local gpus=0 processes=${NGPU:-} where=()
+    if [ -n "${SLURM_PROCID:-}" ] && [ "${SLURM_STEP_NUM_TASKS:-1}" -gt 1 ] && [ -z "${SLURM_PTY_PORT:-}" ]; then
+        exec "$PYTHON" "$@" # a task of `srun`, which is one of the processes
+    fi
+    rendezvous
     if [ -n "$processes" ] && [ "$processes" -eq 0 ]; then
         export CUDA_VISIBLE_DEVICES=""
     elif command -v nvidia-smi >/dev/null; then # importing torch is slow: only if there may be a GPU
@@ -60,11 +87,12 @@ launch() { # SCRIPT ARGUMENT...
 
     # exec passes signals to Python and its exit code to the caller. The working directory does not change, because
     # relative paths in overrides start there.
-    if [ "$processes" -gt 1 ]; then
+    if [ "$processes" -eq 0 ]; then processes=1; fi
+    if [ "$processes" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ] || [ "${MAX_RESTARTS:-0}" -gt 0 ]; then
         local cores
         cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
         export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}"
-        exec "$PYTHON" "$project/scripts/torchrun.py" --standalone --nproc-per-node="$processes" "$@"
+        exec "$PYTHON" "$project/scripts/torchrun.py" "${where[@]}" --nproc-per-node="$processes" "$@"
     fi
     exec "$PYTHON" "$@"
 }

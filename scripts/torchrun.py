@@ -51,6 +51,7 @@ def run_torch(folder: Path) -> tuple[str, int]:
     """Run the processes; returns the final message and the exit code."""
     from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.run import main
 
     start, came = PContext.start, []
@@ -64,9 +65,13 @@ def run_torch(folder: Path) -> tuple[str, int]:
         main()
         return "", 0
     except ChildFailedError as error:
-        return first_failure(folder, {rank: each.exitcode for rank, each in error.failures.items()}, came)
+        failed = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
+        return first_failure(failures.last_attempt(folder), {rank: each.exitcode for rank, each in failed}, came)
     except SignalException as error:
         return f"error: stopped by {signal.Signals(error.sigval).name}", 128 + error.sigval
+    except RendezvousError:
+        lost = "error: the connection to torchrun on another machine broke: it ended, or cannot be reached"
+        return failures.first_of(failures.last_attempt(folder)) or (lost, 1)
     except (RuntimeError, OSError, ValueError) as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
             return "error: the port for the processes is in use: choose another one with --master-port=29501", 1
@@ -113,12 +118,12 @@ def first_failure(folder: Path, exit_codes: dict[int, int], came: list[int]) -> 
         came: Signals that this process has passed on.
     """
     word = failures.first_of(folder)
-    if word and failures.named_reason(folder):
+    # torchrun ends the others by SIGTERM when one is gone: theirs is no reason unless the signal came from outside.
+    killed = [(rank, code) for rank, code in exit_codes.items() if code < 0 and (came or code != -signal.SIGTERM)]
+    obeyed = word is not None and word[1] == 128 + signal.SIGTERM and not came
+    if word and not (killed and obeyed) and (failures.named_reason(folder) or not killed):
         return word
-    killed = [(rank, code) for rank, code in exit_codes.items() if code < 0]
-    if word and not killed:
-        return word
-    rank, code = killed[0] if word else next(iter(exit_codes.items()))
+    rank, code = killed[0] if killed else next(iter(exit_codes.items()))
     if code >= 0:
         return f"error: rank {rank}: ended with exit code {code}", code
     name = signal.Signals(-code).name

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from meru import distributed
+
 # Imported once, by the server that the processes are forked from.
 multiprocessing.set_forkserver_preload(["open_clip", "timm", "meru.runs.train"])
 
@@ -27,6 +29,6 @@ def results_of(task: Callable, *arguments, processes: int = 2) -> list:
 def _in_group(rank: int, folder: str, processes: int, task: Callable, *arguments) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes))
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
+    distributed.join(dist.FileStore(f"{folder}/rendezvous", processes), rank, processes)
     torch.save(task(rank, *arguments), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    distributed.stop()

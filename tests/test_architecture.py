@@ -10,8 +10,8 @@ from meru.files import PROJECT
 # From the ground up; a room may import rooms of its own floor and below. docs/design.md says what they are for.
 FLOORS = [
     {"errors", "files", "run_layout"},
-    {"configuration", "failures", "geometry", "optional_part"},
-    {"command_line", "distributed", "stopping"},
+    {"cluster", "configuration", "failures", "geometry", "optional_part", "restarts"},
+    {"command_line", "distributed", "heartbeat", "rendezvous", "sharing", "stopping"},
     {"encoders", "layers", "losses", "metrics"},
     {"data", "models", "reports", "training"},
     {"assemble"},
@@ -89,7 +89,9 @@ def test_losses_and_metrics_know_no_data():
             assert "data" not in {other for other, _ in imported(path)}, path
 
 
-PARTS_OF_MODELS = {"__init__", "caption_hierarchy", "dual_encoder", "terms", "word_patch_interaction"}
+PARTS_OF_MODELS = {
+    "__init__", "caption_hierarchy", "dual_encoder", "large_batches", "terms", "word_patch_interaction"
+}  # fmt: skip
 
 
 def test_every_model_has_one_file_and_one_configuration():

@@ -137,4 +137,5 @@ def test_one_process_needs_no_group():
     assert distributed.gather(x) is x
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.broadcast("a") == "a" and distributed.collect("a") == ["a"]
-    distributed.barrier()
+    distributed.wait_for_all()
+    distributed.wait_for_main()

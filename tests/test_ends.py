@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from meru import distributed, failures, stopping
+from meru import cluster, distributed, failures, stopping
 from meru.command_line import one_line_errors
 from meru.data.workers import Loader, loader_options
 from meru.errors import UserError
@@ -168,7 +168,7 @@ with one_line_errors(), stopping.listening():
     distributed.start()
     if distributed.rank() == 1:
         1 / 0
-    distributed.barrier()
+    distributed.wait_for_all()
 """
 STEPS = """
 import os, sys, time
@@ -229,6 +229,8 @@ def test_processes_save_and_end_with_torchrun(ranks, tmp_path, number):
         ({"first": ("error: rank 1: full", 7), "lost": ("error: rank 0: gone", 1)}, {0: -9}, [], ("rank 1: full", 7)),
         ({"lost": ("error: rank 0: gone", 1)}, {0: 1, 1: -9}, [], ("rank 1: killed by SIGKILL, probably", 137)),
         ({"lost": ("error: rank 0: gone", 1)}, {0: 1}, [], ("rank 0: gone", 1)),
+        ({"first": ("error: rank 0: stopped by SIGTERM", 143)}, {0: 143, 1: -9}, [], ("rank 1: killed by", 137)),
+        ({}, {0: -15, 1: -9}, [], ("rank 1: killed by SIGKILL", 137)),
         ({}, {1: 3}, [], ("rank 1: ended with exit code 3", 3)),
         ({}, {1: -15}, [15], ("error: stopped by SIGTERM", 143)),
         ({}, {1: -11, 0: -15}, [], ("rank 1: killed by SIGSEGV", 139)),
@@ -274,7 +276,8 @@ def test_only_the_first_process_of_a_machine_speaks(tmp_path, monkeypatch, capsy
 )
 def test_a_group_is_joined_where_one_is_described(variables, expected, monkeypatch):
     only(variables, monkeypatch)
-    assert distributed._described_group() == expected
+    group = cluster.described_group()
+    assert (group and (group.rank, group.size)) == expected
 
 
 @pytest.mark.parametrize(
@@ -297,7 +300,7 @@ def test_half_a_description_is_one_line(variables, message, monkeypatch):
 
 
 def only(variables, monkeypatch):
-    for name in distributed.VARIABLES:
+    for name in cluster.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

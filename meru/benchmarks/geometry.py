@@ -1,4 +1,4 @@
-"""Accuracy and speed of hyperbolic distances, as Markdown tables."""
+"""Accuracy and speed of hyperbolic distances and other operations on points, as Markdown tables."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from meru.benchmarks.measuring import peak_bytes, synchronize
+from meru.benchmarks.pairs import pairs_table
 from meru.geometry import lorentz, poincare
 from meru.reports.tables import markdown_table
 
@@ -25,9 +26,11 @@ GEOOPT_BATCH = 256  # geoopt's pairwise form holds B·B·D numbers, so it is com
 
 
 def report(batch: int, dimension: int, repeats: int, device: str) -> str:
-    """Both tables; `batch` and `dimension` apply to the speed table."""
-    speed = speed_table(batch, dimension, repeats, device)
-    return "\n\n".join(["### Accuracy", accuracy_table(), "### Speed of all-pairs distances", speed])
+    """All three tables; `batch` and `dimension` apply to those of speed."""
+    speed, pairs = (table(batch, dimension, repeats, device) for table in (speed_table, pairs_table))
+    return "\n\n".join(
+        ["### Accuracy", accuracy_table(), "### Speed of all-pairs distances", speed, "### Speed on pairs", pairs]
+    )
 
 
 # ---------------------------------------------------------------- other implementations

@@ -83,17 +83,26 @@ def copy_gigabytes(size: int, device: str, *, repeats: int = 10) -> float:
 
 def median_seconds(work: Callable[[], object], device: str, *, warmup: int = 3, repeats: int = 10) -> float:
     """Median time of one call, measured with CUDA events on a GPU and with the clock elsewhere."""
-    times = []
-    for _ in range(warmup + repeats):
-        if device == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            work()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) / 1000)
-        else:
-            start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[warmup:])
+    return statistics.median([seconds_of(work, device) for _ in range(warmup + repeats)][warmup:])
+
+
+def interleaved_medians(
+    works: list[Callable[[], object]], device: str, *, warmup: int = 1, repeats: int = 10
+) -> list[float]:
+    """Median times of several functions that are called in turn, so that a load on the machine meets all of them."""
+    rounds = [[seconds_of(work, device) for work in works] for _ in range(warmup + repeats)][warmup:]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+
+def seconds_of(work: Callable[[], object], device: str) -> float:
+    """Time of one call."""
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from meru.assemble import build, is_discovery, without_pretrained_weights
-from meru.benchmarks.measuring import matmul_teraflops, synchronize
+from meru.benchmarks.measuring import synchronize
 from meru.configuration.composing import compose
 from meru.encoders.sizes import sides
 from meru.errors import UserError
@@ -41,6 +41,8 @@ DISCOVERY = {
     "simgcd + LHL": ["model=hypgcd", "optim=sgd", "loss.category.weight=0"],
     "hypgcd": ["model=hypgcd", "optim=sgd"],
 }
+PRODUCT = "matrix product"
+COMPILED = ("towers", "graphs", "model")  # as `trainer.compile`; model: true
 WORDS = ("a", "bird", "with", "black", "white", "brown", "long", "beak", "wings", "tail", "belly", "and", "is")
 
 
@@ -56,8 +58,8 @@ def report(
 ) -> str:
     """Table of step times (forward, backward, optimizer) and their ratios to a reference; the models take turns.
 
-    The reference is MERU, or SimGCD if `task` is `discovery` instead of `image-text`. On a GPU, the table also has
-    images/s, peak memory and the share of the measured rate of bf16 matrix products.
+    The reference is MERU, or SimGCD if `task` is `discovery` instead of `image-text`. The rate of large matrix products
+    in the towers' precision is measured in the same rounds; on a GPU, the table also has the peak memory.
 
     Args:
         encoder: Overrides.
@@ -68,8 +70,13 @@ def report(
         UserError: for a model that does not belong to the task.
     """
     known = DISCOVERY if task == "discovery" else MODELS
-    if unknown := [name for name in model or () if name not in known]:
-        raise UserError(f"--model {unknown[0]}: choose among {', '.join(map(repr, known))}")
+    for name in model or ():
+        base, _, compiled = name.partition(", ")
+        if base not in known or compiled not in ("", *COMPILED):
+            raise UserError(
+                f"--model {name!r}: choose among {', '.join(map(repr, known))}, compiled as in 'meru, towers' "
+                f"({', '.join(COMPILED)})"
+            )
     if open_clip and task == "discovery":
         raise UserError("--open-clip: for --task image-text only")
     rows = measure_steps(encoder, batch, repeats, device, precision, task, models=model, open_clip=open_clip)
@@ -81,18 +88,23 @@ def report(
     }
     note = (
         f"{' '.join(encoder)}, batch {batch}, {precision} towers, {kind[task]}; median of {repeats} rounds in "
-        "random order."
+        f"random order{', four steps each' if device == 'cuda' else ''}."
     )
     if open_clip:
         note += f" open_clip's step: {OPEN_CLIP_STEP}"
-    columns = ["model", "step", f"over {first['model']}"]
-    cells = [[row["model"], f"{1000 * row['seconds']:.0f} ms", f"{row['ratio']:.2f}×"] for row in rows]
+    rate = f"{rows[0]['product_teraflops']:.3g} TFLOP/s"
+    columns = ["model", "step", f"over {first['model']}", "images/s", f"share of the matmul rate ({rate})"]
+    cells = [
+        [
+            *(row["model"], f"{1000 * row['seconds']:.0f} ms", f"{row['ratio']:.2f}×"),
+            *(f"{row['images_per_second']:.3g}", f"{100 * row['teraflops'] / row['product_teraflops']:.0f} %"),
+        ]
+        for row in rows
+    ]
     if device == "cuda":
-        rate = matmul_teraflops(8192, torch.bfloat16, device)
-        columns += ["images/s", "peak memory", f"share of bf16 matmul ({rate:.0f} TFLOP/s)"]
+        columns.append("peak memory")
         for cell, row in zip(cells, rows, strict=True):
-            share = 100 * row["teraflops"] / rate
-            cell += [f"{row['images_per_second']:.0f}", f"{row['peak_bytes'] / 2**30:.1f} GiB", f"{share:.0f} %"]
+            cell.append(f"{row['peak_bytes'] / 2**30:.1f} GiB")
     return note + "\n\n" + markdown_table(columns, cells)
 
 
@@ -111,41 +123,41 @@ def measure_steps(
     *,
     models: list[str] | None = None,
     open_clip: str | None = None,
-    details: bool | None = None,
-    compiled: str | None = None,
 ) -> list[dict]:
-    """Measure a step of every model; the models take turns.
+    """Measure a step of every model and a matrix product; they take turns.
 
     Args:
         encoder: Overrides.
-        models: Names among `MODELS` or `DISCOVERY`; all by default.
+        models: Names among `MODELS` or `DISCOVERY`, all by default; a suffix says what of it to compile, as in
+            `meru, towers`: see `COMPILED`.
         open_clip: Name of a model of open_clip to measure, too.
-        details: Whether to count the floating-point operations of a step; by default on a GPU only.
-        compiled: What of the models of this package to compile: `towers`, `graphs` or `model`; None: nothing.
 
     Returns:
         For every model `model`, `seconds`, `ratio` to the reference, `images_per_second`, `loss` of the last step,
-        with details `teraflops` a second, and on a GPU `peak_bytes`, without the other models' share.
+        `teraflops` a second, `product_teraflops` of the matrix product, and on a GPU `peak_bytes`, without the other
+        models' share.
     """
     choices = DISCOVERY if task == "discovery" else MODELS
-    details = device == "cuda" if details is None else details
     steps, teraflop, static, peaks = {}, {}, {}, {}
     names = [*(models or choices), *([f"open_clip {open_clip}"] if open_clip else [])]
     for name in names:
         before = allocated(device)
-        if name in choices:
-            options = {"towers_alone": name == "towers alone", "compiled": compiled}
-            steps[name] = training_step([*choices[name], *encoder], batch_size, device, precision, **options)
+        model, _, compiled = name.partition(", ")
+        if model in choices:
+            options = {"towers_alone": model == "towers alone", "compiled": compiled or None}
+            steps[name] = training_step([*choices[model], *encoder], batch_size, device, precision, **options)
         else:
             steps[name] = open_clip_step(open_clip, batch_size, device, precision)
-        if details:
-            with FlopCounterMode(display=False) as counter:
-                steps[name]()
-            teraflop[name] = counter.get_total_flops() / 1e12
+        with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
+            steps[name]()
+        teraflop[name] = counter.get_total_flops() / 1e12
         steps[name]()  # allocates the optimizer's state
         static[name] = allocated(device) - before
         peaks[name] = static[name] + most_allocated(steps[name], device)
-    times, losses = taking_turns(steps, repeats, device)
+    size = 8192 if device == "cuda" else 2048 if repeats > 1 else 128
+    product = matrix_product(size, torch.bfloat16 if precision == "bf16" else torch.float32, device)
+    times, losses = taking_turns({**steps, PRODUCT: product}, repeats, device)
+    product_teraflops = 2 * size**3 / statistics.median(times[PRODUCT]) / 1e12
     rows = [{"model": name} for name in names]
     base = times[reference(rows)["model"]]
     for row in rows:
@@ -154,8 +166,7 @@ def measure_steps(
         ratio = statistics.median(one / other for one, other in zip(times[name], base, strict=True))
         row |= {"seconds": seconds, "ratio": ratio, "images_per_second": batch_size / seconds}
         row["loss"] = losses[name].item()
-        if details:
-            row["teraflops"] = teraflop[name] / seconds
+        row |= {"teraflops": teraflop[name] / seconds, "product_teraflops": product_teraflops}
         if device == "cuda":
             row["peak_bytes"] = peaks[name]
     return rows
@@ -164,17 +175,28 @@ def measure_steps(
 def taking_turns(
     steps: dict[str, Callable[[], Tensor]], repeats: int, device: str
 ) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Seconds of every round after a warm-up, with the steps in random order, and the last loss of each model."""
-    warmup = 3 if device == "cuda" else 1
+    """Seconds of a step in every round after a warm-up, in random order, and the last loss of each model.
+
+    On a GPU, a round takes four steps, because in training one is started while the one before is still computed.
+    """
+    warmup, in_a_row = (3, 4) if device == "cuda" else (1, 1)
     times, losses = defaultdict(list), {}
     for _ in range(repeats + warmup):
         for name in random.sample(sorted(steps), len(steps)):
             synchronize(device)
             start = time.perf_counter()
-            losses[name] = steps[name]()
+            for _ in range(in_a_row):
+                losses[name] = steps[name]()
             synchronize(device)
-            times[name].append(time.perf_counter() - start)
+            times[name].append((time.perf_counter() - start) / in_a_row)
     return {name: of_name[warmup:] for name, of_name in times.items()}, losses
+
+
+def matrix_product(size: int, dtype: torch.dtype, device: str) -> Callable[[], Tensor]:
+    """A function that multiplies two random square matrices, the bound that steps are compared with."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=out)
 
 
 def allocated(device: str) -> int:
@@ -202,36 +224,38 @@ def training_step(
     compiled: str | None = None,
     clip_gradient_norm: float | None = None,
 ) -> Callable[[], Tensor]:
-    """Make a function that takes one training step and returns its loss; the batch is the same for every model."""
+    """Make a function that takes one training step and returns its loss; the batch is the same for every model.
+
+    As in nine of ten training steps, no figures for logs are computed. `compiled` is one of `COMPILED` or None.
+    """
     config, _ = compose(["name=benchmark", *overrides])
     if is_discovery(config):
         config.discovery.num_classes = 200  # as in CUB
     torch.manual_seed(0)
     model, tokenizer, _ = build(without_pretrained_weights(config, low_rank=True))  # weights do not affect the time
     model = model.to(device).train()
+    model.reports_figures = False
     if compiled in ("towers", "graphs"):
         compile_towers(model, graphs=compiled == "graphs")
     forward = torch.compile(model) if compiled == "model" else model
     optimizer = build_optimizer(model, **instantiate(config.optim, _convert_="all"))
+    model.micro_batch_size = config.trainer.micro_batch_size
     pictures = torch.randint(0, 256, (2, batch_size, 3, *sides(model.image_size)), dtype=torch.uint8)
-    if is_discovery(config):
-        batch = {
-            "image": pictures.transpose(0, 1),
-            "label": torch.arange(batch_size) % 100,
-            "labelled": torch.arange(batch_size) % 2 == 0,
-            "epoch": torch.tensor(10.0),
-        }
-    else:
-        batch = pairs(pictures, tokenizer)
-    batch = next(iter(arriving([batch], torch.device(device), few_shapes=compiled == "graphs")))
+
+    def on_device(tensors: dict[str, Tensor]) -> dict:
+        return next(iter(arriving([tensors], torch.device(device), few_shapes=compiled == "graphs")))
+
+    batch = on_device(views(pictures) if is_discovery(config) else pairs(pictures, tokenizer))
 
     def step(**replaced: Tensor) -> Tensor:
-        given = {**batch, **replaced}
+        given = {**batch, **on_device(replaced)}
+        if compiled == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()
         with fastest_attention(torch.device(device), bf16=precision == "bf16"):
             with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
                 if towers_alone:
-                    features = model.image_features(given["image"]), model.text_features(given["tokens"])
-                    loss = sum(each.square().mean() for each in features)
+                    texts = model.text_features(given["tokens"], count=given["tokens_count"])
+                    loss = texts.square().mean() + model.image_features(given["image"]).square().mean()
                 else:
                     loss = forward(given).loss
             loss.backward()
@@ -284,6 +308,17 @@ def captions_like_ours(count: int, seed: int = 0) -> list[str]:
     """Captions of 8 to 24 words."""
     chance = random.Random(seed)
     return [" ".join(chance.choices(WORDS, k=chance.randint(8, 24))) for _ in range(count)]
+
+
+def views(pictures: Tensor) -> dict[str, Tensor]:
+    """A batch of two views of every image, half of them labelled, for category discovery."""
+    numbers = torch.arange(pictures.shape[1])
+    return {
+        "image": pictures.transpose(0, 1),
+        "label": numbers % 100,
+        "labelled": numbers % 2 == 0,
+        "epoch": torch.tensor(10.0),
+    }
 
 
 def pairs(pictures: torch.Tensor, tokenizer) -> dict[str, torch.Tensor]:

@@ -33,6 +33,7 @@ MEANINGS = {
     "trainer.ema_decay": "如 0.999：评测并导出权重的滑动平均；0：不用",
     "trainer.compile": "用 torch.compile 编译：towers 逐块编译两个塔；graphs 同上，并录成 CUDA graph；true 编译整个模型",
     "trainer.micro_batch_size": "塔每次计算多少个样本，梯度与整批完全相同，省显存；null：整批一次",
+    "trainer.parallel": "fsdp：每个进程只存放两个塔各块的权重、梯度和优化器状态的一部分；ddp：各存一整份",
     "trainer.evaluate_every": "每隔多少轮验证一次",
     "trainer.monitor": "用来选择模型的验证指标",
     "trainer.log_every": "每隔多少步记录一行",

@@ -12,6 +12,8 @@ from meru.configuration.check import absent_key, is_known, unknown_key
 from meru.errors import UserError
 from meru.files import CONFIGS, PROJECT
 
+INSTALL = "pip install hydra-submitit-launcher"  # the extra `slurm`
+
 
 def register_resolvers() -> None:
     """Register `${project:…}`, which makes paths in configs/ independent of the working directory."""
@@ -67,6 +69,8 @@ def help_text(overrides: Sequence[str], *, command: str) -> str:
 
 def configuration_message(error: Exception) -> str:
     """Hydra's message on one line, with a suggestion of the file or key that was probably meant."""
+    if launcher := re.search(r"hydra/launcher/(submitit_\w+)", str(error)):
+        return f"hydra/launcher={launcher[1].replace('submitit_slurm', 'slurm')} needs submitit: {INSTALL}"
     if overridden := re.match(r"Could not override '([\w.]+)'", str(error)):
         if "." in overridden[1]:
             return str(absent_key(overridden[1]))

@@ -18,6 +18,7 @@ TRAINER = {
     "ema_decay": Key(Number(0, 1, below=True)),
     "compile": Key(Either((Flag(), Choice(("towers", "graphs"))))),
     "micro_batch_size": Key(Whole(1, 10**6), "samples", null=True),
+    "parallel": Key(Choice(("ddp", "fsdp"))),
     "evaluate_every": Key(Whole(1, 100_000), "epochs", "epochs between validations"),
     "monitor": Key(Text("a figure of the validation split"), null=True),
     "log_every": Key(Whole(1, 10**9), "steps", "steps between logged lines"),

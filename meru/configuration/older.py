@@ -72,6 +72,7 @@ FAMILIES_BY_NAME = ("load_cub_discovery", "load_birds_discovery")
 LATER_KEYS: dict[str, tuple[str, object]] = {
     "trainer.diagnose_every": ("trainer.epochs", 0),
     "trainer.micro_batch_size": ("trainer.epochs", None),
+    "trainer.parallel": ("trainer.epochs", "ddp"),
     "trainer.figures_every": ("trainer.epochs", 0),
     "evaluation.figures": ("evaluation.batch_size", None),
     "data.cached_views": ("data.batch_size", 0),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from meru.data.cache_files import stored_file
 from meru.data.loading import Batch, ImageDataset
@@ -20,7 +20,7 @@ from meru.data.records import Images
 from meru.data.sampling import derived_seed
 from meru.data.transforms import EvaluationTransform
 from meru.data.views import Size, Window, cut
-from meru.data.workers import TIMEOUT, Loader, loader_options
+from meru.data.workers import TIMEOUT, OrderedLoader, loader_options
 from meru.errors import UserError
 
 VERSION = 1
@@ -164,9 +164,10 @@ class CachedImages(Dataset):
         return {"image": self.rows[index, 0], **known, "image_index": index, "skipped": torch.tensor(0)}
 
 
-def cached_loader(rows: Tensor, known: dict[str, Tensor], *, batch_size: int) -> DataLoader:
+def cached_loader(rows: Tensor, known: dict[str, Tensor], *, batch_size: int) -> OrderedLoader:
     """Batches of `CachedImages` in order, read in this process."""
-    return Loader(CachedImages(rows, known), batch_size=batch_size, collate_fn=as_it_is, **loader_options(0, TIMEOUT))
+    data = CachedImages(rows, known)
+    return OrderedLoader(data, batch_size=batch_size, collate_fn=as_it_is, **loader_options(0, TIMEOUT))
 
 
 def as_it_is(batch: Batch) -> Batch:

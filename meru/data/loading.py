@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from meru.data.device_views import VIEW, padded, untaken
 from meru.data.images import MAXIMUM_PIXELS, Decoded, Spare, check_maximum_pixels, read
 from meru.data.records import Images
 from meru.data.views import Size, Viewing
-from meru.data.workers import TIMEOUT, Loader, loader_options
+from meru.data.workers import TIMEOUT, OrderedLoader, loader_options
 from meru.errors import UserError
 from meru.files import os_error_message
 
@@ -196,7 +196,7 @@ def ordered_loader(
     workers: int = 2,
     timeout: float = TIMEOUT,
     **options,
-) -> DataLoader:
+) -> OrderedLoader:
     """Every image once and in order, in batches made by `collate_images`.
 
     Args:
@@ -205,7 +205,7 @@ def ordered_loader(
         workers, timeout: As for `loader_options`.
     """
     data = OrderedImages(images, known, **options)
-    return Loader(data, batch_size=batch_size, collate_fn=collate_images, **loader_options(workers, timeout))
+    return OrderedLoader(data, batch_size=batch_size, collate_fn=collate_images, **loader_options(workers, timeout))
 
 
 def collate(samples: list[Batch] | UserError) -> Batch | UserError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import multiprocessing
 import multiprocessing.queues
 import os
@@ -13,11 +14,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from meru import stopping
 from meru.errors import UserError
@@ -125,6 +126,26 @@ class Loader(DataLoader):
                     "data.workers=0; data.timeout=0 waits without limit",
                     exit_code=1,
                 )
+
+
+class OrderedLoader(Loader):
+    """A loader of batches in a fixed order, of which `part` reads some.
+
+    Args:
+        data: As for a DataLoader.
+        batch_size: Samples per batch.
+        sampler: Keys of the samples in their order; None: all indices.
+        options: As for `Loader`.
+    """
+
+    def __init__(self, data: Dataset, *, batch_size: int, sampler: Iterable | None = None, **options):
+        super().__init__(data, batch_size=batch_size, sampler=sampler, **options)
+        self._options = options
+
+    def part(self, rank: int, size: int) -> Loader:
+        """A loader of the batches `rank`, `rank + size`, `rank + 2 * size`, …, which reads no others."""
+        own = list(itertools.islice(self.batch_sampler, rank, None, size))
+        return Loader(self.dataset, batch_sampler=own, **self._options)
 
 
 class _Watch:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meru import sharing
 from meru.data.discovery.splits import UNKNOWN, DiscoveryData
 from meru.files import make_folder_of, write_text
 from meru.geometry import poincare
@@ -48,6 +49,8 @@ def read_features(
 ) -> dict[str, Tensor]:
     """The features and predictions of a model for every image that can be decoded.
 
+    In `sharing.together`, the processes divide the images.
+
     Args:
         model: Has `features`, `projection`, `class_logits` and `temperature`, and with a ball also `lift`. It is put
             into evaluation mode temporarily.
@@ -62,10 +65,10 @@ def read_features(
     """
     was_training = model.training
     model.eval()
-    parts: dict[str, list[Tensor]] = {}
-    for batch in batches:
+
+    def read(batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
         if not len(batch["image"]):
-            continue
+            return None
         features = model.features(batch["image"].to(device, non_blocking=True))
         probabilities = (model.class_logits(features).float() / model.temperature).softmax(dim=1)
         found = {
@@ -77,10 +80,11 @@ def read_features(
             "confidence": probabilities.amax(dim=1),
             **{name: batch[name] for name in ("label", "labelled", "image_index")},
         }
-        for name, value in found.items():
-            parts.setdefault(name, []).append(value.cpu())
+        return {name: value.cpu() for name, value in found.items()}
+
+    rows = sharing.rows_of(batches, read, device=torch.device("cpu"))
     model.train(was_training)
-    return {name: torch.cat(values) for name, values in parts.items()}
+    return rows
 
 
 def discovery_figures(

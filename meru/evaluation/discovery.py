@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meru import sharing
 from meru.data.discovery.splits import DiscoverySplit
 from meru.encoders.image import encode_image
 from meru.errors import UserError
@@ -45,6 +46,8 @@ def evaluate_discovery(subject: Subject) -> dict[str, float | None]:
     """
     data = subject.data
     read = read_embeddings(subject, _images(subject))
+    if not sharing.leads():
+        return {}
     clusters, found = len(data.class_names), len(read["label"])
     if found < clusters:
         raise UserError(f"suite=discovery: {found} images cannot be grouped into the {clusters} classes of the data")
@@ -84,10 +87,11 @@ def read_embeddings(subject: Subject, split: DiscoverySplit) -> dict[str, Tensor
     Raises:
         UserError: if no image decodes.
     """
-    model, parts = subject.model, {}
-    for batch in subject.batches(split.images, {"label": split.labels}):
+    model = subject.model
+
+    def read(batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
         if not len(batch["image"]):
-            continue
+            return None
         images = batch["image"].to(subject.device, non_blocking=True)
         features = tower_features(model, images)
         found = {
@@ -96,11 +100,12 @@ def read_embeddings(subject: Subject, split: DiscoverySplit) -> dict[str, Tensor
             "label": batch["label"],
             **({"prediction": model.class_logits(features).argmax(dim=1)} if hasattr(model, "class_logits") else {}),
         }
-        for name, value in found.items():
-            parts.setdefault(name, []).append(value.cpu())
-    if not parts:
+        return {name: value.cpu() for name, value in found.items()}
+
+    batches = subject.batches(split.images, {"label": split.labels})
+    if not (rows := sharing.rows_of(batches, read, device=torch.device("cpu"))):
         raise UserError(f"none of the {len(split)} images decodes: restore the images")
-    return {name: torch.cat(values) for name, values in parts.items()}
+    return rows
 
 
 def _images(subject: Subject) -> DiscoverySplit:

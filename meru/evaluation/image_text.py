@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meru import sharing
 from meru.geometry.all_pairs import exact_product
 from meru.metrics.class_hierarchy import class_hierarchy_metrics
 from meru.metrics.retrieval import image_text_retrieval
@@ -19,7 +20,7 @@ BatchTokenizer = Callable[[list[str]], Tensor]  # captions → int64 (B, L), pad
 
 @torch.no_grad()
 def embed_images(model: nn.Module, batches: Iterable[dict[str, Tensor]], *, device: torch.device) -> dict[str, Tensor]:
-    """Embeddings of all images, and the indices of their records.
+    """Embeddings of all images, and the indices of their records; in `sharing.together`, the processes divide them.
 
     Args:
         model: Has `embed_image`.
@@ -28,13 +29,14 @@ def embed_images(model: nn.Module, batches: Iterable[dict[str, Tensor]], *, devi
     Returns:
         `embeddings` `(n, D)`, `class_index` and `image_index` `(n,)`, on `device`.
     """
-    parts: dict[str, list[Tensor]] = {"embeddings": [], "class_index": [], "image_index": []}
-    for batch in batches:
-        if len(batch["image"]):
-            parts["embeddings"].append(model.embed_image(batch["image"].to(device, non_blocking=True)))
-            for name in ("class_index", "image_index"):
-                parts[name].append(batch[name].to(device))
-    return {name: torch.cat(values) for name, values in parts.items()}
+
+    def embed(batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        if not len(batch["image"]):
+            return None
+        known = {name: batch[name].to(device) for name in ("class_index", "image_index")}
+        return {"embeddings": model.embed_image(batch["image"].to(device, non_blocking=True)), **known}
+
+    return sharing.rows_of(batches, embed, device=device)
 
 
 @torch.no_grad()
@@ -46,14 +48,18 @@ def embed_captions(
     device: torch.device,
     batch_size: int = 256,
 ) -> Tensor:
-    """Embeddings of captions, `(m, D)`, on `device`. Distinct captions are embedded once, similar lengths together."""
+    """Embeddings of captions, `(m, D)`, on `device`. Distinct captions are embedded once, similar lengths together.
+
+    In `sharing.together`, the processes divide them.
+    """
     unique = sorted(set(captions), key=lambda caption: (len(caption), caption))
-    parts = [
-        model.embed_text(tokenizer(unique[start : start + batch_size]).to(device))
-        for start in range(0, len(unique), batch_size)
-    ]
+    batches = [unique[start : start + batch_size] for start in range(0, len(unique), batch_size)]
+
+    def embed(some: list[str]) -> dict[str, Tensor]:
+        return {"embeddings": model.embed_text(tokenizer(some).to(device))}
+
     place = {caption: i for i, caption in enumerate(unique)}
-    return torch.cat(parts)[[place[caption] for caption in captions]]
+    return sharing.rows_of(batches, embed, device=device)["embeddings"][[place[caption] for caption in captions]]
 
 
 @torch.no_grad()
@@ -92,7 +98,8 @@ def evaluate_image_text(
         families: Family of each class, for the figures of `meru.metrics.class_hierarchy`; None: without these.
 
     Returns:
-        Figures by the names that `meru.reports.tables` lists.
+        Figures by the names that `meru.reports.tables` lists; in `sharing.together`, empty in other processes than the
+        main one.
     """
     was_training = model.training
     model.eval()
@@ -103,19 +110,31 @@ def evaluate_image_text(
         texts += chosen
         text_image += [row] * len(chosen)
     text_embeddings = embed_captions(model, texts, tokenizer=tokenizer, device=device)
+    classes = None
+    if class_kind not in ("identity", "image"):
+        classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
+    model.train(was_training)
+    if not sharing.leads():
+        return {}
     text_image_index = torch.tensor(text_image, device=device)
+    metrics = _retrieval(model, images, text_embeddings, text_image_index, class_kind)
+    if classes is not None:
+        metrics |= _classification(model, images, classes, text_embeddings, text_image_index, families)
+    return metrics
+
+
+def _retrieval(
+    model: nn.Module, images: dict[str, Tensor], texts: Tensor, text_image_index: Tensor, class_kind: str
+) -> dict[str, float]:
+    """Retrieval in both directions; what stands for classes depends on `class_kind`."""
     labels = {"text_image_index": text_image_index, "image_class_index": images["class_index"]}
-    retrieve = partial(image_text_retrieval, images["embeddings"], text_embeddings, **labels)
+    retrieve = partial(image_text_retrieval, images["embeddings"], texts, **labels)
     metrics = retrieve(similarity=model.similarity)
     if class_kind == "identity":
         beside = retrieve(similarity=lambda x, y: exact_product(F.normalize(x, dim=-1), F.normalize(y, dim=-1)))
-        metrics = _at_identity(metrics, "identity") | _at_identity(beside, "identity_cosine")
-    elif class_kind == "image":
-        metrics = {name: figure for name, figure in metrics.items() if "/class/" not in name}
-    else:
-        classes = embed_classes(model, class_names, tokenizer=tokenizer, device=device, templates=templates)
-        metrics |= _classification(model, images, classes, text_embeddings, text_image_index, families)
-    model.train(was_training)
+        return _at_identity(metrics, "identity") | _at_identity(beside, "identity_cosine")
+    if class_kind == "image":
+        return {name: figure for name, figure in metrics.items() if "/class/" not in name}
     return metrics
 
 

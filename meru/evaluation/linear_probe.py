@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from meru import sharing
 from meru.data.image_folders import cut
 from meru.data.labelled import LabelledImages
 from meru.encoders.image import encode_image
@@ -52,6 +53,8 @@ def evaluate_linear_probe(subject: Subject) -> dict[str, float | None]:
     read = feature_of(subject.model, subject.settings["probe_features"])
     train, train_labels = _features(subject, subject.labelled("train"), read)
     test, labels = _features(subject, split, read)
+    if not sharing.leads():
+        return {}
     if len(np.unique(train_labels)) < 2:
         raise UserError("suite=linear_probe: all training images are of one class; choose other data")
     scale = float(np.sqrt(np.square(train).mean()).clip(1e-12))
@@ -93,12 +96,15 @@ def _features(
     subject: Subject, images: LabelledImages, read: Callable[[Tensor], Tensor]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features `(n, W)` and class numbers `(n,)` of the images that decode."""
-    features, labels = [], []
-    for batch in subject.batches(images.images, {"class_index": images.labels}):
-        if len(batch["image"]):
-            features.append(read(batch["image"].to(subject.device)).float().cpu())
-            labels.append(batch["class_index"])
-    return torch.cat(features).numpy(), torch.cat(labels).numpy()
+
+    def features(batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        if not len(batch["image"]):
+            return None
+        return {"features": read(batch["image"].to(subject.device)).float().cpu(), "labels": batch["class_index"]}
+
+    batches = subject.batches(images.images, {"class_index": images.labels})
+    rows = sharing.rows_of(batches, features, device=torch.device("cpu"))
+    return rows["features"].numpy(), rows["labels"].numpy()
 
 
 def _best_power(features: np.ndarray, labels: np.ndarray, *, seed: int) -> tuple[int, float | None]:

@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from meru import sharing
 from meru.data.loading import reading_options
 from meru.data.parts import PartWords, part_places
 from meru.encoders.sizes import grid_of
@@ -21,6 +22,9 @@ from meru.errors import UserError
 from meru.evaluation.suite import Subject
 from meru.reports.bars import bars_figure
 from meru.reports.tables import format_rows
+
+KINDS = ("pointing", "box_centre", "chance")
+Hits = dict[str, dict[str, list[float]]]  # kind → part → share of hits of each mention
 
 
 @torch.no_grad()
@@ -39,7 +43,7 @@ def pointing_game(
 ) -> dict[str, float]:
     """Share of the mentions of visible parts whose most attended patch contains the part.
 
-    The model is put into evaluation mode temporarily.
+    The model is put into evaluation mode temporarily. In `sharing.together`, the processes divide the images.
 
     Args:
         model: Has `word_attention`, to N patches row by row, and `patch_offset`: a position belongs to the patch with
@@ -63,8 +67,9 @@ def pointing_game(
     """
     was_training = model.training
     model.eval()
-    shares = {name: defaultdict(list) for name in ("pointing", "box_centre", "chance")}
-    for batch in batches:
+
+    def hits(batch: dict[str, Tensor]) -> Hits:
+        shares: Hits = {name: defaultdict(list) for name in KINDS}
         mentions = _mentions(batch["image_index"].tolist(), captions, places, part_of_word, tokenize, words)
         images = batch["image"].to(device)
         size = tuple(images.shape[-2:]) if images.dim() == 4 else model.image_size
@@ -78,8 +83,11 @@ def pointing_game(
                 record = int(batch["image_index"][row])
                 grid = grid_of(of_caption.shape[-1], size)
                 _count_hits(shares, of_caption, named, places[record], centres[record], grid, model.patch_offset)
+        return shares
+
+    found = sharing.results_of(batches, hits)
     model.train(was_training)
-    return _figures(shares)
+    return _figures(_merged(found))
 
 
 def evaluate_pointing(subject: Subject) -> dict[str, float | None]:
@@ -163,6 +171,15 @@ def _patches(places: Tensor, grid: tuple[int, int], offset: float) -> Tensor:
         for place, count in zip(places.unbind(dim=-1), (columns, rows), strict=True)
     )
     return (row * columns + column).unique()
+
+
+def _merged(of_batches: Sequence[Hits]) -> Hits:
+    every: Hits = {name: defaultdict(list) for name in KINDS}
+    for shares in of_batches:
+        for name, parts in shares.items():
+            for part, values in parts.items():
+                every[name][part] += values
+    return every
 
 
 def _figures(shares: dict[str, dict[str, list[float]]]) -> dict[str, float]:

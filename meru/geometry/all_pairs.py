@@ -3,8 +3,7 @@
 Float32 stores points well enough, but the textbook formulas subtract nearly equal numbers, near the diagonal
 and far from the origin, and lose every digit. Two rules keep relative errors small at any radius:
 
-- Points are compared row by row through their difference, in float64. That is O(B·D), negligible beside a
-  matmul.
+- Points are compared row by row through their difference: see `meru.geometry.paired`.
 - All pairs are compared by one matmul in float32; pairs too near for it are compared again row by row.
 """
 
@@ -20,9 +19,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from meru.geometry.paired import hyperboloid_distance
+
 TINY = 1e-15  # a length to divide by instead of 0; its square is still a normal float32 number
 # The rounding error of ‖x‖‖y‖ − x·y by matmul is a few ulp of ‖x‖‖y‖; pairs below this share of it are near.
 NEARNESS = {torch.float32: 1e-2, torch.float64: 1e-8}
+# A float64 matmul tells points apart that differ by this share of ‖x‖‖y‖ or more: 1e-7 of their lengths, which is what
+# float32 can store.
+RESOLUTION = 1e-14
+# Pairs up to which a GPU computes all in float64 without looking for near ones, for which it would have to wait.
+FEW_PAIRS = 2**20
 # Elements processed at a time: as many as fit a core's cache, and on a GPU as many as occupy it fully.
 BLOCK = {"cpu": 2**19, "cuda": 2**26}
 
@@ -153,44 +159,9 @@ def tanhc(square: Tensor) -> Tensor:
     return torch.where(small, series, torch.tanh(z) / z)
 
 
-def unit_curvature(x: Tensor, c: Tensor) -> Tensor:
-    """The point √c·x of the space of curvature −1, in float64, so that differences of points stay exact."""
-    return c.double().sqrt() * x.double()
-
-
 def hyperboloid_time(x: Tensor, c: Tensor | float = 1.0, *, keepdim: bool = False) -> Tensor:
     """Time component √(1/c + ‖x‖²) of the points with space components `x`."""
     return (1 / c + (x * x).sum(-1, keepdim=keepdim)).sqrt()
-
-
-def distance_excess(x: Tensor, y: Tensor) -> Tensor:
-    """cosh d(x, y) − 1 = −⟨x, y⟩_L − 1 at curvature −1, row by row; float64 in and out.
-
-    With ρ, σ the radii of x and y it is
-
-        cosh(ρ − σ) − 1 + (‖x‖‖y‖ − x·y),   sinh(ρ − σ) = (‖x‖² − ‖y‖²)/(‖x‖ y_t + ‖y‖ x_t)
-
-    Both terms are ≥ 0 and computed from x − y: the relative error is about 1e-16·e^ρ, however near the points are.
-    """
-    time_x, time_y = hyperboloid_time(x), hyperboloid_time(y)
-    # A length of 0 is replaced, not masked, so that the terms' gradients at the origin sum to the correct one.
-    length_x, length_y = length(x).clamp_min(TINY), length(y).clamp_min(TINY)
-    difference = x - y
-    squares = (difference * (x + y)).sum(-1)  # ‖x‖² − ‖y‖²
-    sinh = squares / (length_x * time_y + length_y * time_x)
-    radial = sinh.square() / (1 + (1 + sinh.square()).sqrt())
-    # ‖x‖‖y‖ − x·y = ‖v‖²/(2‖x‖‖y‖), v = ‖y‖x − ‖x‖y; here v is divided by the shorter length
-    shorter, longer = torch.minimum(length_x, length_y), torch.maximum(length_x, length_y)
-    shorter_point = torch.where((length_x < length_y)[..., None], x, y)
-    stretch = squares / ((length_x + length_y) * shorter)
-    v = difference - stretch[..., None] * shorter_point
-    return radial + shorter / longer * (v * v).sum(-1) / 2
-
-
-def hyperboloid_distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """d = 2/√c · asinh(√(½(cosh(√c d) − 1))), row by row; `x` and `y` broadcast."""
-    excess = distance_excess(unit_curvature(x, c), unit_curvature(y, c))
-    return 2 / c.sqrt() * torch.asinh(root(excess / 2)).to(x.dtype)
 
 
 class AllPairsDistance(torch.autograd.Function):
@@ -202,13 +173,19 @@ class AllPairsDistance(torch.autograd.Function):
         cosh(√c d) − 1 = 2 sinh²((ρ − σ)/2) + c (‖x‖‖y‖ − x·y)
 
     `dtype` is that of the result and of the matmul, by default that of the points; for near pairs, float64 points
-    with a float32 matmul still give their float64 distance.
+    with a float32 matmul still give their float64 distance. On a GPU, few pairs are computed by a float64 matmul, in
+    which points are equal that float32 cannot tell apart.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, c: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         ctx.given, ctx.matmul = x.dtype, dtype or x.dtype
         distances = x.new_empty(len(x), len(y), dtype=ctx.matmul)
+        if ctx.matmul == torch.float32 and _without_waiting(distances):
+            ctx.matmul, x, y = torch.float64, x.double(), y.double()
+            near = _fill(distances, x, y, c.double(), look_for_near=False)
+            ctx.save_for_backward(x, y, c, distances, near)
+            return distances
         near = _fill(distances, x.to(ctx.matmul), y.to(ctx.matmul), c.to(ctx.matmul))
         if ctx.matmul == torch.float32 and 64 * near.shape[1] > distances.numel():
             # The points are close together, as those of an untrained tower: a float64 matmul separates them.
@@ -241,10 +218,17 @@ class AllPairsDistance(torch.autograd.Function):
             return gradient_x.to(ctx.given), gradient_y.to(ctx.given), (by_scale / (2 * c)).to(given), None
 
 
-def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """Write the distances of all pairs by matmul; returns the indices `(2, n)` of pairs too near for it."""
+def _without_waiting(distances: Tensor) -> bool:
+    return distances.is_cuda and distances.numel() <= FEW_PAIRS
+
+
+def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor, *, look_for_near: bool = True) -> Tensor:
+    """Write the distances of all pairs by matmul; returns the indices `(2, n)` of pairs too near for it.
+
+    Without looking for those, pairs below the resolution get distance 0.
+    """
     x, y = c.sqrt() * x, c.sqrt() * y
-    length_x, length_y = length(x), length(y)
+    length_x, length_y = (torch.linalg.vector_norm(each, dim=-1) for each in (x, y))
     (sinh_x, cosh_x), (sinh_y, cosh_y) = _half_radius(length_x[:, None]), _half_radius(length_y)
     near = [torch.empty(2, 0, dtype=torch.long, device=x.device)]
     with exact_matmul():
@@ -252,7 +236,10 @@ def _fill(distances: Tensor, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
             excess = torch.outer(length_x[block], length_y).addmm_(x[block], y.T, alpha=-1).clamp_(min=0)
             gap = (sinh_x[block] * cosh_y).addcmul_(cosh_x[block], sinh_y, value=-1)  # sinh((ρ − σ)/2)
             excess.addcmul_(gap, gap, value=2)
-            near.append(_near(excess, length_x[block], length_y, first_row=block.start))
+            if look_for_near:
+                near.append(_near(excess, length_x[block], length_y, first_row=block.start))
+            else:
+                excess.masked_fill_(excess <= RESOLUTION * torch.outer(length_x[block], length_y), 0)
             distances[block] = _arcosh1p_(excess).div_(c.sqrt())
     return torch.cat(near, 1)
 
@@ -266,7 +253,9 @@ def _half_radius(sinh: Tensor) -> tuple[Tensor, Tensor]:
 def _near(excess: Tensor, length_x: Tensor, length_y: Tensor, *, first_row: int) -> Tensor:
     """Indices `(2, n)` of the pairs whose cosh(√c d) − 1 is within the rounding error of a matmul."""
     floor = NEARNESS[excess.dtype] * length_x
-    rows = (excess.amin(1) <= floor * length_y.max()).nonzero()[:, 0]  # one pass; usually there are none
+    rows = (excess.amin(1) <= floor * length_y.max()).nonzero()[:, 0]
+    if not len(rows):  # as usual: then a GPU is waited for once
+        return rows.new_empty(2, 0)
     close = (excess[rows] <= floor[rows, None] * length_y).nonzero().T
     return torch.stack([rows[close[0]] + first_row, close[1]])
 

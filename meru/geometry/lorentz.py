@@ -8,7 +8,8 @@ radius of curvature is 1/√c, angles in radians.
 All functions here
 - compute in float32 regardless of autocast; half-precision inputs are widened, float64 stays float64;
 - take `curvature`, c > 0, as a number or as a tensor with one element, and are differentiable with respect to it too;
-- have finite gradients everywhere, also at the origin and where points coincide;
+- have finite gradients everywhere, also at the origin and where points coincide; those of `exp_map0`, of distances,
+  angles and centroids are written out and can be taken once;
 - raise ValueError if a number c is not positive or the shapes do not fit.
 
 "Row by row" means that the last dimension is D and the dimensions before it broadcast. The forms of the
@@ -25,16 +26,15 @@ from torch import Tensor
 from meru.geometry.all_pairs import (
     TINY,
     AllPairsDistance,
-    distance_excess,
     exact_product,
     full_precision,
-    hyperboloid_distance,
     hyperboloid_time,
     length,
-    root,
     sinhc,
-    unit_curvature,
 )
+from meru.geometry.centres import hyperboloid_centroid
+from meru.geometry.lift import stretch
+from meru.geometry.paired import exact_square, hyperboloid_angle, hyperboloid_distance, hyperboloid_inner
 
 # Largest radius, in units of 1/√c, of points from `exp_map0`: MERU's value, so that published weights give the same
 # points. There √c‖x‖ = 2^15, far from float32's limits and within reach of the formulas below.
@@ -43,25 +43,29 @@ MAXIMUM_RADIUS = math.asinh(2.0**15)
 ANGLE_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 
 
-def exp_map0(v: Tensor, curvature: Tensor | float = 1.0, *, maximum_radius: float = MAXIMUM_RADIUS) -> Tensor:
-    """Exponential map at the origin, from the tangent space onto the hyperboloid.
+def exp_map0(
+    v: Tensor,
+    curvature: Tensor | float = 1.0,
+    *,
+    scale: Tensor | float = 1.0,
+    maximum_radius: float = MAXIMUM_RADIUS,
+) -> Tensor:
+    """Exponential map at the origin, from the tangent space onto the hyperboloid, of scaled vectors.
 
-        x = sinh(√c‖v‖)/(√c‖v‖) · v
+        x = sinh(√c‖sv‖)/(√c‖sv‖) · sv
 
     Args:
         v: Tangent vectors (their time component is 0), shape `(…, D)`.
         curvature: c > 0; the space has curvature −c.
-        maximum_radius: Longer vectors, √c‖v‖ above this, are shortened to it; they keep the gradient orthogonal to
+        scale: s > 0, a number or a scalar tensor.
+        maximum_radius: Longer vectors, √c‖sv‖ above this, are shortened to it; they keep the gradient orthogonal to
             their direction and lose the one along it. `clamped_share` counts them.
 
     Returns:
-        Space components, shape `(…, D)`, at distance min(‖v‖, maximum_radius/√c) from the origin.
+        Space components, shape `(…, D)`, at distance min(‖sv‖, maximum_radius/√c) from the origin.
     """
     with full_precision(curvature, v) as (c, v):
-        square = c * (v * v).sum(-1, keepdim=True)
-        limit = maximum_radius**2
-        shorten = (limit / square.clamp_min(limit)).sqrt()
-        return v * (shorten * sinhc(square.clamp_max(limit)))
+        return stretch(v, c, scale.to(v) if isinstance(scale, Tensor) else v.new_full((), scale), maximum_radius)
 
 
 def clamped_share(
@@ -110,8 +114,7 @@ def inner(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
         Shape `(…)`.
     """
     with full_precision(curvature, *_paired(x, y)) as (c, x, y):
-        excess = distance_excess(unit_curvature(x, c), unit_curvature(y, c))
-        return -(1 + excess).to(x.dtype) / c
+        return hyperboloid_inner(x, y, c)
 
 
 def pairwise_inner(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
@@ -194,7 +197,8 @@ def half_aperture(x: Tensor, curvature: Tensor | float = 1.0, minimum_radius: fl
     """
     with full_precision(curvature, x) as (c, x):
         edge = 2 * minimum_radius
-        return torch.asin(edge / (c.sqrt() * length(x)).clamp_min(edge / (1 - 1e-4)))
+        norm = torch.linalg.vector_norm(x, dim=-1)  # its gradient at the origin does not matter: it is clamped there
+        return torch.asin(edge / (c.sqrt() * norm).clamp_min(edge / (1 - 1e-4)))
 
 
 def exterior_angle(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
@@ -227,20 +231,7 @@ def exterior_angle(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Ten
         y or to the origin.
     """
     with full_precision(curvature, *_paired(x, y)) as (c, x, y):
-        dtype, x, y = x.dtype, unit_curvature(x, c), unit_curvature(y, c)
-        difference = y - x
-        time_x = hyperboloid_time(x)
-        later = (difference * (x + y)).sum(-1) / (time_x + hyperboloid_time(y))  # y_t − x_t
-        excess = distance_excess(x, y)
-        along = later - time_x * excess
-        length_x = length(x, keepdim=True)
-        direction = x / length_x.clamp_min(TINY)
-        sideways = difference - (difference * direction).sum(-1, keepdim=True) * direction
-        across = length(length_x * sideways)
-        tolerance, radius = ANGLE_TOLERANCE[dtype], length_x[..., 0].detach()
-        sinh_square = excess.detach() * (excess.detach() + 2)
-        near = (sinh_square <= (tolerance * radius.clamp_min(1)).square()) | (radius <= tolerance)
-        return torch.atan2(torch.where(near, 0, across), torch.where(near, 1, along)).to(dtype)
+        return hyperboloid_angle(x, y, c, ANGLE_TOLERANCE[x.dtype])
 
 
 def geodesic(x: Tensor, y: Tensor, t: Tensor | float, curvature: Tensor | float = 1.0) -> Tensor:
@@ -286,11 +277,7 @@ def centroid(x: Tensor, weights: Tensor | None = None, curvature: Tensor | float
     elif weights.shape[-1:] != x.shape[-2:-1]:
         raise ValueError(f"weights of shape {tuple(weights.shape)} do not fit points {tuple(x.shape)}")
     with full_precision(curvature, x) as (c, x):
-        points, weights = unit_curvature(x, c), weights.double()
-        space = (weights[..., None] * points).sum(-2)
-        total_time = (weights * hyperboloid_time(points)).sum(-1)
-        mass = root(total_time.square() - (space * space).sum(-1))[..., None]
-        return (space / torch.where(mass == 0, 1, mass)).to(x.dtype) / c.sqrt()
+        return hyperboloid_centroid(x, weights, c)
 
 
 def to_poincare(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
@@ -306,8 +293,8 @@ def from_poincare(p: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     1e-7·e^ρ. Points on or beyond the edge do not exist on the hyperboloid; they are mapped to radius 22.
     """
     with full_precision(curvature, p) as (c, p):
-        edge = 1 - unit_curvature(p, c).square().sum(-1, keepdim=True)
-        return p * (2 / edge.clamp_min(1e-9)).to(p.dtype)
+        edge = (1 - c.double() * exact_square(p)).clamp_min(1e-9)
+        return p * (2 / edge).to(p.dtype)[..., None]
 
 
 def _paired(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@ Networks", NeurIPS 2018): it puts u at distance 2‖u‖, since tangent vectors 
 All functions here
 - compute in float32 regardless of autocast; half-precision inputs are widened, float64 stays float64;
 - take `curvature`, c > 0, as a number or as a tensor with one element, and are differentiable with respect to it too;
-- have finite gradients everywhere in the ball, also at the origin and where points coincide;
+- have finite gradients everywhere in the ball, also at the origin and where points coincide; those of distances, sums
+  and midpoints are written out and can be taken once;
 - raise ValueError if a number c is not positive or the shapes do not fit.
 
 Distant points crowd at the edge of the ball: float32 points at radius ρ (units of 1/√c) are accurate to about 1e-7·e^ρ,
@@ -20,17 +21,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from meru.geometry import lorentz
 from meru.geometry.all_pairs import (
     AllPairsDistance,
     full_precision,
-    hyperboloid_distance,
-    hyperboloid_time,
     length,
     root,
     tanhc,
-    unit_curvature,
 )
+from meru.geometry.centres import ball_midpoint, ball_midpoints_of_groups
+from meru.geometry.mobius import mobius_sum
+from meru.geometry.paired import ball_distance, exact_square
 
 MARGIN = 1e-3  # share of the ball's radius that `project` keeps free: float32 points then stay below radius 7.7
 _EDGE = 1e-9  # least 1 − c‖x‖²: radius 22
@@ -86,7 +86,7 @@ def project(x: Tensor, curvature: Tensor | float = 1.0, *, margin: float = MARGI
 def require_inside(x: Tensor, curvature: Tensor | float = 1.0) -> None:
     """Raise ValueError if one of the points `(…, D)` is not finite or not inside the ball; this reads the values."""
     with full_precision(curvature, x) as (c, x):
-        square = unit_curvature(x, c).square().sum(-1).flatten()
+        square = (c.double() * exact_square(x)).flatten()
         if not (inside := square < 1).all():  # NaN is not below 1 either
             first = int((~inside).nonzero()[0])
             raise ValueError(
@@ -100,7 +100,7 @@ def mobius_add(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 
         [(1 + 2c⟨x, y⟩ + c‖y‖²) x + (1 − c‖x‖²) y] / (1 + 2c⟨x, y⟩ + c²‖x‖²‖y‖²)
 
-    Computed in float64: numerator and denominator cancel where y is near −x.
+    Computed from x + y, because numerator and denominator cancel where y is near −x: see `meru.geometry.mobius`.
 
     Args:
         x: Points, shape `(…, D)`.
@@ -108,11 +108,7 @@ def mobius_add(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
         curvature: c > 0; the space has curvature −c.
     """
     with full_precision(curvature, x, y) as (c, x, y):
-        dtype, x, y, c = x.dtype, x.double(), y.double(), c.double()
-        product = c * (x * y).sum(-1, keepdim=True)
-        square_x, square_y = (c * (each * each).sum(-1, keepdim=True) for each in (x, y))
-        numerator = (1 + 2 * product + square_y) * x + (1 - square_x) * y
-        return (numerator / (1 + 2 * product + square_x * square_y).clamp_min(_EDGE**2)).to(dtype)
+        return mobius_sum(x, y, c, _EDGE)
 
 
 def distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
@@ -131,7 +127,7 @@ def distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
         Shape `(…)`, ≥ 0.
     """
     with full_precision(curvature, x, y) as (c, x, y):
-        return hyperboloid_distance(_on_hyperboloid(x, c), _on_hyperboloid(y, c), c.double()).to(x.dtype)
+        return ball_distance(x, y, c, _EDGE)
 
 
 def pairwise_distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
@@ -157,7 +153,9 @@ def pairwise_distance(x: Tensor, y: Tensor, curvature: Tensor | float = 1.0) -> 
 def distance_to_origin(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """2/√c · artanh(√c‖x‖) of points `(…, D)`, shape `(…)`."""
     with full_precision(curvature, x) as (c, x):
-        return lorentz.distance_to_origin(_on_hyperboloid(x, c), c).to(x.dtype)
+        square = c.double() * exact_square(x)
+        sinh = 2 * root(square) / (1 - square).clamp_min(_EDGE)
+        return (torch.asinh(sinh) / c.double().sqrt()).to(x.dtype)
 
 
 def einstein_midpoint(x: Tensor, weights: Tensor | None = None, curvature: Tensor | float = 1.0) -> Tensor:
@@ -176,8 +174,7 @@ def einstein_midpoint(x: Tensor, weights: Tensor | None = None, curvature: Tenso
         Points, shape `(…, D)`.
     """
     with full_precision(curvature, x) as (c, x):
-        centre = lorentz.centroid(_on_hyperboloid(x, c), weights, c.double())
-        return lorentz.to_poincare(centre, c.double()).to(x.dtype)
+        return ball_midpoint(x, weights, c, _EDGE)
 
 
 def group_midpoints(x: Tensor, group: Tensor, groups: int, curvature: Tensor | float = 1.0) -> Tensor:
@@ -193,12 +190,7 @@ def group_midpoints(x: Tensor, group: Tensor, groups: int, curvature: Tensor | f
         Points, shape `(groups, D)`; the origin for a group without points.
     """
     with full_precision(curvature, x) as (c, x):
-        point = _on_hyperboloid(x, c) * c.double().sqrt()
-        space = point.new_zeros(groups, x.shape[1]).index_add(0, group, point)
-        total_time = point.new_zeros(groups).index_add(0, group, hyperboloid_time(point))
-        mass = root(total_time.square() - (space * space).sum(-1))[:, None]
-        centre = space / torch.where(mass == 0, 1, mass) / c.double().sqrt()
-        return lorentz.to_poincare(centre, c.double()).to(x.dtype)
+        return ball_midpoints_of_groups(x, group, groups, c, _EDGE)
 
 
 def to_klein(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
@@ -210,8 +202,8 @@ def to_klein(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 def from_klein(k: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
     """Points of Klein's ball in Poincaré's: k/(1 + √(1 − c‖k‖²)), shape `(…, D)`."""
     with full_precision(curvature, k) as (c, k):
-        rest = (1 - unit_curvature(k, c).square().sum(-1, keepdim=True)).clamp_min(_EDGE**2).sqrt()
-        return (k.double() / (1 + rest)).to(k.dtype)
+        rest = (1 - c.double() * exact_square(k)).clamp_min(_EDGE**2).sqrt()
+        return k * (1 / (1 + rest)).to(k.dtype)[..., None]
 
 
 def riemannian_gradient(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
@@ -227,5 +219,4 @@ def riemannian_gradient(x: Tensor, curvature: Tensor | float = 1.0) -> Tensor:
 
 def _on_hyperboloid(x: Tensor, c: Tensor) -> Tensor:
     """Space components 2x/(1 − c‖x‖²), in float64, in which 1 − c‖x‖² is still exact at the edge."""
-    x, c = x.double(), c.double()
-    return x * (2 / (1 - c * (x * x).sum(-1, keepdim=True)).clamp_min(_EDGE))
+    return x.double() * (2 / (1 - c.double() * exact_square(x)).clamp_min(_EDGE))[..., None]

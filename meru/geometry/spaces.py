@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meru.geometry import lorentz, poincare
-from meru.geometry.all_pairs import TINY, exact_product, full_precision, length
+from meru.geometry.all_pairs import exact_product, full_precision, length
+from meru.geometry.paired import angle_between, flat_angle
 
 
 class Space(ABC):
@@ -36,8 +37,8 @@ class Space(ABC):
     has_cones: ClassVar[bool] = True
 
     @abstractmethod
-    def lift(self, features: Tensor) -> Tensor:
-        """Points `(…, D)` of feature vectors `(…, D)`, which are tangent vectors at the origin if the space has one."""
+    def lift(self, features: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Points `(…, D)` of features `(…, D)` times a scale > 0: tangent vectors at the origin if there is one."""
 
     @abstractmethod
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
@@ -101,8 +102,8 @@ class Sphere(Space):
 
     has_cones: ClassVar[bool] = False
 
-    def lift(self, features: Tensor) -> Tensor:
-        """Feature vectors scaled to length 1; 0 stays 0."""
+    def lift(self, features: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Feature vectors shortened or lengthened to length 1, whatever the scale; 0 stays 0."""
         with full_precision(1.0, features) as (_, features):
             return F.normalize(features, dim=-1)
 
@@ -113,10 +114,7 @@ class Sphere(Space):
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """Angle 2 atan2(‖x − y‖, ‖x + y‖), exact where points coincide."""
         with full_precision(1.0, x, y) as (_, x, y):
-            dtype, x, y = x.dtype, x.double(), y.double()
-            apart, together = length(x - y), length(x + y)
-            nowhere = (apart == 0) & (together == 0)
-            return 2 * torch.atan2(apart, torch.where(nowhere, 1, together)).to(dtype)
+            return angle_between(x, y)
 
     def average(self, points: Tensor) -> Tensor:
         """Mean, scaled to length 1."""
@@ -131,14 +129,20 @@ class Sphere(Space):
     def geodesic(self, x: Tensor, y: Tensor, share: Tensor | float) -> Tensor:
         """Point of the shorter great circle; between opposite points, which have no shorter one, x or y itself."""
         with full_precision(1.0, x, y) as (_, x, y):
-            # In double precision and of length 1: the sine of the angle is small near opposite points.
-            dtype, x, y = x.dtype, F.normalize(x.double(), dim=-1), F.normalize(y.double(), dim=-1)
+            # From the middle m, along the unit vector u from x to y: nothing cancels near equal or opposite points.
+            x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
             share = torch.as_tensor(share, dtype=x.dtype, device=x.device)[..., None]
             angle = self.distance(x, y)[..., None]
+            u, m = y - x, x + y
+            # Rounded points have u·m ≠ 0: the shorter of the two is made orthogonal to the longer.
+            product, square_u, square_m = ((a * b).sum(-1, keepdim=True) for a, b in ((u, m), (u, u), (m, m)))
+            shorter = square_u < square_m
+            from_u = product / square_m.masked_fill(~shorter, torch.inf)
+            from_m = product / square_u.masked_fill(shorter, torch.inf)
+            u, m = F.normalize(u - from_u * m, dim=-1), F.normalize(m - from_m * u, dim=-1)
+            turn = (share - 0.5) * angle
             apart = (angle > 0) & (angle < torch.pi * (1 - 1e-6))
-            sine = torch.where(apart, angle, 1).sin()
-            on_circle = (((1 - share) * angle).sin() * x + (share * angle).sin() * y) / sine
-            return torch.where(apart, on_circle, torch.where(share < 0.5, x, y)).to(dtype)
+            return torch.where(apart, turn.cos() * m + turn.sin() * u, torch.where(share < 0.5, x, y))
 
     def root(self, points: Tensor) -> Tensor:
         """The average of the points, as in MERU's paper, because the sphere has no origin."""
@@ -157,10 +161,10 @@ class Sphere(Space):
 class Euclidean(Space):
     """Flat space: the limit c → 0 of the hyperboloid, whose K is K√c/2 so that cones keep their width."""
 
-    def lift(self, features: Tensor) -> Tensor:
-        """The feature vectors themselves."""
+    def lift(self, features: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """The scaled feature vectors themselves."""
         with full_precision(1.0, features) as (_, features):
-            return features
+            return features * scale
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Negative distance of every pair, computed from differences: a matmul would lose near points' distances."""
@@ -170,7 +174,7 @@ class Euclidean(Space):
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """‖x − y‖."""
         with full_precision(1.0, x, y) as (_, x, y):
-            return length(x.double() - y.double()).to(x.dtype)
+            return torch.linalg.vector_norm(x - y, dim=-1)
 
     def average(self, points: Tensor) -> Tensor:
         """Mean."""
@@ -203,15 +207,7 @@ class Euclidean(Space):
         0 with gradient 0 where ‖y − x‖ ≤ τ max(1, ‖x‖) or ‖x‖ ≤ τ, τ of `lorentz.ANGLE_TOLERANCE`: see there.
         """
         with full_precision(1.0, apexes, points) as (_, x, y):
-            dtype, tolerance = x.dtype, lorentz.ANGLE_TOLERANCE[x.dtype]
-            x, y = x.double(), y.double()
-            difference, radius = y - x, length(x, keepdim=True)
-            direction = x / radius.clamp_min(TINY)
-            along = (difference * direction).sum(-1, keepdim=True)
-            across = length(difference - along * direction)
-            radius, apart = radius[..., 0].detach(), length(difference).detach()
-            near = (apart <= tolerance * radius.clamp_min(1)) | (radius <= tolerance)
-            return torch.atan2(torch.where(near, 0, across), torch.where(near, 1, along[..., 0])).to(dtype)
+            return flat_angle(x, y, lorentz.ANGLE_TOLERANCE[x.dtype])
 
     def half_aperture(self, apexes: Tensor, minimum_radius: float = 0.1) -> Tensor:
         """asin(K/‖x‖), with the argument clamped to 1 − 1e-4."""
@@ -236,9 +232,9 @@ class Hyperboloid(Space):
     curvature: Tensor | float
     curved: ClassVar[bool] = True
 
-    def lift(self, features: Tensor) -> Tensor:
+    def lift(self, features: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Exponential map at the origin."""
-        return lorentz.exp_map0(features, self.curvature)
+        return lorentz.exp_map0(features, self.curvature, scale=scale)
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Negative geodesic distance of every pair."""

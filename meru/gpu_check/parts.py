@@ -129,14 +129,15 @@ def run_tests(part: Part, names: str) -> None:
 
 
 def steps(part: Part) -> None:
-    """Training steps of MERU and CLIP compared with open_clip's, in bf16."""
+    """Training steps of MERU and CLIP, also compiled, compared with open_clip's, in bf16."""
     from meru.benchmarks.step import measure_steps
 
     clip = tiny_open_clip(part.folder) if part.smoke else "ViT-B-16"
     towers, batch = (TINY, 2) if part.smoke else (VIT_BASE, 256)
+    compiled = [] if part.smoke else ["meru, towers", "meru, graphs", "clip, graphs"]  # compiling takes a minute
     rows = measure_steps(
-        towers, batch, rounds(part), part.device, "bf16", "image-text", models=["clip", "meru"], open_clip=clip,
-        details=True,
+        towers, batch, rounds(part), part.device, "bf16", "image-text", models=["clip", "meru", *compiled],
+        open_clip=clip,
     )  # fmt: skip
     part.keep({"batch": batch, "towers": towers, "precision": "bf16", "rows": rows})
 
@@ -151,18 +152,6 @@ def tiny_open_clip(folder: Path) -> str:
     file.write_text(json.dumps({"embed_dim": 64, "vision_cfg": image, "text_cfg": text}), encoding="utf-8")
     open_clip.add_model_config(file)
     return file.stem
-
-
-def compiled(part: Part) -> None:
-    """MERU's step with torch.compile; a smoke run does not compile, because that takes minutes."""
-    from meru.benchmarks.step import measure_steps
-
-    towers, batch, backend = (TINY, 2, None) if part.smoke else (VIT_BASE, 256, "inductor")
-    rows = measure_steps(
-        towers, batch, rounds(part), part.device, "bf16", "image-text", models=["meru"], compiled=backend,
-        details=False,
-    )  # fmt: skip
-    part.keep({"batch": batch, "towers": towers, "precision": "bf16", "backend": backend, "rows": rows})
 
 
 def gahr(part: Part) -> None:
@@ -185,7 +174,7 @@ def gahr(part: Part) -> None:
             synchronize(part.device)
             settled, start = allocated(part.device), time.perf_counter()
         captions = captions_like_ours(batch, seed=index)  # lengths vary between steps
-        losses.append(step(tokens=step.tokenizer.batch(captions).to(part.device)))
+        losses.append(step(tokens=step.tokenizer.batch(captions)))
         if index == warmup or index == number - 1:
             synchronize(part.device)
             done = index - warmup + 1
@@ -223,12 +212,15 @@ def discovery(part: Part) -> None:
 
 
 def loss(part: Part) -> None:
-    """Both losses without towers at a large batch size, compared with their published form."""
+    """The losses without towers at a large batch size, in all forms, and by tiles at a very large one."""
     from meru.benchmarks.loss import measure_losses
 
-    batch, dimension = (64, 16) if part.smoke else (16_384, 512)
+    batch, huge, dimension = (64, 96, 16) if part.smoke else (16_384, 65_536, 512)
     rows = measure_losses(batch, dimension, 1 if part.smoke else 5, part.device)
-    part.keep({"batch": batch, "dimension": dimension, "rows": rows})
+    figures = {"batch": batch, "dimension": dimension, "rows": rows, "huge_batch": huge, "huge_rows": []}
+    part.keep(figures)
+    figures["huge_rows"] = measure_losses(huge, dimension, 1, part.device, only="tiled")
+    part.keep(figures)
 
 
 def data(part: Part) -> None:
@@ -280,7 +272,7 @@ def rounds(part: Part) -> int:
 
 PARTS: dict[str, Callable[[Part], None]] = {
     function.__name__: function
-    for function in (environment, tests, steps, gahr, discovery, loss, data, training, compiler_tests, compiled)
+    for function in (environment, tests, steps, gahr, discovery, loss, data, training, compiler_tests)
 }
 
 

@@ -44,14 +44,12 @@ def compiler_tests(figures: dict, machine: dict) -> list[str]:
 
 
 def steps(figures: dict, machine: dict) -> list[str]:
-    title = "## Training step, compiled" if "backend" in figures else "## Training step"
     note = f"{' '.join(figures['towers'])}, batch {figures['batch']}, {figures['precision']}"
-    if "backend" not in figures:
-        note += "; captions of 8 to 24 words, which open_clip pads to 77 tokens"
-    return [title, note, step_table(figures["rows"], machine)]
+    note += "; captions of 8 to 24 words, which open_clip pads to 77 tokens"
+    return ["## Training step", note, step_table(figures["rows"])]
 
 
-def step_table(rows: list[dict], machine: dict) -> str:
+def step_table(rows: list[dict]) -> str:
     lines = [
         [
             row["model"] + (f", {row['precision']}" if "precision" in row else ""),
@@ -59,16 +57,11 @@ def step_table(rows: list[dict], machine: dict) -> str:
             f"{row['ratio']:.2f}×",
             f"{row['images_per_second']:.0f}",
             gibibytes(row),
-            share(row, machine),
+            f"{100 * row['teraflops'] / row['product_teraflops']:.0f} %",
         ]
         for row in rows
     ]
-    return markdown_table(["model", "step", "ratio", "images/s", "peak memory", "of the bf16 matmul rate"], lines)
-
-
-def share(row: dict, machine: dict) -> str:
-    rate = machine.get("bf16_teraflops")
-    return f"{100 * row['teraflops'] / rate:.0f} %" if rate and "teraflops" in row else "–"
+    return markdown_table(["model", "step", "ratio", "images/s", "peak memory", "of the matmul rate"], lines)
 
 
 def gibibytes(row: dict) -> str:
@@ -88,16 +81,17 @@ def gahr(figures: dict, machine: dict) -> list[str]:
 
 def discovery(figures: dict, machine: dict) -> list[str]:
     note = f"{' '.join(figures['towers'])}, batch {figures['batch']}, two views of every image; ratio to SimGCD's step"
-    return ["## Category discovery", note, step_table(figures["rows"], machine)]
+    return ["## Category discovery", note, step_table(figures["rows"])]
 
 
 def loss(figures: dict, machine: dict) -> list[str]:
     rows = [
-        [row["model"], f"{row['loss']:.4f}", f"{1000 * row['seconds']:.1f} ms", gibibytes(row)]
-        for row in figures["rows"]
+        [f"{batch:,}", row["model"], f"{row['loss']:.4f}", f"{1000 * row['seconds']:.1f} ms", gibibytes(row)]
+        for batch, rows in ((figures["batch"], figures["rows"]), (figures["huge_batch"], figures["huge_rows"]))
+        for row in rows
     ]
-    note = f"Forward and backward from features, B = {figures['batch']}, D = {figures['dimension']}"
-    return ["## Losses", note, markdown_table(["loss", "value", "time", "peak memory"], rows)]
+    note = f"Forward and backward from features, D = {figures['dimension']}"
+    return ["## Losses", note, markdown_table(["B", "loss", "value", "time", "peak memory"], rows)]
 
 
 def data(figures: dict, machine: dict) -> list[str]:
@@ -133,7 +127,6 @@ SECTIONS: dict[str, Callable[[dict, dict], list[str]]] = {
     "tests": tests,
     "steps": steps,
     "compiler_tests": compiler_tests,
-    "compiled": steps,
     "gahr": gahr,
     "discovery": discovery,
     "loss": loss,

@@ -14,6 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from meru import sharing
 from meru.metrics.discovery import matched
 
 COARSE, FINE = 9, 9  # numbers of classes tried in each round
@@ -57,6 +58,8 @@ def estimate_num_classes(
     - k-means runs on the first principal components, which is faster and removes noise, and these are whitened:
       directions in which images of one labelled class differ count little, in new classes too.
 
+    In `sharing.together`, the processes divide the runs.
+
     Args:
         features: Shape `(n, D)`.
         labels: Class of each row, shape `(n,)`; unused where not `labelled`, bool `(n,)`.
@@ -79,20 +82,24 @@ def estimate_num_classes(
         features, labels, labelled = features[rows], labels[rows], labelled[rows]
         maximum = min(maximum, most)
     reduced = whitened(principal_components(features, dimensions), labels, labelled)
-    true = labels[labelled].cpu().numpy()
     scores: dict[int, float] = {}
 
     def try_all(numbers: Sequence[int]) -> int:
-        for clusters in (number for number in numbers if number not in scores):
-            runs = [kmeans(reduced, clusters, seed=seed + run, restarts=2) for run in range(repeats)]
-            found = [run[labelled.cpu()].numpy() for run in runs]
-            scores[clusters] = float(np.mean([matched(each, true).mean() for each in found]))
+        new = [number for number in dict.fromkeys(numbers) if number not in scores]
+        attempts = [(clusters, seed + run) for clusters in new for run in range(repeats)]
+        found = sharing.results_of(attempts, lambda attempt: _accuracy(reduced, labels, labelled, *attempt))
+        scores.update(zip(new, np.reshape(found, (-1, repeats)).mean(axis=1).tolist(), strict=True))
         return _smooth_maximum(scores)
 
-    best = try_all(_equal_ratios(num_old, maximum, COARSE))
-    ratio = (maximum / num_old) ** (1 / (COARSE - 1))
+    best, ratio = try_all(_equal_ratios(num_old, maximum, COARSE)), (maximum / num_old) ** (1 / (COARSE - 1))
     around = _equal_ratios(max(num_old, round(best / ratio)), min(maximum, round(best * ratio)), FINE)
     return try_all(around), dict(sorted(scores.items()))
+
+
+def _accuracy(features: Tensor, labels: Tensor, labelled: Tensor, clusters: int, seed: int) -> float:
+    """Accuracy of one run of k-means on the labelled rows."""
+    found = kmeans(features, clusters, seed=seed, restarts=2)[labelled.cpu()]
+    return float(matched(found.numpy(), labels[labelled].cpu().numpy()).mean())
 
 
 def principal_components(features: Tensor, dimensions: int) -> Tensor:

@@ -18,6 +18,7 @@ from meru.errors import UserError
 from meru.geometry.spaces import Space
 from meru.layers.pieces import in_pieces
 from meru.losses.contrastive import contrastive_targets, row_contrast, sigmoid_row_contrast
+from meru.losses.tiled import TILED_FROM
 from meru.models import Output, Term, combined, values_of, weight_of
 from meru.models.terms import PAIR_TERMS, Step, check_settings, real_count
 
@@ -55,6 +56,8 @@ class DualEncoder(nn.Module):
     patch_level: int | None = None  # the feature map that patches come from, see `encode_image`
     reports_figures: bool = True  # whether `forward` computes the figures that only logs need
     micro_batch_size: int | None = None  # samples that a tower computes at a time, see `meru.layers.pieces`
+    squares_distance: bool = False  # whether `similarity` is −d² instead of the space's own
+    tiled_from: float = TILED_FROM  # pairs from which on losses are computed by tiles, see `large_batches`
 
     def __init__(
         self,
@@ -130,7 +133,13 @@ class DualEncoder(nn.Module):
 
     def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Similarity of every query to every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`, float32."""
-        return self.space.similarity(queries, gallery)
+        scores = self.space.similarity(queries, gallery)
+        return -scores.square() if self.squares_distance else scores
+
+    @property
+    def compares_by_space(self) -> bool:
+        """Whether `similarity` is that of the space, or its square, which `meru.models.large_batches` relies on."""
+        return type(self).similarity is DualEncoder.similarity
 
     def average(self, embeddings: Tensor) -> Tensor:
         """Average several embeddings, for instance of one class: `(…, P, D)` → `(…, D)`."""

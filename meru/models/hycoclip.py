@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from meru import distributed
 from meru.losses.entailment import norm_regulariser
 from meru.models import Term
+from meru.models.large_batches import both_losses, goes_by_tiles, row_losses
 from meru.models.meru import MERU
 from meru.models.terms import Step, real_count
 
@@ -44,11 +45,16 @@ def part_contrastive(model: HyCoCLIP, step: PartStep) -> Tensor:
     are left out of the average.
     """
     size = len(step.image)
-    towards_text = model.similarity(torch.cat([step.image, step.part_image]), distributed.gather(step.text))
-    towards_image = model.similarity(torch.cat([step.text, step.part_text]), distributed.gather(step.image))
-    targets = model.positive_targets(step.batch)
-    scores = (*towards_text.split(size), *towards_image.split(size))
-    image_loss, part_image_loss, text_loss, part_text_loss = (model.contrast(each, targets) for each in scores)
+    if goes_by_tiles(model, size):
+        image_loss, text_loss = both_losses(model, step.image, step.text, step.batch)
+        part_image_loss = row_losses(model, step.part_image, step.text, step.batch)
+        part_text_loss = row_losses(model, step.part_text, step.image, step.batch)
+    else:
+        towards_text = model.similarity(torch.cat([step.image, step.part_image]), distributed.gather(step.text))
+        towards_image = model.similarity(torch.cat([step.text, step.part_text]), distributed.gather(step.image))
+        targets = model.positive_targets(step.batch)
+        scores = (*towards_text.split(size), *towards_image.split(size))
+        image_loss, part_image_loss, text_loss, part_text_loss = (model.contrast(each, targets) for each in scores)
     everyone = torch.ones_like(step.has_part)
     masks = torch.stack([everyone, everyone, step.has_part, step.has_text])
     return average_of_terms(torch.stack([image_loss, text_loss, part_image_loss, part_text_loss]), masks)

@@ -122,11 +122,6 @@ class MERU(DualEncoder):
         """c > 0, a scalar with gradient."""
         return self.curv.exp()
 
-    def similarity(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        """Similarity of every query to every gallery item, `(Q, D)`, `(N, D)` → `(Q, N)`, float32: −d or −d²."""
-        scores = super().similarity(queries, gallery)
-        return -scores.square() if self.squares_distance else scores
-
     def lift_image(self, features: Tensor) -> Tensor:
         """Map features of images or patches `(…, D)` to points of the space, float32."""
         return self.lift(features, self.visual_alpha)
@@ -138,7 +133,7 @@ class MERU(DualEncoder):
     def lift(self, features: Tensor, alpha: Tensor) -> Tensor:
         """Scale features and map them into the space; on the hyperboloid by the exponential map at the origin."""
         with torch.autocast(features.device.type, enabled=False):
-            return self.space.lift(self._bend_norms(features.float()) * alpha.exp())
+            return self.space.lift(self._bend_norms(features.float()), alpha.exp())
 
     def _bend_norms(self, features: Tensor) -> Tensor:
         """Features `(…, D)` with their norms changed by `norm_exponent`."""

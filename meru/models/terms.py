@@ -28,6 +28,7 @@ from meru.losses.semantic_margin import (
     soft_targets,
 )
 from meru.models import Term, weight_of
+from meru.models.large_batches import both_losses, goes_by_tiles, row_losses
 
 if TYPE_CHECKING:
     from meru.models.dual_encoder import DualEncoder
@@ -82,8 +83,9 @@ def check_settings(loss: Mapping[str, Mapping]) -> None:
 def contrastive(model: DualEncoder, step: Step) -> Tensor:
     """Contrastive loss against the images and texts of all processes."""
     if model.logit_bias is not None:  # a pair is judged once, among those of its image
-        scores = model.similarity(step.image, distributed.gather(step.text))
-        return model.contrast(scores, model.positive_targets(step.batch)).mean()
+        return row_losses(model, step.image, step.text, step.batch).mean()
+    if goes_by_tiles(model, len(step.image)):
+        return 0.5 * sum(each.mean() for each in both_losses(model, step.image, step.text, step.batch))
     scale = model.logit_scale.exp()
     image_scores, text_scores = model.cross_similarities(step)
     return contrastive_loss(scale * image_scores, scale * text_scores, model.positive_targets(step.batch))
@@ -92,11 +94,16 @@ def contrastive(model: DualEncoder, step: Step) -> Tensor:
 def semantic_margin(model: DualEncoder, step: Step) -> Tensor:
     """SMS of GAHR: contrast with soft targets and a margin per negative; see `meru.losses.semantic_margin`."""
     settings = model.loss["semantic_margin"]
-    scale, first = model.logit_scale.exp(), distributed.rank() * len(step.image)
-    targets = model.positive_targets(step.batch)
     share = settings["soft_label"]
     if "epoch" in step.batch:  # as in TBPS-CLIP, the model's own predictions get a growing weight
         share = share * (step.batch["epoch"] / settings.get("soft_label_epochs", 1.0)).clamp(max=1)
+    # Tiles compute the matrices of margins twice, which a smaller batch need not pay for.
+    if goes_by_tiles(model, len(step.image) // 4):
+        within = settings["margin_source"] == "intra"
+        extras = {"margin": settings["margin"], "share": share, "within": within}
+        return 0.5 * sum(each.mean() for each in both_losses(model, step.image, step.text, step.batch, **extras))
+    scale, first = model.logit_scale.exp(), distributed.rank() * len(step.image)
+    targets = model.positive_targets(step.batch)
     losses = []
     for points, scores in zip((step.image, step.text), model.cross_similarities(step), strict=True):
         if settings["margin_source"] == "intra" and settings["margin"]:

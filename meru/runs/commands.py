@@ -25,19 +25,23 @@ def _train(config: DictConfig) -> None:
     """Train and evaluate a new or resumed run."""
     # Imported here, so that --help and a mistyped key do not wait for PyTorch.
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     with _missing("wandb"):  # timm imports it, which takes half a second; the logger does so if it is chosen
         import timm  # noqa: F401
     from meru.runs.train import start_or_resume
 
-    start_or_resume(config, HydraConfig.get().overrides.task)
+    hydra = HydraConfig.get()
+    start_or_resume(config, hydra.overrides.task, restartable=hydra.mode == RunMode.RUN)
 
 
 def _evaluate(config: DictConfig) -> None:
     """Load a run, evaluate it on a split, print the table and write the figures to the run folder."""
+    from meru import distributed
     from meru.runs.evaluate import evaluate_run
 
     evaluate_run(config)
+    distributed.stop()  # not after a failure: other processes would report errors before this one
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import logging
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from meru import distributed
+from meru import distributed, sharing
 from meru.assemble import Pretrained, is_discovery
 from meru.configuration import absolute_paths
 from meru.configuration.saved import change, check_targets, choices, leaves
@@ -32,6 +32,8 @@ log = logging.getLogger("meru")
 def evaluate_run(config: DictConfig) -> Figures:
     """Evaluate a finished run again, print its table, and write the figures.
 
+    The processes of torchrun share the work, and the main one prints and writes.
+
     Args:
         config: A checked configuration of `configs/evaluate.yaml`.
 
@@ -53,7 +55,10 @@ def evaluate_run(config: DictConfig) -> Figures:
     task = kind(trained, device=device)
     task.require_images(config.split)
     title = f"{task.name_of(config.split)} of {opened.name}"
-    figures = task.evaluate(pretrained, split=config.split).figures
+    with sharing.together():
+        figures = task.evaluate(pretrained, split=config.split).figures
+    if not distributed.is_main():
+        return figures
     if not figures:
         raise UserError(f"no image of {trained.data.root} decodes: restore the images")
     log.info("%s", task.table(figures, title, model=pretrained.model))
@@ -86,7 +91,10 @@ def evaluate_suite(config: DictConfig, trained: DictConfig, opened: Opened, *, d
     suite, data_name = SUITES[config.suite], chosen_data(config)
     data = load_for_suite(trained, suite.needs, suite=config.suite)
     subject = Subject(_with_squash(opened.pretrained, trained), data, trained.data, config, device)
-    figures = finite_figures(suite.evaluate(subject))
+    with sharing.together():
+        figures = finite_figures(suite.evaluate(subject))
+    if not distributed.is_main():
+        return figures
     images = f"{config.split} split" if config.split else suite.images
     title = f"{images} of {f'{data_name}, ' if data_name else ''}{opened.name}"
     log.info("%s", suite.table(figures, title))

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from meru import distributed, sharing
 from meru.assemble import Pretrained
 from meru.encoders.weights import load_weights
 from meru.errors import UserError
@@ -29,12 +30,15 @@ def finish(
 ) -> Figures:
     """Export the selected weights, evaluate them once, and draw the plots.
 
+    All processes call this: they share the evaluation, and the main one does everything else and has the figures.
+
     Raises:
         UserError: if the figures cannot be computed or written; the weights have been exported by then.
     """
     model = trainer.evaluated
     chosen = choose_weights(task, folder, trainer)
-    save_weights(folder / MODEL, merged_state(model))
+    if distributed.is_main():
+        save_weights(folder / MODEL, merged_state(model))
     pretrained = pretrained._replace(model=model)
     title = f"{task.name_of(None)}, {chosen}"
     findings = report(
@@ -44,13 +48,24 @@ def finish(
         logger=logger,
         step=trainer.step,
     )
+    if not distributed.is_main():
+        return {}
     task.draw(findings, folder, pretrained, logger=logger, step=trainer.step)
     save_plots(task, folder, pretrained, logger, model, trainer.step, finished=True)
     return findings.figures
 
 
 def choose_weights(task: Task, folder: Path, trainer: Trainer) -> str:
-    """Load the best validated weights, if there are any; returns a description of the model's weights."""
+    """Load the best validated weights, if there are any; returns a description of the model's weights.
+
+    The main process reads them for all, which may not see its folder.
+    """
+    chosen = distributed.decided_by_main(lambda: _load_best(task, folder, trainer))
+    distributed.broadcast_weights(trainer.evaluated)
+    return chosen
+
+
+def _load_best(task: Task, folder: Path, trainer: Trainer) -> str:
     best = folder / BEST
     if best.exists():
         load_weights(trainer.evaluated, best, what=BEST)
@@ -71,6 +86,7 @@ def report(
 ) -> Findings:
     """Compute the figures, write `test.json`, which marks the run as finished, and print the table.
 
+    All processes call this and share the evaluation; the main one writes and prints.
     Without any figure, for instance without test images, `test.json` has an empty object and no table is printed.
 
     Raises:
@@ -78,8 +94,10 @@ def report(
     """
     path = folder / FIGURES
     try:
-        findings = evaluate()
-        write_json(path, findings.figures)
+        with sharing.together():
+            findings = evaluate()
+        if distributed.is_main():
+            write_json(path, findings.figures)
     except Exception as error:
         program = ["meru-evaluate"] if CHECKOUT is None else ["python", "scripts/evaluate.py"]
         command = shlex.join([*program, f"run={folder}", f"output={path}"])
@@ -89,6 +107,8 @@ def report(
         log.error("%s", kept)  # a bug, whose traceback follows
         raise
     figures = findings.figures
+    if not distributed.is_main():
+        return findings
     logger.log({f"test/{name}": figure for name, figure in figures.items() if figure is not None}, step=step)
     if figures:
         log.info("%s", table(figures))

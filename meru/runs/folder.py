@@ -147,6 +147,8 @@ def has_begun(folder: Path) -> bool:
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of the run to resume, with the command line's overrides applied; locks the run folder.
 
+    Called by the main process alone, which may be the only one that sees the folder.
+
     A recipe (`experiment`) on the command line has no effect now, but its model must be the run's. Every other override
     is applied, or refused.
 
@@ -192,7 +194,8 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     absolute_paths(resumed)
     check(resumed, command="train", partial=True)
     resumed.resume = str(folder)
-    distributed.decided_by_main(lambda: _hold_for_resuming(folder))
+    hold(folder)
+    remove_leftovers(folder)
     return resumed
 
 
@@ -217,11 +220,6 @@ def _is_repeated(key: str, value: object, resumed: DictConfig, folder: Path) -> 
     if isinstance(declaration(key).kind, FilePath):
         value, *said = (str(user_path(each)) if isinstance(each, str) else each for each in (value, *said))
     return value in said
-
-
-def _hold_for_resuming(folder: Path) -> None:
-    hold(folder)
-    remove_leftovers(folder)
 
 
 def environment(device: torch.device) -> dict[str, str]:

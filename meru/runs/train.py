@@ -21,6 +21,7 @@ from meru.data.device_views import with_views_taken
 from meru.data.loading import check_decoding, reading_options
 from meru.data.sampling import BatchPlan
 from meru.files import CONFIGS
+from meru.restarts import note_run, noted_run
 from meru.runs.duration import Stopwatch
 from meru.runs.folder import (
     environment,
@@ -39,25 +40,38 @@ from meru.training.loggers.base import AnyLogger, NoLogger, SeveralLoggers
 from meru.training.optimizer import build_optimizer, scaled_rate
 from meru.training.settings import TrainerSettings
 from meru.training.trainer import Trainer
+from meru.training.wrapping import check_fit
 
 log = logging.getLogger("meru")
 
 
-def start_or_resume(config: DictConfig, words: Sequence[str]) -> None:
+def start_or_resume(config: DictConfig, words: Sequence[str], *, restartable: bool = True) -> None:
     """Train according to a command line, a new run or the one that `resume` names.
 
     Args:
         config: The checked configuration as composed from the command line.
         words: The command line.
+        restartable: Whether processes that torchrun has started again go on with their earlier run.
     """
-    device = distributed.start()
+    device = distributed.start(patience=config.data.timeout)
     check_targets(config, source="the command line")
     absolute_paths(config)
+    if not config.resume and restartable:
+        config.resume = _noted_run()
     if config.resume:
-        config = resumed_config(config, words)
+        config = distributed.decided_by_main(partial(resumed_config, config, words))
         require_data(config, key="data.root")
     train(config, device=device)
     distributed.stop()  # not after a failure: other processes would report errors before this one
+
+
+def _noted_run() -> str | None:
+    """The run of an earlier attempt of this torchrun, which any of its machines may have noted."""
+    found = next(filter(None, distributed.collect(noted_run())), None)
+    if found is None:
+        return None
+    log.info("torchrun has started the processes again: they go on with %s", found)
+    return str(found)
 
 
 def train(config: DictConfig, *, device: torch.device) -> Figures | None:
@@ -82,15 +96,17 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     asked, config = config, task.complete_config()
     settings = TrainerSettings.of(config.trainer)
     folder = resumed_folder(config)
-    begun = folder is not None and has_begun(folder)
+    begun = distributed.decided_by_main(lambda: folder is not None and has_begun(folder))
     torch.manual_seed(config.seed)  # the same weights in every process
     pretrained = build(without_pretrained_weights(config, low_rank=True) if begun else config)
     model = pretrained.model.to(device)
+    check_fit(model, settings)
     distributed.seed_training(model, config.seed)
     optimizer = build_optimizer(
         model, **instantiate(config.optim, _convert_="all"), images_per_step=plan.images_per_step
     )
     folder = folder or make_run_folder(config, asked=asked)
+    note_run(folder)
     logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
     rate = scaled_rate(config.optim.learning_rate, config.optim.get("batch_of_rate"), plan.images_per_step)
     log.info("run folder %s", folder)
@@ -114,11 +130,11 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     )
     with closing(logger, folder, watch):
         finished = trainer.run()
-        figures = _finish(task, folder, trainer, pretrained, logger) if finished and distributed.is_main() else None
+        figures = _finish(task, folder, trainer, pretrained, logger) if finished else None
         if not finished:
             log.info("stopped at step %d; to go on: %s", trainer.step, pasteable("resume", folder))
-    distributed.barrier()
-    return figures
+    distributed.wait_for_main()
+    return figures if distributed.is_main() else None
 
 
 # Imported here: what these two need, Matplotlib above all, would delay the first step.

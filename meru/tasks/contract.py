@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from meru import distributed
+from meru import distributed, sharing
 from meru.assemble import Pretrained
 from meru.data.cache_files import cache_folder
 from meru.data.loading import reading_options, training_options
@@ -150,13 +150,18 @@ class Task(ABC):
         """Cached rows of the views of the training images, `(n, V, F)`; None without a cache."""
         if self.cache is None:
             return None
-        return self.cache.rows(images, transforms.training, views=self.cache.views, what="training images")
+        rows = self.cache.rows(images, transforms.training, views=self.cache.views, what="training images")
+        distributed.wait_for_all()  # machines without a folder in common compute the rows each for itself
+        return rows
 
     def cached_images(self, images: Images, transform: nn.Module) -> Tensor | None:
         """Cached rows of images as evaluation sees them, `(n, 1, F)`; None without a cache."""
         if self.cache is None:
             return None
-        return self.cache.rows(images, transform, what="images for evaluation")
+        rows = self.cache.rows(images, transform, what="images for evaluation")
+        if sharing.share()[1] > 1:
+            distributed.wait_for_all()
+        return rows
 
     # ---------------------------------------------------------------- figures
 

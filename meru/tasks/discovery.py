@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
-from meru import distributed
+from meru import distributed, sharing
 from meru.assemble import Pretrained, build
 from meru.data.discovery.loading import discovery_evaluation_loader, discovery_training_loader
 from meru.data.discovery.splits import UNKNOWN, DiscoveryData, DiscoverySplit
@@ -71,7 +71,7 @@ class Discovery(Task):
         if wanted is None:
             number = len(self.data.class_names)
         elif wanted == "estimate":
-            number = distributed.decided_by_main(self.estimated_classes)
+            number = self.estimated_classes()
         else:
             number = wanted
         if number < (old := self.data.num_old):
@@ -83,12 +83,16 @@ class Discovery(Task):
         return self.config
 
     def estimated_classes(self) -> int:
-        """Estimate the number of classes from features of the untrained tower; see `meru.metrics.clustering`."""
+        """Estimate the number of classes from features of the untrained tower; see `meru.metrics.clustering`.
+
+        The processes divide the images and the runs of k-means.
+        """
         data, config = self.data, self.config.copy()
         config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
         untrained = build(config)
-        untrained.model.to(self.device)
-        read = self.features(data.train, untrained)
+        distributed.broadcast_weights(untrained.model.to(self.device))  # a tower without weights is drawn at random
+        with sharing.together():
+            read = self.features(data.train, untrained)
         images = len(read.get("features", ()))
         maximum = config.discovery.maximum_classes or min(3 * data.num_old, images)
         if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
@@ -97,14 +101,15 @@ class Discovery(Task):
                 f"estimated from {images} images: at least two must be old, and discovery.maximum_classes must be "
                 "between the numbers of old classes and images; set it, or give discovery.num_classes as a number"
             )
-        number, _ = estimate_num_classes(
-            read["features"],
-            read["label"],
-            read["labelled"],
-            data.num_old,
-            maximum=maximum,
-            seed=config.seed,
-        )
+        with sharing.together():
+            number, _ = estimate_num_classes(
+                read["features"],
+                read["label"],
+                read["labelled"],
+                data.num_old,
+                maximum=maximum,
+                seed=config.seed,
+            )
         known = "" if data.has_unknown else f", there are {len(data.class_names)}"
         log.info("estimated %d classes%s", number, known)
         return number
@@ -129,13 +134,15 @@ class Discovery(Task):
         def neighbours(epoch: int) -> Tensor:
             # A run that resumes within an epoch uses the neighbours from the weights at the start of the epoch.
             if found.get("epoch") != epoch:
-                if released:
-                    nearest = released_neighbours(
-                        self.config, train, model, transforms, epoch=epoch, device=self.device
-                    )
-                else:
-                    seen = self.features(train, pretrained, pixels=pixels)
-                    nearest = nearest_images(seen, images=len(train), count=self.config.discovery.neighbours)
+                with sharing.together():  # all processes are at the start of the epoch
+                    if released:
+                        nearest = released_neighbours(
+                            self.config, train, model, transforms, epoch=epoch, device=self.device
+                        )
+                    else:
+                        count = self.config.discovery.neighbours
+                        seen = self.features(train, pretrained, pixels=pixels)
+                        nearest = nearest_images(seen, images=len(train), count=count)
                 found.update(neighbours=nearest, epoch=epoch)
             return found["neighbours"]
 
@@ -177,11 +184,14 @@ class Discovery(Task):
     def evaluate(self, pretrained: Pretrained, *, split: str | None = None) -> Findings:
         """Compute figures on the unlabelled training images, on the test images, and of the trees of classes.
 
-        `tree/…` and `feature_tree/dendrogram_purity` need the training images, and classes with families.
+        `tree/…` and `feature_tree/dendrogram_purity` need the training images, and classes with families. In
+        `sharing.together`, the processes divide the images, and only the main one has figures.
         """
         data = self.data
         train = self.features(data.train, pretrained) if split != "test" else {}
         test = self.features(data.test, pretrained) if split != "train" and len(data.test) else {}
+        if not sharing.leads():
+            return Findings({})
         if split != "train" and len(data.test) and not test:
             log.warning("none of the %d test images decodes: no figures for them", len(data.test))
         number = pretrained.model.num_classes

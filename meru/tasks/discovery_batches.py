@@ -1,4 +1,4 @@
-"""Nearest neighbours of images, for the batches of a discovery run."""
+"""Nearest neighbours of images, for batches of a discovery run; in `sharing.together`, processes divide the work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from meru import sharing
 from meru.data.discovery.loading import weighted_view_loader
 from meru.data.discovery.splits import DiscoverySplit
 from meru.data.loading import reading_options
@@ -59,8 +60,11 @@ def released_neighbours(
         **worker_options(config.data),
         **reading_options(config.data),
     )
-    views = (batch["image"][:, 0].to(device, non_blocking=True) for batch in loader)
-    embedded = torch.cat([model.embed_image(view).cpu() for view in views])
+
+    def embed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"embeddings": model.embed_image(batch["image"][:, 0].to(device, non_blocking=True)).cpu()}
+
+    embedded = sharing.rows_of(loader, embed, device=torch.device("cpu"))["embeddings"]
     model.train(was_training)
     return _nearest(embedded, config.discovery.neighbours)
 
@@ -69,10 +73,11 @@ def _nearest(vectors: Tensor, count: int) -> Tensor:
     """Nearest neighbours of unit vectors, each itself first: `(n, D)` → int64 `(n, count)`."""
     if count > len(vectors):
         raise UserError(f"discovery.neighbours={count}: there are {len(vectors)} training images; choose fewer")
-    nearest = []
-    for start in range(0, len(vectors), 1024):
+
+    def search(start: int) -> dict[str, Tensor]:
         scores = exact_product(vectors[start : start + 1024], vectors)
         rows = torch.arange(len(scores))
         scores[rows, start + rows] = 2.0  # above every cosine, so that ties do not precede the vector itself
-        nearest.append(scores.topk(count, dim=1).indices)
-    return torch.cat(nearest)
+        return {"nearest": scores.topk(count, dim=1).indices}
+
+    return sharing.rows_of(range(0, len(vectors), 1024), search, device=vectors.device)["nearest"]

@@ -163,6 +163,7 @@ class ImageText(Task):
             window=words.window,
             window_facts=words.facts(),
         )
+        distributed.wait_for_all()
         return rows, words
 
     def validation(self, pretrained: Pretrained) -> Callable[[nn.Module], Figures] | None:

@@ -27,6 +27,8 @@ class TrainerSettings:
             GPU; True, the whole model.
         micro_batch_size: Samples that the towers compute at a time, with the gradients of the whole batch: see
             `meru.layers.pieces`; None: all.
+        parallel: What several processes hold: `ddp`, the whole model each; `fsdp`, parts of its blocks, see
+            `meru.training.sharded`.
         evaluate_every: Epochs between validations; the last epoch is always validated.
         monitor: The validation figure that selects the weights; higher is better.
         log_every: Steps between logged lines.
@@ -47,6 +49,7 @@ class TrainerSettings:
     ema_decay: float = 0.0
     compile: bool | str = False
     micro_batch_size: int | None = None
+    parallel: str = "ddp"
     evaluate_every: int = 1
     monitor: str = "text_to_image/class/recall@1"
     log_every: int = 10
@@ -71,6 +74,7 @@ class TrainerSettings:
         if self.precision not in ("auto", "bf16", "fp32"):
             raise UserError(f"trainer.precision={self.precision}: choose auto, bf16 or fp32")
         require(self.rate_changes, ("step", "epoch"), key="trainer.rate_changes")
+        require(self.parallel, ("ddp", "fsdp"), key="trainer.parallel")
         for name in ("epochs", "accumulate", "evaluate_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"trainer.{name}={getattr(self, name)}: must be at least 1")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from meru import distributed
 from meru.encoders.weights import fit
 from meru.errors import UserError
+from meru.training.sharded import whole
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ log = logging.getLogger("meru")
 
 
 def state_of(trainer: Trainer) -> dict:
-    """Collect the state for a checkpoint, except that of the random generators."""
+    """Collect the state for a checkpoint, except that of the random generators; every process calls this."""
     return {
         "step": trainer.step,
         "steps_per_epoch": trainer.steps_per_epoch,
@@ -26,8 +27,8 @@ def state_of(trainer: Trainer) -> dict:
         "processes": distributed.world_size(),
         "epoch_state": trainer.epoch_state,
         "best": trainer.best,
-        "model": trainer.model.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
+        "model": whole(trainer.model.state_dict()),
+        "optimizer": whole(trainer.optimizer.state_dict()),
         "optimizer_class": type(trainer.optimizer).__name__,
         "average": trainer.average.state_dict() if trainer.average else None,
         "scalars": trainer.movement.state(),

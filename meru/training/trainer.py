@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,27 +22,28 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from meru import distributed, stopping
+from meru import distributed, sharing, stopping
 from meru.errors import UserError
 from meru.run_layout import BEST, CHECKPOINT, GRADIENTS, METRICS
 from meru.training.arriving import arriving
 from meru.training.checkpoint import (
     MetricsFile,
-    load_checkpoint,
     random_states,
     restore_random_states,
     save_checkpoint,
     save_weights,
+    shared_checkpoint,
 )
 from meru.training.gradients import TermGradients
 from meru.training.optimizer import warmup_cosine
 from meru.training.precision import allow_tf32, fastest_attention, wants_bf16
 from meru.training.scalars import ScalarMovement
 from meru.training.settings import TrainerSettings
+from meru.training.sharded import Sharded, clip, local
 from meru.training.state import restore, state_of
 from meru.training.step_log import StepLog
 from meru.training.watch import StepWatch, Verdict, gradient_norms
-from meru.training.wrapping import as_before, wrapped
+from meru.training.wrapping import as_before, compiler_errors, wrapped
 
 log = logging.getLogger("meru")
 
@@ -57,7 +59,8 @@ class Trainer:
         optimizer: Optimizer of the model's parameters.
         batches: Takes the number of a first batch; gives the batches of this process to the end of the run.
         batches_per_epoch: Number of batches per epoch.
-        evaluate: Computes the figures of a model on the validation split; None without a split.
+        evaluate: Computes the figures of a model on the validation split; None without a split. All processes call it
+            in `sharing.together`, and the main one needs the figures.
         logger: Has `log(figures, step=…)`.
         folder: The run folder.
         device: Device of the model.
@@ -88,6 +91,7 @@ class Trainer:
     best: dict[str, float] = field(default_factory=lambda: {"figure": -math.inf, "step": -1}, init=False)
     stop_requested: bool = field(default=False, init=False)
     diagnosis: MetricsFile | None = field(default=None, init=False)
+    sharded: Sharded | None = field(default=None, init=False)
     verdict: Verdict = field(default=Verdict(), init=False)
 
     def __post_init__(self):
@@ -117,6 +121,9 @@ class Trainer:
         stream = itertools.chain([first], stream)
         if states:
             restore_random_states(states, alike=distributed.draw_alike(self.model))
+        if self.settings.parallel == "fsdp" and distributed.world_size() > 1:
+            self.sharded = Sharded(self.model, self.optimizer, self.device)
+            self.watch.late = False  # the optimizer of divided parameters cannot skip an update by itself
         forward = wrapped(self.model, self.settings, self.device)
         self.model.train()
         progress = tqdm(
@@ -126,7 +133,7 @@ class Trainer:
             model=self.model, movement=self.movement, metrics=metrics, logger=self.logger, progress=progress
         )
         clock, images, stop = time.perf_counter(), 0, False
-        with self._signals():
+        with self._signals(), compiler_errors():
             while self.step < self.total_steps:
                 figures, size = self._step(forward, stream)
                 images += size
@@ -147,6 +154,8 @@ class Trainer:
                     break
         progress.close()
         as_before(self.model)
+        if self.sharded:
+            self.sharded.gather()
         finished = self.step == self.total_steps and not stop
         if finished and distributed.is_main():
             self.movement.report()
@@ -161,6 +170,8 @@ class Trainer:
         size, accumulate = 0, self.settings.accumulate
         measured = TermGradients(self.model) if self._diagnosis_due() else None
         self.model.reports_figures = self._logging_due(self.step + 1) or self.settings.compile is True
+        if self.settings.compile == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()
         for micro in range(accumulate):
             epoch = torch.full((), self.step / self.steps_per_epoch, device=self.device)
             batch = {**next(stream), "epoch": epoch}
@@ -183,7 +194,7 @@ class Trainer:
         norms = gradient_norms(self.model)
         totals["gradient_norm"] = torch.linalg.vector_norm(torch.stack(list(norms.values())))
         limit = self.settings.clip_gradient_norm or math.inf
-        nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, totals["gradient_norm"])
+        clip(self.model, limit, totals["gradient_norm"])
         self.watch.note(self.step, stop=self.stop_requested, figures=totals, gradients=norms)
         if not self.watch.late:  # then the weights must not change before
             self.verdict = self._checked(now=True)
@@ -230,7 +241,8 @@ class Trainer:
 
     def spoilt_weights(self) -> list[str]:
         """Names of parameters and buffers with a value that is not finite."""
-        return [name for name, value in self.model.state_dict().items() if not value.isfinite().all()]
+        names = [name for name, value in self.model.state_dict().items() if not local(value).isfinite().all()]
+        return sorted(set().union(*distributed.collect(names))) if self.sharded else names
 
     def _stop_unfinished(self, what: str, *, step: int) -> NoReturn:
         last = self.folder / CHECKPOINT
@@ -247,7 +259,7 @@ class Trainer:
             self.diagnosis.write({"step": self.step + 1, "epoch": (self.step + 1) / self.steps_per_epoch, **figures})
 
     def _validate(self, metrics: MetricsFile | None, progress: tqdm, training: dict[str, Tensor]) -> None:
-        """Validate in the main process, and save the weights if they are the best so far.
+        """Validate in all processes, and save the weights in the main one if they are the best so far.
 
         Uses float32, as for the test split and in scripts/evaluate.py. Without a split, shows the last step's loss.
         """
@@ -256,9 +268,12 @@ class Trainer:
             if metrics is not None:
                 progress.write(f"{epoch}  loss {training['loss'].item():.3f}")
             return
+        if self.sharded:
+            self.sharded.gather()
+        # Compiled code would be compiled again for other shapes.
+        with torch.compiler.set_stance("force_eager"), sharing.together():
+            figures = self.evaluate(self.evaluated)
         if metrics is not None:
-            with torch.compiler.set_stance("force_eager"):  # other shapes would be compiled again
-                figures = self.evaluate(self.evaluated)
             if self.settings.monitor not in figures:
                 raise UserError(f"trainer.monitor={self.settings.monitor}: choose one of {', '.join(sorted(figures))}")
             figure = figures[self.settings.monitor]
@@ -272,28 +287,29 @@ class Trainer:
             progress.write(f"{epoch}  {self.settings.monitor} {100 * figure:.1f} %{'  best so far' if better else ''}")
             if self._figures_due():
                 self.on_validated(self.evaluated, self.step)
-        distributed.barrier()
+        distributed.wait_for_main()
 
     @property
     def evaluated(self) -> nn.Module:
         """The model to validate and export: the moving average if there is one."""
-        return self.average.module if self.average else self.model
+        replaced = self.sharded.whole if self.sharded else self.average and self.average.module
+        return replaced or self.model
 
     # ------------------------------------------------------------------------------------------- state
     def _save(self) -> None:
         if spoilt := self.spoilt_weights():  # the same in all processes
             self._stop_unfinished(f"the weight {spoilt[0]}", step=self.step)
-        states = random_states()
+        state = {**state_of(self), "random_states": random_states()}
         if distributed.is_main():
-            save_checkpoint(self.folder / CHECKPOINT, {**state_of(self), "random_states": states})
-        distributed.barrier()
+            save_checkpoint(self.folder / CHECKPOINT, state)
+        distributed.wait_for_main()
 
     def _resume(self) -> list[dict[str, Tensor]] | None:
         """Restore the checkpoint of the run folder if there is one; returns the random states to restore later."""
         path = self.folder / CHECKPOINT
-        if not path.exists():
+        state = shared_checkpoint(path)
+        if state is None:
             return None
-        state = load_checkpoint(path)
         restore(self, state, source=str(path))
         if distributed.is_main():
             self.on_resumed()
@@ -332,9 +348,6 @@ class Trainer:
     @contextlib.contextmanager
     def _signals(self):
         """Save a checkpoint and end cleanly on SIGTERM and Ctrl-C; see `meru.stopping`."""
-
-        def request():
-            self.stop_requested = True
-
+        request = partial(setattr, self, "stop_requested", True)
         with stopping.at_next_step(request, run=self.folder):
             yield

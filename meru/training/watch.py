@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from meru import distributed
+from meru.training.sharded import local, norms_over_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,4 +116,6 @@ def skips_updates(optimizer: torch.optim.Optimizer) -> bool:
 def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
     """Norm of the gradient of every parameter that has one, scalars by name."""
     with_gradient = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
-    return dict(zip(with_gradient, torch._foreach_norm(list(with_gradient.values())), strict=True))
+    gradients = list(with_gradient.values())
+    norms = list(torch._foreach_norm([local(each) for each in gradients]))
+    return dict(zip(with_gradient, norms_over_processes(norms, gradients), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -15,16 +16,25 @@ from meru.training.settings import TrainerSettings
 TOWERS = ("visual", "textual")
 
 
-def wrapped(model: nn.Module, settings: TrainerSettings, device: torch.device) -> nn.Module:
-    """The model to call in training steps; `as_before` takes back what compiling changes.
+def check_fit(model: nn.Module, settings: TrainerSettings) -> None:
+    """Check, before anything is made, that a model can be trained with the settings.
 
     Raises:
         UserError: if towers have no blocks to compile, or pieces of a batch would change the result.
     """
-    several = distributed.world_size() > 1
     if settings.micro_batch_size:
         _require_independent_samples(model, settings.micro_batch_size)
-        model.micro_batch_size = settings.micro_batch_size
+    if settings.compile in ("towers", "graphs"):
+        for tower in _towers(model):
+            _require_blocks(tower)
+    if settings.parallel == "fsdp":
+        _require_divisible(model, settings)
+
+
+def wrapped(model: nn.Module, settings: TrainerSettings, device: torch.device) -> nn.Module:
+    """The model to call in training steps; `as_before` takes back what compiling changes."""
+    several = distributed.world_size() > 1
+    model.micro_batch_size = settings.micro_batch_size
     if several:
         share_batch_norms(model)
     if settings.compile in ("towers", "graphs"):
@@ -48,19 +58,45 @@ def compile_towers(model: nn.Module, *, graphs: bool = False, backend: str = "in
         UserError: if a tower has no blocks.
     """
     options = {"backend": backend, **({"mode": "reduce-overhead"} if graphs else {})}
-    for tower in filter(None, (getattr(model, name, None) for name in TOWERS)):
-        blocks = list(_blocks(tower))
-        if not blocks:
-            raise UserError(f"trainer.compile: {type(tower).__name__} has no blocks; set it to true, or to false")
-        for block in blocks:
+    for tower in _towers(model):
+        for block in _require_blocks(tower):
             # Captions differ in number of tokens from step to step, images in nothing.
             block.compile(dynamic=True if tower is getattr(model, "textual", None) else None, **options)
+
+
+@contextlib.contextmanager
+def compiler_errors() -> Iterator[None]:
+    """Turn an error of the compiler, such as a missing C++ compiler, into a `UserError`."""
+    try:
+        yield
+    except Exception as error:  # torch's versions have different classes for it
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"trainer.compile: torch.compile failed: {reason}; set it to false", exit_code=1) from error
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of all towers."""
+    return [block for tower in _towers(model) for block in _require_blocks(tower, "trainer.parallel=fsdp")]
 
 
 def as_before(model: nn.Module) -> None:
     """Make compiled blocks run as they are written again, for evaluation with its other shapes."""
     for module in model.modules():
         module._compiled_call_impl = None
+
+
+def _towers(model: nn.Module) -> list[nn.Module]:
+    return [tower for tower in (getattr(model, name, None) for name in TOWERS) if tower is not None]
+
+
+def _require_blocks(tower: nn.Module, key: str = "trainer.compile") -> list[nn.Module]:
+    blocks = list(_blocks(tower))
+    if not blocks:
+        instead = "set it to true, or to false" if key == "trainer.compile" else "choose ddp"
+        raise UserError(f"{key}: {type(tower).__name__} has no blocks; {instead}")
+    return blocks
 
 
 def _blocks(tower: nn.Module) -> Iterator[nn.Module]:
@@ -79,6 +115,15 @@ def _blocks(tower: nn.Module) -> Iterator[nn.Module]:
 
 def _is_block(module: nn.Module) -> bool:
     return not isinstance(module, (nn.Sequential, nn.ModuleList)) and any(True for _ in module.children())
+
+
+def _require_divisible(model: nn.Module, settings: TrainerSettings) -> None:
+    if not hasattr(model, "textual"):
+        raise UserError("trainer.parallel=fsdp divides image–text models; choose ddp for category discovery")
+    for key in ("compile", "micro_batch_size", "ema_decay", "diagnose_every"):
+        if value := getattr(settings, key):
+            raise UserError(f"trainer.{key}={value} needs whole blocks in every process: choose trainer.parallel=ddp")
+    blocks_of(model)
 
 
 def _require_independent_samples(model: nn.Module, size: int) -> None:

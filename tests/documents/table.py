@@ -57,6 +57,18 @@ FIRST_COMMAND = "bash train_cub.sh meru data=birds"
 
 # The first row that fits counts.
 ROWS = (
+    # Several processes
+    Row(
+        r"python scripts/torchrun\.py --standalone --nproc-per-node=2 scripts/evaluate\.py run=<run folder> split=.+",
+        change=((r"scripts/torchrun\.py .+ (scripts/evaluate\.py)", r"\1"),),  # tests/evaluation/test_shared_evaluation
+        says="text",
+    ),
+    Row(
+        r"python scripts/train\.py -m hydra/launcher=slurm .+",
+        change=((r"hydra/launcher=slurm hydra\.launcher\.partition=gpu ", ""), ("0,1,2", "0")),
+        add=(*SMALL_TOWERS, *QUICK, *PLAIN, *FEW_BIRDS, "output={here}"),
+        makes="*/*/test.json",
+    ),
     # Runs
     Row(re.escape(FIRST_COMMAND), done=True),
     Row(
@@ -208,6 +220,11 @@ ROWS = (
     Row(r"bash train_\w+\.sh", add=("--help",), says="Usage"),
     Row(r"python scripts/document_keys\.py", add=("--check",)),
     Row(r"python scripts/benchmark\.py geometry", add=("--batch", "64", "--dimension", "8"), says="|"),
+    Row(
+        r"python scripts/benchmark\.py loss .*",
+        add=("--batch", "64", "--dimension", "8", "--repeats", "1"),
+        says="sms, tiled",
+    ),
     Row(
         r"python scripts/benchmark\.py retrieval",
         add=("--size", "50", "--dimension", "8", "--identities", "5"),

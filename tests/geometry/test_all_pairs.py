@@ -45,6 +45,21 @@ def test_all_pairs_against_brute_force(spread):
     assert_gradients_close(gradients, reference)
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.05, 1e-3, 0.0])
+def test_few_pairs_without_a_search_for_near_ones_as_on_a_gpu(spread, monkeypatch):
+    monkeypatch.setattr(all_pairs, "_without_waiting", lambda distances: True)
+    monkeypatch.setattr(all_pairs, "_near", None)
+    x, y, c, weights = batch(spread=spread)
+    y[3], y[7] = x[5], x[6] + 1e-5
+    value, gradients = value_and_gradients(lorentz.pairwise_distance, x, y, c, weights)
+    expected, reference = value_and_gradients(brute_force, *(t.double() for t in (x, y, c, weights)))
+    assert value[5, 3] == 0 and (spread or value.count_nonzero() == len(x))  # all are one point but y[7]
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=2e-7)
+    if spread:
+        assert_gradients_close(gradients, reference)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("block", [1, 200, 2**20])
 def test_blocks_and_pieces_change_nothing(block, monkeypatch):
     x, y, c, weights = batch(rows=90, columns=120)

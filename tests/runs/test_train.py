@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from meru.evaluation import examples
 from meru.runs import evaluate as evaluating
 from meru.runs import train as running
-from meru.tasks import image_text
 
 CPU = torch.device("cpu")
 
@@ -50,13 +50,13 @@ def test_pictures_are_of_the_exported_weights(configuration, monkeypatch):
     drawn = []
     monkeypatch.setattr(running, "make_logger", lambda *_: Pictures())
     for name, place in (("retrieved_images", 0), ("save_attention", 3)):
-        draw = getattr(image_text, name)
+        draw = getattr(examples, name)
 
         def watched(*arguments, draw=draw, place=place, **options):
             drawn.append({name: value.clone() for name, value in arguments[place].model.state_dict().items()})
             return draw(*arguments, **options)
 
-        monkeypatch.setattr(image_text, name, watched)
+        monkeypatch.setattr(examples, name, watched)
     running.train(configuration, device=CPU)
     exported = load_file(Path(configuration.folder) / "model.safetensors")
     assert len(drawn) == 2

@@ -29,7 +29,8 @@ from meru.models.meru_grid import MERUGrid
 from meru.models.meru_patches import MERUPatches
 from meru.models.simgcd import SimGCD
 from meru.training.loggers.base import NoLogger
-from meru.training.trainer import Trainer, TrainerSettings
+from meru.training.settings import TrainerSettings
+from meru.training.trainer import Trainer
 
 BATCH = 6
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -125,7 +126,7 @@ def deterministic():
     torch.use_deterministic_algorithms(False)
 
 
-def trainer(folder, device, *, killed_at=None):
+def trainer(folder, device, *, killed_at=None, kind=MERU):
     def batches(start):
         for number in range(start, 1000):
             if number == killed_at:
@@ -133,7 +134,7 @@ def trainer(folder, device, *, killed_at=None):
             yield batch_number(number)
 
     folder.mkdir(exist_ok=True)
-    model = build(MERU, device)
+    model = build(kind, device)
     return Trainer(
         model=model,
         optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True),
@@ -158,6 +159,35 @@ def test_killed_and_resumed_is_bit_identical(tmp_path: Path, device, determinist
     assert resumed.run()
     for name, tensor in straight.evaluated.state_dict().items():
         assert torch.equal(tensor, resumed.evaluated.state_dict()[name]), name
+
+
+# ---------------------------------------------------------------- running ahead
+
+
+@on_every_device
+@pytest.mark.parametrize("kind", [CLIP, MERU])
+def test_steps_never_wait_for_the_device(tmp_path, kind, device):
+    """With pinned batches, as from the loader; on the CPU, where nothing can wait, only the answers are tested."""
+    running = trainer(tmp_path, device, kind=kind)
+    pinned = ({name: value.pin_memory() if device == "cuda" else value for name, value in batch_number(number).items()}
+              for number in range(100))  # fmt: skip
+    stream, forward = running._on_device(pinned), running.model.train()
+    for _ in range(3):  # allocates the optimizer's state
+        running._step(forward, stream)
+        assert not running._stop_due(now=False)
+    before = running.model.visual_proj.weight.clone()
+    mode = torch.cuda.get_sync_debug_mode() if device == "cuda" else None
+    try:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        for _ in range(2):
+            running._step(forward, stream)
+            running._stop_due(now=False)
+    finally:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode(mode)
+    assert running.step == 5 and not running._stop_due(now=True)
+    assert not torch.equal(running.model.visual_proj.weight, before)
 
 
 # ---------------------------------------------------------------- processes

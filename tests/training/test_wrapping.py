@@ -18,7 +18,7 @@ from meru.models.meru_patches import MERUPatches
 from meru.training.arriving import arriving
 from meru.training.precision import fastest_attention
 from meru.training.settings import TrainerSettings
-from meru.training.wrapping import as_before, compile_towers, wrapped
+from meru.training.wrapping import as_before, check_fit, compile_towers, compiler_errors
 
 CPU = torch.device("cpu")
 KINDS = [CLIP, MERU, HyCoCLIP, MERUPatches, MERUGrid, GAHR, HypGCD]
@@ -75,7 +75,7 @@ def test_batch_norms_refuse_pieces():
             self.visual = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
 
     with pytest.raises(UserError, match="trainer.micro_batch_size=2: batch norms"):
-        wrapped(Normed(), TrainerSettings(epochs=1, micro_batch_size=2), CPU)
+        check_fit(Normed(), TrainerSettings(epochs=1, micro_batch_size=2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,7 +105,18 @@ def test_a_tower_without_blocks_is_refused():
     model = nn.Module()
     model.visual = nn.Linear(2, 2)
     with pytest.raises(UserError, match="trainer.compile: Linear has no blocks"):
-        compile_towers(model)
+        check_fit(model, TrainerSettings(epochs=1, compile="towers"))
+
+
+def test_a_failing_compiler_is_one_line():
+    def broken(graph, given):
+        raise RuntimeError("no compiler\nand more")
+
+    refused = pytest.raises(UserError, match="^trainer.compile: torch.compile failed: .*; set it to false$")
+    with refused, compiler_errors():
+        torch.compile(nn.Linear(2, 2), backend=broken)(torch.ones(1, 2))
+    with pytest.raises(KeyError), compiler_errors():
+        raise KeyError
 
 
 def test_counted_tokens_are_packed_alike_and_without_reading_the_device():

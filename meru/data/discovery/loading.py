@@ -19,7 +19,7 @@ from meru.data.discovery.splits import DiscoverySplit
 from meru.data.loading import Batch, ImageDataset, collate, ordered_loader
 from meru.data.pixels import CachedPixels
 from meru.data.sampling import RunBatches, derived_seed
-from meru.data.workers import TIMEOUT, EpochwiseLoader, Loader, loader_options
+from meru.data.workers import TIMEOUT, EpochwiseLoader, Loader, OrderedLoader, loader_options
 from meru.errors import UserError
 
 SAMPLERS = ("weighted", "uniform", "neighbours")
@@ -187,7 +187,8 @@ def weighted_view_loader(
         labelled=split.labelled, batch_size=length, seed=seed, start_step=epoch, total_steps=epoch + 1
     )
     data = TrainingViews(split, seed=seed, **options)
-    return Loader(data, sampler=keys, batch_size=batch_size, collate_fn=collate, **loader_options(workers, timeout))
+    loading = {"collate_fn": collate, **loader_options(workers, timeout)}
+    return OrderedLoader(data, sampler=keys, batch_size=batch_size, **loading)
 
 
 def discovery_evaluation_loader(
