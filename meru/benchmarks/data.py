@@ -19,7 +19,6 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from meru.benchmarks.measuring import synchronize
-from meru.data.device_views import with_views_taken
 from meru.data.images import read_image
 from meru.data.loading import collate
 from meru.data.pairs import TrainingPairs, training_loader
@@ -190,7 +189,7 @@ def loader_rates(
     for name, way in WAYS.items():
         options = pairs_of(paths, way, size, pixels)
         loader = training_loader(batch_size=batch, total_steps=begin + steps, workers=workers, **options)
-        stream = arriving(loader, torch.device(device), complete=lambda given: with_views_taken(given, size))
+        stream = arriving(loader, torch.device(device))
         for _ in range(begin):
             next(stream)
         synchronize(device)

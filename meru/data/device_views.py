@@ -19,16 +19,18 @@ VIEW = "_view"  # ends the name of the entry with the views of an entry
 CHUNK = 32  # images resized at a time, to bound the memory
 
 
-def untaken(image: Tensor, views: list[View], *, full: Size) -> tuple[Tensor, Tensor]:
+def untaken(image: Tensor, views: list[View], image_size: ImageSize, *, full: Size) -> tuple[Tensor, Tensor]:
     """The pixels that views of an image need, and the views in numbers: what `taken` takes.
 
     Args:
         image: uint8 `(3, height, width)`, perhaps reduced.
         views: V views with one window.
+        image_size: Side of a view, or its height and width.
         full: Full size of the image.
 
     Returns:
-        uint8 `(3, h, w)` and int64 `(V, 7)`: height and width of the window and after resizing, top, left, mirrored.
+        uint8 `(3, h, w)` and int64 `(V, 9)`: height and width of the window and after resizing, top, left,
+        mirrored, height and width of the view.
 
     Raises:
         ValueError: for different windows.
@@ -36,7 +38,7 @@ def untaken(image: Tensor, views: list[View], *, full: Size) -> tuple[Tensor, Te
     if len({view.window for view in views}) > 1:
         raise ValueError("views with different windows")
     part = cut(image, views[0].window, full=full)
-    numbers = [[*part.shape[1:], *view.resized, *view.corner, view.mirrored] for view in views]
+    numbers = [[*part.shape[1:], *view.resized, *view.corner, view.mirrored, *sides(image_size)] for view in views]
     return part, torch.tensor(numbers)
 
 
@@ -49,34 +51,39 @@ def padded(images: list[Tensor]) -> Tensor:
     return result.permute(0, 3, 1, 2)
 
 
-def with_views_taken(batch: Mapping[str, Tensor], image_size: ImageSize) -> dict[str, Tensor]:
-    """The batch with views in place of images that wait for it; other batches are returned as they are."""
-    waiting = [name for name in batch if name.endswith(VIEW)]
-    rest = {name: value for name, value in batch.items() if name not in waiting}
-    for name in waiting:
-        image = name.removesuffix(VIEW)
-        rest[image] = taken(batch[image], batch[name], image_size)
-    return rest
+def waiting_views(batch: Mapping[str, Tensor]) -> dict[str, Size]:
+    """The images of a batch whose views are not taken yet, by name, and the size of the views.
+
+    A GPU would have to finish all its work first: to be called before the batch is moved.
+    """
+    numbers = {name.removesuffix(VIEW): value for name, value in batch.items() if name.endswith(VIEW)}
+    return {name: tuple(value[0, 0, -2:].tolist()) for name, value in numbers.items()}
 
 
-def taken(images: Tensor, views: Tensor, image_size: ImageSize) -> Tensor:
+def with_views_taken(batch: Mapping[str, Tensor], waiting: Mapping[str, Size]) -> dict[str, Tensor]:
+    """The batch, on its device, with views in place of the images that wait for it; see `waiting_views`."""
+    rest = {name: value for name, value in batch.items() if name.removesuffix(VIEW) not in waiting}
+    return rest | {name: taken(batch[name], batch[f"{name}{VIEW}"], size) for name, size in waiting.items()}
+
+
+def taken(images: Tensor, views: Tensor, size: Size) -> Tensor:
     """Views of images, on their device.
 
     Args:
         images: uint8 `(B, 3, H, W)`, padded.
-        views: int64 `(B, V, 7)`, see `untaken`.
-        image_size: Side of the results, or their height and width.
+        views: int64 `(B, V, 9)`, see `untaken`.
+        size: Height and width of the results.
 
     Returns:
         uint8 `(B, V, 3, h, w)`; without the second dimension if V is 1.
     """
     pairs = zip(images.split(CHUNK), views.split(CHUNK), strict=True)
-    result = torch.cat([_some_taken(*pair, sides(image_size)) for pair in pairs])
+    result = torch.cat([_some_taken(*pair, size) for pair in pairs])
     return result.squeeze(1) if views.shape[1] == 1 else result
 
 
 def _some_taken(images: Tensor, views: Tensor, size: Size) -> Tensor:
-    height, width, down, across, top, left, mirrored = views.unsqueeze(-1).unbind(2)  # (B, V, 1) each
+    height, width, down, across, top, left, mirrored = views[..., :7].unsqueeze(-1).unbind(2)  # (B, V, 1) each
     rows = _weights(top + torch.arange(size[0], device=images.device), height, down, images.shape[2])
     columns = torch.arange(size[1], device=images.device)
     columns = left + torch.where(mirrored.bool(), size[1] - 1 - columns, columns)

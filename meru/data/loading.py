@@ -148,7 +148,8 @@ class ImageDataset(Dataset):
         if not isinstance(self.transform, Viewing):
             found = [self.transform(image).contiguous() for _ in range(views)]
         elif self.views_wait:
-            part, numbers = untaken(image, [self.transform.draw(*full) for _ in range(views)], full=full)
+            drawn = [self.transform.draw(*full) for _ in range(views)]
+            part, numbers = untaken(image, drawn, self.transform.image_size, full=full)
             return {name: part, f"{name}{VIEW}": numbers}
         else:
             found = [self.transform(image, full).contiguous() for _ in range(views)]

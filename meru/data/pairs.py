@@ -260,7 +260,7 @@ def training_loader(
         views, view_parts: `views` and `parts` of `CachedPairs`, to train on these instead of the images.
 
     Returns:
-        Batches: `image` uint8 `(B, 3, S, S)`, or cached rows `(B, F)`, or what `with_views_taken` takes; `tokens` int64
+        Batches: `image` uint8 `(B, 3, S, S)`, or cached rows `(B, F)`, or what `taken` takes; `tokens` int64
         `(B, L)`, padded with 0 to the longest caption; `class_index` and `image_index` int64 `(B,)`; `skipped` int64
         `()`, the number of images replaced. With parts also `part_image` and `part_tokens`, of the same types, and
         `has_part` and `has_part_text`, bool `(B,)`. With queries also those of `query_entries`, stacked.

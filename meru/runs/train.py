@@ -17,7 +17,6 @@ from meru.assemble import build, without_pretrained_weights
 from meru.configuration import absolute_paths
 from meru.configuration.overrides import pasteable
 from meru.configuration.saved import check_targets
-from meru.data.device_views import with_views_taken
 from meru.data.loading import check_decoding, reading_options
 from meru.data.sampling import BatchPlan
 from meru.files import CONFIGS
@@ -124,7 +123,6 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
         device=device,
         settings=settings,
         epoch_state=task.epoch_state,
-        complete=partial(with_views_taken, image_size=model.image_size),
         on_resumed=partial(save_changes, folder, config),
         on_validated=partial(_save_plots, task, folder, pretrained, logger),
     )

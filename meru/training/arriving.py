@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from meru.data.device_views import waiting_views, with_views_taken
 from meru.encoders.packing import count_real
 
 
@@ -15,18 +16,17 @@ def arriving(
     batches: Iterable[Mapping[str, Tensor]],
     device: torch.device,
     *,
-    complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
     few_shapes: bool = False,
 ) -> Iterator[dict[str, Tensor | int]]:
     """Batches on the device; a GPU copies them beside its computations.
 
     Token ids `(B, L)` under a name `…tokens` get a companion `…tokens_count`, the number of real tokens as an int:
-    here it is known, and a GPU would have to finish all its work first.
+    here it is known, and a GPU would have to finish all its work first. Views of images that the loader left to the
+    device are taken there.
 
     Args:
         batches: Tensors by name, in main memory.
         device: Where they go.
-        complete: Makes there what the loader left to the device, such as views of images.
         few_shapes: Whether to round L and the number up to multiples of 8 and 128, so that few different shapes occur,
             each of which a CUDA graph is recorded for.
     """
@@ -37,15 +37,21 @@ def arriving(
             counts = {name: -(-count // 128) * 128 for name, count in counts.items()}
             batch = {name: _longer(value) if _are_tokens(name, value) else value for name, value in batch.items()}
         if stream is None:
-            moved = complete({name: value.to(device, non_blocking=True) for name, value in batch.items()})
+            moved = _moved(batch, device)
         else:
             current = torch.cuda.current_stream(device)
             with torch.cuda.stream(stream):
-                moved = complete({name: value.to(device, non_blocking=True) for name, value in batch.items()})
+                moved = _moved(batch, device)
             current.wait_stream(stream)
             for value in moved.values():
                 value.record_stream(current)
         yield {**moved, **counts}
+
+
+def _moved(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    waiting = waiting_views(batch)
+    moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    return with_views_taken(moved, waiting) if waiting else moved
 
 
 def _longer(tokens: Tensor) -> Tensor:

@@ -67,7 +67,6 @@ class Trainer:
         settings: See `TrainerSettings`.
         epoch_state: State that `batches` computes at the start of an epoch and uses until its end, tensors and numbers
             by name; saved in checkpoints, and restored before `batches` is called.
-        complete: Makes on the device what the loader left to it.
         on_resumed: Called in the main process after a checkpoint has been restored.
         on_validated: Called in the main process with the validated model and the step, after every
             `settings.figures_every` validations, but not at the end of the run.
@@ -83,7 +82,6 @@ class Trainer:
     device: torch.device
     settings: TrainerSettings
     epoch_state: dict[str, Tensor | int] = field(default_factory=dict)
-    complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     on_resumed: Callable[[], None] = lambda: None
     on_validated: Callable[[nn.Module, int], None] = lambda model, step: None
 
@@ -318,8 +316,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------- small things
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        few_shapes = self.settings.compile == "graphs"
-        return arriving(batches, self.device, complete=self.complete, few_shapes=few_shapes)
+        return arriving(batches, self.device, few_shapes=self.settings.compile == "graphs")
 
     def _autocast(self):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)

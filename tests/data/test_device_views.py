@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from meru.data.device_views import padded, taken, untaken, with_views_taken
+from meru.data.device_views import padded, taken, untaken, waiting_views, with_views_taken
 from meru.data.discovery.loading import TrainingViews
 from meru.data.discovery.splits import DiscoverySplit
 from meru.data.loading import collate
@@ -12,6 +12,7 @@ from meru.data.pairs import TrainingPairs
 from meru.data.parts import Part
 from meru.data.records import ImageRecord
 from meru.data.transforms import discovery_transforms, training_transform
+from meru.encoders.sizes import sides
 
 SIZES = [(48, 64), (64, 48), (31, 97), (20, 20), (5, 90), (32, 32), (75, 100), (200, 150)]
 
@@ -41,10 +42,10 @@ def test_views_are_those_of_the_cpu_to_one_level(name, views):
     expected = torch.stack([torch.stack([transform(image) for _ in range(views)]) for image in images])
     torch.manual_seed(3)
     waiting = [
-        untaken(image, [transform.draw(*image.shape[1:]) for _ in range(views)], full=tuple(image.shape[1:]))
+        untaken(image, [transform.draw(*image.shape[1:]) for _ in range(views)], size, full=tuple(image.shape[1:]))
         for image in images
     ]
-    result = taken(padded([part for part, _ in waiting]), torch.stack([numbers for _, numbers in waiting]), size)
+    result = taken(padded([part for part, _ in waiting]), torch.stack([numbers for _, numbers in waiting]), sides(size))
     assert result.dtype == torch.uint8 and result.shape == (expected.squeeze(1) if views == 1 else expected).shape
     difference = (result.float() - expected.view_as(result).float()).abs()
     assert difference.max() <= 1 and difference.mean() < 0.02
@@ -53,12 +54,12 @@ def test_views_are_those_of_the_cpu_to_one_level(name, views):
 def test_views_with_different_windows_are_refused():
     transform, image = training_transform(8), noise(40, 40)
     with pytest.raises(ValueError, match="different windows"):
-        untaken(image, [transform.draw(40, 40) for _ in range(9)], full=(40, 40))
+        untaken(image, [transform.draw(40, 40) for _ in range(9)], 8, full=(40, 40))
 
 
 def test_a_batch_without_waiting_views_is_left_as_it_is():
     batch = {"image": noise(4, 4)[None], "tokens": torch.ones(1, 3)}
-    assert with_views_taken(batch, 4) == batch
+    assert waiting_views(batch) == {} and with_views_taken(batch, {}) == batch
 
 
 class _Words:
@@ -87,7 +88,7 @@ def test_training_pairs_with_parts_make_the_same_batch_on_the_device(tmp_path):
         batches[place] = collate(data.__getitems__([(1, index) for index in range(4)]))
     assert {"image_view", "part_image_view"} <= batches["device"].keys()
     assert batches["device"]["image"].shape[1:] != (3, 16, 16)
-    done = with_views_taken(batches["device"], 16)
+    done = with_views_taken(batches["device"], waiting_views(batches["device"]))
     assert done.keys() == batches["cpu"].keys()
     for name, value in batches["cpu"].items():
         assert (done[name].float() - value.float()).abs().max() <= (1 if "image" in name and value.dim() == 4 else 0)
@@ -104,7 +105,7 @@ def test_two_views_of_discovery_are_the_same_on_the_device():
         )
         for place in ("cpu", "device")
     }
-    done = with_views_taken(pairs["device"], 28)
+    done = with_views_taken(pairs["device"], waiting_views(pairs["device"]))
     assert pairs["device"]["image"].shape == (3, 3, 40, 52)  # each image travels once
     assert done["image"].shape == (3, 2, 3, 28, 28)
     assert (done["image"].float() - pairs["cpu"]["image"].float()).abs().max() <= 1

@@ -159,8 +159,3 @@ def test_plain_attention_in_bfloat16_is_near_the_fused_one():
     with fastest_attention(CPU, bf16=True):
         plain = attend(query, key, value, is_causal=True)
     torch.testing.assert_close(plain, fused, rtol=2e-2, atol=2e-2)
-
-
-def test_what_the_loader_left_to_the_device_is_completed_on_arrival():
-    (batch,) = arriving([{"image": torch.ones(2)}], CPU, complete=lambda moved: {"image": moved["image"] + 1})
-    assert batch["image"].tolist() == [2, 2]

@@ -121,9 +121,9 @@ def discovery_training_loader(
         views: As for `CachedTrainingViews`, to train on these without reading the images.
 
     Returns:
-        Batches: `image`, two views, uint8 `(B, 2, 3, S, S)`, or cached rows `(B, 2, F)`, or what `with_views_taken`
-        takes; int64 `(B,)` `label`, −1 for
-        unlabelled images, and `image_index`, the place in the split; `labelled` bool `(B,)`; `skipped` int64 `()`.
+        Batches: `image`, two views, uint8 `(B, 2, 3, S, S)`, or cached rows `(B, 2, F)`, or what `taken` takes; int64
+        `(B,)` `label`, −1 for unlabelled images, and `image_index`, the place in the split; `labelled` bool `(B,)`;
+        `skipped` int64 `()`.
 
     Raises:
         UserError: for an unknown sampler, or a batch larger than the training set or smaller than k.
