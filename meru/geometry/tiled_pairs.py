@@ -238,7 +238,7 @@ class Distances(Pairs):
         """Gradients of the pairs that were compared by their difference, which then are 0 in `gradient`."""
         near = tile.near
         weights = gradient[near.i, near.j] * -tile.scale  # by the distance
-        gradient[near.i, near.j] = 0
+        gradient[near.i, near.j] = gradient.new_zeros(())  # a number would be copied to a GPU, which waits
         sums = self._sums("near", self.given)
         pairs = zip(self._pieces(near), self._pairs(near, tile.rows, tile.columns), strict=True)
         done = 0

@@ -19,13 +19,13 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from meru import distributed, sharing, stopping
 from meru.errors import UserError
 from meru.run_layout import BEST, CHECKPOINT, GRADIENTS, METRICS
 from meru.training.arriving import arriving
+from meru.training.averaging import MovingAverage
 from meru.training.checkpoint import (
     MetricsFile,
     random_states,
@@ -102,8 +102,7 @@ class Trainer:
         self.watch = StepWatch(optimizer=self.optimizer, device=self.device)
         self.average = None
         if self.settings.ema_decay:
-            average = get_ema_multi_avg_fn(self.settings.ema_decay)
-            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=False)
+            self.average = MovingAverage(self.model, self.settings.ema_decay)
         self.bf16 = wants_bf16(self.settings.precision, self.device)
 
     # ------------------------------------------------------------------------------------------- the loop
