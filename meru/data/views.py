@@ -171,7 +171,7 @@ def cut(image: Tensor, window: Window, *, full: Size) -> Tensor:
 
 
 def resized(image: Tensor, size: Size, *, interpolation: v2.InterpolationMode = BICUBIC) -> Tensor:
-    """`v2.Resize` with antialiasing, bit by bit, in two thirds of its time for a part of a decoded image.
+    """`v2.Resize` with antialiasing, bit by bit.
 
     Args:
         image: uint8 `(3, height, width)`.

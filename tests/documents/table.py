@@ -261,7 +261,7 @@ ROWS = (
     Row(r"bash \.ci/run", change=(("bash", "bash -n"),)),  # only read: it runs the tests
     Row(r"bash scripts/carry_wheels\.sh \S+", change=((r"\S+$", "--help"),), says="Usage", exit_code=2),
     # Runs that take too long for a test
-    Row(r"(NGPU=\d )?bash train_cub\.sh (meru|clip) .*", composed=()),
+    Row(r"(NGPU=\d )?bash train_cub\.sh (meru|clip)( .*)?", composed=()),
     Row(r"bash train_patches_cub\.sh .*", composed=()),
     Row(r"python scripts/(train|ablate|evaluate)\.py .*", composed=()),
 )
