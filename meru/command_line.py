@@ -289,6 +289,11 @@ def _run_under_hydra(task: Callable, config_name: str) -> None:
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(configuration_message(error)) from error
         except Exception as error:
+            if 'Could not detect "srun"' in str(error):  # submitit's words
+                raise UserError(
+                    "hydra/launcher=slurm: there is no srun here: start this where SLURM's commands are, or try it "
+                    "with hydra/launcher=submitit_local"
+                ) from error
             if type(error).__module__.partition(".")[0] != "submitit":
                 raise
             raise UserError(_failure_of_job(str(error)), exit_code=1) from error

@@ -25,6 +25,8 @@ import check_environment  # noqa: F401 (one line instead of a traceback if packa
 from meru.command_line import keep_freed_memory, one_line_errors
 from meru.files import write_text
 
+OF_MODEL = "only this model; may be repeated (default all); compiled as in 'meru, towers' (or graphs, model)"
+
 
 def main() -> None:
     """Read the command line, measure, print the report."""
@@ -59,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     step.add_argument("--batch", type=positive, default=16, help="images (default 16)")
     step.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the towers (default fp32)")
     step.add_argument("--task", choices=("image-text", "discovery"), default="image-text")
-    step.add_argument("--model", action="append", help="only this model; may be repeated (default all)")
+    step.add_argument("--model", action="append", help=OF_MODEL)
     step.add_argument("--open-clip", metavar="NAME", help="also measure this open_clip model")
     step.add_argument("encoder", nargs="*", default=["encoder=vit_small"], help="overrides (default encoder=vit_small)")
 

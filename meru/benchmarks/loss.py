@@ -51,7 +51,7 @@ def report(batch: int, dimension: int, repeats: int, device: str) -> str:
             f"{1000 * row['seconds']:.1f} ms",
             f"{row['seconds'] / first['seconds']:.2f}",
             f"{row['peak_bytes'] / 2**20:.0f} MiB",
-            f"1/{first['peak_bytes'] / row['peak_bytes']:.1f}",
+            f"{row['peak_bytes'] / first['peak_bytes']:.3f}",
         ])  # fmt: skip
     note = (
         f"Forward and backward from features, B = {batch:,}, D = {dimension}; ratios to the first form of each loss, "

@@ -235,6 +235,7 @@ def training_step(
     model, tokenizer, _ = build(without_pretrained_weights(config, low_rank=True))  # weights do not affect the time
     model = model.to(device).train()
     model.reports_figures = False
+    compiled = compiled or {True: "model", False: None}.get(config.trainer.compile, config.trainer.compile)
     if compiled in ("towers", "graphs"):
         compile_towers(model, graphs=compiled == "graphs")
     forward = torch.compile(model) if compiled == "model" else model

@@ -99,7 +99,7 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     torch.manual_seed(config.seed)  # the same weights in every process
     pretrained = build(without_pretrained_weights(config, low_rank=True) if begun else config)
     model = pretrained.model.to(device)
-    check_fit(model, settings)
+    check_fit(model, settings, device)
     distributed.seed_training(model, config.seed)
     optimizer = build_optimizer(
         model, **instantiate(config.optim, _convert_="all"), images_per_step=plan.images_per_step

@@ -120,6 +120,7 @@ class Trainer:
             restore_random_states(states, alike=distributed.draw_alike(self.model))
         if self.settings.parallel == "fsdp" and distributed.world_size() > 1:
             self.sharded = Sharded(self.model, self.optimizer, self.device)
+            log.info("the blocks of the towers are divided among %d processes", distributed.world_size())
             self.watch.late = False  # the optimizer of divided parameters cannot skip an update by itself
         forward = wrapped(self.model, self.settings, self.device)
         self.model.train()

@@ -16,12 +16,15 @@ from meru.training.settings import TrainerSettings
 TOWERS = ("visual", "textual")
 
 
-def check_fit(model: nn.Module, settings: TrainerSettings) -> None:
-    """Check, before anything is made, that a model can be trained with the settings.
+def check_fit(model: nn.Module, settings: TrainerSettings, device: torch.device) -> None:
+    """Check, before anything is made, that a model can be trained with the settings on a device.
 
     Raises:
-        UserError: if towers have no blocks to compile, or pieces of a batch would change the result.
+        UserError: if towers have no blocks to compile, pieces of a batch would change the result, or CUDA graphs lack
+            a GPU.
     """
+    if settings.compile == "graphs" and device.type != "cuda":
+        raise UserError("trainer.compile=graphs: CUDA graphs need a GPU; set it to towers or false")
     if settings.micro_batch_size:
         _require_independent_samples(model, settings.micro_batch_size)
     if settings.compile in ("towers", "graphs"):

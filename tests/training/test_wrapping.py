@@ -75,7 +75,7 @@ def test_batch_norms_refuse_pieces():
             self.visual = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
 
     with pytest.raises(UserError, match="trainer.micro_batch_size=2: batch norms"):
-        check_fit(Normed(), TrainerSettings(epochs=1, micro_batch_size=2))
+        check_fit(Normed(), TrainerSettings(epochs=1, micro_batch_size=2), CPU)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,7 +105,9 @@ def test_a_tower_without_blocks_is_refused():
     model = nn.Module()
     model.visual = nn.Linear(2, 2)
     with pytest.raises(UserError, match="trainer.compile: Linear has no blocks"):
-        check_fit(model, TrainerSettings(epochs=1, compile="towers"))
+        check_fit(model, TrainerSettings(epochs=1, compile="towers"), CPU)
+    with pytest.raises(UserError, match="trainer.compile=graphs: CUDA graphs need a GPU"):
+        check_fit(build(CLIP, "cpu"), TrainerSettings(epochs=1, compile="graphs"), CPU)
 
 
 def test_a_failing_compiler_is_one_line():
