@@ -72,7 +72,9 @@ def described_group(environment: Mapping[str, str] = os.environ) -> Group | None
     if not 0 <= rank < size:
         raise UserError(f"RANK={rank}: with WORLD_SIZE={size} it must be from 0 to {size - 1}; {ALONE}")
     if size > 1:
-        _number(environment, "MASTER_PORT", 0)
+        port = _number(environment, "MASTER_PORT", 0)
+        if not 1 <= port <= 65_535:
+            raise UserError(f"MASTER_PORT={port} is not a port: give a number from 1 to 65535; {ALONE}")
     local = _number(environment, "LOCAL_RANK", 0)
     return Group(rank, size, local, environment.get("MASTER_ADDR", ""), environment.get("MASTER_PORT", ""), by_slurm)
 

@@ -68,9 +68,9 @@ def parse_arguments() -> argparse.Namespace:
     data = commands.add_parser("data", parents=[common], help="ways from JPEG files to a model's inputs")
     data.add_argument("root", nargs="?", help="folder of JPEG files (default: images are drawn)")
     data.add_argument("--images", type=positive, default=64, help="how many (default 64)")
-    data.add_argument("--width", type=positive, default=500, help="of drawn images, pixels (default 500)")
-    data.add_argument("--height", type=positive, default=375, help="of drawn images, pixels (default 375)")
-    data.add_argument("--size", type=positive, default=224, help="side of the model's input (default 224)")
+    data.add_argument("--width", type=side, default=500, help="of drawn images, pixels (default 500)")
+    data.add_argument("--height", type=side, default=375, help="of drawn images, pixels (default 375)")
+    data.add_argument("--size", type=side, default=224, help="side of the model's input (default 224)")
 
     retrieval = commands.add_parser("retrieval", parents=[common], help="ranking figures of a large test split")
     retrieval.add_argument("--size", type=positive, default=19_848, help="queries, and gallery (default 19848)")
@@ -105,6 +105,14 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise ValueError
+    return number
+
+
+def side(text: str) -> int:
+    """Parse the side of an image, pixels: JPEG files have at most 65,535, and memory is bounded."""
+    number = positive(text)
+    if number > 16_384:
+        raise argparse.ArgumentTypeError(f"{number}: give at most 16384 pixels")
     return number
 
 

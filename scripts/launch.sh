@@ -9,8 +9,12 @@ wrong_usage() { # MESSAGE
     exit 2
 }
 
+is_task_of_srun() {
+    [ -n "${SLURM_PROCID:-}" ] && [ "${SLURM_STEP_NUM_TASKS:-1}" -gt 1 ] && [ -z "${SLURM_PTY_PORT:-}" ]
+}
+
 check_overrides() { # OVERRIDE...
-    local override
+    local override where=()
     for override in "$@"; do
         case $override in
             -h | --help)
@@ -24,6 +28,7 @@ check_overrides() { # OVERRIDE...
     case ${NGPU:-} in
         *[!0-9]*) wrong_usage "NGPU=$NGPU is not a number of processes: give 0 (CPU), 1, 2, ... or leave it out." ;;
     esac
+    is_task_of_srun || rendezvous
 }
 
 train() { # MODEL OVERRIDE...
@@ -47,12 +52,15 @@ train() { # MODEL OVERRIDE...
 # Several machines: each runs the same command with NNODES and either MASTER_ADDR and its own NODE_RANK, from 0,
 # or RDZV_ENDPOINT (host:port of one of them) and RDZV_ID, a name of the job. MAX_RESTARTS: start lost processes again.
 rendezvous() { # sets `where`
-    local name
+    local name port
     for name in NNODES NODE_RANK MAX_RESTARTS; do
         case ${!name:-} in
-            *[!0-9]*) wrong_usage "$name=${!name} is not a number." ;;
+            *[!0-9]* | ??????*) wrong_usage "$name=${!name} is not a number from 0 to 99999." ;;
         esac
     done
+    if [ "${NODE_RANK:-0}" -ge "${NNODES:-1}" ] && [ "${NNODES:-1}" -gt 1 ]; then # torchrun would wait for ever
+        wrong_usage "NODE_RANK=$NODE_RANK: with NNODES=$NNODES it must be from 0 to $((NNODES - 1))."
+    fi
     where=()
     if [ "${MAX_RESTARTS:-0}" -gt 0 ]; then where+=(--max-restarts="$MAX_RESTARTS"); fi
     if [ "${NNODES:-1}" -le 1 ]; then
@@ -60,8 +68,12 @@ rendezvous() { # sets `where`
     elif [ -n "${RDZV_ENDPOINT:-}" ]; then
         where+=(--nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$RDZV_ENDPOINT" --rdzv-id="${RDZV_ID:-meru}")
     elif [ -n "${MASTER_ADDR:-}" ] && [ -n "${NODE_RANK:-}" ]; then
+        port=${MASTER_PORT:-29500}
+        if ! { [ "$port" -ge 1 ] && [ "$port" -le 65535 ]; } 2>/dev/null; then
+            wrong_usage "MASTER_PORT=$MASTER_PORT is not a port: give a number from 1 to 65535."
+        fi
         where+=(--nnodes="$NNODES" --node-rank="$NODE_RANK")
-        where+=(--master-addr="$MASTER_ADDR" --master-port="${MASTER_PORT:-29500}")
+        where+=(--master-addr="$MASTER_ADDR" --master-port="$port")
     else
         wrong_usage "NNODES=$NNODES: give MASTER_ADDR (the first machine) and NODE_RANK (0, 1, ...), or RDZV_ENDPOINT."
     fi
@@ -69,7 +81,7 @@ rendezvous() { # sets `where`
 
 launch() { # SCRIPT ARGUMENT...
     local gpus=0 processes=${NGPU:-} where=()
-    if [ -n "${SLURM_PROCID:-}" ] && [ "${SLURM_STEP_NUM_TASKS:-1}" -gt 1 ] && [ -z "${SLURM_PTY_PORT:-}" ]; then
+    if is_task_of_srun; then
         exec "$PYTHON" "$@" # a task of `srun`, which is one of the processes
     fi
     rendezvous

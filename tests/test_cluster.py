@@ -55,6 +55,12 @@ def test_an_address_that_is_set_stays():
     assert (group.rank, group.size, group.address, group.port) == (5, 8, "here", "77")
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_a_port_that_cannot_be_is_refused_at_once(port):
+    with pytest.raises(UserError, match=f"MASTER_PORT={port} is not a port"):
+        described_group({**STEP, "MASTER_PORT": port})
+
+
 def test_torchrun_within_a_step_has_the_word():
     inside = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     assert described_group({**STEP, **inside})[:3] == (0, 2, 0)

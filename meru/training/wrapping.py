@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+import torch._functorch.config
 from torch import nn
 
 from meru import distributed
@@ -41,6 +42,8 @@ def wrapped(model: nn.Module, settings: TrainerSettings, device: torch.device) -
     if several:
         share_batch_norms(model)
     if settings.compile in ("towers", "graphs"):
+        if settings.diagnose_every:  # every term has a backward pass of its own through the same graph
+            torch._functorch.config.donated_buffer = False
         compile_towers(model, graphs=settings.compile == "graphs")
     forward = torch.compile(model) if settings.compile is True else model
     return distributed.parallel(forward, device) if several else forward

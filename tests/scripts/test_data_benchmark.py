@@ -1,10 +1,14 @@
 """The benchmark of images: every way gives as many images, and mistakes are one line."""
 
+import subprocess
+import sys
+
 import pytest
 
 from meru.benchmarks.data import REFERENCE, WAYS, drawn_jpegs, found_jpegs, loader_rates, measure_ways, report
 from meru.data.images import image_size
 from meru.errors import UserError
+from meru.files import PROJECT
 
 
 def test_every_way_is_measured_beside_the_reference(tmp_path):
@@ -30,3 +34,11 @@ def test_own_images_are_found_in_folders_of_folders(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match="there is no JPEG file"):
         found_jpegs(str(tmp_path), 5)
+
+
+@pytest.mark.parametrize("word", ["--size", "--width", "--height"])
+def test_sides_that_no_image_has_are_refused_before_anything_is_drawn(word):
+    command = [sys.executable, PROJECT / "scripts" / "benchmark.py", "data", word, "99999999999"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert f"argument {word}: 99999999999: give at most 16384 pixels" in result.stderr

@@ -42,6 +42,12 @@ def test_scripts_parse(pattern):
         (["meru", "seed=1", "--fast"], {}, "'--fast'"),
         (["clip"], {"NGPU": "two"}, "NGPU=two"),
         (["clip"], {"NGPU": "-1"}, "NGPU=-1"),
+        (["clip"], {"NNODES": "two"}, "NNODES=two"),
+        (["clip"], {"NNODES": "2"}, "give MASTER_ADDR"),
+        (["clip"], {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "here"}, "NODE_RANK=2"),
+        (["clip"], {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "x"}, "MASTER_PORT=x"),
+        (["clip"], {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "65536"}, "MASTER_PORT=65536"),
+        (["clip"], {"MAX_RESTARTS": "9" * 20}, "MAX_RESTARTS=9"),
     ],
 )
 def test_wrong_usage_exits_2_and_touches_nothing(checkout, arguments, variables, says):

@@ -1,5 +1,7 @@
 """Compiled towers and towers in pieces give the losses and gradients of plain ones."""
 
+from functools import partial
+
 import pytest
 import torch
 from test_gpu_training import BATCH, batch_number, build, discovery_batch
@@ -15,7 +17,9 @@ from meru.models.hypgcd import HypGCD
 from meru.models.meru import MERU
 from meru.models.meru_grid import MERUGrid
 from meru.models.meru_patches import MERUPatches
+from meru.training import wrapping
 from meru.training.arriving import arriving
+from meru.training.gradients import TermGradients
 from meru.training.precision import fastest_attention
 from meru.training.settings import TrainerSettings
 from meru.training.wrapping import as_before, check_fit, compile_towers, compiler_errors
@@ -89,6 +93,19 @@ def test_compiled_towers_give_the_loss_and_gradients_of_plain_ones(kind):
     assert list(model.state_dict()) == names
     as_before(model)
     assert not any(module._compiled_call_impl for module in model.modules())
+
+
+def test_terms_of_compiled_towers_can_be_measured(monkeypatch):
+    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)  # torch's default
+    monkeypatch.setattr(wrapping, "compile_towers", partial(compile_towers, backend="aot_eager"))
+    model, batch = build(MERU, "cpu"), batch_number(0)
+    wrapping.wrapped(model, TrainerSettings(epochs=1, compile="towers", diagnose_every=1), CPU)
+    torch.manual_seed(1)
+    output = model(batch)
+    measured = TermGradients(model)
+    measured.add(output, share=1.0)
+    output.loss.backward()
+    assert all(value for name, value in measured.figures().items() if name.endswith("/all"))
 
 
 def test_blocks_compile_without_a_graph_break():
