@@ -56,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     loss = commands.add_parser("loss", parents=[common], help="losses of a large batch")
     loss.add_argument("--batch", type=positive, default=4096, help="images (default 4096)")
     loss.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
+    loss.add_argument("--only", choices=("tiled", "whole matrix", "published form"), help="only this form of each loss")
 
     step = commands.add_parser("step", parents=[common], help="a training step of every model")
     step.add_argument("--batch", type=positive, default=16, help="images (default 16)")

@@ -38,9 +38,9 @@ LOSSES: dict[str, tuple[type[DualEncoder], dict]] = {
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def report(batch: int, dimension: int, repeats: int, device: str) -> str:
-    """Time and memory of every form of the losses as a Markdown table."""
-    rows = measure_losses(batch, dimension, repeats, device)
+def report(batch: int, dimension: int, repeats: int, device: str, only: str | None) -> str:
+    """Time and memory of every form of the losses, or only of one, as a Markdown table."""
+    rows = measure_losses(batch, dimension, repeats, device, only=only)
     base: dict[str, dict] = {}
     lines = []
     for row in rows:
