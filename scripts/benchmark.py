@@ -94,11 +94,17 @@ def parse_arguments() -> argparse.Namespace:
         explanation = f"rounds of measurement (default {repeats})"
         command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
     arguments = parser.parse_args()
-    if arguments.output and not arguments.output.absolute().parent.is_dir():
-        parser.error(f"no such folder: {arguments.output.parent}")
-    if arguments.output and (arguments.output.is_dir() or arguments.output.suffix not in (".md", ".txt")):
-        parser.error(f"--output {arguments.output}: name a Markdown file, such as report.md")
+    if arguments.output:
+        check_output(arguments.output, parser)
     return arguments
+
+
+def check_output(output: Path, parser: argparse.ArgumentParser) -> None:
+    """Leave with the parser's error unless a Markdown file can be written there."""
+    if not output.absolute().parent.is_dir():
+        parser.error(f"no such folder: {output.parent}")
+    if output.is_dir() or output.suffix not in (".md", ".txt"):
+        parser.error(f"--output {output}: name a Markdown file, such as report.md")
 
 
 def positive(text: str) -> int:
