@@ -219,7 +219,7 @@ ROWS = (
     # Benchmarks and checks
     Row(r"bash train_\w+\.sh", add=("--help",), says="Usage"),
     Row(r"python scripts/document_keys\.py", add=("--check",)),
-    Row(r"python scripts/benchmark\.py geometry", add=("--batch", "64", "--dimension", "8"), says="|"),
+    Row(r"python scripts/benchmark\.py geometry.*", add=("--batch", "64", "--dimension", "8"), says="|"),
     Row(
         r"python scripts/benchmark\.py loss .*",
         add=("--batch", "64", "--dimension", "8", "--repeats", "1"),
