@@ -72,7 +72,7 @@ def rows_of(
         batches: All batches.
         compute: A batch → tensors `(b, …)` by name, the same names, dtypes and shapes but for b for every batch; None:
             no rows.
-        device: Where the rows are, and are to be.
+        device: Device of the rows.
 
     Returns:
         Tensors `(n, …)` by name; empty if no batch has rows.

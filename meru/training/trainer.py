@@ -124,12 +124,10 @@ class Trainer:
             self.watch.late = False  # the optimizer of divided parameters cannot skip an update by itself
         forward = wrapped(self.model, self.settings, self.device)
         self.model.train()
-        progress = tqdm(
-            total=self.total_steps, initial=self.step, unit="step", disable=None if distributed.is_main() else True
-        )
-        written = StepLog(
-            model=self.model, movement=self.movement, metrics=metrics, logger=self.logger, progress=progress
-        )
+        hidden = None if distributed.is_main() else True  # None: where there is no terminal
+        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", disable=hidden)
+        shown = {"logger": self.logger, "progress": progress}
+        written = StepLog(model=self.model, movement=self.movement, metrics=metrics, **shown)
         clock, images, stop = time.perf_counter(), 0, False
         with self._signals(), compiler_errors():
             while self.step < self.total_steps:
@@ -143,7 +141,8 @@ class Trainer:
                     written.write(figures, **progressed, images=images, seconds=time.perf_counter() - clock)
                     clock, images = time.perf_counter(), 0
                 if validating:
-                    self._validate(metrics, progress, figures)
+                    with torch.compiler.set_stance("force_eager"):  # other shapes would be compiled again
+                        self._validate(metrics, progress, figures)
                     clock, images = time.perf_counter(), 0
                     stop = stop or self._asked_alone()
                 if validating or stop or self._checkpoint_due():
@@ -194,7 +193,7 @@ class Trainer:
         limit = self.settings.clip_gradient_norm or math.inf
         clip(self.model, limit, totals["gradient_norm"])
         self.watch.note(self.step, stop=self.stop_requested, figures=totals, gradients=norms)
-        if not self.watch.late:  # then the weights must not change before
+        if not self.watch.late or measured:  # before the weights change, or figures are written
             self.verdict = self._checked(now=True)
         if measured:
             self._log_gradients(measured)
@@ -225,6 +224,8 @@ class Trainer:
         """Whether the run was asked to stop; raises the error of a step that was not finite."""
         if self.watch.late:
             self.verdict = self._checked(now=now)
+            if self.verdict.stop or self._asked_alone():
+                self._checked(now=True)  # the last step, before it is saved
         return self.verdict.stop or self._asked_alone()
 
     def _asked_alone(self) -> bool:
@@ -268,8 +269,7 @@ class Trainer:
             return
         if self.sharded:
             self.sharded.gather()
-        # Compiled code would be compiled again for other shapes.
-        with torch.compiler.set_stance("force_eager"), sharing.together():
+        with sharing.together():
             figures = self.evaluate(self.evaluated)
         if metrics is not None:
             if self.settings.monitor not in figures:

@@ -47,6 +47,7 @@ class StepWatch:
     device: torch.device
     late: bool | None = None
 
+    _stop: bool = field(default=False, init=False)
     _pending: deque[tuple[int, Tensor, torch.cuda.Event | None]] = field(default_factory=deque, init=False)
     _failed: Tensor | None = field(default=None, init=False)
     _finite: Tensor | None = field(default=None, init=False)
@@ -90,16 +91,16 @@ class StepWatch:
 
     def verdict(self, *, now: bool) -> Verdict:
         """The verdict about all steps; unless `now`, about all but the last one where answers are late."""
-        stop, keep = False, 0 if now or not self.late else 1
+        keep = 0 if now or not self.late else 1
         while len(self._pending) > keep:
             step, flags, event = self._pending.popleft()
             if event is not None:
                 event.synchronize()
             failed, asked = flags.tolist()
-            stop |= asked > 0
+            self._stop |= asked > 0
             if failed:
-                return Verdict(stop=stop, failed=step, causes=self._causes())
-        return Verdict(stop=stop)
+                return Verdict(stop=self._stop, failed=step, causes=self._causes())
+        return Verdict(stop=self._stop)
 
     def _causes(self) -> list[str]:
         assert self._finite is not None

@@ -52,6 +52,32 @@ def run_beyond(trainer, steps):
     trainer._stop_due(now=True)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_step_that_is_not_finite_is_not_saved_because_a_signal_came_with_it(tmp_path, late):
+    trainer = trained(tmp_path / "run", late=late, batch=spoilt_from(2))
+    trainer.batches = interrupted(trainer.batches, trainer, at=2)
+    with pytest.raises(UserError, match="^step 2: loss/square is not finite"):
+        trainer.run()
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def interrupted(batches, trainer, *, at):
+    def with_signal(start):
+        for number, batch in enumerate(batches(start)):
+            trainer.stop_requested |= number == at
+            yield batch
+
+    return with_signal
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_gradients_of_a_step_that_is_not_finite_are_not_written(tmp_path, late):
+    trainer = trained(tmp_path / "run", late=late, batch=spoilt_from(3), diagnose_every=1)
+    with pytest.raises(UserError, match="^step 3: "):
+        trainer.run()
+    assert "NaN" not in (tmp_path / "run" / "diagnosis.jsonl").read_text("utf-8")
+
+
 def test_a_late_answer_comes_one_step_later_and_at_once_if_asked(tmp_path):
     optimizer = torch.optim.SGD(Regression().parameters(), lr=0.1)
     watch = StepWatch(optimizer=optimizer, device=torch.device("cpu"), late=True)
