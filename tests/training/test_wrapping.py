@@ -96,16 +96,18 @@ def test_compiled_towers_give_the_loss_and_gradients_of_plain_ones(kind):
 
 
 def test_terms_of_compiled_towers_can_be_measured(monkeypatch):
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)  # torch's default
     monkeypatch.setattr(wrapping, "compile_towers", partial(compile_towers, backend="aot_eager"))
     model, batch = build(MERU, "cpu"), batch_number(0)
-    wrapping.wrapped(model, TrainerSettings(epochs=1, compile="towers", diagnose_every=1), CPU)
-    torch.manual_seed(1)
-    output = model(batch)
-    measured = TermGradients(model)
-    measured.add(output, share=1.0)
-    output.loss.backward()
+    # torch's default; `monkeypatch` would take the setting away in the end, which other tests need.
+    with torch._functorch.config.patch(donated_buffer=True):
+        wrapping.wrapped(model, TrainerSettings(epochs=1, compile="towers", diagnose_every=1), CPU)
+        torch.manual_seed(1)
+        output = model(batch)
+        measured = TermGradients(model)
+        measured.add(output, share=1.0)
+        output.loss.backward()
     assert all(value for name, value in measured.figures().items() if name.endswith("/all"))
+    assert torch._functorch.config.donated_buffer
 
 
 def test_blocks_compile_without_a_graph_break():
