@@ -5,8 +5,9 @@ A new key in configs/ needs a line here. The comment beside a key in configs/ ex
 
 from __future__ import annotations
 
+from meru.configuration.declared_losses import DISCOVERY, LOSS
 from meru.configuration.declared_training import LOGGER, OPTIM, TRAINER
-from meru.configuration.key import Key, fixed, weight
+from meru.configuration.key import Key, fixed
 from meru.configuration.kinds import (
     Architecture,
     Choice,
@@ -22,7 +23,6 @@ from meru.configuration.kinds import (
 )
 from meru.configuration.own_data import OWN_DATA
 from meru.configuration.ranges import (
-    AT_LEAST_0,
     FILE,
     FOLDER,
     NAMES,
@@ -211,87 +211,6 @@ _PARTS = {
         ListOf(Number(0, 1, above=True), "[0.3,0.5]", least=2, most=2, ascending=True), "shares of the box"
     ),
 }
-_LOSS = {
-    "contrastive.weight": weight("weight of the contrast of images and captions"),
-    "contrastive.kind": fixed(Choice(("softmax", "sigmoid"))),
-    "contrastive.bias": fixed(Number(-1000, 1000), meaning="start of the learned bias of kind=sigmoid"),
-    "contrastive.positives": Key(Choice(("pair", "image", "class"))),
-    "semantic_margin.weight": weight("weight of SMS"),
-    "semantic_margin.margin": Key(Number(0, 100), meaning="λ"),
-    "semantic_margin.margin_source": Key(Choice(("intra", "cross")), meaning="intra: paper | cross: released code"),
-    "semantic_margin.soft_label": Key(SHARE, "share", "weight of the model's own predictions in the targets"),
-    "semantic_margin.soft_label_epochs": Key(Number(0, 100_000, above=True), "epochs", "growth of soft_label from 0"),
-    "category.weight": weight("weight of HCL"),
-    "category.temperature": Key(TEMPERATURE, meaning="of the classes' probabilities"),
-    "category.smoothing": Key(Number(0, 1, below=True), "share", "of the targets that goes to the other classes"),
-    "category.riemannian": Key(Flag()),
-    "category.start_epoch": Key(Whole(0, 100_000), "epochs"),
-    "category.confidence": Key(Number(0, 1, below=True), "probability"),
-    "hierarchy.weight": weight("weight of LHL"),
-    "hierarchy.neighbours": Key(Whole(1, 65_536), "views", "nearest neighbours of a point, including itself"),
-    "hierarchy.triplets": Key(Whole(1, 100_000), "triplets", "sampled per point"),
-    "hierarchy.margin": Key(AT_LEAST_0, meaning="δ"),
-    "hierarchy.ancestors": fixed(
-        Choice(("batch", "midpoint", "proxies")),
-        meaning="batch: the points themselves; midpoint: Einstein midpoints; proxies: learned points, in HypGCD only",
-    ),
-    "hierarchy.proxies": fixed(Whole(2, 1_000_000), "points", "learned points, for ancestors=proxies"),
-    "hierarchy.temperature": Key(TEMPERATURE),
-    "hierarchy.exclude_members": Key(Flag()),
-    "entailment.weight": weight("weight of cones of captions around images"),
-    "entailment.kind": Key(Choice(("cone", "argent"))),
-    "entailment.minimum_radius": Key(Number(0, 100, above=True)),
-    "entailment.apex_floor": Key(Either((Number(0, 0), Number(1, 1000, above=True)))),
-    "entailment.across_aperture": Key(Number(0, 100, above=True)),
-    "entailment.within_aperture": Key(Number(0, 100, above=True)),
-    "entailment.slope": Key(AT_LEAST_0, meaning="share of the angle that also counts inside the cone"),
-    "entailment.calibration": Key(AT_LEAST_0, meaning="α: weight of what teaches a part its uncertainty"),
-    "norm.weight": weight("weight of the regulariser of norms"),
-    "reverse_contrastive.weight": weight("weight of R-ITC"),
-    "reverse_contrastive.smoothing": Key(Number(0, 1, above=True, below=True)),
-    "cyclic.weight": weight("weight of C-ITC"),
-    "cyclic.within": Key(Number(0, 1e9)),
-    "cyclic.across": Key(Number(0, 1e9)),
-    "word_grounding.weight": weight("weight of the attention of words to their own image"),
-    "word_grounding.exclude_class": Key(Flag()),
-    "word_contrast.weight": weight("weight of BAI's term on words"),
-    "word_contrast.scope": Key(Choice(("caption", "batch"))),
-    "word_contrast.exclude_class": Key(Flag()),
-    "patch_agreement.weight": weight("weight of BAI's term on patches"),
-    "part_entailment.weight": weight("weight of cones of parts around images"),
-    "part_entailment.apex_floor": Key(
-        Either((Number(0, 0), Number(1, 1000, above=True))),
-        meaning="as entailment.apex_floor; 0: the published cones, which parts at the origin satisfy trivially",
-    ),
-    "late_interaction.weight": weight("weight of the contrast by words and their nearest patches"),
-    "caption_hierarchy.weight": weight("weight of the caption hierarchy"),
-    "caption_hierarchy.pooling": fixed(Choice(("query", "mean"))),
-    "caption_hierarchy.order": Key(Choice(("image_below_query", "reversed"))),
-    "caption_hierarchy.parents": Key(Choice(("caption", "shuffled"))),
-    "supervised_contrastive.weight": weight("weight of the contrast of labelled images"),
-    "supervised_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
-    "supervised_classification.weight": weight("weight of the labelled images' cross-entropy"),
-    "view_contrastive.weight": weight("weight of the contrast of two views of an image"),
-    "view_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
-    "self_distillation.weight": weight("weight of one view's prediction as the target of the other"),
-    "self_distillation.entropy": Key(AT_LEAST_0),
-    "self_distillation.start": Key(TEMPERATURE),
-    "self_distillation.end": Key(TEMPERATURE),
-    "self_distillation.epochs": Key(Whole(1, 100_000), "epochs"),
-}
-_DISCOVERY = {
-    "num_classes": fixed(Either((Whole(2, 1_000_000), Choice(("estimate",)))), "classes", null=True),
-    "asked_num_classes": fixed(
-        Either((Whole(2, 1_000_000), Choice(("estimate",)))),
-        "classes",
-        "in run folders: the requested num_classes",
-        null=True,
-    ),
-    "sampler": fixed(Choice(("weighted", "uniform", "neighbours"))),
-    "neighbours": fixed(Whole(1, 65_536), "images"),
-    "validation": fixed(Flag()),
-    "maximum_classes": fixed(Whole(2, 1_000_000), "classes", null=True),
-}
 
 
 def _all(**sections: dict[str, Key]) -> dict[str, Key]:
@@ -300,8 +219,8 @@ def _all(**sections: dict[str, Key]) -> dict[str, Key]:
 
 TRAIN = {
     **_GENERAL,
-    **_all(trainer=TRAINER, evaluation=_EVALUATION, data=_DATA, encoder=_ENCODER, model=_MODEL, loss=_LOSS),
-    **_all(parts=_PARTS, discovery=_DISCOVERY, optim=OPTIM, logger=LOGGER),
+    **_all(trainer=TRAINER, evaluation=_EVALUATION, data=_DATA, encoder=_ENCODER, model=_MODEL, loss=LOSS),
+    **_all(parts=_PARTS, discovery=DISCOVERY, optim=OPTIM, logger=LOGGER),
 }
 EVALUATE = {
     "run": Key(FOLDER),
