@@ -258,5 +258,8 @@ MEANINGS_OF_EVALUATE = {
     "workers": "读图像的进程数",
     "output": "保存指标的 JSON 文件；null：只打印，套件的结果存入运行目录",
     "probe_features": "linear_probe 读取什么：tower：塔的池化输出；tangent：提升之前的投影特征",
+    "attack_strengths": "suite=attacks 和 attacks_discovery：像素值的最大改变量，单位为 1/255",
+    "attack_steps": "每种攻击的步数，每步一次前向和一次反向计算",
+    "attack_images": "攻击多少张图像，由固定的种子选出",
     "data": "本次评测中，data 小节的其他键",
 }
