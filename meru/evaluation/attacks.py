@@ -11,7 +11,7 @@ knowledge of the model, and once more as the worst of several draws.
     pgd/4/image_to_text/class/recall@1    of these images among the captions
     apgd/4/…                              the worse of APGD-CE and APGD-DLR for each image, as in AutoAttack
     pgd/4/radius                          mean distance of these images from the origin
-    pgd/4/auroc_above, …/auroc_below      AUROC of a larger, a smaller distance as the sign of an attack, among clean and
+    pgd/4/auroc_above, …/auroc_below      AUROC of a larger, a smaller distance as the sign of an attack, for clean and
                                           attacked images; None on a sphere, where every distance is 1
     caption/order/…                       captions with their words in another order; also deletion and synonyms
     caption/order_worst/…                 of several such captions the one least similar to its own image
@@ -19,7 +19,7 @@ knowledge of the model, and once more as the worst of several draws.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from sklearn.metrics import roc_auc_score
@@ -73,7 +73,7 @@ def evaluate_attacks(subject: Subject) -> dict[str, float | None]:
     for row, images in found.items():
         figures |= search.figures(row, images, texts[kept.to(device)])
         if row != "clean":
-            figures |= _signs(row, *(subject.model.radius(each) for each in (found["clean"], images)))
+            figures |= signs_of(row, *(subject.model.radius(each) for each in (found["clean"], images)))
     for row, changed in _changed_captions(subject, own_captions, found["clean"][search.own]).items():
         figures |= search.figures(f"caption/{row}", found["clean"], changed)
     return figures
@@ -165,7 +165,8 @@ class _Search:
         return {**found, f"{row}/radius": self.model.radius(changed).double().mean().item()}
 
 
-def _signs(row: str, clean: Tensor, after: Tensor) -> dict[str, float | None]:
+def signs_of(row: str, clean: Tensor, after: Tensor) -> dict[str, float | None]:
+    """`auroc_above` and `auroc_below` of radii of clean and attacked images, with chance levels; see `radius_auroc`."""
     above = radius_auroc(clean, after)
     below = None if above is None else 1 - above
     return {

@@ -45,7 +45,7 @@ def evaluate_discovery(subject: Subject) -> dict[str, float | None]:
         UserError: if there are no such images, none decodes, or there are fewer of them than classes.
     """
     data = subject.data
-    read = read_embeddings(subject, _images(subject))
+    read = read_embeddings(subject, images_to_group(subject))
     if not sharing.leads():
         return {}
     clusters, found = len(data.class_names), len(read["label"])
@@ -108,7 +108,7 @@ def read_embeddings(subject: Subject, split: DiscoverySplit) -> dict[str, Tensor
     return rows
 
 
-def _images(subject: Subject) -> DiscoverySplit:
+def images_to_group(subject: Subject) -> DiscoverySplit:
     """The images to group: the unlabelled training images, or those of the split that was asked for."""
     asked, data = subject.settings.get("split"), subject.data
     if asked == "validation":

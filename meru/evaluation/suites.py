@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from meru.evaluation.attacks import evaluate_attacks
+from meru.evaluation.attacks_discovery import (
+    attacks_discovery_figure,
+    evaluate_attacks_discovery,
+    format_attacks_discovery,
+)
 from meru.evaluation.discovery import classes_found_figure, evaluate_discovery, format_classes_found
 from meru.evaluation.entailment import entailment_figure, evaluate_entailment, format_entailment
 from meru.evaluation.geometry import evaluate_geometry
@@ -15,6 +21,7 @@ from meru.evaluation.robustness import evaluate_robustness, format_robustness, r
 from meru.evaluation.suite import DESCRIBED, DISCOVERY, LABEL_SETS, LABELS, Suite, on_captions
 from meru.evaluation.words import evaluate_words, format_words, words_figure
 from meru.evaluation.zero_shot import evaluate_zero_shot, format_zero_shot, zero_shot_figure
+from meru.reports.attacks import attacks_figure, format_attacks
 from meru.reports.geometry import format_geometry, geometry_figure
 
 SUITES: dict[str, Suite] = {
@@ -37,4 +44,13 @@ SUITES: dict[str, Suite] = {
         images="unlabelled images",
     ),
     "words": Suite(evaluate_words, format_words, words_figure, needs=DESCRIBED, images="unlabelled images"),
+    "attacks": Suite(evaluate_attacks, format_attacks, attacks_figure),
+    "attacks_discovery": Suite(
+        evaluate_attacks_discovery,
+        format_attacks_discovery,
+        attacks_discovery_figure,
+        needs=DISCOVERY,
+        reads_text=False,
+        images="unlabelled images",
+    ),
 }

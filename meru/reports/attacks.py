@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from matplotlib.axes import Axes
@@ -23,11 +24,12 @@ LABELS = {
     "caption/synonyms": "captions, synonyms",
 }
 WORST = "_worst"
+ROW = re.compile(r"clean|caption/\w+|\w+/\d+(?=/)")
 
 
-def rows_of(figures: Figures) -> dict[str, str]:
+def attack_rows(figures: Figures) -> dict[str, str]:
     """Label → first part of the names of all rows, in order."""
-    rows = [name.removesuffix("/radius") for name in figures if name.endswith("/radius")]
+    rows = dict.fromkeys(found[0] for name in figures if (found := ROW.match(name)))
     return {_label(row): row for row in rows}
 
 
@@ -53,10 +55,10 @@ def format_attacks(figures: Figures, title: str) -> str:
         "above": "auroc_above",
         "below": "auroc_below",
     }
-    table = format_rows(figures, title, rows=rows_of(figures), columns=columns)
+    table = format_rows(figures, title, rows=attack_rows(figures), columns=columns)
     return (
-        f"{table}\nt → i, i → t: R@1 from captions to images and back ({kind}); above, below: AUROC of a larger, a smaller "
-        f"distance from the origin\n{figures['images']:.0f} images, {figures['captions']:.0f} captions; ε in units of "
+        f"{table}\nt → i, i → t: R@1 from captions to images and back ({kind}); above, below: AUROC of a larger, "
+        f"a smaller distance from the origin\n{figures['images']:.0f} images, {figures['captions']:.0f} captions; ε in units of "
         f"1 / 255; {figures['steps']:.0f} steps"
     )
 
@@ -71,7 +73,7 @@ def attacks_figure(figures: Figures, title: str = "") -> Figure:
     draw_strengths(back, figures, f"image_to_text/{kind}/recall@1", title="image → text R@1, percent")
     draw_signs(sign, figures)
     rows = {"clean": "clean"}
-    for row in rows_of(figures).values():
+    for row in attack_rows(figures).values():
         if row.startswith("caption/"):
             name = row.removeprefix("caption/")
             rows[name.replace(WORST, ", worst")] = row
