@@ -101,6 +101,8 @@ _DATA = {
     "text_augmentation": Key(Section(), null=True),
     "text_augmentation.word_deletion": Key(SHARE, "probability"),
     "text_augmentation.back_translation": Key(SHARE, "probability"),
+    "hidden_heads": fixed(Choice(("blur", "cover")), null=True),
+    "heads": Key(FILE, null=True),
     "cached_views": fixed(Whole(0, 1000, step=2), "views"),
     "image_cache": fixed(Whole(16, 4096), "pixels", null=True),
     "cache": Key(FOLDER, null=True),

@@ -75,6 +75,8 @@ LATER_KEYS: dict[str, tuple[str, object]] = {
     "trainer.parallel": ("trainer.epochs", "ddp"),
     "trainer.figures_every": ("trainer.epochs", 0),
     "evaluation.figures": ("evaluation.batch_size", None),
+    "data.hidden_heads": ("data.batch_size", None),
+    "data.heads": ("data.batch_size", None),
     "data.cached_views": ("data.batch_size", 0),
     "data.cache": ("data.batch_size", None),
     "data.image_cache": ("data.batch_size", None),

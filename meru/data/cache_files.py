@@ -43,10 +43,11 @@ def image_facts(images: Images) -> str:
     """A hash that changes with any of the images: path, size and time of change of files, or the pixels."""
     if isinstance(images, Tensor):
         return hashlib.sha256(images.contiguous().numpy().data).hexdigest()
-    return digest_of([_file_facts(path) for path in images])
+    return digest_of([file_facts(path) for path in images])
 
 
-def _file_facts(path: Path) -> tuple[str, int, int]:
+def file_facts(path: Path) -> tuple[str, int, int]:
+    """Path, size in bytes and time of change of a file; zeros if it cannot be looked at."""
     try:
         facts = path.stat()
     except OSError:  # reading the image says what is wrong

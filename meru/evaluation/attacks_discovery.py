@@ -8,7 +8,7 @@ images of the split, unchanged (v2), and keep them:
     clean/all/accuracy, …/old/…, …/new/…   of the sample as it is
     apgd/4/all/accuracy, …                 of the sample after the attack
     apgd/4/changed                         share of the sample whose prediction is another one
-    apgd/4/auroc_above, …/auroc_below      as in `suite=attacks`, by the distance from the origin of the ball, if there is one
+    apgd/4/auroc_above, …/auroc_below      as in `suite=attacks`, for a model with a ball
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ _SYNONYMS = (
     "man guy", "woman lady", "person individual", "people persons", "girl lass", "boy lad",
     "wearing sporting", "wears sports", "carrying holding", "carries holds", "walking strolling", "walks strolls",
     "trousers pants", "jacket coat", "shirt top", "shoes footwear", "sneakers trainers", "bag sack",
-    "backpack rucksack", "handbag purse", "glasses spectacles", "hat cap", "skirt kilt", "sweater jumper", "hoodie sweatshirt",
-    "hair locks", "picture photo image", "front fore", "side flank",
+    "backpack rucksack", "handbag purse", "glasses spectacles", "hat cap", "skirt kilt", "sweater jumper",
+    "hoodie sweatshirt", "hair locks", "picture photo image", "front fore", "side flank",
 )  # fmt: skip
 SYNONYMS: dict[str, tuple[str, ...]] = {}
 for _line in _SYNONYMS:

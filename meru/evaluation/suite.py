@@ -47,6 +47,7 @@ class Need(NamedTuple):
 
 
 CAPTIONS = Need("load", ImageTextData, "images with captions")
+HEADS = Need("load", ImageTextData, "images with captions")  # as they are, whatever data.hidden_heads says
 LABELS = Need("load_labelled", LabelledData, "labelled images")
 LABEL_SETS = Need("load_label_sets", LabelSets, "images with several labels")
 DISCOVERY = Need("load_discovery", DiscoveryData, "images of old and new classes")

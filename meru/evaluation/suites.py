@@ -16,9 +16,10 @@ from meru.evaluation.linear_probe import evaluate_linear_probe, format_linear_pr
 from meru.evaluation.multilabel import evaluate_multilabel, format_multilabel, multilabel_figure
 from meru.evaluation.persons import evaluate_persons, format_persons, persons_figure
 from meru.evaluation.pointing import evaluate_pointing, format_pointing, pointing_figure
+from meru.evaluation.privacy import evaluate_privacy, format_privacy, privacy_figure
 from meru.evaluation.retrieval import evaluate_retrieval, format_retrieval, retrieval_figure
 from meru.evaluation.robustness import evaluate_robustness, format_robustness, robustness_figure
-from meru.evaluation.suite import DESCRIBED, DISCOVERY, LABEL_SETS, LABELS, Suite, on_captions
+from meru.evaluation.suite import DESCRIBED, DISCOVERY, HEADS, LABEL_SETS, LABELS, Suite, on_captions
 from meru.evaluation.words import evaluate_words, format_words, words_figure
 from meru.evaluation.zero_shot import evaluate_zero_shot, format_zero_shot, zero_shot_figure
 from meru.reports.attacks import attacks_figure, format_attacks
@@ -44,6 +45,7 @@ SUITES: dict[str, Suite] = {
         images="unlabelled images",
     ),
     "words": Suite(evaluate_words, format_words, words_figure, needs=DESCRIBED, images="unlabelled images"),
+    "privacy": Suite(evaluate_privacy, format_privacy, privacy_figure, needs=HEADS),
     "attacks": Suite(evaluate_attacks, format_attacks, attacks_figure),
     "attacks_discovery": Suite(
         evaluate_attacks_discovery,

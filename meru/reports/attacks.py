@@ -23,6 +23,7 @@ LABELS = {
     "caption/order": "captions, words in another order",
     "caption/synonyms": "captions, synonyms",
 }
+ON_IMAGES = ("pgd", "apgd_ce", "apgd_dlr", "apgd")
 WORST = "_worst"
 ROW = re.compile(r"clean|caption/\w+|\w+/\d+(?=/)")
 
@@ -58,8 +59,8 @@ def format_attacks(figures: Figures, title: str) -> str:
     table = format_rows(figures, title, rows=attack_rows(figures), columns=columns)
     return (
         f"{table}\nt → i, i → t: R@1 from captions to images and back ({kind}); above, below: AUROC of a larger, "
-        f"a smaller distance from the origin\n{figures['images']:.0f} images, {figures['captions']:.0f} captions; ε in units of "
-        f"1 / 255; {figures['steps']:.0f} steps"
+        f"a smaller distance from the origin\n{figures['images']:.0f} images, {figures['captions']:.0f} captions; "
+        f"ε in units of 1 / 255; {figures['steps']:.0f} steps"
     )
 
 
@@ -86,22 +87,21 @@ def attacks_figure(figures: Figures, title: str = "") -> Figure:
 
 def draw_strengths(axes: Axes, figures: Figures, metric: str, *, title: str) -> None:
     """A line per attack of a share by strength, from the clean images on, with its chance level dotted."""
-    attacks = [name for name in LABELS if strengths_of(figures, name)]
-    for attack in attacks:
+    for attack in ON_IMAGES:
         strengths = strengths_of(figures, attack)
         shares = [figures[f"clean/{metric}"], *(figures[f"{attack}/{each}/{metric}"] for each in strengths)]
         axes.plot([0, *strengths], [100 * (share or 0.0) for share in shares], marker="o", label=LABELS[attack])
     before, _, last = metric.rpartition("/")
     if (chance := figures.get(f"clean/{before}/chance_{last}")) is not None:
         axes.axhline(100 * chance, color="grey", linestyle=":")
-    _by_strength(axes, [0, *strengths_of(figures, attacks[0])], title)
+    _by_strength(axes, [0, *strengths_of(figures, ON_IMAGES[0])], title)
     axes.set_ylim(bottom=0)
 
 
 def draw_signs(axes: Axes, figures: Figures) -> None:
     """A line per attack of the AUROC of a smaller distance by strength; 0.5 is chance."""
     known = False
-    for attack in (name for name in LABELS if strengths_of(figures, name)):
+    for attack in ON_IMAGES:
         strengths = strengths_of(figures, attack)
         shares = [figures.get(f"{attack}/{each}/auroc_below") for each in strengths]
         if None not in shares:

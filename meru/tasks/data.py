@@ -15,20 +15,23 @@ from meru.configuration.targets import files_of
 from meru.data.datasets.labelled_own import of_pairs
 from meru.data.discovery.described import described
 from meru.data.discovery.splits import DiscoveryData, validation_data
+from meru.data.heads import hide_heads
 from meru.data.records import ImageTextData
 from meru.errors import UserError
-from meru.evaluation.suite import DESCRIBED, LABELS, Need
+from meru.evaluation.suite import CAPTIONS, DESCRIBED, HEADS, LABELS, Need
 
 
 def load_data(config: DictConfig) -> ImageTextData:
-    """Load the splits of images and captions."""
+    """Load the splits of images and captions, with heads hidden as `data.hidden_heads` says."""
     require_loader(config.data, discovering=False)
-    return _loaded(config.data.load, ImageTextData, key="data.load")
+    data = _loaded(config.data.load, ImageTextData, key="data.load")
+    return hide_heads(data, config.data) if config.data.get("hidden_heads") else data
 
 
 def load_discovery_data(config: DictConfig) -> DiscoveryData:
     """Load the images, and the labels of some; with `discovery.validation` those of old classes only."""
     require_loader(config.data, discovering=True)
+    _refuse_hidden_heads(config)
     data = _loaded(config.data.load_discovery, DiscoveryData, key="data.load_discovery")
     if config.discovery.get("validation"):  # missing in configurations of older runs
         data = validation_data(data)
@@ -53,12 +56,21 @@ def load_for_suite(config: DictConfig, need: Need, *, suite: str) -> Any:
         known = [file.name for file in files_of("data") if key in file.keys]
         some = f"such as data={', data='.join(known[:5])}" if known else "of your own"
         raise UserError(f"suite={suite} needs {need.what}, which these data do not have: choose others, {some}")
+    if need is CAPTIONS:
+        return load_data(config)
+    if need is not HEADS:
+        _refuse_hidden_heads(config)
     if need is DESCRIBED:
         require_loader(config.data, discovering=False)
         images = _loaded(config.data.load_discovery, DiscoveryData, key="data.load_discovery")
         grouped = images.grouped(config.data.get("families"))
         return described(grouped, load_data(config), source=config.data.get("root", "data"))
     return _loaded(config.data[need.key], need.kind, key=f"data.{need.key}")
+
+
+def _refuse_hidden_heads(config: DictConfig) -> None:
+    if how := config.data.get("hidden_heads"):
+        raise UserError(f"data.hidden_heads={how} hides the heads of images with captions only: leave the key out here")
 
 
 def _loaded(section: DictConfig, kind: type, *, key: str):

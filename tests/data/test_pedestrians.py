@@ -78,7 +78,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_layout_is_that_of_cuhk_pedes(folder):
     entries = json.loads((folder / "reid_raw.json").read_text(encoding="utf-8"))
     assert len(entries) == 24
-    assert {path.name for path in folder.iterdir()} == {"imgs", "reid_raw.json", "pedestrians.json"}
+    assert {path.name for path in folder.iterdir()} == {"imgs", "reid_raw.json", "pedestrians.json", "heads.csv"}
     assert len({entry["file_path"] for entry in entries}) == 24
     for entry in entries:
         assert set(entry) == {"split", "captions", "id", "file_path", "processed_tokens"}

@@ -10,6 +10,8 @@ from meru.data.synthetic.pedestrians.shapes import Layer, arc, box, ellipse, lim
 # Larger than in reality: hair, glasses and hat have to be recognisable in small pictures.
 _HEAD_SIZE = 1.2
 _CHIN = np.array((0.0, 0.15))
+# Left, top, right and bottom of the head with a cap, without hair that hangs down.
+FRAME = ((-0.09, -0.035), (0.1, 0.155))
 _HAIR_END = {"short": 0.105, "shoulder-length": 0.19, "long": 0.32}
 _FRAME, _LENS = (24, 24, 28), (150, 172, 186)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from meru.data.datasets.person_search import load_person_search
+from meru.data.heads import COLUMNS
 from meru.data.records import ImageTextData
 from meru.data.synthetic.folder import Drawing, write_lines
 from meru.data.synthetic.pedestrians.captions import describe
@@ -59,7 +60,7 @@ def split_sizes(identities: int) -> dict[str, int]:
 
 def _write_folder(folder: Path, *, seed: int, identities: int, images_per_identity: int) -> None:
     looks = deal_looks(split_sizes(identities), seed=seed)
-    entries, identity = [], 0
+    entries, identity, heads = [], 0, [",".join(COLUMNS)]
     for split, of_split in looks.items():
         (folder / "imgs" / split).mkdir(parents=True)
         for look in of_split:
@@ -69,12 +70,14 @@ def _write_folder(folder: Path, *, seed: int, identities: int, images_per_identi
                 picture = draw_picture(look, rng=rng)
                 file = f"{split}/{identity:04d}_{number:02d}.jpg"
                 picture.image.save(folder / "imgs" / file, quality=92, subsampling=0)
+                heads.append(",".join(map(str, (file, *picture.head))))
                 captions = describe(
                     look, visible=picture.visible, view=picture.view, walking=picture.walking, rng=rng
                 )
                 entries.append(
                     {"split": split, "captions": captions, "id": identity, "file_path": file, "processed_tokens": []}
                 )
+    write_lines(folder / "heads.csv", heads)
     write_lines(folder / "reid_raw.json", [json.dumps(entries, indent=1)])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from meru.data.synthetic.pedestrians.figure import VIEWS, Figure
+from meru.data.synthetic.pedestrians.head import FRAME
 from meru.data.synthetic.pedestrians.looks import COLOURS, Look, second_colour
 from meru.data.synthetic.pedestrians.shapes import REGIONS, Layer
 
@@ -36,12 +37,14 @@ class Picture(NamedTuple):
         visible: Those of `REGIONS` that can be recognised.
         view: front, back or side.
         walking: Whether the person is walking or standing.
+        head: Left, top, width and height of the head's box, pixels; it may reach beyond the image.
     """
 
     image: Image.Image
     visible: frozenset[str]
     view: str
     walking: bool
+    head: tuple[float, float, float, float]
 
 
 def draw_picture(look: Look, *, view: str | None = None, rng: np.random.Generator) -> Picture:
@@ -72,7 +75,7 @@ def draw_picture(look: Look, *, view: str | None = None, rng: np.random.Generato
         if region in _LEAST_AREA
         and seen[number] >= max(_LEAST_AREA[region] * size_factor, _LEAST_SHARE * whole[number])
     )
-    return Picture(_lit(canvas.reduce(_SUPERSAMPLING), rng), visible, view, walking)
+    return Picture(_lit(canvas.reduce(_SUPERSAMPLING), rng), visible, view, walking, _head_box(place))
 
 
 def _placement(look: Look, size: np.ndarray, rng: np.random.Generator) -> tuple[Callable, float]:
@@ -84,6 +87,15 @@ def _placement(look: Look, size: np.ndarray, rng: np.random.Generator) -> tuple[
     lean, breadth = rng.normal(0, 0.02), rng.uniform(0.96, 1.1) * (1 if rng.random() < 0.5 else -1)
     shape = scale * np.array([[breadth, 0.0], [lean, 1.0]])
     return lambda points: points @ shape + offset, scale
+
+
+def _head_box(place: Callable) -> tuple[float, float, float, float]:
+    """The box of the head in pixels of the file: left, top, width and height."""
+    (left, top), (right, bottom) = FRAME
+    corners = place(np.array([(left, top), (right, top), (left, bottom), (right, bottom)]))
+    corners = (corners - _MARGIN) / _SUPERSAMPLING
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    return tuple(round(float(value), 1) for value in (*low, *(high - low)))
 
 
 def _cloth(look: Look, size: tuple[int, int], origin: np.ndarray, scale: float) -> Image.Image:
