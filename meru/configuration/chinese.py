@@ -57,6 +57,8 @@ MEANINGS = {
     "data.on_error": "raise：遇到不能解码的图像就停止；skip：跳过并计数",
     "data.timeout": "等待读图像进程交出一批的秒数；0：一直等",
     "data.maximum_pixels": "更大的 JPEG 缩小解码，其他更大的图像不解码",
+    "data.hidden_heads": "训练和评测中怎样隐藏所有带描述的图像里的头部：blur：模糊；cover：遮盖；null：不隐藏；见 docs/privacy.md",
+    "data.heads": "隐藏头部用的 CSV，列为 image,x,y,width,height；null：root 中的 heads.csv，没有则用关键点",
     "data.cached_views": "每张图像缓存多少个视图在冻结块之后的特征，并用它们训练：更快，变化更少；0：不缓存",
     "data.image_cache": "短边像素数，例如 256：训练图像只解码一次，以此大小保存；null：不保存",
     "data.cache": "存放缓存视图和图像的文件夹，各次运行共用；null：用户缓存文件夹中的 meru",

@@ -51,7 +51,7 @@ def hidden(image: Tensor, box: Box, how: str) -> Tensor:
         image: uint8 `(3, H, W)`.
         box: In pixels; what lies outside the image is left out.
         how: `blur`: 3 × 3 mean colours, enlarged smoothly, from which the head cannot be restored; `cover`: grey;
-            `elsewhere`: grey in a box of the same size as far from it as the image allows, to compare with.
+            `elsewhere`: grey in a box of the same size below the head, or above it, whichever has more room.
 
     Returns:
         uint8 `(3, H, W)`.
@@ -62,9 +62,9 @@ def hidden(image: Tensor, box: Box, how: str) -> Tensor:
     if right <= left or bottom <= top:
         return image
     if how == "elsewhere":
-        down, across = bottom - top, right - left
-        top, left = (0 if top > height - bottom else height - down), (0 if left > width - right else width - across)
-        bottom, right = top + down, left + across
+        down, below = bottom - top, height - bottom
+        top = bottom + max(0, below - down) // 2 if below >= top else max(0, top - down) // 2
+        top, bottom = min(top, height - down), min(top, height - down) + down
     image = image.clone()
     if how != "blur":
         image[:, top:bottom, left:right] = GREY

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from meru import sharing
 from meru.data.records import ImageRecord
@@ -44,7 +45,7 @@ def evaluate_attacks(subject: Subject) -> dict[str, float | None]:
     """The figures above, R@1 with its chance level.
 
     Raises:
-        UserError: if the model gives no gradient, no image decodes, or an image has fewer than two wrong captions.
+        UserError: if the model gives no gradient, no image decodes, or the sample has fewer than three classes.
     """
     settings, device = subject.settings, subject.device
     records = sampled(subject.records(), settings["attack_images"])
@@ -53,9 +54,10 @@ def evaluate_attacks(subject: Subject) -> dict[str, float | None]:
     of_image = [record.captions[: settings["captions_per_image"]] for record in records]
     image_of = torch.arange(len(records)).repeat_interleave(torch.tensor([len(some) for some in of_image]))
     captions = [caption for some in of_image for caption in some]
-    require_wrong_captions(labels, labels[image_of])
+    groups = labels.unique(return_inverse=True)[1]
+    require_wrong_groups(groups)
     texts = embed_captions(subject.model, captions, tokenizer=subject.tokenize, device=device)
-    found = _embedded(subject, records, texts, labels[:, None] == labels[image_of])
+    found = _embedded(subject, records, texts, groups[image_of], groups)
     if not sharing.leads():
         return {}
     kept = torch.isin(image_of, found["image_index"].cpu())
@@ -86,23 +88,44 @@ def sampled(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
     return [records[place] for place in chosen.tolist()]
 
 
-def require_wrong_captions(image_labels: Tensor, text_labels: Tensor) -> None:
-    """Raise a `UserError` unless every image has two captions of others, which APGD-DLR compares."""
-    if int((image_labels[:, None] != text_labels).sum(dim=1).min()) < 2:
+def require_wrong_groups(groups: Tensor) -> None:
+    """Raise a `UserError` unless every image can be taken for two others, which APGD-DLR compares."""
+    if len(groups.unique()) < 3:
         raise UserError(
-            f"suite=attacks: of the {len(image_labels)} images chosen, one has fewer than two captions of other images "
-            "or classes to be confused with: raise attack_images, or choose another split"
+            f"suite=attacks: the {len(groups)} images chosen are of fewer than three classes, persons or, without "
+            "classes, images: raise attack_images, or choose another split"
         )
 
 
-def _embedded(subject: Subject, records: Sequence[ImageRecord], texts: Tensor, right: Tensor) -> dict[str, Tensor]:
+def by_group(scores: Tensor, groups: Tensor) -> Tensor:
+    """log Σ exp of the scores of each group: the softmax over groups is that over all candidates, summed by group.
+
+    Captions of one class are alike: DLR, which compares the best with the third, would compare them with each other.
+
+    Args:
+        scores: Logits `(B, m)`.
+        groups: Number of each candidate's group, from 0 without gaps, `(m,)`.
+
+    Returns:
+        Logits `(B, G)`.
+    """
+    shape, places = (len(scores), int(groups.max()) + 1), groups.expand_as(scores)
+    highest = scores.detach().new_full(shape, -torch.inf).scatter_reduce(1, places, scores.detach(), "amax")
+    sums = scores.new_zeros(shape).scatter_add(1, places, (scores - highest.gather(1, places)).exp())
+    return sums.log() + highest
+
+
+def _embedded(
+    subject: Subject, records: Sequence[ImageRecord], texts: Tensor, text_groups: Tensor, image_groups: Tensor
+) -> dict[str, Tensor]:
     """Embeddings of the images, `clean` and by `<attack>/<strength>`, and `image_index`, their places in `records`."""
     model, settings = subject.model, subject.settings
     scale = model.logit_scale.detach().exp() if hasattr(model, "logit_scale") else 1.0
-    fixed, right = texts.detach(), right.to(subject.device)
+    fixed, text_groups = texts.detach(), text_groups.to(subject.device)
+    right = F.one_hot(image_groups).bool().to(subject.device)
 
     def scores(images: Tensor) -> Tensor:
-        return scale * model.similarity(model.embed_image(images), fixed)
+        return by_group(scale * model.similarity(model.embed_image(images), fixed), text_groups)
 
     def embed(batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
         if not len(batch["image"]):
