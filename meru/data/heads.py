@@ -39,6 +39,7 @@ LEAST = 1 / 6  # smallest side of a head found by key-points, as a share of the 
 UPPER_SHARE = 1 / 6  # of a picture of a person
 PATCHES = 3  # a blurred head keeps this many colours in each direction
 GREY = 128
+LONGEST = 8  # parts of a path that a list may give
 WAYS = ("blur", "cover", "elsewhere")
 
 log = logging.getLogger("meru")
@@ -142,6 +143,7 @@ class HiddenHeads:
         beside = user_path(section["root"]) / "heads.csv" if section.get("root") else None
         path = user_path(file) if file else beside if beside and beside.is_file() else None
         self.path, self.boxes = path, {} if path is None else read_heads(path)
+        self._named: dict[str, Path] = {}
         self._folder = cache_folder(section.get("cache")) / "heads"
 
     def records(self, records: Sequence[ImageRecord], how: str) -> tuple[ImageRecord, ...]:
@@ -163,8 +165,12 @@ class HiddenHeads:
     def _given(self, record: ImageRecord) -> Box | None:
         """The box in the list whose path is the end of the image's."""
         parts = record.path.parts
-        ends = ("/".join(parts[-count:]) for count in range(min(len(parts), 8), 0, -1))
-        return next((self.boxes[end] for end in ends if end in self.boxes), None) if self.boxes else None
+        for count in range(min(len(parts), LONGEST), 0, -1):
+            if (end := "/".join(parts[-count:])) in self.boxes:
+                if (other := self._named.setdefault(end, record.path)) != record.path:
+                    raise UserError(f"{self.path}: {end} may be {other} or {record.path}: give more of the path")
+                return self.boxes[end]
+        return None
 
     def _hidden(self, record: ImageRecord, given: Box | None, how: str) -> ImageRecord:
         facts = (VERSION, how, file_facts(record.path), given, record.box, sorted(record.parts.items()), self.persons)
