@@ -1,12 +1,15 @@
 """Serve the search page: indexes of images in a browser, by sentence or image.
 
     python scripts/serve.py index=FOLDER [index=FOLDER …] [host=127.0.0.1] [port=8080] [token=TEXT]
+                            [hide_heads=blur|cover]
 
 index        a folder that `scripts/index.py` wrote; several, `index=a index=b` or `index=a,b`, can be compared
 host         the address to listen at. The default is reached only from this machine; beyond it, every request needs
              the token that is in the address printed at the start
 port         the port; 0 takes a free one
 token        a token of your own, at least 16 letters, digits, - or _ (default: a random one where it is needed)
+hide_heads   blur or cover heads in the images of the page: those that heads.csv in the folder of images lists
+             (image,x,y,width,height), else the upper sixth of images that are 1.5 times as tall as wide
 
 The page is at the address that is printed; Ctrl-C ends the server. Needs starlette and uvicorn.
 """
@@ -25,6 +28,7 @@ MEANINGS = {
     "host": "an address of this machine",
     "port": "a port",
     "token": "a token",
+    "hide_heads": "blur or cover",
 }
 
 
@@ -37,6 +41,8 @@ def main() -> None:
         folders = [folder for word in words if word.startswith("index=") for folder in folders_in(word[6:])]
         if not folders:
             raise UserError("index= is missing: give the folder of an index, which scripts/index.py writes; see --help")
+        if (how := given.get("hide_heads")) and how not in ("blur", "cover"):
+            raise UserError(f"hide_heads={how}: give blur or cover")
         numbers = numbers_of(given, {"port": Whole(0, 65_535)})
 
         from meru.page.serving import serve  # imports PyTorch: only after these mistakes

@@ -5,6 +5,7 @@
     python scripts/visualize.py traversal run=RUN_FOLDER [image=FILE | text="a red bird"] [other=FILE] [texts=FILE]
                                           [general=cone|radius|none] [count=2000]
     python scripts/visualize.py neighbours run=RUN_FOLDER [image=FILE] [text="a red bird"] [split=test] [count=500]
+                                          [hide_heads=blur|cover]
     python scripts/visualize.py curves run=RUN_FOLDER,RUN_FOLDER,… [figures=loss,text_to_image/class/recall@1]
     python scripts/visualize.py attention run=RUN_FOLDER image=FILE text="a red bird with a long bill"
     python scripts/visualize.py tree run=RUN_FOLDER [output=FOLDER]
@@ -24,6 +25,7 @@ tree         the tree of the classes that a discovery run predicts, as dendrogra
 
 output       the file, PNG or SVG by its name; else disk.png and so on in the working directory
 root         the folder of the data if it has moved since training (disk, norms, traversal, neighbours, tree)
+hide_heads   neighbours: blur or cover the heads of the images that are drawn; the model sees them as they are
 count        how many images are drawn from, evenly spread; for traversal, images whose captions may be met
 """
 
@@ -44,6 +46,7 @@ MEANINGS = {
     "general": "cone, radius, none or auto",
     "split": "test, validation or train",
     "count": "a number of images",
+    "hide_heads": "blur or cover",
     "projection": "tangent or co_sne",
     "figures": "names of figures, separated by commas",
     "root": "the folder of the data",
@@ -52,6 +55,7 @@ MEANINGS = {
 VALUES = {
     "general": Choice(("auto", "cone", "radius", "none")),
     "split": Choice(("test", "validation", "train")),
+    "hide_heads": Choice(("blur", "cover")),
     "count": Whole(4, 100_000),
     "projection": Choice(("tangent", "co_sne")),
 }

@@ -38,6 +38,7 @@ MARGIN = 0.5  # added on each side of the key-points, as a share of their larger
 LEAST = 1 / 6  # smallest side of a head found by key-points, as a share of the object's larger side
 UPPER_SHARE = 1 / 6  # of a picture of a person
 PATCHES = 3  # a blurred head keeps this many colours in each direction
+PERSON_SHAPED = 1.5  # ratio of height to width from which a picture in a folder may show a whole person
 GREY = 128
 LONGEST = 8  # parts of a path that a list may give
 WAYS = ("blur", "cover", "elsewhere")
@@ -126,6 +127,45 @@ def _finite(value: float) -> bool:
     return abs(value) < 1e9
 
 
+class HeadList:
+    """Heads by the image's path, from a list; without one, no head is known.
+
+    Args:
+        path: The list; None: there is none.
+
+    Raises:
+        UserError: as `read_heads`.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path, self.boxes = path, {} if path is None else read_heads(path)
+        self._named: dict[str, Path] = {}
+
+    def of(self, image: Path) -> Box | None:
+        """The box in the list whose path is the end of the image's.
+
+        Raises:
+            UserError: if the end of another image's path is the same.
+        """
+        parts = image.parts
+        for count in range(min(len(parts), LONGEST), 0, -1):
+            if (end := "/".join(parts[-count:])) in self.boxes:
+                if (other := self._named.setdefault(end, image)) != image:
+                    raise UserError(f"{self.path}: {end} may be {other} or {image}: give more of the path")
+                return self.boxes[end]
+        return None
+
+    def hide(self, image: Tensor, path: Path, how: str) -> Tensor:
+        """An image of a folder that is only shown: uint8 `(3, H, W)` → the same shape.
+
+        Without a known head the upper sixth is hidden if the image has the shape of a person; others stay as they are.
+        """
+        height, width = image.shape[1:]
+        upper = (0.0, 0.0, float(width), height * UPPER_SHARE) if height >= PERSON_SHAPED * width else None
+        box = self.of(path) or upper
+        return image if box is None else hidden(image, box, how)
+
+
 class HiddenHeads:
     """Records whose images are copies with hidden heads.
 
@@ -141,9 +181,7 @@ class HiddenHeads:
         self.section, self.persons = section, persons
         file = section.get("heads")
         beside = user_path(section["root"]) / "heads.csv" if section.get("root") else None
-        path = user_path(file) if file else beside if beside and beside.is_file() else None
-        self.path, self.boxes = path, {} if path is None else read_heads(path)
-        self._named: dict[str, Path] = {}
+        self.heads = HeadList(user_path(file) if file else beside if beside and beside.is_file() else None)
         self._folder = cache_folder(section.get("cache")) / "heads"
 
     def records(self, records: Sequence[ImageRecord], how: str) -> tuple[ImageRecord, ...]:
@@ -155,22 +193,12 @@ class HiddenHeads:
         make_folder_of(self._folder / "head.png")
         guessed, hidden_records = 0, []
         for record in records:
-            given = self._given(record)
+            given = self.heads.of(record.path)
             guessed += given is None and not any(map(of_head, record.parts))
             hidden_records.append(self._hidden(record, given, how))
         if guessed:
             log.info("the place of %d of %d heads is not known: the upper sixth is hidden", guessed, len(records))
         return tuple(hidden_records)
-
-    def _given(self, record: ImageRecord) -> Box | None:
-        """The box in the list whose path is the end of the image's."""
-        parts = record.path.parts
-        for count in range(min(len(parts), LONGEST), 0, -1):
-            if (end := "/".join(parts[-count:])) in self.boxes:
-                if (other := self._named.setdefault(end, record.path)) != record.path:
-                    raise UserError(f"{self.path}: {end} may be {other} or {record.path}: give more of the path")
-                return self.boxes[end]
-        return None
 
     def _hidden(self, record: ImageRecord, given: Box | None, how: str) -> ImageRecord:
         facts = (VERSION, how, file_facts(record.path), given, record.box, sorted(record.parts.items()), self.persons)

@@ -47,15 +47,24 @@ class Page:
         decoder: Decodes uploads.
         workers: Searches that are computed at once.
         waiting: Searches that wait beside those, before more are refused.
+        hide_heads: As for `Thumbnails`.
     """
 
     def __init__(
-        self, engines: Iterable[Engine], *, limits: Limits, decoder: Decoder, workers: int = 2, waiting: int = 256
+        self,
+        engines: Iterable[Engine],
+        *,
+        limits: Limits,
+        decoder: Decoder,
+        workers: int = 2,
+        waiting: int = 256,
+        hide_heads: str | None = None,
     ):
         self.engines = {engine.identifier: engine for engine in engines}
         self.clusters = {name: Clusters(engine) for name, engine in self.engines.items()}
         self.limits, self.decoder = limits, decoder
-        self.uploads, self.thumbnails = Uploads(), Thumbnails()
+        folders = {name: Path(engine.index.facts.images) for name, engine in self.engines.items()}
+        self.uploads, self.thumbnails = Uploads(), Thumbnails(hide_heads=hide_heads, folders=folders)
         self.model_gate = Gate(workers, waiting, "search")
         self.file_gate = Gate(2, 4 * waiting, "thumbnail")
         self.upload_gate = Gate(1, 7, "upload")

@@ -25,7 +25,14 @@ TOKEN = r"[A-Za-z0-9_-]{16,200}"  # what a cookie and an address can hold as it 
 _LEAVING_SECONDS = 5  # for answers that are being sent
 
 
-def serve(folders: Sequence[str], *, host: str = "127.0.0.1", port: int = 8080, token: str | None = None) -> None:
+def serve(
+    folders: Sequence[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    token: str | None = None,
+    hide_heads: str | None = None,
+) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
     Args:
@@ -33,6 +40,7 @@ def serve(folders: Sequence[str], *, host: str = "127.0.0.1", port: int = 8080, 
         host: The address to listen at. Beyond this machine, requests need a token.
         port: 0 takes a free one.
         token: None: none on this machine, a random one beyond it.
+        hide_heads: As for `meru.page.thumbnails.Thumbnails`.
 
     Raises:
         UserError: if a package is missing, the address cannot be used, or an index does not fit its model.
@@ -50,7 +58,8 @@ def serve(folders: Sequence[str], *, host: str = "127.0.0.1", port: int = 8080, 
     token = token or (None if here else secrets.token_urlsafe(24))
     with listening_socket(host, port) as listener:
         limits = Limits()
-        page = Page(open_engines(folders), limits=limits, decoder=Decoder(maximum_pixels=limits.upload_pixels))
+        decoder = Decoder(maximum_pixels=limits.upload_pixels)
+        page = Page(open_engines(folders), limits=limits, decoder=decoder, hide_heads=hide_heads)
         page.decoder.start()
         port = listener.getsockname()[1]
         app = make_app(page, hosts=(*LOOPBACK, host.lower()) if here else None, token=token, port=port)

@@ -6,8 +6,10 @@ import os
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from torch import Tensor
 
@@ -16,6 +18,10 @@ from meru.page.answers import Refused
 from meru.page.decoding import jpeg
 from meru.page.reading import printable
 
+if TYPE_CHECKING:
+    from meru.data.heads import HeadList
+
+EMPTY: Mapping[str, Path] = MappingProxyType({})
 SIZES = (128, 256, 640)
 MAXIMUM_BYTES = 256 * 2**20  # of a file in the folder of images
 
@@ -32,10 +38,23 @@ class Thumbnails:
 
     Args:
         most: Bytes that are kept.
+        hide_heads: `blur` or `cover` the heads that `heads.csv` in the folder of images lists, or the upper sixth of
+            images that are tall enough to show a person; None: images as they are.
+        folders: The folder of images of each index, by its identifier.
+
+    Raises:
+        UserError: if a `heads.csv` is no list of heads.
     """
 
-    def __init__(self, most: int = 64 * 2**20):
-        self._most, self._bytes = most, 0
+    def __init__(self, most: int = 64 * 2**20, *, hide_heads: str | None = None, folders: Mapping[str, Path] = EMPTY):
+        self._most, self._bytes, self._how = most, 0, hide_heads
+        self._heads: dict[str, HeadList] = {}
+        if hide_heads:
+            from meru.data.heads import HeadList  # imports PyTorch
+
+            for identifier, folder in folders.items():
+                listed = folder / "heads.csv"
+                self._heads[identifier] = HeadList(listed if listed.is_file() else None)
         self._kept = OrderedDict[tuple, bytes]()
         self._turn = threading.Lock()
 
@@ -62,9 +81,17 @@ class Thumbnails:
                 if key in self._kept:
                     self._kept.move_to_end(key)
                     return Thumbnail(self._kept[key], tag)
-            content = _small(_decoded(file.read(), index, place), size)
+            content = _small(self._shown(_decoded(file.read(), index, place), identifier, index, place), size)
         self._keep(key, content)
         return Thumbnail(content, tag)
+
+    def _shown(self, image: Tensor, identifier: str, index: Any, place: int) -> Tensor:
+        if self._how is None:
+            return image
+        try:
+            return self._heads[identifier].hide(image, Path(index.path(place)), self._how)
+        except UserError as error:
+            raise Refused(404, f"{called(index, place)} is not shown, because its head is not known: {error}") from None
 
     def _keep(self, key: tuple, content: bytes) -> None:
         with self._turn:

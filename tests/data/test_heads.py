@@ -128,8 +128,8 @@ def test_drawn_persons_have_heads_where_the_list_says(tmp_path):
     data = load_pedestrians(root=root, identities=6, images_per_identity=1)
     assert len((root / "heads.csv").read_text().splitlines()) == 7
     changed = hide_heads(data, section(tmp_path, root=str(root), hidden_heads="cover"))
-    pairs = [zip(getattr(data, split), getattr(changed, split), strict=True) for split in ("train", "validation", "test")]
-    for before, after in (pair for split in pairs for pair in split):
+    every = ([*each.train, *each.validation, *each.test] for each in (data, changed))
+    for before, after in zip(*every, strict=True):
         differing = (read_image(before.path) != read_image(after.path)).any(dim=0)
         rows = differing.any(dim=1).nonzero().flatten()
         assert 10 <= len(rows) <= 24 and differing.float().mean() < 0.08

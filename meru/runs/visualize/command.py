@@ -52,7 +52,7 @@ PICTURES = {
     "traversal": Picture(
         traversal, ("run",), ("image", "text", "other", "texts", "general", "split", "count", "root", "output")
     ),
-    "neighbours": Picture(neighbours, ("run",), ("image", "text", "split", "count", "root", "output")),
+    "neighbours": Picture(neighbours, ("run",), ("image", "text", "split", "count", "hide_heads", "root", "output")),
     "attention": Picture(attention, ("run", "image", "text"), ("output",)),
     "curves": Picture(curves, ("run",), ("figures", "output")),
     "tree": Picture(tree, ("run",), ("root", "output")),

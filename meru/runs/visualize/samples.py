@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from meru.data.heads import HiddenHeads
 from meru.data.texts import read_text
 from meru.errors import UserError
 from meru.evaluation.disk import draw_disk
@@ -88,14 +91,21 @@ def neighbours(
     text: str | None = None,
     split: str = "test",
     count: str = str(NEIGHBOURS),
+    hide_heads: str | None = None,
     root: str | None = None,
     output: str = "neighbours.png",
 ) -> str:
-    """Save the nearest images and captions of an image, a text, or some images of the data."""
+    """Save the nearest images and captions of an image, a text, or some images of the data.
+
+    With `hide_heads`, `blur` or `cover`, heads are hidden in the images that are drawn, not in those that are embedded.
+    """
     path = plot_file(output, example="neighbours.png")
     place = place_of(image) if image else None
     opened, subjects = open_with_data(run, root)
     sample = _sample(subjects, split, count)
+    if hide_heads:
+        heads = HiddenHeads(subjects.section, persons=subjects.data.class_kind == "identity")
+        sample = replace(sample, texts=replace(sample.texts, records=heads.records(sample.records, hide_heads)))
     title = f"{opened.name}: nearest of {len(sample.records)} images of the {split} split, and of their captions"
     if not place and not text:
         save_figure(draw_neighbours(sample, subjects.data, title=title), path)
