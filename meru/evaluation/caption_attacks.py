@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 
 DELETED = 0.2  # share of the words
+REPLACED = 0.75  # probability that a word with synonyms is replaced, so that draws differ
 
 # Words of the same meaning in captions of birds and persons. Each line is used in both directions.
 _SYNONYMS = (
@@ -42,8 +43,8 @@ def in_other_order(words: list[str], draw: random.Random) -> list[str]:
 
 
 def with_synonyms(words: list[str], draw: random.Random) -> list[str]:
-    """Each word that the table knows is replaced by a synonym; a full stop or comma after it stays."""
-    return [_synonym(word, draw) for word in words]
+    """Most of the words that the table knows are replaced by a synonym; a full stop or comma after them stays."""
+    return [_synonym(word, draw) if draw.random() < REPLACED else word for word in words]
 
 
 def _synonym(word: str, draw: random.Random) -> str:

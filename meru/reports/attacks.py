@@ -19,8 +19,8 @@ LABELS = {
     "apgd_ce": "APGD-CE",
     "apgd_dlr": "APGD-DLR",
     "apgd": "worse of the two",
-    "caption/deletion": "captions, a fifth of the words deleted",
-    "caption/order": "captions, words in another order",
+    "caption/deletion": "captions, a fifth deleted",
+    "caption/order": "captions, another order",
     "caption/synonyms": "captions, synonyms",
 }
 ON_IMAGES = ("pgd", "apgd_ce", "apgd_dlr", "apgd")
@@ -81,6 +81,7 @@ def attacks_figure(figures: Figures, title: str = "") -> Figure:
     directions = {"text → image": f"text_to_image/{kind}/recall@1", "image → text": f"image_to_text/{kind}/recall@1"}
     draw_bars(words, figures, rows=rows, columns=directions)
     words.tick_params(axis="x", labelsize=7)
+    words.margins(y=0.25)  # room for the legend
     words.set_title("changed captions, R@1", fontsize=9)
     return figure
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -64,6 +65,27 @@ def test_an_image_is_decoded_once_and_kept_within_the_bound(page, monkeypatch):
     for place in (0, 1, 2, 0):
         kept.get("tiny", page.index, place, size=256)
     assert kept._bytes <= 2 * first + 10 and len(decoded) == 5 and len(kept._kept) <= 2
+
+
+def test_heads_are_hidden_where_a_list_or_the_shape_of_a_person_says(page):
+    photos = Path(page.index.facts.images)
+    (photos / "heads.csv").write_text(f"image,x,y,width,height\n{page.index.names[0]},0,0,20,30\n")
+    Image.new("RGB", (60, 120), "red").save(page.index.path(1))  # as tall as a person
+    kept = Thumbnails(hide_heads="cover", folders={"tiny": photos})
+
+    def pixels(place):
+        return Image.open(io.BytesIO(kept.get("tiny", page.index, place, size=256).content)).convert("RGB")
+
+    def is_grey(colour):
+        return all(abs(value - 128) < 12 for value in colour)
+
+    listed, tall, wide = (pixels(place) for place in (0, 1, 2))
+    assert is_grey(listed.getpixel((5, 15))) and not is_grey(listed.getpixel((35, 15)))
+    assert is_grey(tall.getpixel((30, 5))) and not is_grey(tall.getpixel((30, 40)))
+    assert not is_grey(wide.getpixel((10, 2)))
+    (photos / "heads.csv").write_text("image,x\n")
+    with pytest.raises(UserError, match="has no column y"):
+        Thumbnails(hide_heads="cover", folders={"tiny": photos})
 
 
 @pytest.mark.parametrize(
