@@ -163,6 +163,30 @@ ROWS = (
         says="mean of classes",
     ),
     Row(
+        r"python scripts/evaluate\.py run=<run folder> suite=attacks attack_images=100",
+        change=(("attack_images=100", "attack_images=8 attack_steps=1 attack_strengths=[2]"),),
+        add=("workers=0", "output={here}/attacks.json", "captions_per_image=1"),
+        says="worse of the two, ε = 2",
+    ),
+    Row(
+        r"python scripts/evaluate\.py run=<run folder> suite=privacy",
+        add=("workers=0", "output={here}/privacy.json", "+data.cache={here}/cache"),
+        says="heads blurred",
+        makes="privacy.png",
+    ),
+    Row(
+        r"python scripts/evaluate\.py run=<run folder> \+data\.hidden_heads=cover",
+        add=("workers=0", "+data.cache={here}/cache"),
+        says="R@1",
+        makes="cache/heads/*.png",
+    ),
+    Row(
+        r"python scripts/visualize\.py neighbours run=<run folder> hide_heads=blur",
+        add=("output={here}/neighbours.png", "count=8"),
+        makes="neighbours.png",
+    ),
+    Row(r"python scripts/serve\.py index=<index> hide_heads=cover", add=("--help",), says="hide_heads"),
+    Row(
         r"python scripts/export\.py run=<run folder> format=hub output=exported",
         change=(("=exported", "={here}/exported"),),
         makes="exported/README.md",
