@@ -59,7 +59,7 @@ COLUMNS = {
 UNITS = {
     "validations": "次验证",
     "batches": "批", "blocks": "块", "captions": "条描述", "cells": "格", "classes": "类", "dimensions": "维", "epochs": "轮",
-    "images": "张图像", "of 255": "以 1/255 为单位", "operations": "个操作", "patches": "个图像块", "persons": "人", "pixels": "像素", "points": "点",
+    "images": "张图像", "of 255": "以 255 分之一为单位", "operations": "个操作", "patches": "个图像块", "persons": "人", "pixels": "像素", "points": "点",
     "probability": "概率", "processes": "个进程", "red, green, blue": "红、绿、蓝", "seconds": "秒", "share": "比例",
     "samples": "个样本", "streams": "个数据流", "share of the highest": "占最高学习率的比例", "shares": "比例", "shares of the box": "占边界框的比例", "steps": "步",
     "tokens": "个词元", "triplets": "个三元组", "units": "个单元", "views": "个视图",
