@@ -99,7 +99,13 @@ def test_training_sees_the_wrong_labels_and_evaluation_the_true_ones():
     expected = torch.where(noisy.train.labelled, noisy.train.given, -1)
     assert torch.equal(trained["label"][order], expected)
     cached = discovery_training_loader(
-        noisy.train, transform=identity, sampler="uniform", seed=0, total_steps=1, views=torch.zeros(60, 2, 4), **options
+        noisy.train,
+        transform=identity,
+        sampler="uniform",
+        seed=0,
+        total_steps=1,
+        views=torch.zeros(60, 2, 4),
+        **options,
     )
     rows = next(iter(cached))
     assert torch.equal(rows["label"][rows["image_index"].argsort()], expected)

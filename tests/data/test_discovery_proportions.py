@@ -80,9 +80,7 @@ def test_fewer_old_classes_stay_in_order_and_the_others_lose_their_labels():
 
 def test_old_classes_of_a_smaller_share_are_among_those_of_a_larger_one_and_a_seed_decides():
     data = data_of(unknown=3)
-    one, two, other = (
-        with_old_share(data, share, seed=seed) for share, seed in ((0.17, 0), (0.34, 0), (0.34, 5))
-    )
+    one, two, other = (with_old_share(data, share, seed=seed) for share, seed in ((0.17, 0), (0.34, 0), (0.34, 5)))
     assert set(one.class_names[:2]) < set(two.class_names[:4]) != set(other.class_names[:4])
     assert (one.train.labels == UNKNOWN).sum() == 3
     assert with_old_share(data, None, seed=0) is data

@@ -166,7 +166,7 @@ def test_values_out_of_range_are_one_line(overrides, message, configuration):
 
 
 def test_a_share_without_an_old_class_is_one_line(configuration):
-    with pytest.raises(UserError, match=r"discovery.old_share=0.75: 36 of 48 classes would be old, but the data have 24"):
+    with pytest.raises(UserError, match="old_share=0.75: 36 of 48 classes would be old, but the data have 24"):
         Discovery(configuration("discovery.old_share=0.75"), device=DEVICE)
 
 
