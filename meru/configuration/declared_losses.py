@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import Choice, Either, Flag, Number, Whole
-from meru.configuration.ranges import AT_LEAST_0, SHARE, TEMPERATURE
+from meru.configuration.ranges import AT_LEAST_0, PROPER_SHARE, SHARE, TEMPERATURE
 
 LOSS = {
     "contrastive.weight": weight("weight of the contrast of images and captions"),
@@ -87,4 +87,7 @@ DISCOVERY = {
     "neighbours": fixed(Whole(1, 65_536), "images"),
     "validation": fixed(Flag()),
     "maximum_classes": fixed(Whole(2, 1_000_000), "classes", null=True),
+    "old_share": fixed(PROPER_SHARE, "share", null=True),
+    "imbalance": fixed(Number(1, 1e6), null=True),
+    "prior_adjustment": Key(SHARE),
 }

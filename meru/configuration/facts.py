@@ -48,6 +48,7 @@ def check_facts(plain: dict) -> None:
     _check_weights(plain)
     _check_neighbours(plain)
     _check_images(plain.get("data") or {})
+    _check_label_noise(plain.get("data") or {}, discovering=discovering)
 
 
 def require_loader(data: Mapping, *, discovering: bool) -> None:
@@ -173,4 +174,13 @@ def _check_images(data: Mapping) -> None:
         raise UserError(
             "data.augment_on=device: the GPU crops and mirrors, but does not do data.image_augmentation; set "
             "data.augment_on=cpu or data.image_augmentation=null"
+        )
+
+
+def _check_label_noise(data: Mapping, *, discovering: bool) -> None:
+    """Refuse wrong labels in a run that reads none."""
+    if (noise := data.get("label_noise")) and not discovering:
+        raise UserError(
+            f"data.label_noise={noise}: a run of images and captions reads no labels, only category discovery does; "
+            "set it to 0"
         )

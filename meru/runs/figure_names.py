@@ -32,6 +32,7 @@ def figure_names(config: Mapping) -> tuple[str, ...]:
         names = [f"{row}/{name}" for row in ("discovery", "kmeans", "inductive") for name in _OF_DISCOVERY]
         names += [f"discovery_{kind}/{group}/accuracy" for kind in ("balanced", "v1") for group in _GROUPS]
         names += ["tree/dendrogram_purity", "feature_tree/dendrogram_purity", "num_classes", "true_num_classes"]
+        names += [f"predicted_old/{name}" for name in ("share", "expected_share", "offset")]
         return _with_chance(names)
     target = str((data.get("load") or {}).get("_target_"))
     persons, own = ("identity", "identity_cosine"), not target.startswith("meru.")
