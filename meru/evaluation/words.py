@@ -9,7 +9,7 @@ and groups are assigned to classes by one assignment over all (v2):
     captions/…                             average embedding of the captions of each image
     image_captions/…                       both side by side
     tower_captions/…                       the tower's features and the captions' embeddings side by side
-    kmeans_<row>/…                         the same by k-means without any label
+    kmeans_<row>/…                         by k-means without any label, for the tower, captions, and both
     names/accuracy                         names of the classes found, three words from their captions, that lead to the
                                            class if its captions of test images are known
 
@@ -22,6 +22,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ from meru.metrics.class_tree import cosine_tree
 from meru.metrics.clustering import kmeans
 from meru.metrics.discovery import assigned_classes, discovery_metrics
 from meru.metrics.semi_supervised import semi_supervised_kmeans
-from meru.metrics.words import distinctive_words, names_of, naming_metrics
+from meru.metrics.words import names_of, naming_metrics, vocabulary
 from meru.reports.bars import bars_figure
 from meru.reports.class_tree import dendrogram_figure
 from meru.reports.tables import format_rows
@@ -48,7 +49,10 @@ ROWS = {
     "images and captions": "image_captions",
     "the image tower and captions": "tower_captions",
 }
-WITHOUT_LABELS = {f"{label}, without labels": f"kmeans_{row}" for label, row in ROWS.items()}
+ALSO_WITHOUT_LABELS = ("tower", "captions", "tower_captions")
+WITHOUT_LABELS = {
+    f"{label}, without labels": f"kmeans_{row}" for label, row in ROWS.items() if row in ALSO_WITHOUT_LABELS
+}
 COLUMNS = {"All": "all/accuracy", "Old": "old/accuracy", "New": "new/accuracy"}
 NAMED_BY = "tower_captions"
 
@@ -77,7 +81,8 @@ def evaluate_words(subject: Subject) -> Answer:
     found = {}
     for name, features in rows.items():
         found[name] = semi_supervised_kmeans(features, labels, labelled, clusters)[hidden]
-        found[f"kmeans_{name}"] = kmeans(features[hidden], clusters)
+        if name in ALSO_WITHOUT_LABELS:
+            found[f"kmeans_{name}"] = kmeans(features[hidden], clusters, restarts=1)
     for name, groups in found.items():
         for key, figure in discovery_metrics(groups, labels[hidden], data.num_old).items():
             if key.startswith("discovery/"):
@@ -111,25 +116,31 @@ def features_of(
     }
 
 
-class _Named:
-    """Names of the groups of unlabelled images, by group, the class that each is assigned to, and figures of them."""
+class _Named(NamedTuple):
+    """The classes found.
 
-    def __init__(self, names: dict[int, tuple[str, ...]], class_of: dict[int, int], figures: dict[str, float]):
-        self.names, self.class_of, self.figures = names, class_of, figures
+    Attributes:
+        names: Group of unlabelled images → its words.
+        class_of: Group → the class that it is assigned to.
+        figures: Of the names.
+    """
+
+    names: dict[int, tuple[str, ...]]
+    class_of: dict[int, int]
+    figures: dict[str, float]
 
 
 def _names(subject: Subject, groups: Tensor) -> _Named:
     data, described = subject.data.images, subject.data
     hidden = ~data.train.labelled
     own = [captions for captions, each in zip(described.train, hidden.tolist(), strict=True) if each]
-    words, scores = distinctive_words(own, groups, len(data.class_names))
     class_of = assigned_classes(groups.numpy(), data.train.labels[hidden].numpy())
-    every = names_of(words, scores)
+    every = names_of(vocabulary(own, groups, len(data.class_names)))
     names = {group: every[group] for group in sorted(class_of)}
-    figures = {}
+    figures: dict[str, float] = {}
     if described.test:
-        known, of_class = distinctive_words(described.test, data.test.labels, len(data.class_names))
-        figures = naming_metrics(list(names.values()), [class_of[group] for group in names], known, of_class)
+        known = vocabulary(described.test, data.test.labels, len(data.class_names))
+        figures = naming_metrics(list(names.values()), [class_of[group] for group in names], known)
     return _Named(names, class_of, figures)
 
 

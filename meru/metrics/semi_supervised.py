@@ -50,7 +50,7 @@ def semi_supervised_kmeans(
             apart = torch.cdist(free, centres[known]).amin(dim=1)
             share = max(len(others), round(len(free) * len(others) / clusters))
             free = free[apart.topk(share).indices.sort().values]
-        start = kmeans(free, len(others), seed=seed)
+        start = kmeans(free, len(others), seed=seed, restarts=1)
         for place, number in enumerate(others):
             rows = free[start == place]
             centres[number] = rows.mean(dim=0) if len(rows) else free[place]

@@ -48,8 +48,8 @@ def described(images: DiscoveryData, pairs: ImageTextData, *, source: str | Path
     def captions(paths: Sequence[Path]) -> Captions:
         if absent := [path for path in paths if path not in known]:
             raise UserError(
-                f"{source}: {absent[0]} has no captions ({len(absent)} of {len(paths)} images): category discovery with "
-                "words needs some for every image; choose other data"
+                f"{source}: {absent[0]} has no captions ({len(absent)} of {len(paths)} images): category discovery "
+                "with words needs some for every image; choose other data"
             )
         return tuple(known[path] for path in paths)
 
