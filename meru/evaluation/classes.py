@@ -46,7 +46,12 @@ class ClassTrees(NamedTuple):
 
 @torch.no_grad()
 def read_features(
-    model: nn.Module, batches: Iterable[dict[str, Tensor]], *, device: torch.device, num_old: int | None = None
+    model: nn.Module,
+    batches: Iterable[dict[str, Tensor]],
+    *,
+    device: torch.device,
+    num_old: int | None = None,
+    classes: int | None = None,
 ) -> dict[str, Tensor]:
     """The features and predictions of a model for every image that can be decoded.
 
@@ -58,6 +63,7 @@ def read_features(
         batches: From `discovery_evaluation_loader`.
         device: The model's.
         num_old: Number of old classes, to read what `meru.evaluation.bias` needs; None: without that.
+        classes: So many classes take part, the first ones; None: all.
 
     Returns:
         On the CPU, in the images' order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
@@ -72,7 +78,7 @@ def read_features(
         if not len(batch["image"]):
             return None
         features = model.features(batch["image"].to(device, non_blocking=True))
-        logits = model.class_logits(features).float() / model.temperature
+        logits = model.class_logits(features)[:, :classes].float() / model.temperature
         probabilities = logits.softmax(dim=1)
         found = {
             "features": F.normalize(features, dim=-1),

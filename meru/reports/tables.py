@@ -55,7 +55,7 @@ ERRORS = ("tree_induced_error", "lowest_common_ancestor")  # in edges of the cla
 # Figures in a unit of their own, by the last part of their names; all others are shares.
 NOT_SHARES = {
     *ERRORS,
-    *("images", "queries", "queries_without_match", "num_classes", "true_num_classes", "offset"),
+    *("images", "queries", "queries_without_match", "num_classes", "true_num_classes", "classes", "offset"),
 }
 POINTING = ("pointing", "box_centre")  # rows of single parts are only in the JSON file
 COLUMNS = {

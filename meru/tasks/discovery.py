@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from meru import distributed, sharing
 from meru.assemble import Pretrained, build
 from meru.data.discovery.loading import discovery_evaluation_loader, discovery_training_loader
 from meru.data.discovery.splits import UNKNOWN, DiscoveryData, DiscoverySplit
+from meru.data.discovery.staged_loading import staged_training_loader
+from meru.data.discovery.stages import Stages
 from meru.data.pixels import CachedPixels
 from meru.data.sampling import BatchPlan
 from meru.errors import UserError
@@ -29,6 +32,7 @@ from meru.evaluation.classes import (
     save_trees,
 )
 from meru.evaluation.clusters import save_clusters
+from meru.evaluation.stages import figures_of_stages, format_stages, stage_figures
 from meru.evaluation.suites import SUITES
 from meru.metrics.clustering import estimate_num_classes
 from meru.optional_part import optional
@@ -38,6 +42,7 @@ from meru.tasks.contract import Figures, Findings, Task
 from meru.tasks.data import load_discovery_data
 from meru.tasks.discovery_batches import nearest_images, released_neighbours
 from meru.tasks.discovery_labels import described_noise, described_sizes, label_noise, split_seed, with_label_noise
+from meru.tasks.discovery_stages import arriving_stages, check_stages, number_of_stages
 
 log = logging.getLogger("meru")
 
@@ -60,6 +65,20 @@ class Discovery(Task):
 
     # ---------------------------------------------------------------- training
 
+    @property
+    def stages(self) -> int:
+        """Stages in which classes and images arrive."""
+        return number_of_stages(self.config)
+
+    @cached_property
+    def arriving(self) -> Stages | None:
+        """What arrives when; None if everything is there from the start."""
+        return arriving_stages(self.config, self.data)
+
+    def images_per_epoch(self) -> int:
+        """Those of the first stage, for all stages: what remains of earlier images does not change the steps."""
+        return len(self.arriving.images[0] if self.arriving else self.data.train)
+
     def complete_config(self) -> DictConfig:
         """Set `discovery.num_classes` to a number: that of the data, the given one, or an estimate.
 
@@ -67,6 +86,8 @@ class Discovery(Task):
         on, `data` has the wrong labels of `data.label_noise`.
         """
         wanted = self.config.discovery.num_classes
+        if self.arriving:
+            check_stages(self.arriving, self.config)
         share, kind = label_noise(self.config)
         read = self.untrained_features() if wanted == "estimate" or (share and kind == "nearest") else {}
         self.data = with_label_noise(self.data, self.config, read)
@@ -139,7 +160,9 @@ class Discovery(Task):
         playing = "validation, half of the old classes play new ones: " if validation else ""
         new = len(data.class_names) - data.num_old
         unknown = f", {int((data.train.labels == UNKNOWN).sum())} of unknown classes" if data.has_unknown else ""
-        return playing + (
+        kept = self.config.discovery.get("earlier_images")
+        staged = f"{self.stages} stages, of earlier images {kept} remain: " if self.arriving else ""
+        return playing + staged + (
             f"{len(data.train)} training images, {int(data.train.labelled.sum())} of them labelled"
             f"{described_noise(data, self.config)}{unknown}; {data.num_old} old and {new} new classes"
             f"{described_sizes(data, self.config)}, {self.config.discovery.num_classes} in the classifier"
@@ -151,33 +174,53 @@ class Discovery(Task):
         released = pretrained.model.released_batches
         found = self.epoch_state
 
-        def neighbours(epoch: int) -> Tensor:
+        def neighbours(epoch: int, among: Tensor | None = None) -> Tensor:
             # A run that resumes within an epoch uses the neighbours from the weights at the start of the epoch.
             if found.get("epoch") != epoch:
                 with sharing.together():  # all processes are at the start of the epoch
                     if released:
+                        split = train if among is None else train.where(self.arriving.chosen(among))
                         nearest = released_neighbours(
-                            self.config, train, model, transforms, epoch=epoch, device=self.device
+                            self.config, split, model, transforms, epoch=epoch, device=self.device
                         )
                     else:
                         count = self.config.discovery.neighbours
                         seen = self.features(train, pretrained, pixels=pixels)
-                        nearest = nearest_images(seen, images=len(train), count=count)
+                        nearest = nearest_images(seen, images=len(train), count=count, among=among)
                 found.update(neighbours=nearest, epoch=epoch)
             return found["neighbours"]
 
         self.use_cached_views(pretrained)
         pixels = self.cached_pixels(train.images)
-        return discovery_training_loader(
-            train,
-            pixels=pixels,
-            transform=transforms.training,
-            sampler=self.config.discovery.sampler,
-            neighbours=neighbours,
-            independent=released,
-            views=self.cached_training_views(train.images, transforms),
+        options = {
+            "pixels": pixels,
+            "transform": transforms.training,
+            "sampler": self.config.discovery.sampler,
+            "neighbours": neighbours,
+            "independent": released,
+            "views": self.cached_training_views(train.images, transforms),
             **self.loader_options(plan, start),
+        }
+        if self.arriving is None:
+            return discovery_training_loader(train, **options)
+        steps = self.config.trainer.epochs * (plan.batches_per_epoch // plan.accumulate) * plan.accumulate
+        return staged_training_loader(
+            train, self.arriving, num_classes=model.num_classes, stage_steps=steps, **options
         )
+
+    def at_stage_end(self, pretrained: Pretrained, model: nn.Module, stage: int) -> Figures:
+        """Figures on the test images of the classes that have arrived, or without any on unlabelled training images."""
+        data, stages = self.data, self.arriving
+        classes = stages.open_classes(stage, model.num_classes)
+        split, choose = (data.test, stages.measured) if len(data.test) else (data.train, stages.unlabelled)
+        read = self.features(split, pretrained._replace(model=model), classes=classes)
+        if not sharing.leads():
+            return {}
+        figures = stage_figures(
+            read, choose(split, stage), stages, stage=stage, classes=classes, earlier=self.epoch_state
+        )
+        log.info("%s", format_stages(figures))
+        return finite_figures(figures)
 
     # ---------------------------------------------------------------- figures
 
@@ -225,10 +268,11 @@ class Discovery(Task):
             with optional("the trees of classes"):
                 trees = class_trees(data, train, pretrained.model)
                 figures |= purities(trees)
+        figures |= figures_of_stages(self.epoch_state)  # empty unless the run has just been trained
         return Findings(finite_figures(figures), Answer(trees, train, test))
 
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
-        return format_discovery(figures, title)
+        return "\n".join(filter(None, (format_discovery(figures, title), format_stages(figures))))
 
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
         """Save the predicted classes of the images, and the trees they form, as text and as plots."""
@@ -265,7 +309,12 @@ class Discovery(Task):
     # ---------------------------------------------------------------- images
 
     def features(
-        self, split: DiscoverySplit, pretrained: Pretrained, *, pixels: CachedPixels | None = None
+        self,
+        split: DiscoverySplit,
+        pretrained: Pretrained,
+        *,
+        pixels: CachedPixels | None = None,
+        classes: int | None = None,
     ) -> dict[str, Tensor]:
         """Features of the images of a split, or of its cached pixels; see `read_features`."""
         images = discovery_evaluation_loader(
@@ -276,4 +325,5 @@ class Discovery(Task):
             batch_size=self.config.evaluation.batch_size,
             **self.reading(),
         )
-        return read_features(pretrained.model, images, device=self.device, num_old=self.data.num_old)
+        options = {"num_old": self.data.num_old, "classes": classes}
+        return read_features(pretrained.model, images, device=self.device, **options)
