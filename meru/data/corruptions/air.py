@@ -19,12 +19,12 @@ from meru.data.corruptions.optics import (
     smooth_field,
 )
 
-FOG = (0.5, 0.9, 1.4, 2.0, 2.8)  # extinction over the mean distance, by severity
-AIRLIGHT = torch.tensor([0.62, 0.65, 0.68])[:, None, None]  # of an overcast day, in linear light
+FOG = (0.25, 0.5, 0.8, 1.2, 1.7)  # extinction over the mean distance, by severity
+AIRLIGHT = torch.tensor([0.55, 0.58, 0.61])[:, None, None]  # of an overcast day, in linear light
 # By severity: streaks per pixel of a picture of 160 × 160, their length as a share of its side, and their strength.
 RAIN = ((0.004, 0.06, 0.5), (0.008, 0.08, 0.6), (0.014, 0.10, 0.7), (0.022, 0.13, 0.8), (0.034, 0.16, 0.9))
 # By severity: flakes per pixel of a picture of 160 × 160, and how much of the picture is bleached.
-SNOW = ((0.004, 0.15), (0.009, 0.25), (0.016, 0.35), (0.025, 0.45), (0.036, 0.55))
+SNOW = ((0.003, 0.15), (0.006, 0.25), (0.011, 0.35), (0.018, 0.45), (0.027, 0.55))
 FLAKES = (0.004, 0.009, 0.016)  # radii as shares of the side, far to near
 USUAL_SIDE = 160  # pixels; in larger pictures, drops and flakes are larger, not more
 OCCLUSION = (0.1, 0.2, 0.3, 0.4, 0.5)  # share of the area, by severity

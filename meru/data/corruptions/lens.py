@@ -11,10 +11,10 @@ from torchvision.transforms import v2
 
 from meru.data.corruptions.optics import as_pixels, disc_blurred, displayed, length_of, line_blurred, linear_light
 
-MOTION = (0.03, 0.06, 0.10, 0.15, 0.21)  # length of the path as a share of the side, by severity
-DEFOCUS = (0.006, 0.012, 0.02, 0.03, 0.045)  # radius of the disc as a share of the side
-QUALITY = (25, 15, 9, 5, 2)  # of JPEG
-FACTOR = (2, 3, 4, 6, 8)  # by which both sides are divided
+MOTION = (0.04, 0.08, 0.13, 0.19, 0.26)  # length of the path as a share of the side, by severity
+DEFOCUS = (0.008, 0.016, 0.027, 0.042, 0.06)  # radius of the disc as a share of the side
+QUALITY = (20, 12, 8, 5, 3)  # of JPEG
+FACTOR = (2, 3, 4, 6, 9)  # by which both sides are divided
 # By severity: degrees by which the camera rolls and by which it moves around the object.
 VIEWPOINT = ((5, 12), (9, 20), (14, 28), (20, 36), (27, 44))
 DISTANCE = 2.2  # of the camera, in sides of the picture

@@ -9,12 +9,12 @@ from meru.data.corruptions.optics import as_pixels, displayed, linear_light
 
 # By severity: photons that a white pixel receives, the share of linear light that the camera makes of them, and how
 # much of the colour is the lamps'.
-NIGHT = ((300, 0.30, 0.3), (120, 0.20, 0.45), (60, 0.14, 0.6), (30, 0.10, 0.7), (14, 0.07, 0.8))
+NIGHT = ((300, 0.35, 0.3), (120, 0.25, 0.45), (60, 0.18, 0.6), (30, 0.14, 0.7), (15, 0.11, 0.8))
 READ_NOISE = 2.5  # electrons, standard deviation
 LAMPS = torch.tensor([[1.0, 0.72, 0.38], [0.55, 0.75, 1.0]])  # street lamps, and moonlight
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 # By severity: the logarithm of the ratio of red to blue, of the exponent, and of the saturation.
-COLOURS = ((0.2, 0.1, 0.2), (0.4, 0.2, 0.4), (0.65, 0.3, 0.65), (0.9, 0.4, 0.95), (1.2, 0.5, 1.3))
+COLOURS = ((0.2, 0.1, 0.15), (0.4, 0.2, 0.3), (0.6, 0.3, 0.45), (0.8, 0.4, 0.65), (1.0, 0.5, 0.85))
 
 
 def night(image: Tensor, severity: int, generator: torch.Generator) -> Tensor:
