@@ -56,6 +56,7 @@ LOSSES = {
     "loss.supervised_contrastive.weight": "带标签图像的对比损失的权重",
     "loss.supervised_contrastive.temperature": "该对比的温度",
     "loss.supervised_classification.weight": "带标签图像的交叉熵的权重",
+    "loss.supervised_classification.robust": "广义交叉熵的 q，用于有错误标签时；0：交叉熵，1：1 − p",
     "loss.view_contrastive.weight": "同一图像两个视图的对比损失的权重",
     "loss.view_contrastive.temperature": "该对比的温度",
     "loss.self_distillation.weight": "以一个视图的预测作为另一个视图的目标的损失的权重",

@@ -66,6 +66,7 @@ LOSS = {
     "supervised_contrastive.weight": weight("weight of the contrast of labelled images"),
     "supervised_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
     "supervised_classification.weight": weight("weight of the labelled images' cross-entropy"),
+    "supervised_classification.robust": Key(SHARE),
     "view_contrastive.weight": weight("weight of the contrast of two views of an image"),
     "view_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
     "self_distillation.weight": weight("weight of one view's prediction as the target of the other"),

@@ -195,9 +195,10 @@ def format_discovery(figures: Mapping[str, float], title: str) -> str:
     }
     columns = {"All": "all/accuracy", "Old": "old/accuracy", "New": "new/accuracy"}
     table = format_rows(figures, title, rows=rows, columns=columns)
-    if (taken := figures.get("discovery/new_as_old/share")) is not None:
-        chance = figures["discovery/new_as_old/chance_share"]
-        table += f"\nimages of new classes taken for old ones: {100 * taken:.1f} (chance {100 * chance:.1f})"
+    for taken, of, others in (("new_as_old", "new", "old"), ("old_as_new", "old", "new")):
+        if (share := figures.get(f"discovery/{taken}/share")) is not None:
+            chance = figures[f"discovery/{taken}/chance_share"]
+            table += f"\nimages of {of} classes taken for {others} ones: {100 * share:.1f} (chance {100 * chance:.1f})"
     purity = {name: figures.get(f"{name}/dendrogram_purity") for name in ("tree", "feature_tree")}
     for name, value in purity.items():
         if value is not None:

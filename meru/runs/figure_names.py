@@ -17,7 +17,7 @@ _OF_CLASSES = (
 _GROUPS = ("all", "old", "new")
 _OF_DISCOVERY = (
     *(f"{group}/{name}" for group in _GROUPS for name in ("accuracy", "images")),
-    *("all/normalized_mutual_information", "all/adjusted_rand_index", "new_as_old/share"),
+    *("all/normalized_mutual_information", "all/adjusted_rand_index", "new_as_old/share", "old_as_new/share"),
 )
 
 
