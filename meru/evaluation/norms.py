@@ -30,7 +30,7 @@ class Crop:
 
 DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "resolution ÷ 4": Corruption("resolution", 3),
-    "resolution ÷ 9": Corruption("resolution", 5),
+    "resolution ÷ 8": Corruption("resolution", 5),
     "half occluded": Corruption("occlusion", 5),
     "middle quarter": Crop(0.25),
     "night, severity 3": Corruption("night", 3),

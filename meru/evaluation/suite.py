@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from meru import distributed, sharing
 from meru.assemble import Pretrained
+from meru.data.cache_files import cache_folder, can_hold
 from meru.data.cached_rows import cached_loader
 from meru.data.cached_views import CachedViews
 from meru.data.discovery.splits import DiscoveryData
@@ -168,9 +169,13 @@ class Subject:
     def _cache(self) -> CachedViews | None:
         """The cached rows of the model's frozen part; None if its data do not ask for them, or images may be skipped.
 
-        A cache must have a row for every image.
+        A cache must have a row for every image. A model from another machine may name a folder that this one lacks.
         """
-        if reading_options(self.section)["on_error"] == "skip":
+        if not self.section.get("cached_views") or reading_options(self.section)["on_error"] == "skip":
+            return None
+        folder = cache_folder(self.section.get("cache"))
+        if not can_hold(folder):
+            log.info("data.cache=%s cannot be written, so every image is read", folder)
             return None
         return CachedViews.of(self.section, self.model, device=self.device)
 

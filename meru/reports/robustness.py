@@ -42,8 +42,8 @@ def format_robustness(figures: Figures, title: str) -> str:
         correlation = _signed(figures["caption/rank_correlation"]) if share == 1 else ""
         lines.append(f"{f'first {share:.0%} of words':<{width}}{gap}{cells}{correlation:>9}".rstrip())
     lines.append(
-        "ρ: rank correlation of severity (or number of words) and distance, within an image or caption; more general is "
-        "nearer to the origin where it is negative for images and positive for captions"
+        "ρ: rank correlation of distance with severity or number of words, within an image or caption; more general "
+        "is nearer to the origin if it is negative for images and positive for captions"
     )
     return "\n".join(lines)
 

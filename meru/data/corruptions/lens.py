@@ -14,7 +14,7 @@ from meru.data.corruptions.optics import as_pixels, disc_blurred, displayed, len
 MOTION = (0.04, 0.08, 0.13, 0.19, 0.26)  # length of the path as a share of the side, by severity
 DEFOCUS = (0.008, 0.016, 0.027, 0.042, 0.06)  # radius of the disc as a share of the side
 QUALITY = (20, 12, 8, 5, 3)  # of JPEG
-FACTOR = (2, 3, 4, 6, 9)  # by which both sides are divided
+FACTOR = (2, 3, 4, 6, 8)  # by which both sides are divided
 # By severity: degrees by which the camera rolls and by which it moves around the object.
 VIEWPOINT = ((5, 12), (9, 20), (14, 28), (20, 36), (27, 44))
 DISTANCE = 2.2  # of the camera, in sides of the picture
@@ -55,15 +55,15 @@ def viewpoint(image: Tensor, severity: int, generator: torch.Generator) -> Tenso
     side = length_of(image)
     x, y = ((torch.arange(count) + 0.5 - count / 2) / side for count in (width, height))
     # The point of the plane that a ray (x, y, DISTANCE) of the camera meets.
-    first = [math.cos(yaw) * math.cos(roll), math.cos(yaw) * math.sin(roll), -math.sin(yaw)]
-    second = [
+    across = [math.cos(yaw) * math.cos(roll), math.cos(yaw) * math.sin(roll), -math.sin(yaw)]
+    down = [
         math.sin(pitch) * math.sin(yaw) * math.cos(roll) - math.cos(pitch) * math.sin(roll),
         math.sin(pitch) * math.sin(yaw) * math.sin(roll) + math.cos(pitch) * math.cos(roll),
         math.sin(pitch) * math.cos(yaw),
     ]
-    plane = torch.tensor([[first[0], second[0], 0], [first[1], second[1], 0], [first[2] / DISTANCE, second[2] / DISTANCE, 1]])
-    inverse = torch.linalg.inv(plane.double()).float()
-    across, down, scale = (row[0] * x + row[1] * y[:, None] + row[2] for row in inverse)
-    places = torch.stack([2 * side / width * across / scale, 2 * side / height * down / scale], dim=-1)
+    nearer = (across[2] / DISTANCE, down[2] / DISTANCE, 1)
+    plane = torch.tensor([(across[0], down[0], 0), (across[1], down[1], 0), nearer], dtype=torch.float64)
+    u, v, scale = (row[0] * x + row[1] * y[:, None] + row[2] for row in torch.linalg.inv(plane).float())
+    places = torch.stack([2 * side / width * u / scale, 2 * side / height * v / scale], dim=-1)
     seen = F.grid_sample(image.float()[None], places[None], padding_mode="reflection", align_corners=False)
     return as_pixels(seen[0])

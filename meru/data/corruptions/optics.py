@@ -84,12 +84,14 @@ def disc_blurred(image: Tensor, radius: float) -> Tensor:
     sums = F.pad(wide.double().cumsum(-1), (1, 0))  # a row of the disc is a difference of two of these
     total, area = torch.zeros(image.shape, dtype=torch.float64), 0.0
     for row in range(-math.ceil(radius), math.ceil(radius) + 1):
-        half = math.sqrt(max((radius + 0.5) ** 2 - row**2, 0.25)) - 0.5
+        half = math.sqrt(max((radius + 0.5) ** 2 - row**2, 0)) - 0.5
+        if half < 0:
+            continue
         whole, rest = math.floor(half), half - math.floor(half)
         rows = slice(reach + row, reach + row + height)
         for extent, weight in ((whole, 1 - rest), (whole + 1, rest)):
             first, last = reach - extent, reach + extent + 1
-            if weight and first >= 0 and last + width <= sums.shape[-1] + 0:
+            if weight:
                 total.add_(sums[:, rows, last : last + width] - sums[:, rows, first : first + width], alpha=weight)
                 area += weight * (2 * extent + 1)
     return (total / area).float()
