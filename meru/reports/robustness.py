@@ -66,9 +66,7 @@ def robustness_figure(figures: Figures, title: str = "") -> Figure:
     _grid(grids[0], shares, families, degrees, colours="viridis", form="{:.1f}", limits=(0, None))
     grids[0].set_title("text → image R@1, percent", fontsize=10)
     clean = figures["clean/radius"] or 1.0
-    radii = [
-        [100 * (figures[f"{row}/radius"] / clean - 1) for row in _rows(family, severities)] for family in families
-    ]
+    radii = [[100 * (figures[f"{row}/radius"] / clean - 1) for row in _rows(family, severities)] for family in families]
     # At least ±1 percent, so that rounding has no colour.
     largest = max([1.0, *(abs(value) for row in radii for value in row)])
     _grid(grids[1], radii, families, degrees, colours="RdBu_r", form="{:+.1f}", limits=(-largest, largest))
