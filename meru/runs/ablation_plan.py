@@ -14,7 +14,7 @@ from meru.configuration.composing import compose
 from meru.configuration.overrides import override, readable, typed_keys
 from meru.configuration.saved import read_yaml
 from meru.errors import UserError
-from meru.files import write_text
+from meru.files import make_folder_of, write_text
 from meru.run_layout import CONFIG
 from meru.runs.ablation_file import Start, Variant, slug
 from meru.runs.ablation_queue import Run
@@ -151,6 +151,7 @@ def check_same_suites(suites: Mapping[str, Sequence[str]], output: Path) -> None
                     f"remove */{name}.json in {output}, or choose another output="
                 )
     if suites:
+        make_folder_of(path)
         write_text(path, yaml.safe_dump({**before, **{name: list(words) for name, words in suites.items()}}))
 
 

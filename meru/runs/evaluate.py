@@ -13,9 +13,9 @@ from meru.configuration import absolute_paths
 from meru.configuration.saved import change, check_targets, choices, leaves
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
-from meru.evaluation.suite import Subject
+from meru.evaluation.suite import Answer, Subject
 from meru.evaluation.suites import SUITES
-from meru.files import output_file, user_path
+from meru.files import output_file, user_path, write_text
 from meru.reports.attention import save_figure
 from meru.reports.tables import finite_figures, write_json
 from meru.runs.folder import require_data
@@ -92,7 +92,9 @@ def evaluate_suite(config: DictConfig, trained: DictConfig, opened: Opened, *, d
     data = load_for_suite(trained, suite.needs, suite=config.suite)
     subject = Subject(_with_squash(opened.pretrained, trained), data, trained.data, config, device)
     with sharing.together():
-        figures = finite_figures(suite.evaluate(subject))
+        answer = suite.evaluate(subject)
+    found, files = answer if isinstance(answer, Answer) else (answer, {})
+    figures = finite_figures(found)
     if not distributed.is_main():
         return figures
     images = f"{config.split} split" if config.split else suite.images
@@ -104,7 +106,15 @@ def evaluate_suite(config: DictConfig, trained: DictConfig, opened: Opened, *, d
         return figures
     write_json(output, figures)
     save_figure(suite.picture(figures, title), output.with_suffix(".png"))
-    log.info("figures: %s and %s", output, output.with_suffix(".png").name)
+    written = [output.with_suffix(".png").name]
+    for ending, content in files.items():
+        path = output.with_name(f"{output.stem}_{ending}")
+        if isinstance(content, str):
+            write_text(path, content)
+        else:
+            save_figure(content, path)
+        written.append(path.name)
+    log.info("figures: %s and %s", output, ", ".join(written))
     return figures
 
 

@@ -187,8 +187,3 @@ def test_every_kind_of_data_can_be_corrupted(experiment, compose):
     seen = transform(image)
     assert seen.shape[1:] == torch.Size((64, 32) if experiment == "pedestrians_gahr" else (64, 64))
     assert (seen == 128).any()
-
-
-def test_corruptions_are_refused_where_the_gpu_augments(compose):
-    with pytest.raises(UserError, match=r"data.augment_on=device.*data.corruptions=null"):
-        train(compose("experiment=birds_meru", "data.augment_on=device", "data.corruptions=[fog]"), device=DEVICE)
