@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from meru.configuration import check
 from meru.data.corruptions.families import FAMILIES
 from meru.errors import UserError
 from meru.evaluation.robustness import evaluate_robustness, mean_rank_correlation, shortened
@@ -188,7 +189,7 @@ def test_the_suite_of_a_run(model, finished, compose):
 )
 def test_another_severity_or_family_is_one_line(words, message, compose):
     with pytest.raises(UserError) as error:
-        compose("run=anything", "suite=robustness", words, name="evaluate")
+        check(compose("run=anything", "suite=robustness", words, name="evaluate"), command="evaluate")
     text = str(error.value)
     assert message in text and "\n" not in text and ("from 1 to 5" in text or "one of night" in text)
 
