@@ -77,15 +77,14 @@ def evaluate_robustness(
     texts = embed_captions(model, cuts, tokenizer=tokenizer, device=device).chunk(len(CAPTION_SHARES))
 
     def measured(row: str, queries: Tensor, gallery: Tensor, radius: Tensor) -> Figures:
-        search = {"query_labels": text_labels, "gallery_labels": labels, "similarity": model.similarity}
-        found = retrieval_metrics(queries, gallery, ks=(1,), **search)
+        known = {"query_labels": text_labels, "gallery_labels": labels}
+        found = retrieval_metrics(queries, gallery, ks=(1,), similarity=model.similarity, **known)
         names = {f"text_to_image/{class_kind}/{name}": found[name] for name in ("recall@1", "chance_recall@1")}
         return {f"{row}/{name}": value for name, value in (names | {"radius": radius.double().mean().item()}).items()}
 
     clean_radius = model.radius(clean["embeddings"])
     figures = measured("clean", texts[-1], clean["embeddings"], clean_radius)
-    degrees = sorted(set(severities))
-    families = list(FAMILIES if corruptions is None else dict.fromkeys(corruptions))
+    degrees, families = sorted(set(severities)), list(FAMILIES if corruptions is None else dict.fromkeys(corruptions))
     for family in families:
         radii = [clean_radius]
         for severity in degrees:
@@ -98,8 +97,7 @@ def evaluate_robustness(
     radii = [model.radius(embeddings) for embeddings in texts]
     for share, embeddings, radius in zip(CAPTION_SHARES, texts, radii, strict=True):
         figures |= measured(f"caption/{share:g}", embeddings, clean["embeddings"], radius)
-    words = torch.tensor([len(cut.split()) for cut in cuts]).view(len(CAPTION_SHARES), -1)
-    figures["caption/rank_correlation"] = mean_rank_correlation(words.t(), torch.stack(radii, dim=1))
+    figures["caption/rank_correlation"] = mean_rank_correlation(_lengths(cuts), torch.stack(radii, dim=1))
     return figures
 
 
@@ -123,6 +121,11 @@ def summarised(figures: Figures, families: Sequence[str], severities: Sequence[i
             means[f"mean/{name}"] = _mean([means[f"{family}/mean/{name}"] for family in families])
         means["relative"] = means[f"mean/{recall}"] / clean if clean else None
     return means
+
+
+def _lengths(cuts: Sequence[str]) -> Tensor:
+    """Words of all cuts of a caption, `(m, shares)`, from a list with all captions at the first share, and so on."""
+    return torch.tensor([len(cut.split()) for cut in cuts]).view(len(CAPTION_SHARES), -1).t()
 
 
 def _mean(values: Sequence[float]) -> float:
