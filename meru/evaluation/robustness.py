@@ -54,15 +54,13 @@ def evaluate_robustness(
 
     Args:
         model: Has `embed_image`, `embed_text`, `similarity` and `radius`; in evaluation mode.
-        batches: Returns the images of the split in order, from an evaluation loader that applies a corruption first
-            (None: unchanged).
+        batches: Returns the images of the split in order, each with that corruption; None: unchanged.
         captions: Captions of every record of the split, by its `image_index`.
         tokenizer: Captions → padded token ids.
         device: The model's device.
         class_kind: `class` or `identity`: the label that decides which images are relevant for a caption.
-        captions_per_image: Use only this many captions of each image, the first ones; None: all.
-        corruptions: Families; None: all.
-        severities: From 1 to 5, at least one.
+        captions_per_image: How many captions of each image to use, the first ones; None: all.
+        corruptions, severities: Families, None: all; and at least one of 1 to 5.
 
     Returns:
         Figures by the names above; the R@1 also with its chance level.
@@ -76,14 +74,14 @@ def evaluate_robustness(
     cuts = [shortened(text, share) for share in CAPTION_SHARES for text in whole]
     texts = embed_captions(model, cuts, tokenizer=tokenizer, device=device).chunk(len(CAPTION_SHARES))
 
+    search = {"ks": (1,), "query_labels": text_labels, "gallery_labels": labels, "similarity": model.similarity}
+
     def measured(row: str, queries: Tensor, gallery: Tensor, radius: Tensor) -> Figures:
-        known = {"query_labels": text_labels, "gallery_labels": labels}
-        found = retrieval_metrics(queries, gallery, ks=(1,), similarity=model.similarity, **known)
+        found = retrieval_metrics(queries, gallery, **search)
         names = {f"text_to_image/{class_kind}/{name}": found[name] for name in ("recall@1", "chance_recall@1")}
         return {f"{row}/{name}": value for name, value in (names | {"radius": radius.double().mean().item()}).items()}
 
-    clean_radius = model.radius(clean["embeddings"])
-    figures = measured("clean", texts[-1], clean["embeddings"], clean_radius)
+    figures = measured("clean", texts[-1], clean["embeddings"], clean_radius := model.radius(clean["embeddings"]))
     degrees, families = sorted(set(severities)), list(FAMILIES if corruptions is None else dict.fromkeys(corruptions))
     for family in families:
         radii = [clean_radius]

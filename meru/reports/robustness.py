@@ -41,10 +41,8 @@ def format_robustness(figures: Figures, title: str) -> str:
         cells = f"{100 * figures[f'{row}/{recall}']:>7.1f}{'':6}{figures[f'{row}/radius']:>9.4f}"
         correlation = _signed(figures["caption/rank_correlation"]) if share == 1 else ""
         lines.append(f"{f'first {share:.0%} of words':<{width}}{gap}{cells}{correlation:>9}".rstrip())
-    lines.append(
-        "ρ: rank correlation of distance with severity or number of words, within an image or caption; more general "
-        "is nearer to the origin if it is negative for images and positive for captions"
-    )
+    lines.append("ρ: rank correlation of distance with severity or number of words, within an image or caption; more")
+    lines.append("general is nearer to the origin where it is negative for images and positive for captions")
     return "\n".join(lines)
 
 
