@@ -69,6 +69,8 @@ MEANINGS = {
     "data.image_augmentation.interpolation": "训练图像缩放的插值方法；评测总用 bicubic",
     "data.image_augmentation.picks": "对每张图像从 pool 中有放回地抽取多少个操作",
     "data.image_augmentation.pool": "可供抽取的操作",
+    "data.corruptions": "训练图像用哪些退化（夜间、天气、较差的相机）来增强，例如 [night,fog]；null：不用",
+    "data.corruption_share": "被退化的训练图像所占的比例，强度 1 到 3",
     "data.text_augmentation": "文本增强；null：描述保持原样",
     "data.text_augmentation.word_deletion": "每个词被删去的概率",
     "data.text_augmentation.back_translation": "有回译时，用回译代替原描述的概率",
@@ -260,6 +262,8 @@ MEANINGS_OF_EVALUATE = {
     "workers": "读图像的进程数",
     "output": "保存指标的 JSON 文件；null：只打印，套件的结果存入运行目录",
     "prior_adjustment": "用于新类发现的运行，见 discovery.prior_adjustment；null：该运行自己的值",
+    "corruptions": "robustness 用哪些退化，例如 [night,fog]；null：全部",
+    "severities": "robustness 的退化强度，1 到 5",
     "probe_features": "linear_probe 读取什么：tower：塔的池化输出；tangent：提升之前的投影特征",
     "data": "本次评测中，data 小节的其他键",
 }

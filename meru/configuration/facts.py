@@ -170,6 +170,11 @@ def _check_images(data: Mapping) -> None:
             f"data.augment_on=device: with data.cached_views={views}, images are not augmented during training; set "
             "data.augment_on=cpu"
         )
+    if data.get("corruptions"):
+        raise UserError(
+            "data.augment_on=device: the GPU crops and mirrors, but does not do data.corruptions; set "
+            "data.augment_on=cpu or data.corruptions=null"
+        )
     if data.get("image_augmentation"):
         raise UserError(
             "data.augment_on=device: the GPU crops and mirrors, but does not do data.image_augmentation; set "

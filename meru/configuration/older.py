@@ -76,6 +76,8 @@ LATER_KEYS: dict[str, tuple[str, object]] = {
     "trainer.figures_every": ("trainer.epochs", 0),
     "evaluation.figures": ("evaluation.batch_size", None),
     "data.cached_views": ("data.batch_size", 0),
+    "data.corruptions": ("data.batch_size", None),
+    "data.corruption_share": ("data.batch_size", 0.5),
     "data.cache": ("data.batch_size", None),
     "data.image_cache": ("data.batch_size", None),
     "data.decode": ("data.batch_size", "exact"),

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from meru import distributed, sharing
 from meru.assemble import Pretrained
 from meru.data.cache_files import cache_folder
+from meru.data.cached_views import CachedViews
 from meru.data.loading import reading_options, training_options
 from meru.data.pixels import CachedPixels, cached_pixels
 from meru.data.records import Images
 from meru.data.sampling import BatchPlan
 from meru.data.transforms import Transforms
 from meru.data.workers import worker_options
-from meru.tasks.cached_views import CachedViews
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ class Task(ABC):
     def use_cached_views(self, pretrained: Pretrained) -> None:
         """Use cached views from now on, if the configuration asks for them; the frozen weights must be loaded."""
         if self.cache is None:
-            self.cache = CachedViews.of(self.config, pretrained.model, device=self.device)
+            self.cache = CachedViews.of(self.config.data, pretrained.model, device=self.device)
 
     def cached_training_views(self, images: Images, transforms: Transforms) -> Tensor | None:
         """Cached rows of the views of the training images, `(n, V, F)`; None without a cache."""

@@ -95,8 +95,14 @@ ROWS = (
     # What follows a run
     Row(
         r"python scripts/evaluate\.py run=<run folder> suite=robustness",
-        add=("workers=0", "output={here}/robustness.json"),
+        add=("workers=0", "severities=[5]", "output={here}/robustness.json"),
         says="occlusion",
+        makes="robustness.png",
+    ),
+    Row(
+        r'python scripts/evaluate\.py run=<run folder> suite=robustness "corruptions=.*',
+        add=("workers=0", "output={here}/robustness.json"),
+        says="first 25% of words",
         makes="robustness.png",
     ),
     Row(r"python scripts/evaluate\.py run=<run folder> split=\w+", add=("workers=0",), says="zero-shot"),
