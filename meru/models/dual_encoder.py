@@ -263,6 +263,10 @@ class DualEncoder(nn.Module):
         """The configured weight of a term: see `meru.models.weight_of`."""
         return weight_of(self.loss, term)
 
+    def robust_exponent(self, term: str) -> float:
+        """q of `meru.losses.contrastive.row_contrast` for a term; 0: its plain form."""
+        return self.loss[term].get("robust_exponent", 0.0)
+
     def contrast(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Contrastive loss of every row, of the kind `loss.contrastive.kind`.
 
@@ -272,7 +276,7 @@ class DualEncoder(nn.Module):
         """
         logits = self.logit_scale.exp() * scores
         if self.logit_bias is None:
-            return row_contrast(logits, targets)
+            return row_contrast(logits, targets, self.robust_exponent("contrastive"))
         return sigmoid_row_contrast(logits + self.logit_bias, targets > 0)
 
     def cross_similarities(self, step: Step) -> tuple[Tensor, Tensor]:

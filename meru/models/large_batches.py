@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from meru.models.dual_encoder import DualEncoder
 
 
-def goes_by_tiles(model: DualEncoder, size: int) -> bool:
+def goes_by_tiles(model: DualEncoder, size: int, *, term: str = "contrastive") -> bool:
     """Whether a model's losses are computed by tiles for so many images per process.
 
     They are from `model.tiled_from` pairs in a matrix of scores on, 1024 × 1024 by default; a smaller matrix fits as
-    it is, and is as fast. Never for a model with a `similarity` of its own, or a space that tiles do not know.
+    it is, and is as fast. Never for a model with a `similarity` of its own, or a space that tiles do not know. A term
+    with a robust exponent holds the whole matrix too: its losses need the sums of whole rows before the first tile.
     """
+    if model.loss[term].get("robust_exponent"):
+        return False
     enough = size * size * distributed.world_size() >= model.tiled_from
     return enough and model.compares_by_space and can_tile(model.space)
 
