@@ -47,8 +47,8 @@ def contrastive_loss(
     Returns:
         Scalar ≥ 0, float32.
     """
-    rows = (row_contrast(each, targets, robust_exponent).mean() for each in (row_logits, column_logits))
-    return 0.5 * sum(rows)
+    rows, columns = (row_contrast(each, targets, robust_exponent) for each in (row_logits, column_logits))
+    return 0.5 * (rows.mean() + columns.mean())
 
 
 def row_contrast(logits: Tensor, targets: Tensor, robust_exponent: float = 0.0) -> Tensor:
