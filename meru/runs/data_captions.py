@@ -38,7 +38,7 @@ def write_template_captions(words: Sequence[str], folder: Path) -> None:
         write_text(path, json.dumps(captions, ensure_ascii=False, indent=0) + "\n")
         total = sum(map(len, captions.values()))
         print(f"{path}: {RICHNESS[richness]}; {total} captions of {len(captions)} images")
-        print(f"  for instance: {next(iter(captions.values()))[0]}")
+        print(f"  for instance: {max(next(iter(captions.values())), key=len)}")
     if missing := [each for each in RICHNESS if each not in found]:
         print(f"without {', '.join(missing)}: data={choices['data']} knows no colours of classes")
     print(f"train on one with: data.captions_mode=mix {pasteable('data.captions_from', folder / 'names.json')}")
