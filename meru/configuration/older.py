@@ -92,6 +92,8 @@ LATER_KEYS: dict[str, tuple[str, object]] = {
     "loss.contrastive.kind": ("loss.contrastive.weight", "softmax"),
     "loss.contrastive.bias": ("loss.contrastive.weight", -10.0),
     "loss.contrastive.robust_exponent": ("loss.contrastive.weight", 0.0),
+    "loss.contrastive.robust_epochs": ("loss.contrastive.weight", 3.0),
+    "loss.semantic_margin.robust_epochs": ("loss.semantic_margin.soft_label", 3.0),
     "loss.semantic_margin.robust_exponent": ("loss.semantic_margin.soft_label", 0.0),
     "loss.entailment.kind": ("loss.entailment.weight", "cone"),
     "loss.norm.weight": ("loss.entailment.weight", 0.0),

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 POSITIVES = ("pair", "image", "class")  # captions of a batch that are positives of an image: those with an equal label
+LEAST_EXPONENT = 1e-6  # of a growing q, whose first value would divide by 0: the cross-entropy to float32's precision
 CONTRASTS = ("softmax", "sigmoid")  # by `row_contrast`, by `sigmoid_row_contrast`
 
 
@@ -32,7 +33,7 @@ def contrastive_targets(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    row_logits: Tensor, column_logits: Tensor, targets: Tensor, robust_exponent: float = 0.0
+    row_logits: Tensor, column_logits: Tensor, targets: Tensor, robust_exponent: Tensor | float = 0.0
 ) -> Tensor:
     """Mean cross-entropy of both directions, image → text and text → image.
 
@@ -51,7 +52,7 @@ def contrastive_loss(
     return 0.5 * (rows.mean() + columns.mean())
 
 
-def row_contrast(logits: Tensor, targets: Tensor, robust_exponent: float = 0.0) -> Tensor:
+def row_contrast(logits: Tensor, targets: Tensor, robust_exponent: Tensor | float = 0.0) -> Tensor:
     """Cross-entropy of every row, one direction of `contrastive_loss`; or its generalization for wrong positives.
 
         Σ_j Y_ij (1 − p_ij^q)/q,   p_i = softmax(z_i)
@@ -63,13 +64,13 @@ def row_contrast(logits: Tensor, targets: Tensor, robust_exponent: float = 0.0) 
     Args:
         logits: z, shape `(B1, B2)`, scaled; float64 stays float64 with q > 0.
         targets: Y, shape `(B1, B2)`; rows sum to 1.
-        robust_exponent: q in [0, 1).
+        robust_exponent: q in [0, 1); a tensor, without gradient, is at least `LEAST_EXPONENT`.
 
     Returns:
         Shape `(B1,)`, ≥ 0, float32.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        if not robust_exponent:
+        if not isinstance(robust_exponent, Tensor) and robust_exponent == 0:
             return F.cross_entropy(logits.float(), targets, reduction="none")
         logits = logits if logits.dtype == torch.float64 else logits.float()
         losses = -torch.expm1(robust_exponent * logits.log_softmax(dim=1)) / robust_exponent

@@ -56,7 +56,7 @@ def semantic_margin_loss(
     targets: Tensor,
     scale: Tensor | float,
     margin: float,
-    robust_exponent: float = 0.0,
+    robust_exponent: Tensor | float = 0.0,
 ) -> Tensor:
     """Cross-entropy of every row in one direction, with each similarity raised by a share of its margin.
 

@@ -37,7 +37,7 @@ def row_losses(model: DualEncoder, x: Tensor, y: Tensor, batch: Mapping[str, Ten
     everyone = distributed.gather(y)
     if goes_by_tiles(model, len(x)):
         return _tiled(model, x, everyone, batch)[0]
-    return model.contrast(model.similarity(x, everyone), model.positive_targets(batch))
+    return model.contrast(model.similarity(x, everyone), model.positive_targets(batch), batch)
 
 
 def both_losses(

@@ -94,7 +94,7 @@ def contrastive(model: DualEncoder, step: Step) -> Tensor:
     scale = model.logit_scale.exp()
     image_scores, text_scores = model.cross_similarities(step)
     logits, targets = (scale * image_scores, scale * text_scores), model.positive_targets(step.batch)
-    return contrastive_loss(*logits, targets, model.robust_exponent("contrastive"))
+    return contrastive_loss(*logits, targets, model.robust_exponent("contrastive", step.batch))
 
 
 def semantic_margin(model: DualEncoder, step: Step) -> Tensor:
@@ -110,7 +110,7 @@ def semantic_margin(model: DualEncoder, step: Step) -> Tensor:
         return 0.5 * sum(each.mean() for each in both_losses(model, step.image, step.text, step.batch, **extras))
     scale, first = model.logit_scale.exp(), distributed.rank() * len(step.image)
     targets = model.positive_targets(step.batch)
-    losses, exponent = [], model.robust_exponent("semantic_margin")
+    losses, exponent = [], model.robust_exponent("semantic_margin", step.batch)
     for points, scores in zip((step.image, step.text), model.cross_similarities(step), strict=True):
         if settings["margin_source"] == "intra" and settings["margin"]:
             with torch.no_grad():

@@ -54,7 +54,7 @@ def part_contrast(model: UNCHA, step: PartStep) -> Tensor:
     parts = Step(batch=step.batch, image=step.part_image, text=step.part_text)
     scale = model.part_logit_scale.exp()
     logits = [(scale * scores).masked_fill(left_out, NEVER) for scores in model.cross_similarities(parts)]
-    exponent = model.robust_exponent("contrastive")
+    exponent = model.robust_exponent("contrastive", step.batch)
     return _mean_of_both([row_contrast(each, targets, exponent) for each in logits], [step.has_text, step.has_text])
 
 
@@ -65,7 +65,7 @@ def part_whole_contrast(model: UNCHA, step: PartStep) -> Tensor:
     for part, whole in ((step.part_image, step.text), (step.part_text, step.image)):
         scores = model.similarity(part, distributed.gather(whole))
         logits = scale * confidence(part)[:, None] * scores
-        rows.append(row_contrast(logits, targets, model.robust_exponent("contrastive")))
+        rows.append(row_contrast(logits, targets, model.robust_exponent("contrastive", step.batch)))
     return _mean_of_both(rows, [step.has_part, step.has_text])
 
 

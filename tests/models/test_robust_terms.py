@@ -57,3 +57,16 @@ def test_a_robust_term_holds_its_whole_matrix_and_other_terms_go_by_tiles(kind, 
 def test_the_sigmoid_contrast_has_no_robust_form():
     with pytest.raises(UserError, match=r"^loss.contrastive.robust_exponent=0.4: kind=sigmoid judges every pair"):
         build(CLIP, {"contrastive": {"kind": "sigmoid", "bias": -10.0, "robust_exponent": 0.4}})
+
+
+@pytest.mark.parametrize("kind", TERM)
+def test_the_exponent_grows_from_0_in_the_first_epochs(kind, batch):  # noqa: F811
+    def at(epoch, **settings):
+        given = batch if epoch is None else {**batch, "epoch": torch.tensor(float(epoch))}
+        return losses(kind, given, soft_label_epochs=1e-9, **settings)[1]
+
+    plain, robust = at(None), at(None, robust_exponent=0.6)
+    ramp = {"robust_exponent": 0.6, "robust_epochs": 3.0}
+    torch.testing.assert_close(at(0, **ramp), at(0), rtol=1e-4, atol=1e-5)
+    assert torch.equal(at(3, **ramp), at(9, **ramp)) and robust < at(1, **ramp) < plain
+    assert torch.equal(at(None, **ramp), robust)  # without a known epoch, the final value
