@@ -8,7 +8,7 @@
     python scripts/prepare_data.py check data=pairs data.path=photos
                                                        check any data by the keys of scripts/train.py: counts, sizes,
                                                        captions, duplicates, every image; prints the training command
-    python scripts/prepare_data.py describe data=cub --output captions
+    python scripts/prepare_data.py describe data=cub output=captions
                                                        write captions of templates, from the names of classes only to a
                                                        sentence for every part, for data.captions_from
 
@@ -45,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.data_set == "describe":
             from meru.runs.data_captions import write_template_captions
 
-            write_template_captions(options.words, output_folder(options.output))
+            folders = [word.partition("=")[2] for word in options.words if word.startswith("output=")]
+            if len(folders) != 1 or not folders[0]:
+                raise UserError("where do the files go? Give output=<folder>, once")
+            words = [word for word in options.words if not word.startswith("output=")]
+            write_template_captions(words, output_folder(folders[0]))
         else:
             prepare(options)
 
@@ -72,8 +76,7 @@ def parser() -> argparse.ArgumentParser:
     for checked in (cub, *persons):
         checked.add_argument("--maximum-pixels", type=PIXELS, help="as data.maximum_pixels, for larger images")
     checked = data_sets.add_parser("check", help="any data by the keys of scripts/train.py: check")
-    described = data_sets.add_parser("describe", help="captions by templates of different richness, in JSON files")
-    described.add_argument("--output", required=True, help="folder of the files, which need not exist")
+    described = data_sets.add_parser("describe", help="captions by templates, in JSON files in output=")
     text = "data=<name> or experiment=<recipe>, and other overrides: data.path=<file>, data.root=<folder>"
     for each in (checked, described):
         each.add_argument("words", nargs="+", metavar="key=value", help=text)

@@ -214,7 +214,7 @@ ROWS = (
         says="ready",
     ),
     Row(
-        r"python scripts/prepare_data\.py describe data=cub --output captions",
+        r"python scripts/prepare_data\.py describe data=cub output=captions",
         add=("data.root={cub}",),
         says="sentences.json",
         makes="captions/*.json",

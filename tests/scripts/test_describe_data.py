@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """`run("data=cub", "--output", …)`: exit code, standard output, standard error."""
+    """`run("data=cub", "output=…")`: exit code, standard output, standard error."""
     logger = logging.getLogger("meru")
     for name in ("handlers", "level", "propagate"):
         monkeypatch.setattr(logger, name, getattr(logger, name))
@@ -35,7 +35,7 @@ def run(capsys, monkeypatch):
 
 
 def test_the_files_are_read_by_training_and_are_of_all_images(run, cub_folder, tmp_path):
-    code, out, err = run("data=cub", f"data.root={cub_folder}", "--output", tmp_path / "captions")
+    code, out, err = run("data=cub", f"data.root={cub_folder}", f"output={tmp_path / 'captions'}")
     assert (code, err) == (0, "")
     data = load_cub(root=cub_folder)
     for richness in ("names", "attributes", "sentences", "first"):
@@ -52,14 +52,14 @@ def test_the_files_are_read_by_training_and_are_of_all_images(run, cub_folder, t
 
 def test_persons_have_no_names_to_write_about(run, person_folder, tmp_path):
     words = ("data=pedestrians", f"data.root={person_folder}", "+data.load.identities=13")
-    code, out, err = run(*words, "+data.load.images_per_identity=1", "--output", tmp_path / "captions")
+    code, out, err = run(*words, "+data.load.images_per_identity=1", f"output={tmp_path / 'captions'}")
     assert code == 1 and ".json" not in out and err.count("\n") == 1 and "templates need the names of classes" in err
     assert not (tmp_path / "captions").exists()
 
 
 def test_wrong_words_are_usage(run, tmp_path):
-    code, _, err = run("data=cub", "data.caption_noise=3", "--output", tmp_path / "captions")
+    code, _, err = run("data=cub", "data.caption_noise=3", f"output={tmp_path / 'captions'}")
     assert code == 2 and err.count("\n") == 1 and "data.caption_noise=3" in err
     assert run("data=cub")[0] == 2
     (tmp_path / "file.json").write_text("")
-    assert run("data=cub", "--output", tmp_path / "file.json")[0] == 2
+    assert run("data=cub", f"output={tmp_path / 'file.json'}")[0] == 2
