@@ -85,6 +85,8 @@ MEANINGS = {
     "data.old_share": "旧类占全部类别的比例，由 split_seed 抽取",
     "data.labelled_files": "带标签图像的清单：每行一个路径的文本文件，或有 image 列的 CSV",
     "data.unlabelled": "类别未知的训练图像所在的文件夹",
+    "data.label_noise": "带标签的图像中标签错误（换成另一个旧类）的比例，由 split_seed 抽取；评估用真实标签",
+    "data.label_noise_kind": "symmetric：任意另一个旧类；nearest：在训练前的图像塔看来最近的旧类",
     "data.labelled_fraction": "旧类训练图像中带标签的比例，由 split_seed 抽取；SimGCD 发布的代码相当于种子 0",
     "data.download": "true：root 中没有数据时下载",
     "data.path": "表格（CSV、TSV、JSON Lines、JSON、Parquet）、图像文件夹，或 Karpathy 的 dataset_*.json",
@@ -263,6 +265,7 @@ MEANINGS_OF_EVALUATE = {
     "pointing": "检验部位的词是否看向其关键点",
     "workers": "读图像的进程数",
     "output": "保存指标的 JSON 文件；null：只打印，套件的结果存入运行目录",
+    "prior_adjustment": "用于新类发现的运行，见 discovery.prior_adjustment；null：该运行自己的值",
     "probe_features": "linear_probe 读取什么：tower：塔的池化输出；tangent：提升之前的投影特征",
     "data": "本次评测中，data 小节的其他键",
 }

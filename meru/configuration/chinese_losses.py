@@ -60,6 +60,7 @@ LOSSES = {
     "loss.supervised_contrastive.weight": "带标签图像的对比损失的权重",
     "loss.supervised_contrastive.temperature": "该对比的温度",
     "loss.supervised_classification.weight": "带标签图像的交叉熵的权重",
+    "loss.supervised_classification.robust": "广义交叉熵的 q，用于有错误标签时；0：交叉熵，1：1 − p",
     "loss.view_contrastive.weight": "同一图像两个视图的对比损失的权重",
     "loss.view_contrastive.temperature": "该对比的温度",
     "loss.self_distillation.weight": "以一个视图的预测作为另一个视图的目标的损失的权重",
@@ -73,4 +74,7 @@ LOSSES = {
     "discovery.neighbours": "一批中每张图像的近邻数，包括它自己",
     "discovery.validation": "true：用于选择设置：只用旧类的图像，每两个旧类中有一个充当新类",
     "discovery.maximum_classes": "estimate 时类别数的上限；null：旧类数的三倍",
+    "discovery.old_share": "仍为旧类的类别占全部类别的比例，其余旧类变为新类；null：与数据相同",
+    "discovery.imbalance": "长尾：最大的类与最小的类的训练图像数之比；null：与数据相同",
+    "discovery.prior_adjustment": "修正偏向旧类的预测的强度：若各类一样大，旧类应占多少，就预测多少；0：不修正",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import Choice, Either, Flag, Number, Whole
-from meru.configuration.ranges import AT_LEAST_0, SHARE, TEMPERATURE
+from meru.configuration.ranges import AT_LEAST_0, PROPER_SHARE, SHARE, TEMPERATURE
 
 ROBUST = Number(0, 1, below=True)  # q of `meru.losses.contrastive.robust_row_contrast`
 LOSS = {
@@ -71,6 +71,7 @@ LOSS = {
     "supervised_contrastive.weight": weight("weight of the contrast of labelled images"),
     "supervised_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
     "supervised_classification.weight": weight("weight of the labelled images' cross-entropy"),
+    "supervised_classification.robust": Key(SHARE),
     "view_contrastive.weight": weight("weight of the contrast of two views of an image"),
     "view_contrastive.temperature": Key(TEMPERATURE, meaning="of that contrast"),
     "self_distillation.weight": weight("weight of one view's prediction as the target of the other"),
@@ -91,4 +92,7 @@ DISCOVERY = {
     "neighbours": fixed(Whole(1, 65_536), "images"),
     "validation": fixed(Flag()),
     "maximum_classes": fixed(Whole(2, 1_000_000), "classes", null=True),
+    "old_share": fixed(PROPER_SHARE, "share", null=True),
+    "imbalance": fixed(Number(1, 1e6), null=True),
+    "prior_adjustment": Key(SHARE),
 }

@@ -49,6 +49,7 @@ def check_facts(plain: dict) -> None:
     _check_neighbours(plain)
     _check_images(plain.get("data") or {})
     _check_captions(plain.get("data") or {}, discovering=discovering)
+    _check_label_noise(plain.get("data") or {}, discovering=discovering)
 
 
 def require_loader(data: Mapping, *, discovering: bool) -> None:
@@ -185,3 +186,12 @@ def _check_captions(data: Mapping, *, discovering: bool) -> None:
                 raise UserError(f"data.{key}={value}: category discovery trains without captions; leave it out")
     if data.get("evaluate_generated") and not data.get("captions_from"):
         raise UserError("data.evaluate_generated=true: there is no file of captions; set data.captions_from=<file>")
+
+
+def _check_label_noise(data: Mapping, *, discovering: bool) -> None:
+    """Refuse wrong labels in a run that reads none."""
+    if (noise := data.get("label_noise")) and not discovering:
+        raise UserError(
+            f"data.label_noise={noise}: a run of images and captions reads no labels, only category discovery does; "
+            "set it to 0"
+        )

@@ -101,9 +101,15 @@ LATER_KEYS: dict[str, tuple[str, object]] = {
     "loss.caption_hierarchy.pooling": ("loss.word_grounding.weight", "query"),
     "loss.caption_hierarchy.order": ("loss.word_grounding.weight", "image_below_query"),
     "loss.caption_hierarchy.parents": ("loss.word_grounding.weight", "caption"),
+    "loss.supervised_classification.robust": ("loss.supervised_classification.weight", 0.0),
     "loss.category.start_epoch": ("loss.hierarchy.exclude_members", 0),
     "loss.category.confidence": ("loss.hierarchy.exclude_members", 0.0),
     "discovery.validation": ("discovery.neighbours", False),
+    "discovery.old_share": ("discovery.neighbours", None),
+    "discovery.imbalance": ("discovery.neighbours", None),
+    "discovery.prior_adjustment": ("discovery.neighbours", 0.0),
+    "data.label_noise": ("data.labelled_fraction", 0.0),
+    "data.label_noise_kind": ("data.labelled_fraction", "symmetric"),
 }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose
 
 from meru.assemble import Pretrained
+from meru.data.discovery.described import DescribedDiscovery
 from meru.data.discovery.splits import DiscoveryData
 from meru.data.labelled import LabelledData, LabelledImages, LabelSets
 from meru.data.loading import ordered_loader, read_or_skip, reading_options
@@ -49,6 +50,7 @@ CAPTIONS = Need("load", ImageTextData, "images with captions")
 LABELS = Need("load_labelled", LabelledData, "labelled images")
 LABEL_SETS = Need("load_label_sets", LabelSets, "images with several labels")
 DISCOVERY = Need("load_discovery", DiscoveryData, "images of old and new classes")
+DESCRIBED = Need("load_discovery", DescribedDiscovery, "images of old and new classes with captions")
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,23 @@ class Subject:
             raise UserError(f"none of the {len(images)} images decodes (first: {images[0]}): restore them")
 
 
+class Answer(NamedTuple):
+    """What a suite may give in place of figures alone.
+
+    Attributes:
+        figures: By name.
+        files: Ending of a file's name → its text, or a figure to draw; written beside the figures.
+    """
+
+    figures: dict[str, float | None]
+    files: dict[str, str | Figure]
+
+
 class Suite(NamedTuple):
     """An evaluation that replaces the usual figures: `scripts/evaluate.py suite=<name>`.
 
     Attributes:
-        evaluate: A `Subject` → figures by name.
+        evaluate: A `Subject` → figures by name, or an `Answer`.
         table: Formats figures and a title as text.
         picture: Plots figures with a title.
         needs: The data.
@@ -172,7 +186,7 @@ class Suite(NamedTuple):
         reads_text: Whether the model must have a text tower; a run of category discovery has none.
     """
 
-    evaluate: Callable[[Subject], dict[str, float | None]]
+    evaluate: Callable[[Subject], dict[str, float | None] | Answer]
     table: Callable[[Mapping[str, float | None], str], str]
     picture: Callable[[Mapping[str, float | None], str], Figure]
     needs: Need = CAPTIONS

@@ -12,7 +12,8 @@ from meru.evaluation.persons import evaluate_persons, format_persons, persons_fi
 from meru.evaluation.pointing import evaluate_pointing, format_pointing, pointing_figure
 from meru.evaluation.retrieval import evaluate_retrieval, format_retrieval, retrieval_figure
 from meru.evaluation.robustness import evaluate_robustness, format_robustness, robustness_figure
-from meru.evaluation.suite import DISCOVERY, LABEL_SETS, LABELS, Suite, on_captions
+from meru.evaluation.suite import DESCRIBED, DISCOVERY, LABEL_SETS, LABELS, Suite, on_captions
+from meru.evaluation.words import evaluate_words, format_words, words_figure
 from meru.evaluation.zero_shot import evaluate_zero_shot, format_zero_shot, zero_shot_figure
 from meru.reports.geometry import format_geometry, geometry_figure
 
@@ -35,4 +36,5 @@ SUITES: dict[str, Suite] = {
         reads_text=False,
         images="unlabelled images",
     ),
+    "words": Suite(evaluate_words, format_words, words_figure, needs=DESCRIBED, images="unlabelled images"),
 }

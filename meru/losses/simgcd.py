@@ -2,7 +2,9 @@
 
 Wen et al., "Parametric Classification for Generalized Category Discovery: A Baseline Study", ICCV 2023; supervised
 contrastive loss: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2; contrastive loss of two
-views: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020.
+views: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020; classification
+with wrong labels: Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
+Labels", NeurIPS 2018, equation 6.
 
 The models pass in the samples of all processes, so that the number of processes changes nothing; in the released code,
 each process compares only its own samples.
@@ -72,6 +74,28 @@ def _cosine_logits(features: Tensor, temperature: float) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         features = F.normalize(features.float(), dim=-1)
         return exact_product(features, features) / temperature
+
+
+def generalized_cross_entropy(logits: Tensor, labels: Tensor, q: float) -> Tensor:
+    """Cross-entropy that wrong labels pull on less, by a power of the label's probability.
+
+        1/n Σ_i (1 − p_{i, y_i}^q) / q,   p = softmax(logits)
+
+    Its gradient is that of the cross-entropy times p^q, so images whose label the model does not believe count little.
+
+    Args:
+        logits: Shape `(n, K)`, n ≥ 1.
+        labels: y, int64 `(n,)`.
+        q: In [0, 1]; 0: the cross-entropy, the limit; 1: 1 − p, half the mean absolute error.
+
+    Returns:
+        Scalar, float32 for q > 0.
+    """
+    if not q:
+        return F.cross_entropy(logits, labels)
+    with torch.autocast(logits.device.type, enabled=False):
+        log_probability = -F.cross_entropy(logits.float(), labels, reduction="none")
+        return -torch.expm1(q * log_probability).mean() / q  # 1 − p^q would cancel for small q
 
 
 def self_distillation_loss(

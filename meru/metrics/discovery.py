@@ -28,9 +28,9 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
         `discovery_balanced/…`, the same as means of the classes; `discovery_v1/…`, by two assignments, with all of them
         counted; `…/chance_accuracy` of the first, the accuracy of random predictions with the same cluster sizes, mean
         of 20 seeded draws; `discovery/new_as_old/share`, the images of new classes whose cluster is assigned to an old
-        class, with `…/chance_share` of the same draws; `discovery/all/normalized_mutual_information`,
-        `discovery/all/adjusted_rand_index`, and `discovery/{all,old,new}/images`. Figures of old or new classes are
-        left out if there are no such images.
+        class, and `discovery/old_as_new/share`, the reverse, with `…/chance_share` of the same draws;
+        `discovery/all/normalized_mutual_information`, `discovery/all/adjusted_rand_index`, and
+        `discovery/{all,old,new}/images`. Figures of old or new classes are left out if there are no such images.
 
     Raises:
         ValueError: if the lengths differ, there are no images, or a number is negative.
@@ -55,11 +55,9 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
         for name, chosen in groups.items()
     }
     if len(groups) == 3:
-        shares = [_taken_for_old(each, num_old)[groups["new"]].mean() for each in (assigned, *draws)]
-        figures |= {
-            "discovery/new_as_old/share": shares[0],
-            "discovery/new_as_old/chance_share": np.mean(shares[1:]),
-        }
+        for name, group, taken in (("new_as_old", "new", _taken_for_old), ("old_as_new", "old", _taken_for_new)):
+            shares = [taken(each, num_old)[groups[group]].mean() for each in (assigned, *draws)]
+            figures |= {f"discovery/{name}/share": shares[0], f"discovery/{name}/chance_share": np.mean(shares[1:])}
     classes = np.unique(true)
     of_class = np.array([right[true == each].mean() for each in classes])
     parts = {"all": classes >= 0, "old": classes < num_old, "new": classes >= num_old}
@@ -90,6 +88,10 @@ def matched(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 def _taken_for_old(assigned: np.ndarray, num_old: int) -> np.ndarray:
     return (assigned >= 0) & (assigned < num_old)
+
+
+def _taken_for_new(assigned: np.ndarray, num_old: int) -> np.ndarray:
+    return assigned >= num_old
 
 
 def assigned_classes(predicted: np.ndarray, true: np.ndarray) -> dict[int, int]:

@@ -18,6 +18,7 @@ from meru.errors import UserError
 from meru.geometry.all_pairs import exact_product
 from meru.layers.pieces import in_pieces
 from meru.losses.simgcd import (
+    generalized_cross_entropy,
     mean_entropy,
     self_distillation_loss,
     supervised_contrastive_loss,
@@ -52,9 +53,12 @@ def supervised_contrastive(model: SimGCD, step: ViewStep) -> Tensor:
 
 
 def supervised_classification(model: SimGCD, step: ViewStep) -> Tensor:
-    """Cross-entropy of the labelled views; 0 without any."""
+    """Cross-entropy of the labelled views, generalised by `robust`; 0 without any."""
     known = step.logits[step.labelled] / model.temperature
-    return F.cross_entropy(known, step.labels[step.labelled]) if len(known) else step.logits.sum() * 0.0
+    if not len(known):
+        return step.logits.sum() * 0.0
+    robust = model.loss["supervised_classification"].get("robust", 0.0)  # missing in configurations of older runs
+    return generalized_cross_entropy(known, step.labels[step.labelled], robust)
 
 
 def view_contrastive(model: SimGCD, step: ViewStep) -> Tensor:
@@ -78,8 +82,9 @@ class SimGCD(nn.Module):
         image: Image tower; the recipe trains only its last block.
         num_classes: K, known and unknown classes together.
         loss: Weights and other settings of the terms: `supervised_contrastive` (`temperature`),
-            `supervised_classification`, `view_contrastive` (`temperature`), `self_distillation` (`entropy`, ε of the
-            mean prediction's entropy, and the teacher's `start`, `end` and `epochs`).
+            `supervised_classification` (`robust`, q of the generalised cross-entropy), `view_contrastive`
+            (`temperature`), `self_distillation` (`entropy`, ε of the mean prediction's entropy, and the teacher's
+            `start`, `end` and `epochs`).
         projection_width: Hidden width of the projection head; None: no head, projected features are the tower's.
         projection_dimension: D of the projected features, for the contrastive terms; W without a head.
         temperature: Of the classifier.

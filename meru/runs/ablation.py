@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,8 +12,16 @@ from meru.errors import UserError
 from meru.files import output_folder, write_text
 from meru.reports.over_seeds import Runs, ablation_csv, ablation_markdown, runs_csv
 from meru.run_layout import FIGURES
+from meru.runs.ablation_curves import with_curves, write_curves
 from meru.runs.ablation_file import OF_EACH_RUN, Ablation, read_ablation
-from meru.runs.ablation_plan import base_overrides, check_unchanged, configuration_of, planned_runs
+from meru.runs.ablation_plan import (
+    base_overrides,
+    check_same_suites,
+    check_unchanged,
+    configuration_of,
+    planned_runs,
+    with_suites,
+)
 from meru.runs.ablation_queue import Run, train_all
 from meru.runs.comparison import read_figures
 from meru.runs.duration import read_duration
@@ -49,10 +57,11 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
     seeds = seeds_of(own["seeds"]) if "seeds" in own else ablation.seeds
     name = (own.get("experiment") or own["ablation"]).replace("/", "_")
     output = output_folder(own.get("output") or f"runs/ablation_{name}")
-    variants = ablation.variants
+    variants, points = with_curves(ablation, base)
     runs = planned_runs(variants, ablation.starts, base, seeds, output)  # checks the overrides before any training
     of_variants = [run.configuration for run in runs if run.variant in variants]
-    require_figures(ablation.columns.values(), of_variants, place="columns")
+    of_suites = require_suites(ablation)
+    require_figures([each for each in ablation.columns.values() if each not in of_suites], of_variants, place="columns")
     if own.get("tune") == "true":
         tuned = tune(ablation, experiment, others, seeds, output, jobs=own.get("jobs", ""))
         variants = with_chosen(variants, tuned)
@@ -62,10 +71,18 @@ def ablate(own: Mapping[str, str], others: list[str]) -> None:
         runs = planned_runs(variants, ablation.starts, base, seeds, output)
     for run in runs:
         check_unchanged(run)
+    runs = with_suites(runs, ablation.suites, variants)
+    check_same_suites(ablation.suites, output)
     failed = train_all(runs, own.get("jobs", ""), output)
-    rows = {variant: [run for run in runs if run.variant == variant and run.finished] for variant in variants}
-    text, missing = write_tables(ablation.columns, rows, output, reference=next(iter(variants)))
+    trained = [run for run in runs if run.suite is None and run.finished]
+    rows = {variant: [run for run in trained if run.variant == variant] for variant in variants}
+    table, missing = read_table(rows, ablation.suites)
+    reference = next(iter(variants))
+    text = write_tables(ablation.columns, table, output, reference=reference, note=note_on_starts(trained))
+    missing += gaps(ablation.columns, table, reference=reference)
     print(f"\n{text}")
+    if shown := write_curves(points, ablation.columns, table, output, reference=reference):
+        print(f"\n{shown}")
     if failed:
         missing.insert(0, f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
     if missing:
@@ -117,42 +134,67 @@ def default_ablation(model: str) -> str:
 # ---------------------------------------------------------------- the table
 
 
-def write_tables(
-    columns: dict[str, str], rows: dict[str, list[Run]], output: Path, *, reference: str
-) -> tuple[str, list[str]]:
-    """Write `ablation.md`, `ablation.csv` and `ablation_runs.csv` to the output folder.
+def require_suites(ablation: Ablation) -> set[str]:
+    """The columns that name figures of a suite, `<name>: <figure>`.
+
+    Raises:
+        UserError: if the ablation has no such suite.
+    """
+    found = set()
+    for title, figure in ablation.columns.items():
+        name, colon, _ = figure.partition(": ")
+        if not colon:
+            continue
+        if name not in ablation.suites:
+            raise UserError(
+                f"columns: '{title}': {figure}: there is no suite '{name}'; `suites:` has "
+                f"{', '.join(ablation.suites) or 'none'}"
+            )
+        found.add(figure)
+    return found
+
+
+def read_table(rows: Mapping[str, list[Run]], suites: Iterable[str] = ()) -> tuple[dict[str, Runs], list[str]]:
+    """The figures and durations of finished runs, and what could not be read.
 
     Args:
-        columns: Title → name of a figure.
-        rows: Variant → its finished runs.
-        output: The folder.
-        reference: The variant that the others are compared with.
-
-    Returns:
-        The text of the first, and a list of its gaps.
+        rows: Variant → its finished runs; variants without any are left out.
+        suites: Names of suites whose figures the runs have too, as `<name>: <figure>`.
     """
     table: dict[str, Runs] = {}
     missing = []
     for variant, runs in rows.items():
-        if not runs:
-            continue
-        table[variant] = Runs({}, {})
         for run in runs:
-            try:
-                table[variant].figures[run.seed] = read_figures(run.folder / FIGURES)
-            except UserError as error:
-                table[variant].figures[run.seed] = {}
-                missing.append(str(error))
-            table[variant].durations[run.seed] = read_duration(run.folder)
-    every = [read for of_variant in table.values() for read in of_variant.figures.values() if read]
-    for title, key in columns.items():
-        if every and not any(key in read for read in every):
-            missing.append(f"columns: '{title}': no run has a figure {key}")
-    missing += gaps(columns, table)
-    if table and reference not in table:
-        missing.append(f"no run of {reference} is finished, so nothing can be compared with it")
+            of_variant = table.setdefault(variant, Runs({}, {}))
+            of_variant.durations[run.seed] = read_duration(run.folder)
+            found = of_variant.figures[run.seed] = {}
+            for name in ("", *suites):
+                path = run.folder / (f"{name}.json" if name else FIGURES)
+                if name and not path.is_file():
+                    continue  # its failure has been told
+                try:
+                    read = read_figures(path)
+                except UserError as error:
+                    missing.append(str(error))
+                    continue
+                found |= {f"{name}: {figure}" if name else figure: value for figure, value in read.items()}
+    return table, missing
+
+
+def write_tables(
+    columns: dict[str, str], table: Mapping[str, Runs], output: Path, *, reference: str, note: str = ""
+) -> str:
+    """Write `ablation.md`, `ablation.csv` and `ablation_runs.csv` to the output folder; returns the first's text.
+
+    Args:
+        columns: Title → name of a figure.
+        table: Variant → its finished runs.
+        output: The folder.
+        reference: The variant that the others are compared with.
+        note: Written below the table.
+    """
     text = ablation_markdown(columns, table, reference)
-    if note := note_on_starts([run for runs in rows.values() for run in runs]):
+    if note:
         text = f"{text}\n\n{note}"
     contents = {
         "ablation.md": text + "\n",
@@ -161,17 +203,29 @@ def write_tables(
     }
     for name, content in contents.items():
         write_text(output / name, content)
-    return text, missing
+    return text
 
 
-def gaps(columns: dict[str, str], table: dict[str, Runs]) -> list[str]:
-    """Figures of which a variant has only values that are not finite; it may lack a column altogether."""
-    return [
+def gaps(columns: dict[str, str], table: Mapping[str, Runs], *, reference: str) -> list[str]:
+    """What a table lacks: columns that no run has, figures of a variant that are never finite, and the reference.
+
+    A variant may lack a column altogether.
+    """
+    every = [read for of_variant in table.values() for read in of_variant.figures.values() if read]
+    missing = [
+        f"columns: '{title}': no run has a figure {key}"
+        for title, key in columns.items()
+        if every and not any(key in read for read in every)
+    ]
+    missing += [
         f"columns: '{title}': no run of {variant} has a finite figure {key}"
         for title, key in columns.items()
         for variant, runs in table.items()
         if any(key in read for read in runs.figures.values()) and not runs.known(key)
     ]
+    if table and reference not in table:
+        missing.append(f"no run of {reference} is finished, so nothing can be compared with it")
+    return missing
 
 
 def note_on_starts(runs: list[Run]) -> str:

@@ -1,4 +1,4 @@
-"""The files of configs/ablation/: columns and variants of a table, its seeds, common start and tuning."""
+"""The files of configs/ablation/: columns, variants and curves, seeds, common start, tuning and suites."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from meru.files import CONFIGS
 from meru.reports.tables import ERRORS
 
 ABLATIONS = CONFIGS / "ablation"
-SECTIONS = ("experiment", "seeds", "overrides", "start", "tuning", "columns", "variants")
+SECTIONS = ("experiment", "seeds", "overrides", "start", "tuning", "suites", "columns", "variants", "curves")
 OF_VARIANT, OF_START = ("overrides", "start"), ("overrides", "seed")
+OF_CURVE = ("key", "values", "overrides")
 OF_TUNING = ("select", "overrides", "seeds", "grids")
 TUNING_SEED = 100
 OF_EACH_RUN = ("seed", "folder", "resume")  # keys that no override may give
+OF_EACH_SUITE = ("run", "output")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,21 @@ class Start:
 
     overrides: list[str]
     seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One key with several values, each a variant of its own; all other keys stay as they are.
+
+    Attributes:
+        key: As on the command line of scripts/train.py.
+        values: As there.
+        overrides: What else its variants need, say `model.learn_curvature=false` for fixed curvatures.
+    """
+
+    key: str
+    values: list[str]
+    overrides: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,9 @@ class Ablation:
         seeds: Seeds, if the command line names none.
         overrides: Overrides of all runs; the command line's win.
         starts: Name → the run that is trained first.
+        suites: Name → overrides of scripts/evaluate.py for every finished run; the suite is the one of that name, or
+            the one that they name. A column has its figures as `<name>: <figure>`.
+        curves: Title → the key that is varied, from the first variant on.
     """
 
     columns: dict[str, str]
@@ -85,6 +105,8 @@ class Ablation:
     overrides: list[str] = field(default_factory=list)
     starts: dict[str, Start] = field(default_factory=dict)
     tuning: Tuning | None = None
+    suites: dict[str, list[str]] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
 
 
 def read_ablation(name: str) -> Ablation:
@@ -118,6 +140,10 @@ def read_ablation(name: str) -> Ablation:
         optional["seeds"] = _seeds(read["seeds"], place=f"{path}: seeds")
     if read.get("tuning") is not None:
         optional["tuning"] = _tuning(read["tuning"], list(variants), place=f"{path}: tuning")
+    if read.get("suites") is not None:
+        optional["suites"] = _suites(read["suites"], place=f"{path}: suites")
+    if read.get("curves") is not None:
+        optional["curves"] = _curves(read["curves"], place=f"{path}: curves")
     if odd := [title for title, figure in read["columns"].items() if not isinstance(figure, str)]:
         raise UserError(f"{path}: columns: '{odd[0]}' needs the name of a figure")
     return Ablation(
@@ -168,6 +194,43 @@ def _start(content: object, *, place: str) -> Start:
     return Start(_overrides(content.get("overrides") or [], place=place), seed)
 
 
+def _suites(content: object, *, place: str) -> dict[str, list[str]]:
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{place} needs names of suites, each with a list of key=value for scripts/evaluate.py, or []")
+    if odd := [str(name) for name in content if not re.fullmatch(r"\w+", str(name))]:
+        raise UserError(f"{place}: '{odd[0]}': a file will have this name; use letters, digits and _")
+    return {
+        str(name): _overrides(words, place=f"{place}: {name}", own=OF_EACH_SUITE) for name, words in content.items()
+    }
+
+
+def _curves(content: object, *, place: str) -> dict[str, Curve]:
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{place} needs titles, each with `key:` and `values:`")
+    curves = {}
+    for title, curve in content.items():
+        here = f"{place}: '{title}'"
+        values = curve.get("values") if isinstance(curve, dict) else None
+        if not isinstance(values, list) or not values or not isinstance(curve.get("key"), str):
+            raise UserError(f"{here} needs `key:`, a key of scripts/train.py, and `values:`, a list")
+        _require_known(curve, OF_CURVE, place=here)
+        words = [_word(value, place=here) for value in values]
+        if len(set(words)) < len(words):
+            raise UserError(f"{here}: values: one of them is there twice")
+        _overrides([f"{curve['key']}={word}" for word in words], place=here)
+        curves[str(title)] = Curve(curve["key"], words, _overrides(curve.get("overrides") or [], place=here))
+    return curves
+
+
+def _word(value: object, *, place: str) -> str:
+    """A value as on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float | str):
+        return str(value)
+    raise UserError(f"{place}: values: {value}: give a number or a word")
+
+
 def _tuning(content: object, variants: list[str], *, place: str) -> Tuning:
     if not isinstance(content, dict) or not isinstance(content.get("select"), str):
         raise UserError(f"{place} needs `select:` (a validation figure) and `grids:` (variant: lists of overrides)")
@@ -207,11 +270,11 @@ def _grid(variant: str, grids: Mapping[str, object], *, place: str) -> list[list
     return [_overrides(candidate, place=place) for candidate in grid]
 
 
-def _overrides(content: object, *, place: str) -> list[str]:
+def _overrides(content: object, *, place: str, own: tuple[str, ...] = OF_EACH_RUN) -> list[str]:
     if not isinstance(content, list) or not all(isinstance(override, str) for override in content):
         raise UserError(f"{place} needs a list of key=value, or [] for none")
     for override in content:
-        if override.lstrip("+~").partition("=")[0] in OF_EACH_RUN:
+        if override.lstrip("+~").partition("=")[0] in own:
             raise UserError(f"{place}: {override}: every run has its own; use `seeds:` or `start:`")
     return content
 

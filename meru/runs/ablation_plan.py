@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,10 +14,13 @@ from meru.configuration.composing import compose
 from meru.configuration.overrides import override, readable, typed_keys
 from meru.configuration.saved import read_yaml
 from meru.errors import UserError
+from meru.files import make_folder_of, write_text
 from meru.run_layout import CONFIG
 from meru.runs.ablation_file import Start, Variant, slug
 from meru.runs.ablation_queue import Run
 from meru.runs.occupied import differences
+
+SUITES = "suites.yaml"  # in the folder of an ablation: what its suites were asked
 
 
 def base_overrides(experiment: str, of_file: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -95,6 +98,61 @@ def configuration_of(overrides: list[str]) -> tuple[dict, str]:
     check(config, command="train", typed=typed_keys(overrides))
     absolute_paths(config)  # as stored in a run folder
     return yaml.safe_load(OmegaConf.to_yaml(config, resolve=True)), choices["model"]
+
+
+def with_suites(runs: Sequence[Run], suites: Mapping[str, Sequence[str]], variants: Container[str]) -> list[Run]:
+    """The runs, each of a variant followed by its suites.
+
+    Args:
+        runs: Trainings.
+        suites: Name → overrides of `scripts/evaluate.py`.
+        variants: Names of the runs that get them; others are starts.
+
+    Raises:
+        UserError: for overrides that the script would refuse; they are read before anything is trained.
+    """
+    read = {name: _suite_words(name, words) for name, words in suites.items()}
+    found: list[Run] = []
+    for run in runs:
+        found.append(run)
+        if run.variant in variants:
+            found += [Run(run.variant, run.seed, run.folder, words, {}, run, name) for name, words in read.items()]
+    return found
+
+
+def _suite_words(name: str, given: Sequence[str]) -> list[str]:
+    """The overrides of a suite; without `suite=` it is the one of that name."""
+    words = list(given) if any(word.startswith("suite=") for word in given) else [f"suite={name}", *given]
+    try:
+        words = readable(words, command="evaluate")
+        config, _ = compose([*words, "run=x"], command="evaluate")
+        check(config, command="evaluate", typed=typed_keys(words))
+    except UserError as error:
+        raise UserError(f"suites: {name}: {error}") from error
+    return words
+
+
+def check_same_suites(suites: Mapping[str, Sequence[str]], output: Path) -> None:
+    """Refuse figures of suites with other overrides in the folder of an ablation, and note those of this command.
+
+    Raises:
+        UserError: if a suite of that name had others.
+    """
+    path = output / SUITES
+    before: dict = {}
+    if path.is_file():
+        before = OmegaConf.to_container(read_yaml(path))
+    for name, words in suites.items():
+        if name in before and list(before[name]) != list(words):
+            made = next(output.glob(f"*/{name}.json"), None)
+            if made is not None:
+                raise UserError(
+                    f"suites: {name} had other overrides when {made} was made ({', '.join(before[name]) or 'none'}): "
+                    f"remove */{name}.json in {output}, or choose another output="
+                )
+    if suites:
+        make_folder_of(path)
+        write_text(path, yaml.safe_dump({**before, **{name: list(words) for name, words in suites.items()}}))
 
 
 def check_unchanged(run: Run) -> None:

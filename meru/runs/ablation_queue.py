@@ -23,6 +23,7 @@ except ImportError:  # Windows
     fcntl = None
 
 TRAIN = PROJECT / "scripts" / "train.py"
+EVALUATE = PROJECT / "scripts" / "evaluate.py"
 LINES_OF_A_FAILURE = 8
 WRONG_USAGE = 2  # the exit code of a mistake in the configuration
 MOST_JOBS = 1000
@@ -30,13 +31,14 @@ MOST_JOBS = 1000
 
 @dataclass
 class Run:
-    """One variant with one seed.
+    """One variant with one seed: its training, or a suite on it.
 
     Attributes:
         variant: The row of the table; runs of one variant take about the same time.
         overrides: All overrides except the folder.
         configuration: The contents of the run's `config.yaml`, present or future.
         after: A run that must be finished before this one begins.
+        suite: Name of a section of `suites:`, of which the overrides are; None: training.
     """
 
     variant: str
@@ -45,25 +47,39 @@ class Run:
     overrides: list[str]
     configuration: dict
     after: Run | None = None
+    suite: str | None = None
 
     @property
     def title(self) -> str:
-        return f"{self.variant}, seed {self.seed}"
+        return f"{self.variant}, seed {self.seed}{f', {self.suite}' if self.suite else ''}"
+
+    @property
+    def kind(self) -> tuple[str, str | None]:
+        """What takes about the same time."""
+        return self.variant, self.suite
 
     @property
     def log(self) -> Path:
-        return self.folder.with_name(self.folder.name + ".log")
+        return self.folder.with_name(f"{self.folder.name}{f'_{self.suite}' if self.suite else ''}.log")
+
+    @property
+    def figures(self) -> Path:
+        """The file of its figures."""
+        return self.folder / (f"{self.suite}.json" if self.suite else FIGURES)
 
     @property
     def finished(self) -> bool:
-        return (self.folder / FIGURES).is_file()
+        return self.figures.is_file()
 
     @property
     def begun(self) -> bool:
-        return (self.folder / CONFIG).is_file()
+        return self.suite is None and (self.folder / CONFIG).is_file()
 
     def command(self) -> list[str]:
         """The command that begins or resumes the run."""
+        if self.suite:
+            own = [override("run", self.folder), override("output", self.figures)]
+            return [sys.executable, str(EVALUATE), *self.overrides, *own]
         if not self.begun:
             return [sys.executable, str(TRAIN), *self.overrides, override("folder", self.folder)]
         # The rest is in its own configuration; a key added by + cannot be given a second time.
@@ -126,7 +142,7 @@ def train_all(runs: list[Run], jobs: str, output: Path) -> list[str]:
 
 
 def print_plan(runs: list[Run], slots: list[dict[str, str]]) -> None:
-    """Print the finished runs, and how the others will be trained."""
+    """Print the finished runs, and how the others will be done."""
     for run in runs:
         if run.finished:
             print(f"{run.title}: already finished")
@@ -135,7 +151,7 @@ def print_plan(runs: list[Run], slots: list[dict[str, str]]) -> None:
         threads = slots[0]["OMP_NUM_THREADS"]
         gpus = {slot["CUDA_VISIBLE_DEVICES"] for slot in slots if "CUDA_VISIBLE_DEVICES" in slot}
         sharing = f", which share {len(gpus)} GPU{'' if len(gpus) == 1 else 's'}" if 0 < len(gpus) < len(slots) else ""
-        print(f"{len(runs)} runs: {finished} finished, {len(runs) - finished} to train, {len(slots)} at a time with "
+        print(f"{len(runs)} runs: {finished} finished, {len(runs) - finished} to do, {len(slots)} at a time with "
               f"{threads} thread{'' if threads == '1' else 's'} each{sharing}", flush=True)  # fmt: skip
 
 
@@ -163,11 +179,11 @@ class Queue:
         self.order = [run.title for run in self.waiting]
         self.free, self.working = list(slots), list[Working]()
         self.slots, self.failed = len(slots), list[str]()
-        # Variant → minutes of its finished runs.
-        self.known: dict[str, list[float]] = {}
+        # Kind → minutes of its finished runs.
+        self.known: dict[tuple[str, str | None], list[float]] = {}
         for run in runs:
-            if run.finished and (duration := read_duration(run.folder)):
-                self.known.setdefault(run.variant, []).append(duration["minutes"])
+            if run.suite is None and run.finished and (duration := read_duration(run.folder)):
+                self.known.setdefault(run.kind, []).append(duration["minutes"])
 
     def train(self) -> list[str]:
         """Train them; returns the titles of those that failed, or that wait for one that did."""
@@ -208,15 +224,15 @@ class Queue:
         if not report_end(ended.run, ended.process.returncode, minutes):
             self.failed.append(ended.run.title)
             if ended.process.returncode == WRONG_USAGE:
-                self._leave_out(ended.run.variant)
+                self._leave_out(ended.run)
             return
-        self.known.setdefault(ended.run.variant, []).append(minutes)
+        self.known.setdefault(ended.run.kind, []).append(minutes)
         if self.waiting or self.working:
             print(f"about {self.remaining_minutes():.0f} minutes left", flush=True)
 
-    def _leave_out(self, variant: str) -> None:
-        """Drop the waiting runs of a variant, which only differ in the seed and would end by the same mistake."""
-        like = [run for run in self.waiting if run.variant == variant]
+    def _leave_out(self, wrong: Run) -> None:
+        """Drop the waiting runs that only differ in the seed and would end by the same mistake."""
+        like = [run for run in self.waiting if run.kind == wrong.kind]
         if like:
             self.waiting = [run for run in self.waiting if run not in like]
             self.failed += [run.title for run in like]
@@ -228,7 +244,7 @@ class Queue:
         every = [minutes for of_variant in self.known.values() for minutes in of_variant]
 
         def expected(run: Run) -> float:
-            like = self.known.get(run.variant) or every
+            like = self.known.get(run.kind) or every
             return sum(like) / len(like)
 
         now = time.monotonic()

@@ -13,9 +13,9 @@ from meru.configuration import absolute_paths
 from meru.configuration.saved import change, check_targets, choices, leaves
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
-from meru.evaluation.suite import Subject
+from meru.evaluation.suite import Answer, Subject
 from meru.evaluation.suites import SUITES
-from meru.files import output_file, user_path
+from meru.files import output_file, user_path, write_text
 from meru.reports.attention import save_figure
 from meru.reports.tables import finite_figures, write_json
 from meru.runs.folder import require_data
@@ -47,6 +47,11 @@ def evaluate_run(config: DictConfig) -> Figures:
     kind = task_of(trained)
     kind.check_question(config, name=opened.name)
     _require_text(config, trained, opened)
+    if config.prior_adjustment is not None and (config.suite or not is_discovery(trained)):
+        raise UserError(
+            f"prior_adjustment={config.prior_adjustment}: it corrects the usual figures of a run of category "
+            "discovery; leave it out"
+        )
     device = distributed.start()
     pretrained.model.to(device)
     allow_tf32(trained.trainer.get("tf32", False), device=device)  # reproduces the figures of the run
@@ -92,7 +97,9 @@ def evaluate_suite(config: DictConfig, trained: DictConfig, opened: Opened, *, d
     data = load_for_suite(trained, suite.needs, suite=config.suite)
     subject = Subject(_with_squash(opened.pretrained, trained), data, trained.data, config, device)
     with sharing.together():
-        figures = finite_figures(suite.evaluate(subject))
+        answer = suite.evaluate(subject)
+    found, files = answer if isinstance(answer, Answer) else (answer, {})
+    figures = finite_figures(found)
     if not distributed.is_main():
         return figures
     images = f"{config.split} split" if config.split else suite.images
@@ -104,7 +111,15 @@ def evaluate_suite(config: DictConfig, trained: DictConfig, opened: Opened, *, d
         return figures
     write_json(output, figures)
     save_figure(suite.picture(figures, title), output.with_suffix(".png"))
-    log.info("figures: %s and %s", output, output.with_suffix(".png").name)
+    written = [output.with_suffix(".png").name]
+    for ending, content in files.items():
+        path = output.with_name(f"{output.stem}_{ending}")
+        if isinstance(content, str):
+            write_text(path, content)
+        else:
+            save_figure(content, path)
+        written.append(path.name)
+    log.info("figures: %s and %s", output, ", ".join(written))
     return figures
 
 
@@ -123,6 +138,8 @@ def evaluated_config(config: DictConfig, opened: Opened) -> DictConfig:
     require_data(trained, key="root")
     for key in ("captions_per_image", "templates", "batch_size", "pointing"):
         trained.evaluation[key] = config[key]
+    if config.prior_adjustment is not None:
+        change(trained, "discovery.prior_adjustment", config.prior_adjustment)
     trained.data.workers = config.workers
     return trained
 

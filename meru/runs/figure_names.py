@@ -17,7 +17,7 @@ _OF_CLASSES = (
 _GROUPS = ("all", "old", "new")
 _OF_DISCOVERY = (
     *(f"{group}/{name}" for group in _GROUPS for name in ("accuracy", "images")),
-    *("all/normalized_mutual_information", "all/adjusted_rand_index", "new_as_old/share"),
+    *("all/normalized_mutual_information", "all/adjusted_rand_index", "new_as_old/share", "old_as_new/share"),
 )
 
 
@@ -32,6 +32,7 @@ def figure_names(config: Mapping) -> tuple[str, ...]:
         names = [f"{row}/{name}" for row in ("discovery", "kmeans", "inductive") for name in _OF_DISCOVERY]
         names += [f"discovery_{kind}/{group}/accuracy" for kind in ("balanced", "v1") for group in _GROUPS]
         names += ["tree/dendrogram_purity", "feature_tree/dendrogram_purity", "num_classes", "true_num_classes"]
+        names += [f"predicted_old/{name}" for name in ("share", "expected_share", "offset")]
         return _with_chance(names)
     target = str((data.get("load") or {}).get("_target_"))
     persons, own = ("identity", "identity_cosine"), not target.startswith("meru.")

@@ -13,10 +13,12 @@ from meru import distributed
 from meru.configuration.facts import require_loader
 from meru.configuration.targets import files_of
 from meru.data.datasets.labelled_own import of_pairs
+from meru.data.discovery.described import described
+from meru.data.discovery.proportions import with_imbalance, with_old_share
 from meru.data.discovery.splits import DiscoveryData, validation_data
 from meru.data.records import ImageTextData
 from meru.errors import UserError
-from meru.evaluation.suite import LABELS, Need
+from meru.evaluation.suite import DESCRIBED, LABELS, Need
 
 
 def load_data(config: DictConfig) -> ImageTextData:
@@ -26,10 +28,16 @@ def load_data(config: DictConfig) -> ImageTextData:
 
 
 def load_discovery_data(config: DictConfig) -> DiscoveryData:
-    """Load the images, and the labels of some; with `discovery.validation` those of old classes only."""
+    """Load the images, and the labels of some, in the proportions that the section `discovery` asks for.
+
+    With `discovery.validation` they are images of old classes only.
+    """
     require_loader(config.data, discovering=True)
     data = _loaded(config.data.load_discovery, DiscoveryData, key="data.load_discovery")
-    if config.discovery.get("validation"):  # missing in configurations of older runs
+    seed = config.data.get("split_seed", 0)  # missing in configurations of older runs, as are the next keys
+    data = with_old_share(data, config.discovery.get("old_share"), seed=seed)
+    data = with_imbalance(data, config.discovery.get("imbalance"), seed=seed)
+    if config.discovery.get("validation"):
         data = validation_data(data)
     return data.grouped(config.data.families)
 
@@ -52,6 +60,11 @@ def load_for_suite(config: DictConfig, need: Need, *, suite: str) -> Any:
         known = [file.name for file in files_of("data") if key in file.keys]
         some = f"such as data={', data='.join(known[:5])}" if known else "of your own"
         raise UserError(f"suite={suite} needs {need.what}, which these data do not have: choose others, {some}")
+    if need is DESCRIBED:
+        require_loader(config.data, discovering=False)
+        images = _loaded(config.data.load_discovery, DiscoveryData, key="data.load_discovery")
+        grouped = images.grouped(config.data.get("families"))
+        return described(grouped, load_data(config), source=config.data.get("root", "data"))
     return _loaded(config.data[need.key], need.kind, key=f"data.{need.key}")
 
 

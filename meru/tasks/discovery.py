@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from meru.data.discovery.splits import UNKNOWN, DiscoveryData, DiscoverySplit
 from meru.data.pixels import CachedPixels
 from meru.data.sampling import BatchPlan
 from meru.errors import UserError
+from meru.evaluation.bias import corrected
 from meru.evaluation.classes import (
     ClassTrees,
     class_trees,
@@ -35,6 +37,7 @@ from meru.run_layout import CLUSTERS, TREES
 from meru.tasks.contract import Figures, Findings, Task
 from meru.tasks.data import load_discovery_data
 from meru.tasks.discovery_batches import nearest_images, released_neighbours
+from meru.tasks.discovery_labels import described_noise, described_sizes, label_noise, split_seed, with_label_noise
 
 log = logging.getLogger("meru")
 
@@ -60,9 +63,13 @@ class Discovery(Task):
     def complete_config(self) -> DictConfig:
         """Set `discovery.num_classes` to a number: that of the data, the given one, or an estimate.
 
-        The requested value is kept in `discovery.asked_num_classes`, so that a later change can be detected.
+        The requested value is kept in `discovery.asked_num_classes`, so that a later change can be detected. From here
+        on, `data` has the wrong labels of `data.label_noise`.
         """
         wanted = self.config.discovery.num_classes
+        share, kind = label_noise(self.config)
+        read = self.untrained_features() if wanted == "estimate" or (share and kind == "nearest") else {}
+        self.data = with_label_noise(self.data, self.config, read)
         if wanted is None and self.data.has_unknown:
             raise UserError(
                 "discovery.num_classes: some training images are of unknown classes; give the number of classes that "
@@ -71,7 +78,7 @@ class Discovery(Task):
         if wanted is None:
             number = len(self.data.class_names)
         elif wanted == "estimate":
-            number = self.estimated_classes()
+            number = self.estimated_classes(read)
         else:
             number = wanted
         if number < (old := self.data.num_old):
@@ -82,17 +89,29 @@ class Discovery(Task):
             self.config.discovery.asked_num_classes = self.config.discovery.get("asked_num_classes", wanted)
         return self.config
 
-    def estimated_classes(self) -> int:
-        """Estimate the number of classes from features of the untrained tower; see `meru.metrics.clustering`.
+    def untrained_features(self) -> dict[str, Tensor]:
+        """Result of `read_features` for the training images by the tower before training, the same for all seeds.
 
-        The processes divide the images and the runs of k-means.
+        The processes divide the images; a run that caches views reads their rows.
         """
-        data, config = self.data, self.config.copy()
-        config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
-        untrained = build(config)
-        distributed.broadcast_weights(untrained.model.to(self.device))  # a tower without weights is drawn at random
+        config = self.config.copy()
+        config.discovery.num_classes = self.data.num_old + 2  # any number: the classifier is not used
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(split_seed(config))  # a tower without weights is drawn at random
+            untrained = build(config)
+        distributed.broadcast_weights(untrained.model.to(self.device))
+        self.use_cached_views(untrained)
         with sharing.together():
-            read = self.features(data.train, untrained)
+            read = self.features(self.data.train, untrained)
+        self.cache = None  # training has a cache with its own model
+        return read
+
+    def estimated_classes(self, read: dict[str, Tensor]) -> int:
+        """Estimate the number of classes from `untrained_features`; see `meru.metrics.clustering`.
+
+        The processes divide the runs of k-means. Labels are those that training sees.
+        """
+        data, config = self.data, self.config
         images = len(read.get("features", ()))
         maximum = config.discovery.maximum_classes or min(3 * data.num_old, images)
         if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
@@ -104,7 +123,7 @@ class Discovery(Task):
         with sharing.together():
             number, _ = estimate_num_classes(
                 read["features"],
-                read["label"],
+                data.train.training_labels[read["image_index"]],
                 read["labelled"],
                 data.num_old,
                 maximum=maximum,
@@ -121,8 +140,9 @@ class Discovery(Task):
         new = len(data.class_names) - data.num_old
         unknown = f", {int((data.train.labels == UNKNOWN).sum())} of unknown classes" if data.has_unknown else ""
         return playing + (
-            f"{len(data.train)} training images, {int(data.train.labelled.sum())} of them labelled{unknown}; "
-            f"{data.num_old} old and {new} new classes, {self.config.discovery.num_classes} in the classifier"
+            f"{len(data.train)} training images, {int(data.train.labelled.sum())} of them labelled"
+            f"{described_noise(data, self.config)}{unknown}; {data.num_old} old and {new} new classes"
+            f"{described_sizes(data, self.config)}, {self.config.discovery.num_classes} in the classifier"
         )
 
     def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
@@ -187,17 +207,21 @@ class Discovery(Task):
         `tree/…` and `feature_tree/dendrogram_purity` need the training images, and classes with families. In
         `sharing.together`, the processes divide the images, and only the main one has figures.
         """
-        data = self.data
-        train = self.features(data.train, pretrained) if split != "test" else {}
+        data, adjustment = self.data, self.config.discovery.get("prior_adjustment", 0.0)  # missing in older runs
+        train = self.features(data.train, pretrained) if split != "test" or adjustment else {}
         test = self.features(data.test, pretrained) if split != "train" and len(data.test) else {}
         if not sharing.leads():
             return Findings({})
         if split != "train" and len(data.test) and not test:
             log.warning("none of the %d test images decodes: no figures for them", len(data.test))
         number = pretrained.model.num_classes
+        classes = {"num_old": data.num_old, "num_classes": number}
+        train, test, bias = corrected(data.train, train, test, **classes, strength=adjustment)
+        train = {} if split == "test" else train  # it was read for the correction only
         figures = discovery_figures(data, train, test, num_classes=number, seed=self.config.seed)
         trees = ClassTrees({}, None)
         if train:
+            figures |= bias
             with optional("the trees of classes"):
                 trees = class_trees(data, train, pretrained.model)
                 figures |= purities(trees)
@@ -230,6 +254,9 @@ class Discovery(Task):
         seen = self.features(self.data.train, pretrained)
         if not seen:
             raise UserError(f"no training image of {self.config.data.root} decodes: restore the images")
+        classes = {"num_old": self.data.num_old, "num_classes": pretrained.model.num_classes}
+        strength = self.config.discovery.get("prior_adjustment", 0.0)
+        seen, _, _ = corrected(self.data.train, seen, {}, **classes, strength=strength)
         trees = class_trees(self.data, seen, pretrained.model)
         if not trees.trees:
             raise UserError("the model predicts fewer than three classes, which form no tree: train it longer")
@@ -249,4 +276,4 @@ class Discovery(Task):
             batch_size=self.config.evaluation.batch_size,
             **self.reading(),
         )
-        return read_features(pretrained.model, images, device=self.device)
+        return read_features(pretrained.model, images, device=self.device, num_old=self.data.num_old)

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from meru.losses.simgcd import (
+    generalized_cross_entropy,
     mean_entropy,
     self_distillation_loss,
     supervised_contrastive_loss,
@@ -90,3 +91,33 @@ def test_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = supervised_contrastive_loss(features, classes)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("q", [1e-6, 0.1, 0.7, 1.0])
+def test_generalised_cross_entropy_equals_the_formula_in_float64(q):
+    logits, labels = random(6, 5) * 20, torch.tensor([0, 4, 2, 1, 0, 3])
+    right = logits.double().softmax(dim=1)[torch.arange(6), labels]
+    expected = ((1 - right**q) / q).mean().item()
+    assert generalized_cross_entropy(logits, labels, q).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_limits_of_generalised_cross_entropy():
+    logits, labels = random(6, 5).requires_grad_(), torch.tensor([0, 4, 2, 1, 0, 3])
+    plain = F.cross_entropy(logits, labels)
+    assert torch.equal(generalized_cross_entropy(logits, labels, 0.0), plain)
+    assert generalized_cross_entropy(logits, labels, 1e-5).item() == pytest.approx(plain.item(), rel=1e-4)
+    hopeless = torch.tensor([[200.0, -200.0]], requires_grad=True)  # p underflows: at most 1/q, and no NaN
+    loss = generalized_cross_entropy(hopeless, torch.tensor([1]), 0.5)
+    loss.backward()
+    assert loss.item() == pytest.approx(2.0) and hopeless.grad.isfinite().all()
+
+
+def test_the_gradient_of_a_label_is_weighed_by_its_probability_to_the_power_of_q():
+    logits, labels = random(1, 4), torch.tensor([2])
+    gradients = []
+    for q in (0.0, 0.7):
+        leaf = logits.clone().requires_grad_()
+        generalized_cross_entropy(leaf, labels, q).backward()
+        gradients.append(leaf.grad)
+    power = logits.softmax(dim=1)[0, 2] ** 0.7
+    assert torch.allclose(gradients[1], power * gradients[0], rtol=1e-4)

@@ -91,17 +91,21 @@ def test_what_cannot_be_measured(predictions, labels, message):
         discovery_metrics(torch.tensor(predictions, dtype=torch.long), torch.tensor(labels, dtype=torch.long), 1)
 
 
-def test_new_images_taken_for_old_ones_in_a_small_table():
-    """Cluster 0 is old class 0, 1 is new class 2, 2 is old class 1: of six new images, 2 + 1 are in old ones."""
-    counts = {(0, 0): 5, (2, 1): 4, (1, 2): 3, (0, 2): 2, (2, 3): 1}
+def test_images_taken_for_the_other_kind_of_class_in_a_small_table():
+    """Cluster 0 is old class 0, 1 is new class 2, 2 is old class 1; 2 + 1 of 6 new images are old, 2 of 11 old new."""
+    counts = {(0, 0): 5, (2, 1): 4, (1, 2): 3, (0, 2): 2, (2, 3): 1, (1, 0): 2}
     pairs = [pair for pair, count in counts.items() for _ in range(count)]
     predictions, labels = torch.tensor(pairs).T
     figures = discovery_metrics(predictions, labels, 2)
     assert figures["discovery/new_as_old/share"] == pytest.approx(3 / 6)
     assert 0 < figures["discovery/new_as_old/chance_share"] < 1
+    assert figures["discovery/old_as_new/share"] == pytest.approx(2 / 11)
+    assert 0 < figures["discovery/old_as_new/chance_share"] < 1
 
 
 def test_unassigned_clusters_are_not_old_ones():
     predictions, labels = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 0, 1, 1, 1])
     assert discovery_metrics(predictions, labels, 1)["discovery/new_as_old/share"] == 0
+    swapped = discovery_metrics(predictions, 1 - labels, 1)  # now the unassigned cluster is of the old class
+    assert swapped["discovery/old_as_new/share"] == 0
     assert "discovery/new_as_old/share" not in discovery_metrics(predictions, labels, 2)

@@ -307,7 +307,10 @@ def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, t
             figures = {"text_to_image/image/recall@1": 0.1 + 0.1 * run.seed, **chance}
             (run.folder / "test.json").write_text(json.dumps(figures))
     (tmp_path / "MERU_0" / "test.json").write_text(text)
-    table, missing = ablation.write_tables({"R@1": "text_to_image/image/recall@1"}, rows, tmp_path, reference="MERU")
+    columns = {"R@1": "text_to_image/image/recall@1"}
+    figures, missing = ablation.read_table(rows)
+    table = ablation.write_tables(columns, figures, tmp_path, reference="MERU")
+    assert not ablation.gaps(columns, figures, reference="MERU")
     assert table.splitlines()[2:5] == [
         "| MERU | 2 | 20.0 (of 1) | – |", "| CLIP | 2 | 15.0 ± 7.1 | – |", "| chance | | 2.0 | |"
     ]  # fmt: skip
@@ -317,7 +320,7 @@ def test_one_run_without_figures_leaves_the_table_of_the_others(text, message, t
         numbers = [row[2:4] for row in csv.reader(file)]
     assert numbers[1:] == [["20.000", ""], ["15.000", "7.071"], ["2.000", ""]]
     (tmp_path / "MERU_1" / "test.json").write_text('{"text_to_image/image/recall@1": NaN}')
-    _, missing = ablation.write_tables({"R@1": "text_to_image/image/recall@1"}, rows, tmp_path, reference="MERU")
+    missing = ablation.gaps(columns, ablation.read_table(rows)[0], reference="MERU")
     assert "columns: 'R@1': no run of MERU has a finite figure text_to_image/image/recall@1" in missing
 
 

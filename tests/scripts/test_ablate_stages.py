@@ -107,7 +107,7 @@ def test_a_half_finished_ablation_trains_the_rest(workplace, capsys):
     assert start("seeds=0,1", "jobs=1", **common) == 0
     shown = capsys.readouterr().out
     assert "start, seed 0: already finished" in shown and "MERU, seed 0: already finished" in shown
-    assert "6 runs: 2 finished, 4 to train, 1 at a time with 8 threads each" in shown
+    assert "6 runs: 2 finished, 4 to do, 1 at a time with 8 threads each" in shown
     assert "about " in shown and "minutes left" in shown
     names = [words[-1].rpartition("/")[2] for words, _, _ in calls(output)[3:]]
     assert names == ["clip_0", "start_1", "meru_1", "clip_1"]

@@ -88,7 +88,8 @@ class CachedTrainingViews(Dataset):
 
 def _known_in_training(split: DiscoverySplit) -> dict[str, Tensor]:
     """`label`, −1 where losses may not see it, and `labelled`."""
-    return {"label": torch.where(split.labelled, split.labels, UNLABELLED), "labelled": split.labelled}
+    label = torch.where(split.labelled, split.training_labels, UNLABELLED)
+    return {"label": label, "labelled": split.labelled}
 
 
 def discovery_training_loader(
