@@ -5,6 +5,7 @@ A new key in configs/ needs a line here. The comment beside a key in configs/ ex
 
 from __future__ import annotations
 
+from meru.configuration.declared_captions import CAPTIONS
 from meru.configuration.declared_losses import DISCOVERY, LOSS
 from meru.configuration.declared_training import LOGGER, OPTIM, TRAINER
 from meru.configuration.key import Key, fixed
@@ -127,6 +128,7 @@ _DATA = {
     "label_noise_kind": fixed(Choice(("symmetric", "nearest"))),
     "download": Key(Flag()),
     **OWN_DATA,
+    **CAPTIONS,
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
     **{f"load_labelled.{name}": key for name, key in _SOURCE.items()},

@@ -6,16 +6,21 @@ from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import Choice, Either, Flag, Number, Whole
 from meru.configuration.ranges import AT_LEAST_0, PROPER_SHARE, SHARE, TEMPERATURE
 
+ROBUST = Number(0, 1, below=True)  # q of `meru.losses.contrastive.robust_row_contrast`
 LOSS = {
     "contrastive.weight": weight("weight of the contrast of images and captions"),
     "contrastive.kind": fixed(Choice(("softmax", "sigmoid"))),
     "contrastive.bias": fixed(Number(-1000, 1000), meaning="start of the learned bias of kind=sigmoid"),
     "contrastive.positives": Key(Choice(("pair", "image", "class"))),
+    "contrastive.robust_exponent": Key(ROBUST),
+    "contrastive.robust_epochs": Key(Number(0, 100_000), "epochs"),
     "semantic_margin.weight": weight("weight of SMS"),
     "semantic_margin.margin": Key(Number(0, 100), meaning="λ"),
     "semantic_margin.margin_source": Key(Choice(("intra", "cross")), meaning="intra: paper | cross: released code"),
     "semantic_margin.soft_label": Key(SHARE, "share", "weight of the model's own predictions in the targets"),
     "semantic_margin.soft_label_epochs": Key(Number(0, 100_000, above=True), "epochs", "growth of soft_label from 0"),
+    "semantic_margin.robust_exponent": Key(ROBUST, meaning="q, as contrastive.robust_exponent"),
+    "semantic_margin.robust_epochs": Key(Number(0, 100_000), "epochs", "as contrastive.robust_epochs"),
     "category.weight": weight("weight of HCL"),
     "category.temperature": Key(TEMPERATURE, meaning="of the classes' probabilities"),
     "category.smoothing": Key(Number(0, 1, below=True), "share", "of the targets that goes to the other classes"),

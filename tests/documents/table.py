@@ -219,6 +219,12 @@ ROWS = (
         add=("data.batch_size=4",),
         says="ready",
     ),
+    Row(
+        r"python scripts/prepare_data\.py describe data=cub output=captions",
+        add=("data.root={cub}",),
+        says="sentences.json",
+        makes="captions/*.json",
+    ),
     Row(r"python scripts/prepare_data\.py (birds|pedestrians)", add=("--help",), says="--seed"),
     Row(r"python scripts/prepare_data\.py cuhk_pedes", add=("--root", "{persons}"), says="ready"),
     Row(r"python scripts/prepare_data\.py \w+", add=("--root", "{here}/none"), says="https://github.com", exit_code=2),
