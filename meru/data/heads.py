@@ -40,6 +40,7 @@ UPPER_SHARE = 1 / 6  # of a picture of a person
 PATCHES = 3  # a blurred head keeps this many colours in each direction
 PERSON_SHAPED = 1.5  # ratio of height to width from which a picture in a folder may show a whole person
 GREY = 128
+KEPT = 4  # parts of an image's path that are the end of its copy's
 LONGEST = 8  # parts of a path that a list may give
 WAYS = ("blur", "cover", "elsewhere")
 
@@ -190,7 +191,6 @@ class HiddenHeads:
         Raises:
             UserError: if the head of an image has no known place, or an image cannot be read or written.
         """
-        make_folder_of(self._folder / "head.png")
         guessed, hidden_records = 0, []
         for record in records:
             given = self.heads.of(record.path)
@@ -202,13 +202,15 @@ class HiddenHeads:
 
     def _hidden(self, record: ImageRecord, given: Box | None, how: str) -> ImageRecord:
         facts = (VERSION, how, file_facts(record.path), given, record.box, sorted(record.parts.items()), self.persons)
-        path = self._folder / f"{digest_of(facts)[:32]}.png"
+        # The end of the path stays, by which other lists name the image; readers go by the content, which is PNG.
+        path = self._folder.joinpath(digest_of(facts)[:32], *end_of(record.path))
         if not path.is_file():
             image = read_or_skip(record.path, **reading_options(self.section))
             if image is None:
                 return record  # it cannot be decoded, and is skipped wherever it is read
             box = self._box(record, given, image)
             pixels = Image.fromarray(hidden(image, box, how).permute(1, 2, 0).contiguous().numpy())
+            make_folder_of(path)
             write_atomically(path, lambda file: pixels.save(file, format="PNG"), advice="free space or set data.cache")
         return replace(record, path=path)
 
@@ -222,6 +224,11 @@ class HiddenHeads:
                 "data with key-points of heads"
             )
         return 0.0, 0.0, float(width), height * UPPER_SHARE
+
+
+def end_of(path: Path) -> list[str]:
+    """The last parts of a path, none of which leads out of the folder that they are put in."""
+    return [part for part in path.parts if part not in (path.anchor, "..")][-KEPT:]
 
 
 def hide_heads(data: ImageTextData, section: Mapping) -> ImageTextData:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from meru.data.heads import HiddenHeads, head_of_points, hidden, hide_heads, of_head
+from meru.data.heads import HiddenHeads, end_of, head_of_points, hidden, hide_heads, of_head
 from meru.data.images import read_image
 from meru.data.records import ImageRecord, ImageTextData
 from meru.data.synthetic.pedestrians.load import load_pedestrians
@@ -70,9 +70,15 @@ def test_a_list_comes_first_and_files_are_written_once(record, tmp_path):
     assert found.path != record.path and found.captions == record.captions
     assert torch.equal(read_image(found.path), hidden(IMAGE, BOX, "cover"))
     assert torch.equal(read_image(record.path), IMAGE)
+    assert found.path.parts[-3:] == ("imgs", "a", "1.png")  # lists of captions still find it
     written = found.path.stat().st_mtime_ns
     assert heads.records([record], "cover")[0].path.stat().st_mtime_ns == written
     assert heads.records([record], "blur")[0].path != found.path
+
+
+def test_a_copy_is_never_the_original():
+    assert end_of(Path("/a/b.jpg")) == ["a", "b.jpg"] and end_of(Path("../../c/d.jpg")) == ["c", "d.jpg"]
+    assert end_of(Path("/1/2/3/4/5.jpg")) == ["2", "3", "4", "5.jpg"]
 
 
 def test_of_persons_the_upper_sixth_is_hidden_and_others_are_refused(record, tmp_path, caplog):

@@ -184,7 +184,7 @@ ROWS = (
         r"python scripts/evaluate\.py run=<run folder> \+data\.hidden_heads=cover",
         add=("workers=0", "+data.cache={here}/cache"),
         says="R@1",
-        makes="cache/heads/*.png",
+        makes="cache/heads/*/*/*/*/*.jpg",
     ),
     Row(
         r"python scripts/visualize\.py neighbours run=<run folder> hide_heads=blur",
