@@ -21,9 +21,9 @@ from torch import Tensor
 from meru.geometry.spaces import Euclidean, Hyperboloid, Space, Sphere
 
 ROWS = 65_536  # of the gallery at a time
-WIDENED = 8_192  # of them that are widened to float32 at a time, into a buffer that stays in the processor's cache
+WIDENED = 2_048  # of them that are widened to float32 at a time, into a buffer that stays in a core's own cache
 QUERIES = 64
-FEW = 16  # queries that half precision multiplies faster, one by one, than float32 all at once
+FEW = 3  # queries that half precision multiplies faster, one by one, than float32 all at once
 _HALF, _SINGLE = 2.0**-11, 2.0**-23  # rounding of float16 and, with a margin, of float32
 
 
@@ -86,12 +86,12 @@ class ExactScan:
             k: At least 1; beyond n it acts like n.
 
         Returns:
-            Similarities, float32, and rows of the gallery, int64; both `(Q, min(k, n))`.
+            Similarities, float32, and rows of the gallery, int64; both `(Q, min(k, n))`, on the gallery's device.
         """
         k = min(k, len(self.points))
         found = []
         for start in range(0, len(queries), QUERIES):
-            block = queries[start : start + QUERIES].float()
+            block = queries[start : start + QUERIES].float().to(self.half.device)
             for query, candidates in zip(block, self._candidates(block, k), strict=True):
                 found.append(self._reranked(query, candidates, k))
         scores, rows = zip(*found, strict=True)
@@ -101,9 +101,9 @@ class ExactScan:
         """For each query, ascending rows that hold its k best points and few others."""
         length = queries.norm(dim=1, keepdim=True)
         unit = torch.where(length > 0, queries / length.clamp_min(1e-30), queries)
-        best = torch.full((len(queries), 0), -torch.inf)
+        best = queries.new_empty(len(queries), 0)
         kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in queries]
-        error = torch.zeros(len(queries))
+        error = queries.new_zeros(len(queries))
         for start, products, product_error in self._products(unit):
             # In units of the scaled product; a query at the origin is compared by the points' own numbers alone.
             own = self.own[start : start + products.shape[1]] / self.largest_own
@@ -125,17 +125,23 @@ class ExactScan:
     def _products(self, unit: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Products `(Q, rows)` of queries of length 1 with the scaled points, block by block, and bounds of the error.
 
-        Half precision multiplies few queries fastest, since memory is the limit; many are multiplied in float32.
+        Half precision multiplies few queries fastest, since memory is the limit; many are multiplied in float32, and
+        so is everything on a GPU, whose sums in half precision have no known bound.
         """
-        few = len(unit) <= FEW
-        query = unit.half() if few else unit
-        of_query = (unit - query.float()).norm(dim=1) if few else torch.zeros(len(unit))
-        buffer = self.points.new_empty(min(WIDENED, len(self.half)), self.half.shape[1])
+        on_gpu = unit.device.type == "cuda"
+        if len(unit) <= FEW and not on_gpu:
+            query = unit.half()
+            of_query = (unit - query.float()).norm(dim=1)
+            for start in range(0, len(self.half), ROWS):
+                rows = self.half[start : start + ROWS]
+                products = torch.stack([(rows @ each).float() for each in query])
+                largest = products.abs().amax(dim=1)
+                yield start, products, self.rounding + of_query * (1 + self.rounding) + _HALF * largest
+            return
+        error = torch.full_like(unit[:, 0], self.rounding)
+        buffer = unit.new_empty(min(ROWS if on_gpu else WIDENED, len(self.half)), self.half.shape[1])
         for start in range(0, len(self.half), ROWS):
-            rows = self.half[start : start + ROWS]
-            products = torch.stack([(rows @ each).float() for each in query]) if few else _widened(query, rows, buffer)
-            largest = products.abs().amax(dim=1)
-            yield start, products, self.rounding + of_query * (1 + self.rounding) + (_HALF * largest if few else 0.0)
+            yield start, _widened(unit, self.half[start : start + ROWS], buffer), error
 
     def _weight(self, length: Tensor) -> Tensor:
         """Factor of the points' own numbers in units of the largest, `(Q,)`, for products of unit queries and scaled

@@ -57,6 +57,19 @@ def test_few_and_many_queries_rank_alike():
     assert torch.equal(search.search(asked, 5)[1], one_by_one)
 
 
+def test_several_waiting_queries_cost_one_pass_over_the_gallery(monkeypatch):
+    """From `FEW` on, products of single queries take longer than widening every block once for all of them."""
+    space, scale = SPACES["curved"]
+    search, asked = ExactScan.of(space, points(space, scale, 300, 1)), points(space, scale, 8, 2)
+    widened, passes = scan._widened, []
+    monkeypatch.setattr(scan, "_widened", lambda unit, *rest: passes.append(len(unit)) or widened(unit, *rest))
+    alone = torch.cat([search.search(query[None], 5)[1] for query in asked])
+    assert passes == []
+    for together in (scan.FEW, scan.FEW + 1, 8):
+        assert torch.equal(search.search(asked[:together], 5)[1], alone[:together])
+    assert passes == [scan.FEW + 1, 8]
+
+
 def test_only_few_points_are_compared_twice():
     """The scan would also be right if it compared every point again; then it would save nothing."""
     space, scale = SPACES["nearly flat"]
