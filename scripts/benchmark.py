@@ -27,6 +27,7 @@ from pathlib import Path
 
 import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
 
+from meru import stopping
 from meru.benchmarks.asked_latency import asked_latency
 from meru.command_line import keep_freed_memory, one_line_errors
 from meru.files import write_text
@@ -36,7 +37,7 @@ OF_MODEL = "only this model; may be repeated (default all); compiled as in 'meru
 
 def main() -> None:
     """Read the command line, measure, print the report."""
-    with one_line_errors():
+    with one_line_errors(), stopping.listening():
         arguments = parse_arguments()
         report = report_of(arguments)
         print(report)
@@ -86,6 +87,24 @@ def parse_arguments() -> argparse.Namespace:
 
     startup = commands.add_parser("startup", parents=[common], help="from a command to its answer")
 
+    search, page = add_searches(commands, common)
+    several = ((geometry, 7), (loss, 3), (step, 7), (data, 7), (startup, 5), (retrieval, 1), (search, 3), (page, 2))
+    for command, repeats in several:
+        explanation = f"rounds of measurement (default {repeats})"
+        command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
+    arguments = parser.parse_args()
+    if arguments.command == "latency":
+        arguments.asked = asked_latency(arguments.words)
+        arguments.output = arguments.asked.output
+    elif arguments.output:
+        check_output(arguments.output, parser)
+    return arguments
+
+
+def add_searches(
+    commands: argparse._SubParsersAction, common: argparse.ArgumentParser
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Add the commands about searches; returns the parsers of those that take --repeats, `search` and `page`."""
     search = commands.add_parser("search", parents=[common], help="one search among a million points")
     search.add_argument("--size", type=positive, default=1_000_000, help="points (default 1000000)")
     search.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
@@ -98,17 +117,7 @@ def parse_arguments() -> argparse.Namespace:
 
     latency = commands.add_parser("latency", help="from a query to its rank list, with many clients")
     latency.add_argument("words", nargs="*", metavar="key=value", help="see --help of this script")
-    several = ((geometry, 7), (loss, 3), (step, 7), (data, 7), (startup, 5), (retrieval, 1), (search, 3), (page, 2))
-    for command, repeats in several:
-        explanation = f"rounds of measurement (default {repeats})"
-        command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
-    arguments = parser.parse_args()
-    if arguments.command == "latency":
-        arguments.asked = asked_latency(arguments.words)
-        arguments.output = arguments.asked.output
-    elif arguments.output:
-        check_output(arguments.output, parser)
-    return arguments
+    return search, page
 
 
 def check_output(output: Path, parser: argparse.ArgumentParser) -> None:

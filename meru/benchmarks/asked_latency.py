@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meru.benchmarks.city import BYTES_BESIDE, BYTES_OF_POINT, City
@@ -52,8 +52,8 @@ class Asked:
     device: str = "auto"
     approximate: tuple[str, ...] = ("ivf",)
     tower: str = "L3_W192_A3"
-    folder: Path = Path(tempfile.gettempdir())
-    city: City = City()
+    folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    city: City = field(default_factory=City)
     output: Path | None = None
 
 

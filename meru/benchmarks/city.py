@@ -11,7 +11,7 @@ from meru.reports.tables import markdown_table
 BYTES_OF_POINT = 4 + 2  # a number of a point: float32, and half precision for the scan
 BYTES_BESIDE = 4  # the one number of a point that the scan adds
 ASSUMPTIONS = (
-    "every person is one point for each camera that sees him, at every hour alike; nothing is merged or left out",
+    "every person is one point for each camera that sees them, at every hour alike; nothing is merged or left out",
     "the time of a scan grows with its points as measured at the largest gallery here, and all points are in memory",
     "points are split evenly, and finding people in the video, embedding, networks and spare machines cost nothing",
     "queries come evenly; with more than one part, each answers the same query, and merging their lists costs nothing",
@@ -94,18 +94,18 @@ def city_section(city: City, dimension: int, rates: Sequence[Rate]) -> str:
     for days in sorted({1, city.days}):
         kept = City(city.cameras, city.persons, days, city.queries, city.answer)
         need = need_of(kept, dimension, rates)
-        numbers = [f"{need.points:,}", f"{need.size / 1e9:,.0f} GB", f"{need.scans:.2f}"]
+        numbers = [f"{need.points:,}", f"{need.size / 1e9:,.1f} GB", f"{need.scans:.2f}"]
         rows.append([str(days), *numbers, *(f"{count:,}" for count in need.parts.values())])
     measured = "; ".join(
-        f"{rate.name}: {rate.alone / 1e6:,.0f} million points a second for one query, {rate.together / 1e6:,.0f} "
-        "million for all that are answered together"
+        f"{rate.name}: {rate.alone / 1e6:,.3g} million points a second for one query, {rate.together / 1e6:,.3g} "
+        "million with all that are answered together"
         for rate in rates
     )
     return "\n\n".join([
         "### What a camera network of a city would need, on paper",
-        f"{city.cameras:,} cameras, {city.persons:,} persons per camera and hour, {city.queries:,} queries an hour, each "
-        f"answered within {city.answer:g} s by an exact scan of all points, D = {dimension}. Nothing of this section "
-        f"was run: it is arithmetic with the rates of the largest gallery above ({measured}).",
+        f"{city.cameras:,} cameras, {city.persons:,} persons per camera and hour, {city.queries:,} queries an hour, "
+        f"each answered within {city.answer:g} s by an exact scan of all points, D = {dimension}. Nothing of this "
+        f"section was run: it is arithmetic with the rates of the largest gallery above ({measured}).",
         markdown_table(
             ["days kept", "points", "memory", "scans of all points per second", *(rate.name for rate in rates)], rows
         ),

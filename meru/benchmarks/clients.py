@@ -1,7 +1,7 @@
 """Clients that wait for their answers (a closed loop), a server that answers them, and percentiles of single requests.
 
 A client sends its next query when its last one is answered. The server has one worker, as a core or a GPU can do only
-one scan at a time: with `most` = 1 it answers one query a scan in their order, else all that wait, up to `most`, by one.
+one scan at a time: with `most` = 1 it answers one query a scan in their order, else all that wait, up to `most`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def closed_loop(
         requests: In all.
         seconds: After these, no client sends another request than its first.
     """
-    numbers, begun = itertools.count(), [0.0]
+    numbers, begun, ended = itertools.count(), [0.0], threading.Event()
 
     def start() -> None:
         begun[0] = time.perf_counter()
@@ -105,19 +105,28 @@ def closed_loop(
     def client(_: int) -> list[tuple[float, float]]:
         together.wait()
         times: list[tuple[float, float]] = []
-        while (not times or time.perf_counter() - begun[0] < seconds) and (number := next(numbers)) < requests:
+        while not ended.is_set() and (number := next(numbers)) < requests:
             sent = time.perf_counter()
-            ask(queries[number % len(queries)])
+            if times and sent - begun[0] > seconds:
+                break
+            try:
+                ask(queries[number % len(queries)])
+            except BaseException:
+                ended.set()
+                raise
             times.append((sent, time.perf_counter()))
         return times
 
     with ThreadPoolExecutor(clients) as threads:
-        times = [each for of_client in threads.map(client, range(clients)) for each in of_client]
+        try:
+            times = [each for of_client in threads.map(client, range(clients)) for each in of_client]
+        finally:
+            ended.set()  # Ctrl-C need not wait for the rest
     return Round([answered - sent for sent, answered in times], max(answered for _, answered in times) - begun[0])
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest of the values that is at least as large as this share of them (nearest rank, nothing interpolated)."""
+    """The smallest value that is at least as large as this share of all values (nearest rank, not interpolated)."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 

@@ -45,8 +45,10 @@ class Drawing:
 
 
 @contextlib.contextmanager
-def drawn_gallery(space: Space, rows: int, dimension: int, queries: int, folder: str) -> Iterator[tuple[ExactScan, Tensor]]:
-    """An exact scan of drawn points on the disk, and points `(queries, D)` to search for; the files are removed afterwards.
+def drawn_gallery(
+    space: Space, rows: int, dimension: int, queries: int, folder: Path
+) -> Iterator[tuple[ExactScan, Tensor]]:
+    """An exact scan of drawn points on the disk, and points `(queries, D)` to search for; removed afterwards.
 
     Args:
         space: The points' space.

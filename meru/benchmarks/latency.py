@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,10 +101,13 @@ def report(asked: Asked) -> str:
     """
     places = places_of(asked)
     sections, rates = [_note(asked, places)], []
+    largest = bytes_of_gallery(max(asked.rows), asked.dimension) / 1e9
+    _say(f"galleries of up to {largest:,.1f} GB are written in {asked.folder}, one at a time, and removed afterwards")
     tower = _tower(asked)
     for rows in sorted(asked.rows):
         for name in asked.spaces:
             title, space = SPACES[name]
+            _say(f"{rows:,} points, {title}")
             lines, left_out = _measured(asked, space, rows, places, tower if name == asked.spaces[0] else None)
             if name == asked.spaces[0]:
                 rates = rates_of(lines, rows)  # of the largest gallery, at the end
@@ -143,20 +148,15 @@ def rates_of(lines: Sequence[Line], rows: int) -> list[Rate]:
         exact = [line for line in lines if line.place == place and line.name == EXACT]
         if not exact:
             continue  # the gallery does not fit there
-        rate = {(line.most, line.clients): rows * float(_median_rate(line)) for line in exact}
+        rate = {(line.most, line.clients): rows * statistics.median(one.rate for one in line.rounds) for line in exact}
         rates.append(Rate(place.part, alone=rate[min(rate)], together=max(rate.values())))
     return rates
-
-
-def _median_rate(line: Line) -> float:
-    rates = sorted(one.rate for one in line.rounds)
-    return rates[len(rates) // 2]
 
 
 def _measured(
     asked: Asked, space: Space, rows: int, places: Sequence[Place], tower: Pretrained | None
 ) -> tuple[list[Line], list[str]]:
-    """Lines of a gallery's table, measured in turn, so that a load on the machine meets all of them; and what is missing."""
+    """Lines of a gallery's table, measured in turn, so that a load on the machine meets all; and what is left out."""
     _use_threads(cores_here())  # for what is prepared
     different = min(asked.queries, DIFFERENT)
     with drawn_gallery(space, rows, asked.dimension, different, asked.folder) as (exact, points):
@@ -165,7 +165,8 @@ def _measured(
             if place.device == "cuda":
                 needed, free = bytes_of_gallery(rows, asked.dimension), torch.cuda.mem_get_info()[0]
                 if needed > 0.9 * free:
-                    left_out.append(f"Left out on the GPU: the gallery has {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} are free.")
+                    sizes = f"{needed / 1e9:,.1f} GB, {free / 1e9:,.1f} are free"
+                    left_out.append(f"Left out on the GPU: the gallery has {sizes}.")
                     continue
             lines += _exact_lines(asked, exact, points, place, tower)
         approximate, missing = _approximate(asked, space, exact, points)
@@ -221,7 +222,8 @@ def _approximate(
     for kind in asked.approximate:
         needed, free = rows * (4 * dimension + 8), available_memory()
         if free is not None and needed > 0.8 * free:
-            left_out.append(f"Left out: FAISS's {kind} copies the points, {needed / 1e9:,.1f} GB; {free / 1e9:,.1f} are free.")
+            sizes = f"{needed / 1e9:,.1f} GB; {free / 1e9:,.1f} are free"
+            left_out.append(f"Left out: FAISS's {kind} copies the points, {sizes}.")
             continue
         try:
             search = ApproximateSearch.of(kind, space, exact.points)
@@ -244,10 +246,8 @@ def available_memory() -> int | None:
 
 def _use_threads(number: int) -> None:
     torch.set_num_threads(number)
-    try:
+    if _has_faiss():
         require_faiss().omp_set_num_threads(number)
-    except UserError:
-        pass  # nothing of it is measured then
 
 
 def _tower(asked: Asked) -> Pretrained:
@@ -262,20 +262,25 @@ def _tower(asked: Asked) -> Pretrained:
     return pretrained
 
 
+def _say(progress: str) -> None:
+    """Standard output has the report alone."""
+    print(progress, file=sys.stderr, flush=True)
+
+
 def _note(asked: Asked, places: Sequence[Place]) -> str:
     largest = bytes_of_gallery(max(asked.rows), asked.dimension)
     gpu = f" GPU: {torch.cuda.get_device_name()}." if any(place.device == "cuda" for place in places) else ""
     faiss = f" FAISS {require_faiss().__version__}." if asked.approximate and _has_faiss() else ""
-    return (
-        f"Galleries of random points in {CLUSTERS:,} clusters, D = {asked.dimension}, in files mapped into memory (at "
-        f"most {largest / 1e9:,.2f} GB) and read once before; Lorentz distance: c = 1, {IMAGES} from the origin, queries "
-        f"{CAPTIONS}. From a query's point to its {K} nearest; from a caption: tokenizer and a text tower {asked.tower} "
-        f"of random weights before that. Clients are threads of the same process that send the next query when the last "
-        f"is answered; one worker answers, one scan at a time. {asked.rounds} rounds in turn of up to {asked.queries:,} "
-        f"requests and {asked.seconds / asked.rounds:g} s; percentiles of all single requests, queries per second: median "
-        f"of the rounds. Recall of {K} on {min(asked.queries, MEASURED_ON, DIFFERENT)} queries. Cores here: "
-        f"{cores_here()}.{gpu}{faiss}"
-    )
+    return " ".join([
+        f"Galleries of random points in {CLUSTERS:,} clusters, D = {asked.dimension}, in files mapped into memory (at",
+        f"most {largest / 1e9:,.2f} GB), read once before; Lorentz distance: c = 1, points {IMAGES} from the origin,",
+        f"queries {CAPTIONS}. From a query's point to its {K} nearest; from a caption: before that, tokenizer and a",
+        f"text tower {asked.tower} of random weights. Clients are threads of the same process that send the next query",
+        "when the last is answered; one worker answers, one scan at a time. Requests of a round:",
+        f"{asked.queries:,}, or as many as {asked.seconds / asked.rounds:.3g} s allow; rounds in turn: {asked.rounds};",
+        "percentiles of all single requests; queries per second: median of the rounds. Recall is measured on",
+        f"{min(asked.queries, MEASURED_ON, DIFFERENT)} queries. Cores here: {cores_here()}.{gpu}{faiss}",
+    ])  # fmt: skip
 
 
 def _has_faiss() -> bool:
