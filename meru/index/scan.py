@@ -21,6 +21,8 @@ from torch import Tensor
 from meru.geometry.spaces import Euclidean, Hyperboloid, Space, Sphere
 
 ROWS = 65_536  # of the gallery at a time
+PRODUCTS = 2**20  # at a time, which fit into the processor's cache
+GROUP = 64  # rows of which only the best is sorted
 WIDENED = 2_048  # of them that are widened to float32 at a time, into a buffer that stays in a core's own cache
 QUERIES = 64
 FEW = 3  # queries that half precision multiplies faster, one by one, than float32 all at once
@@ -109,17 +111,16 @@ class ExactScan:
             own = self.own[start : start + products.shape[1]] / self.largest_own
             scores = products - self._weight(length)[:, None] * own[None]
             error = torch.maximum(error, product_error)
-            best = torch.cat([best, scores.topk(min(k, scores.shape[1]), dim=1).values], dim=1)
+            best = torch.cat([best, _best_of_some(scores, k)], dim=1)
             best = best.topk(min(k, best.shape[1]), dim=1).values
             enough = best[:, -1] - 2 * self._total(error, length) if best.shape[1] == k else best[:, -1] - torch.inf
             for number, (of_query, bound) in enumerate(zip(scores, enough, strict=True)):
                 rows = (of_query >= bound).nonzero()[:, 0]
                 kept[number].append((rows + start, of_query[rows]))
-        enough = best[:, -1] - 2 * self._total(error, length)
         chosen = []
-        for parts, bound in zip(kept, enough, strict=True):
+        for parts, lost in zip(kept, 2 * self._total(error, length), strict=True):
             rows, scores = (torch.cat(each) for each in zip(*parts, strict=True))
-            chosen.append(rows[scores >= bound])
+            chosen.append(rows[scores >= scores.topk(k).values[-1] - lost])
         return chosen
 
     def _products(self, unit: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -128,20 +129,20 @@ class ExactScan:
         Half precision multiplies few queries fastest, since memory is the limit; many are multiplied in float32, and
         so is everything on a GPU, whose sums in half precision have no known bound.
         """
-        on_gpu = unit.device.type == "cuda"
+        on_gpu, size = unit.device.type == "cuda", max(1, min(ROWS, PRODUCTS // len(unit)))
         if len(unit) <= FEW and not on_gpu:
             query = unit.half()
             of_query = (unit - query.float()).norm(dim=1)
-            for start in range(0, len(self.half), ROWS):
-                rows = self.half[start : start + ROWS]
+            for start in range(0, len(self.half), size):
+                rows = self.half[start : start + size]
                 products = torch.stack([(rows @ each).float() for each in query])
                 largest = products.abs().amax(dim=1)
                 yield start, products, self.rounding + of_query * (1 + self.rounding) + _HALF * largest
             return
         error = torch.full_like(unit[:, 0], self.rounding)
-        buffer = unit.new_empty(min(ROWS if on_gpu else WIDENED, len(self.half)), self.half.shape[1])
-        for start in range(0, len(self.half), ROWS):
-            yield start, _widened(unit, self.half[start : start + ROWS], buffer), error
+        buffer = unit.new_empty(min(size if on_gpu else WIDENED, len(self.half)), self.half.shape[1])
+        for start in range(0, len(self.half), size):
+            yield start, _widened(unit, self.half[start : start + size], buffer), error
 
     def _weight(self, length: Tensor) -> Tensor:
         """Factor of the points' own numbers in units of the largest, `(Q,)`, for products of unit queries and scaled
@@ -164,6 +165,18 @@ class ExactScan:
         scores = torch.cat(parts)
         order = scores.sort(descending=True, stable=True).indices[:k]
         return scores[order], candidates[order]
+
+
+def _best_of_some(scores: Tensor, k: int) -> Tensor:
+    """Scores `(Q, ≤ k)` of different points, descending, the last of k at most the k-th best of `(Q, R)`.
+
+    They are the best of groups, since sorting every score takes longer than its product. A group's rows lie far apart,
+    because images that are alike often are neighbours in the gallery.
+    """
+    groups = scores.shape[1] // GROUP
+    if groups > k:
+        scores = scores[:, : groups * GROUP].unflatten(1, (GROUP, groups)).amax(dim=1)
+    return scores.topk(min(k, scores.shape[1]), dim=1).values
 
 
 def _widened(queries: Tensor, rows: Tensor, buffer: Tensor) -> Tensor:
