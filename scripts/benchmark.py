@@ -153,8 +153,9 @@ def report_of(arguments: argparse.Namespace) -> str:
         from meru.benchmarks.latency import cores_here, report
 
         asked = arguments.asked
+        measured = report(asked)  # first, as it sets other numbers of threads
         where = machine_line("cuda" if asked.device == "cuda" else "cpu", cores_here())
-        return "\n\n".join(["## Latency of searches", where, report(asked)])
+        return "\n\n".join(["## Latency of searches", where, measured])
     given = {key: value for key, value in vars(arguments).items() if key != "output"}
     command, threads = given.pop("command"), given.pop("threads")
     where = machine_line(given["device"], threads)

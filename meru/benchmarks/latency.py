@@ -102,7 +102,7 @@ def report(asked: Asked) -> str:
     places = places_of(asked)
     sections, rates = [_note(asked, places)], []
     largest = bytes_of_gallery(max(asked.rows), asked.dimension) / 1e9
-    _say(f"galleries of up to {largest:,.1f} GB are written in {asked.folder}, one at a time, and removed afterwards")
+    _say(f"galleries of up to {largest:,.2f} GB are written in {asked.folder}, one at a time, and removed afterwards")
     tower = _tower(asked)
     for rows in sorted(asked.rows):
         for name in asked.spaces:
