@@ -52,6 +52,36 @@ def own_number(space: Space, points: Tensor) -> Tensor:
     raise TypeError(f"{type(space).__name__} has no form that can be scanned")
 
 
+def reranked(
+    space: Space, queries: Tensor, points: Tensor, candidates: list[Tensor], k: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Similarities and rows of the k best candidates of each query, best first; of equal ones, the first.
+
+    All pairs are compared together: a call for each query would take longer than the scan of a small gallery.
+
+    Args:
+        space: Of the points.
+        queries: `(Q, D)`, float32.
+        points: Gallery `(n, D)`, float32.
+        candidates: For each query, rows of the gallery.
+        k: Length of the rankings.
+    """
+    counts, rows = torch.tensor([len(each) for each in candidates]), torch.cat(candidates)
+    asked = torch.arange(len(queries)).repeat_interleave(counts).to(rows.device)
+    parts = zip(asked.split(ROWS), rows.split(ROWS), strict=True)
+    scores = torch.cat([_similarities(space, queries[query], points[row]) for query, row in parts])
+    found = []
+    for of_query, each in zip(scores.split(counts.tolist()), candidates, strict=True):
+        order = of_query.sort(descending=True, stable=True).indices[:k]
+        found.append((of_query[order], each[order]))
+    return found
+
+
+def _similarities(space: Space, queries: Tensor, points: Tensor) -> Tensor:
+    """Similarity `(n,)` of each query to its own point, both `(n, D)`."""
+    return (queries * points).sum(dim=1) if isinstance(space, Sphere) else -space.distance(queries, points)
+
+
 class ExactScan:
     """The k best points of a gallery for queries, by the similarity of the space.
 
@@ -94,8 +124,7 @@ class ExactScan:
         found = []
         for start in range(0, len(queries), QUERIES):
             block = queries[start : start + QUERIES].float().to(self.half.device)
-            for query, candidates in zip(block, self._candidates(block, k), strict=True):
-                found.append(self._reranked(query, candidates, k))
+            found += reranked(self.space, block, self.points, self._candidates(block, k), k)
         scores, rows = zip(*found, strict=True)
         return torch.stack(scores), torch.stack(rows)
 
@@ -157,14 +186,6 @@ class ExactScan:
         """Bound of the error of the scores: of the products, of float32 sums of D products, and of the own number."""
         dimension = self.half.shape[1]
         return error + _SINGLE * (dimension + 8) + 8 * _SINGLE * self._weight(length)
-
-    def _reranked(self, query: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        parts = [
-            self.space.similarity(query[None], self.points[rows])[0] for rows in candidates.split(ROWS)
-        ]
-        scores = torch.cat(parts)
-        order = scores.sort(descending=True, stable=True).indices[:k]
-        return scores[order], candidates[order]
 
 
 def _best_of_some(scores: Tensor, k: int) -> Tensor:
