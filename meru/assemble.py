@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from meru.configuration.overrides import pasteable
 from meru.configuration.saved import read_config
 from meru.data.augmentation import RandomPicks
+from meru.data.corruptions.training import CorruptedViews
 from meru.data.inputs import Picture, Preparation
 from meru.data.transforms import EvaluationTransform, Transforms, discovery_transforms, training_transform
 from meru.encoders.image import ImageEncoder
@@ -123,10 +124,18 @@ def build(config: DictConfig) -> Pretrained:
     else:
         training = training_transform(image.image_size, scale=config.data.crop_scale, flip=config.data.flip)
     transforms = Transforms(
-        training=training,
+        training=_corrupted(training, config),
         evaluation=EvaluationTransform(image.image_size, squash=config.data.squash),
     )
     return Pretrained(model, text.tokenizer, transforms)
+
+
+def _corrupted(training: nn.Module, config: DictConfig) -> nn.Module:
+    """A transform for training with the corruptions of `data.corruptions`, if there are any."""
+    families = config.data.get("corruptions")  # missing in configurations of older runs
+    if not families:
+        return training
+    return CorruptedViews(training, families=families, share=config.data.corruption_share)
 
 
 def _load_initial_weights(model: nn.Module, config: DictConfig) -> None:
@@ -189,7 +198,8 @@ def _build_discovery(config: DictConfig, image: ImageEncoder) -> Pretrained:
     model = instantiate(config.model, _partial_=True, _convert_="all")(image=image, num_classes=number)
     _load_initial_weights(model, config)
     _adapt(model, image=image)
-    return Pretrained(model, None, discovery_transforms(image.image_size, flip=config.data.flip))
+    transforms = discovery_transforms(image.image_size, flip=config.data.flip)
+    return Pretrained(model, None, transforms._replace(training=_corrupted(transforms.training, config)))
 
 
 def load_run(run: str | Path) -> Pretrained:

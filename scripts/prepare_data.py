@@ -8,6 +8,9 @@
     python scripts/prepare_data.py check data=pairs data.path=photos
                                                        check any data by the keys of scripts/train.py: counts, sizes,
                                                        captions, duplicates, every image; prints the training command
+    python scripts/prepare_data.py describe data=cub output=captions
+                                                       write captions of templates, from the names of classes only to a
+                                                       sentence for every part, for data.captions_from
 
 Exit code: 0 if the data are ready for training, 1 if something is missing or broken, 2 for wrong usage, such as a
 folder that does not exist.
@@ -25,7 +28,7 @@ from meru.command_line import argument, one_line_errors, report_progress
 from meru.configuration.declarations import FOLDER, SEED
 from meru.configuration.kinds import Whole
 from meru.errors import UserError
-from meru.files import PROJECT, user_path
+from meru.files import PROJECT, output_folder, user_path
 
 PERSONS = {"cuhk_pedes": "CUHK-PEDES", "icfg_pedes": "ICFG-PEDES", "rstpreid": "RSTPReid"}
 ROOT, SEED_ARGUMENT, PIXELS = argument(FOLDER, user_path), argument(SEED), argument(Whole(1, 10**10))
@@ -39,6 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from meru.runs.data_check import check_data  # imports PyTorch, which takes seconds
 
             check_data(options.words)
+        elif options.data_set == "describe":
+            from meru.runs.data_captions import write_template_captions
+
+            folders = [word.partition("=")[2] for word in options.words if word.startswith("output=")]
+            if len(folders) != 1 or not folders[0]:
+                raise UserError("where do the files go? Give output=<folder>, once")
+            words = [word for word in options.words if not word.startswith("output=")]
+            write_template_captions(words, output_folder(folders[0]))
         else:
             prepare(options)
 
@@ -65,8 +76,10 @@ def parser() -> argparse.ArgumentParser:
     for checked in (cub, *persons):
         checked.add_argument("--maximum-pixels", type=PIXELS, help="as data.maximum_pixels, for larger images")
     checked = data_sets.add_parser("check", help="any data by the keys of scripts/train.py: check")
+    described = data_sets.add_parser("describe", help="captions by templates, in JSON files in output=")
     text = "data=<name> or experiment=<recipe>, and other overrides: data.path=<file>, data.root=<folder>"
-    checked.add_argument("words", nargs="+", metavar="key=value", help=text)
+    for each in (checked, described):
+        each.add_argument("words", nargs="+", metavar="key=value", help=text)
     return whole
 
 

@@ -5,6 +5,7 @@ A new key in configs/ needs a line here. The comment beside a key in configs/ ex
 
 from __future__ import annotations
 
+from meru.configuration.declared_captions import CAPTIONS
 from meru.configuration.declared_losses import DISCOVERY, LOSS
 from meru.configuration.declared_training import LOGGER, OPTIM, TRAINER
 from meru.configuration.key import Key, fixed
@@ -79,6 +80,7 @@ _SOURCE = {
     "labelled_fraction": fixed(Number(0, 1, above=True), "share", "labelled images of old classes", null=True),
     "split_seed": fixed(SEED, meaning="which images are labelled"),
 }
+FAMILY = Choice(names_in("meru.data.corruptions.families.FAMILIES"))
 _DATA = {
     "validation_fraction": fixed(Number(0, 1, below=True), "share"),
     "split_seed": fixed(SEED),
@@ -98,6 +100,8 @@ _DATA = {
         ListOf(Choice(("colour", "rotation", "crop", "grey", "flip", "erasing")), "[colour,crop,flip]"),
         meaning="the operations to pick from",
     ),
+    "corruptions": Key(ListOf(FAMILY, "[night,fog]", least=1, different=True), null=True),
+    "corruption_share": Key(SHARE, "share"),
     "text_augmentation": Key(Section(), null=True),
     "text_augmentation.word_deletion": Key(SHARE, "probability"),
     "text_augmentation.back_translation": Key(SHARE, "probability"),
@@ -120,8 +124,11 @@ _DATA = {
     "labelled_files": fixed(FILE, null=True),
     "unlabelled": fixed(FOLDER, null=True),
     "labelled_fraction": fixed(Number(0, 1, above=True), "share", null=True),
+    "label_noise": fixed(SHARE, "share"),
+    "label_noise_kind": fixed(Choice(("symmetric", "nearest"))),
     "download": Key(Flag()),
     **OWN_DATA,
+    **CAPTIONS,
     **{f"load.{name}": key for name, key in _SOURCE.items()},
     **{f"load_discovery.{name}": key for name, key in _SOURCE.items()},
     **{f"load_labelled.{name}": key for name, key in _SOURCE.items()},
@@ -228,7 +235,10 @@ EVALUATE = {
     "suite": Key(Choice(names_in("meru.evaluation.suites.SUITES")), null=True),
     "root": Key(FOLDER, null=True),
     **{name: key for name, key in _EVALUATION.items() if name not in ("attention_pictures", "figures")},
+    "corruptions": Key(ListOf(FAMILY, "[night,fog]", different=True), null=True),
+    "severities": Key(ListOf(Whole(1, 5), "[1,3,5]", least=1, different=True)),
     "probe_features": Key(Choice(("tower", "tangent"))),
+    "prior_adjustment": Key(SHARE, null=True),
     "workers": Key(Whole(0, 512), "processes", "that read images"),
     "output": Key(FILE, null=True),
     "data": Key(Section(), meaning="other keys of the section data for this evaluation"),

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from meru.configuration.key import Key, fixed, weight
 from meru.configuration.kinds import Choice, Either, Flag, Number, Whole
-from meru.configuration.ranges import AT_LEAST_0, SHARE, TEMPERATURE
+from meru.configuration.ranges import AT_LEAST_0, PROPER_SHARE, SHARE, TEMPERATURE
 
+ROBUST = Number(0, 1, below=True)  # q of `meru.losses.contrastive.robust_row_contrast`
 LOSS = {
     "contrastive.weight": weight("weight of the contrast of images and captions"),
     "contrastive.kind": fixed(Choice(("softmax", "sigmoid"))),
     "contrastive.bias": fixed(Number(-1000, 1000), meaning="start of the learned bias of kind=sigmoid"),
     "contrastive.positives": Key(Choice(("pair", "image", "class"))),
+    "contrastive.robust_exponent": Key(ROBUST),
+    "contrastive.robust_epochs": Key(Number(0, 100_000), "epochs"),
     "semantic_margin.weight": weight("weight of SMS"),
     "semantic_margin.margin": Key(Number(0, 100), meaning="λ"),
     "semantic_margin.margin_source": Key(Choice(("intra", "cross")), meaning="intra: paper | cross: released code"),
     "semantic_margin.soft_label": Key(SHARE, "share", "weight of the model's own predictions in the targets"),
     "semantic_margin.soft_label_epochs": Key(Number(0, 100_000, above=True), "epochs", "growth of soft_label from 0"),
+    "semantic_margin.robust_exponent": Key(ROBUST, meaning="q, as contrastive.robust_exponent"),
+    "semantic_margin.robust_epochs": Key(Number(0, 100_000), "epochs", "as contrastive.robust_epochs"),
     "category.weight": weight("weight of HCL"),
     "category.temperature": Key(TEMPERATURE, meaning="of the classes' probabilities"),
     "category.smoothing": Key(Number(0, 1, below=True), "share", "of the targets that goes to the other classes"),
@@ -86,5 +91,12 @@ DISCOVERY = {
     "sampler": fixed(Choice(("weighted", "uniform", "neighbours"))),
     "neighbours": fixed(Whole(1, 65_536), "images"),
     "validation": fixed(Flag()),
+    "stages": fixed(Whole(1, 1000)),
+    "first_share": fixed(Number(0, 1, above=True), "share"),
+    "earlier_images": fixed(Choice(("all", "sample", "none"))),
+    "kept_share": fixed(Number(0, 1, above=True), "share"),
     "maximum_classes": fixed(Whole(2, 1_000_000), "classes", null=True),
+    "old_share": fixed(PROPER_SHARE, "share", null=True),
+    "imbalance": fixed(Number(1, 1e6), null=True),
+    "prior_adjustment": Key(SHARE),
 }

@@ -48,6 +48,8 @@ def check_facts(plain: dict) -> None:
     _check_weights(plain)
     _check_neighbours(plain)
     _check_images(plain.get("data") or {})
+    _check_captions(plain.get("data") or {}, discovering=discovering)
+    _check_label_noise(plain.get("data") or {}, discovering=discovering)
 
 
 def require_loader(data: Mapping, *, discovering: bool) -> None:
@@ -169,8 +171,32 @@ def _check_images(data: Mapping) -> None:
             f"data.augment_on=device: with data.cached_views={views}, images are not augmented during training; set "
             "data.augment_on=cpu"
         )
+    if data.get("corruptions"):
+        raise UserError(
+            "data.augment_on=device: the GPU crops and mirrors, but does not do data.corruptions; set "
+            "data.augment_on=cpu or data.corruptions=null"
+        )
     if data.get("image_augmentation"):
         raise UserError(
             "data.augment_on=device: the GPU crops and mirrors, but does not do data.image_augmentation; set "
             "data.augment_on=cpu or data.image_augmentation=null"
+        )
+
+
+def _check_captions(data: Mapping, *, discovering: bool) -> None:
+    """Refuse other captions where training has none, or where nothing would come of them."""
+    if discovering:
+        for key in ("captions_from", "caption_noise"):
+            if value := data.get(key):
+                raise UserError(f"data.{key}={value}: category discovery trains without captions; leave it out")
+    if data.get("evaluate_generated") and not data.get("captions_from"):
+        raise UserError("data.evaluate_generated=true: there is no file of captions; set data.captions_from=<file>")
+
+
+def _check_label_noise(data: Mapping, *, discovering: bool) -> None:
+    """Refuse wrong labels in a run that reads none."""
+    if (noise := data.get("label_noise")) and not discovering:
+        raise UserError(
+            f"data.label_noise={noise}: a run of images and captions reads no labels, only category discovery does; "
+            "set it to 0"
         )

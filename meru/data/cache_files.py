@@ -39,6 +39,15 @@ def cache_folder(setting: str | None) -> Path:
     return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "meru"
 
 
+def can_hold(folder: Path) -> bool:
+    """Whether files can be made in a cache folder, which is made if it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
 def image_facts(images: Images) -> str:
     """A hash that changes with any of the images: path, size and time of change of files, or the pixels."""
     if isinstance(images, Tensor):

@@ -18,7 +18,7 @@ from meru.data.cache_files import stored_file
 from meru.data.loading import Batch, ImageDataset
 from meru.data.records import Images
 from meru.data.sampling import derived_seed
-from meru.data.transforms import EvaluationTransform
+from meru.data.transforms import ChangedFirst, EvaluationTransform
 from meru.data.views import Size, Window, cut
 from meru.data.workers import TIMEOUT, OrderedLoader, loader_options
 from meru.errors import UserError
@@ -69,7 +69,7 @@ class ViewsOfImages(ImageDataset):
 
 def transform_facts(transform: nn.Module) -> str:
     """All settings of a transform, those of its parts included."""
-    if isinstance(transform, EvaluationTransform):
+    if isinstance(transform, (EvaluationTransform, ChangedFirst)):
         return transform.facts()
     return repr(
         [

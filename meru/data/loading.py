@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from meru.data.corruptions.training import CorruptedViews
 from meru.data.device_views import VIEW, padded, untaken
 from meru.data.images import MAXIMUM_PIXELS, Decoded, Spare, check_maximum_pixels, read
 from meru.data.records import Images
@@ -145,7 +146,7 @@ class ImageDataset(Dataset):
         Returns:
             uint8 `(3, S, S)`, or `(V, 3, S, S)` of V > 1 views; or the two entries of `untaken`.
         """
-        if not isinstance(self.transform, Viewing):
+        if not isinstance(self.transform, (Viewing, CorruptedViews)):
             found = [self.transform(image).contiguous() for _ in range(views)]
         elif self.views_wait:
             drawn = [self.transform.draw(*full) for _ in range(views)]

@@ -146,12 +146,17 @@ class WordsOfViews:
 
 
 def _values(record: ImageRecord) -> tuple:
-    return tuple(vars(record).values())
+    """What a record holds; without weights, what it held before there were any, which names files in the cache."""
+    *values, weights = vars(record).values()
+    return (*values, weights) if weights else tuple(values)
 
 
 def _drawn_caption(record: ImageRecord, augment_text: CaptionAugmentation | None) -> str:
     """A caption of the record, chosen and changed with torch's default generator."""
-    number = int(torch.randint(len(record.captions), ()))
+    if record.caption_weights:
+        number = int(torch.multinomial(torch.tensor(record.caption_weights, dtype=torch.float64), 1))
+    else:
+        number = int(torch.randint(len(record.captions), ()))
     return augment_text(record, number) if augment_text else record.captions[number]
 
 

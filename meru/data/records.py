@@ -57,6 +57,7 @@ class ImageRecord:
         colours: Part → colour for its class, see `meru.data.datasets.cub.class_attributes`; empty if there are none.
         back_translations: Captions translated to another language and back, one for each of `captions`; or none.
         regions: Boxes with phrases, and crops.
+        caption_weights: How often training draws each of `captions`, > 0, relative to the others; empty: equally often.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class ImageRecord:
     colours: dict[str, str] = field(default_factory=dict)
     back_translations: tuple[str, ...] = ()
     regions: tuple[Region | Crop, ...] = ()
+    caption_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

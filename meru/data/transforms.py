@@ -5,6 +5,7 @@ They resize uint8 tensors, several times as fast as Pillow. Models divide by 255
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -72,6 +73,27 @@ class EvaluationTransform(ResizedCropView):
         before, after = torch.tensor([width, height]), torch.tensor(sides(self.image_size)[::-1])
         resized = torch.tensor(self._resized(height, width)[::-1])
         return (points * (resized / before) - ((resized - after) / 2).round()) / after
+
+
+class ChangedFirst(nn.Module):
+    """A change of an image, such as a corruption, before a transform for evaluation.
+
+    Args:
+        change: uint8 `(3, H, W)` → uint8 `(3, H', W')`; to be cached, it has `facts()`, a text of all its settings.
+        transform: What follows.
+    """
+
+    def __init__(self, change: Callable[[Tensor], Tensor], transform: EvaluationTransform):
+        super().__init__()
+        self.change, self.transform = change, transform
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 `(3, height, width)` → uint8 `(3, H, W)`."""
+        return self.transform(self.change(image))
+
+    def facts(self) -> str:
+        """All settings of both."""
+        return f"{self.change.facts()}, then {self.transform.facts()}"
 
 
 def _enlarged(image_size: ImageSize, crop_share: float) -> ImageSize:

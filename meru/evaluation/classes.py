@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from meru import sharing
 from meru.data.discovery.splits import UNKNOWN, DiscoveryData
+from meru.evaluation.bias import best_of_groups, described_bias
 from meru.files import make_folder_of, write_text
 from meru.geometry import poincare
 from meru.metrics.class_tree import (
@@ -45,7 +46,12 @@ class ClassTrees(NamedTuple):
 
 @torch.no_grad()
 def read_features(
-    model: nn.Module, batches: Iterable[dict[str, Tensor]], *, device: torch.device
+    model: nn.Module,
+    batches: Iterable[dict[str, Tensor]],
+    *,
+    device: torch.device,
+    num_old: int | None = None,
+    classes: int | None = None,
 ) -> dict[str, Tensor]:
     """The features and predictions of a model for every image that can be decoded.
 
@@ -56,12 +62,14 @@ def read_features(
             into evaluation mode temporarily.
         batches: From `discovery_evaluation_loader`.
         device: The model's.
+        num_old: Number of old classes, to read what `meru.evaluation.bias` needs; None: without that.
+        classes: So many classes take part, the first ones; None: all.
 
     Returns:
         On the CPU, in the images' order: `features`, unit vectors of the tower `(n, W)`, `projected`, unit vectors of
         the projection head `(n, D)`, `projected_length`, their lengths before that, `points` of the ball `(n, D)` if
         the model has one, `prediction`, `confidence`, its probability, `label`, `labelled` and `image_index`; the shape
-        is `(n,)` unless given. Empty if no image can be decoded.
+        is `(n,)` unless given. With `num_old` also those of `best_of_groups`. Empty if no image can be decoded.
     """
     was_training = model.training
     model.eval()
@@ -70,7 +78,8 @@ def read_features(
         if not len(batch["image"]):
             return None
         features = model.features(batch["image"].to(device, non_blocking=True))
-        probabilities = (model.class_logits(features).float() / model.temperature).softmax(dim=1)
+        logits = model.class_logits(features)[:, :classes].float() / model.temperature
+        probabilities = logits.softmax(dim=1)
         found = {
             "features": F.normalize(features, dim=-1),
             "projected": F.normalize(projected := model.projection(features).float(), dim=-1),
@@ -78,6 +87,7 @@ def read_features(
             **({"points": model.lift(projected)} if hasattr(model, "lift") else {}),
             "prediction": probabilities.argmax(dim=1),
             "confidence": probabilities.amax(dim=1),
+            **({} if num_old is None else best_of_groups(logits, num_old)),
             **{name: batch[name] for name in ("label", "labelled", "image_index")},
         }
         return {name: value.cpu() for name, value in found.items()}
@@ -199,6 +209,7 @@ def format_discovery(figures: Mapping[str, float], title: str) -> str:
         if (share := figures.get(f"discovery/{taken}/share")) is not None:
             chance = figures[f"discovery/{taken}/chance_share"]
             table += f"\nimages of {of} classes taken for {others} ones: {100 * share:.1f} (chance {100 * chance:.1f})"
+    table += described_bias(figures)
     purity = {name: figures.get(f"{name}/dendrogram_purity") for name in ("tree", "feature_tree")}
     for name, value in purity.items():
         if value is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from meru.data.corruptions.families import Corruption
 from meru.errors import UserError
-from meru.evaluation.robustness import Darken, Degradation, Downsample, Occlude
 from meru.evaluation.sample import Sample, Subjects
 from meru.reports.norms import norms_figure
 
@@ -27,12 +28,12 @@ class Crop:
         return functional.center_crop(image, sides)
 
 
-DEGRADATIONS: dict[str, Degradation] = {
-    "resolution ÷ 4": Downsample(4),
-    "resolution ÷ 8": Downsample(8),
-    "half occluded": Occlude(0.5),
+DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "resolution ÷ 4": Corruption("resolution", 3),
+    "resolution ÷ 8": Corruption("resolution", 5),
+    "half occluded": Corruption("occlusion", 5),
     "middle quarter": Crop(0.25),
-    "a quarter of the light": Darken(0.25),
+    "night, severity 3": Corruption("night", 3),
 }
 LENGTHS = 4  # groups of captions
 

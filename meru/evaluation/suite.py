@@ -9,18 +9,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import Compose
 
+from meru import distributed, sharing
 from meru.assemble import Pretrained
+from meru.data.cache_files import cache_folder, can_hold
+from meru.data.cached_rows import cached_loader
+from meru.data.cached_views import CachedViews
 from meru.data.discovery.described import DescribedDiscovery
 from meru.data.discovery.splits import DiscoveryData
 from meru.data.labelled import LabelledData, LabelledImages, LabelSets
 from meru.data.loading import ordered_loader, read_or_skip, reading_options
 from meru.data.records import ImageRecord, Images, ImageTextData
+from meru.data.transforms import ChangedFirst
 from meru.data.workers import worker_options
 from meru.errors import UserError
 
@@ -121,7 +126,12 @@ class Subject:
         return self.data
 
     def batches(
-        self, images: Images, known: Mapping[str, Tensor], change: Callable[[Tensor], Tensor] | None = None
+        self,
+        images: Images,
+        known: Mapping[str, Tensor],
+        change: Callable[[Tensor], Tensor] | None = None,
+        *,
+        rows: bool = False,
     ) -> Iterable[dict[str, Tensor]]:
         """Load images once and in order, with the model's transform for evaluation.
 
@@ -130,23 +140,56 @@ class Subject:
             known: Values of each image that its batch holds, tensors `(n,)` by name.
             change: Is applied to each image before the transform, uint8 `(3, H, W)` → uint8 `(3, H', W')`; None: no
                 change.
+            rows: Whether the batches of a run with `data.cached_views` may hold rows of `frozen_output` as `image`,
+                kept in `data.cache` for all runs with this frozen part. They are rounded to half precision.
         """
         transform = self.pretrained.transforms.evaluation
+        transform = ChangedFirst(change, transform) if change else transform
+        if rows and (cached := self._rows(images, transform)) is not None:
+            return cached_loader(cached, dict(known), batch_size=self.settings["batch_size"])
         return ordered_loader(
             images,
             known,
-            transform=Compose([change, transform]) if change else transform,
+            transform=transform,
             batch_size=self.settings["batch_size"],
             **worker_options(self.section),
             **reading_options(self.section),
         )
 
     def batches_of(
-        self, records: Sequence[ImageRecord], change: Callable[[Tensor], Tensor] | None = None
+        self,
+        records: Sequence[ImageRecord],
+        change: Callable[[Tensor], Tensor] | None = None,
+        *,
+        rows: bool = False,
     ) -> Iterable[dict[str, Tensor]]:
         """`batches` of records, with their `class_index`."""
         classes = torch.tensor([record.class_index for record in records], dtype=torch.int64)
-        return self.batches([record.path for record in records], {"class_index": classes}, change)
+        return self.batches([record.path for record in records], {"class_index": classes}, change, rows=rows)
+
+    @cached_property
+    def _cache(self) -> CachedViews | None:
+        """The cached rows of the model's frozen part; None if its data do not ask for them, or images may be skipped.
+
+        A cache must have a row for every image. A model from another machine may name a folder that this one lacks.
+        """
+        if not self.section.get("cached_views") or reading_options(self.section)["on_error"] == "skip":
+            return None
+        folder = cache_folder(self.section.get("cache"))
+        if not can_hold(folder):
+            log.info("data.cache=%s cannot be written, so every image is read", folder)
+            return None
+        return CachedViews.of(self.section, self.model, device=self.device)
+
+    def _rows(self, images: Images, transform: nn.Module) -> Tensor | None:
+        """Rows `(n, 1, F)`, found or computed; None where they cannot be used."""
+        changed = isinstance(transform, ChangedFirst) and not hasattr(transform.change, "facts")
+        if self._cache is None or changed:
+            return None
+        rows = self._cache.rows(images, transform, what="images for evaluation")
+        if sharing.share()[1] > 1:
+            distributed.wait_for_all()
+        return rows
 
     def _require(self, images: Sequence, splits: Mapping[str, Sequence], split: str | None = None) -> None:
         if not len(images):
@@ -194,13 +237,16 @@ class Suite(NamedTuple):
     images: str = "test split"
 
 
-def on_captions(evaluate: Callable[..., dict[str, float | None]]) -> Callable[[Subject], dict[str, float | None]]:
+def on_captions(
+    evaluate: Callable[..., dict[str, float | None]], *settings: str
+) -> Callable[[Subject], dict[str, float | None]]:
     """The function of a suite that needs images with captions and nothing else of its subject.
 
     Args:
         evaluate: `(model, batches, *, captions, tokenizer, device, class_kind, captions_per_image)` → figures.
             `batches(change)` loads the images of the split as `Subject.batches`, `captions` are those of each record
             by its `image_index`. For the other arguments see `meru.evaluation.robustness.evaluate_robustness`.
+        settings: Further keys of configs/evaluate.yaml that it takes as arguments.
     """
 
     def evaluate_subject(subject: Subject) -> dict[str, float | None]:
@@ -208,7 +254,7 @@ def on_captions(evaluate: Callable[..., dict[str, float | None]]) -> Callable[[S
 
         def batches(change: Callable[[Tensor], Tensor] | None) -> Iterable[dict[str, Tensor]]:
             log.info("images, %s", change or "unchanged")
-            return subject.batches_of(records, change)
+            return subject.batches_of(records, change, rows=True)
 
         return evaluate(
             subject.model,
@@ -218,6 +264,7 @@ def on_captions(evaluate: Callable[..., dict[str, float | None]]) -> Callable[[S
             device=subject.device,
             class_kind=subject.data.class_kind,
             captions_per_image=subject.settings["captions_per_image"],
+            **{name: subject.settings[name] for name in settings},
         )
 
     return evaluate_subject

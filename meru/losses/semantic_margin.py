@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from meru.losses.contrastive import row_contrast
+
 MARGIN_SOURCES = ("intra", "cross")
 
 
@@ -49,7 +51,12 @@ def soft_targets(logits: Tensor, targets: Tensor, share: Tensor | float) -> Tens
 
 
 def semantic_margin_loss(
-    similarity: Tensor, margins: Tensor, targets: Tensor, scale: Tensor | float, margin: float
+    similarity: Tensor,
+    margins: Tensor,
+    targets: Tensor,
+    scale: Tensor | float,
+    margin: float,
+    robust_exponent: Tensor | float = 0.0,
 ) -> Tensor:
     """Cross-entropy of every row in one direction, with each similarity raised by a share of its margin.
 
@@ -65,13 +72,14 @@ def semantic_margin_loss(
         targets: T, shape `(B1, B2)`; rows sum to 1.
         scale: s > 0.
         margin: λ ≥ 0.
+        robust_exponent: q of `meru.losses.contrastive.row_contrast`.
 
     Returns:
         Shape `(B1,)`, ≥ 0, float32.
     """
     with torch.autocast(similarity.device.type, enabled=False):
         logits = scale * (similarity.float() + margin * margins.float())
-        return torch.nn.functional.cross_entropy(logits, targets.float(), reduction="none")
+        return row_contrast(logits, targets.float(), robust_exponent)
 
 
 def reverse_contrastive_loss(logits: Tensor, targets: Tensor, smoothing: float = 1e-2) -> Tensor:

@@ -17,7 +17,7 @@ from meru.encoders.text import TextEncoder
 from meru.errors import UserError
 from meru.geometry.spaces import Space
 from meru.layers.pieces import in_pieces
-from meru.losses.contrastive import contrastive_targets, row_contrast, sigmoid_row_contrast
+from meru.losses.contrastive import LEAST_EXPONENT, contrastive_targets, row_contrast, sigmoid_row_contrast
 from meru.losses.tiled import TILED_FROM
 from meru.models import Output, Term, combined, values_of, weight_of
 from meru.models.terms import PAIR_TERMS, Step, check_settings, real_count
@@ -263,16 +263,28 @@ class DualEncoder(nn.Module):
         """The configured weight of a term: see `meru.models.weight_of`."""
         return weight_of(self.loss, term)
 
-    def contrast(self, scores: Tensor, targets: Tensor) -> Tensor:
+    def robust_exponent(self, term: str, batch: Mapping[str, Tensor]) -> Tensor | float:
+        """q of `meru.losses.contrastive.row_contrast` for a term; 0: its plain form.
+
+        It grows from 0 in the first `robust_epochs`, without which the model would learn from no pair: before it has
+        learned anything, all of them look wrong.
+        """
+        exponent = self.loss[term].get("robust_exponent", 0.0)
+        if exponent and "epoch" in batch and (epochs := self.loss[term].get("robust_epochs")):
+            return (exponent * batch["epoch"] / epochs).clamp(LEAST_EXPONENT, exponent)
+        return exponent
+
+    def contrast(self, scores: Tensor, targets: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Contrastive loss of every row, of the kind `loss.contrastive.kind`.
 
         Args:
             scores: Similarities `(B1, B2)`.
             targets: Their `contrastive_targets`; the sigmoid loss only uses which are above 0.
+            batch: Its `epoch` counts for `robust_exponent`.
         """
         logits = self.logit_scale.exp() * scores
         if self.logit_bias is None:
-            return row_contrast(logits, targets)
+            return row_contrast(logits, targets, self.robust_exponent("contrastive", batch))
         return sigmoid_row_contrast(logits + self.logit_bias, targets > 0)
 
     def cross_similarities(self, step: Step) -> tuple[Tensor, Tensor]:

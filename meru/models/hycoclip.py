@@ -54,7 +54,9 @@ def part_contrastive(model: HyCoCLIP, step: PartStep) -> Tensor:
         towards_image = model.similarity(torch.cat([step.text, step.part_text]), distributed.gather(step.image))
         targets = model.positive_targets(step.batch)
         scores = (*towards_text.split(size), *towards_image.split(size))
-        image_loss, part_image_loss, text_loss, part_text_loss = (model.contrast(each, targets) for each in scores)
+        image_loss, part_image_loss, text_loss, part_text_loss = (
+            model.contrast(each, targets, step.batch) for each in scores
+        )
     everyone = torch.ones_like(step.has_part)
     masks = torch.stack([everyone, everyone, step.has_part, step.has_text])
     return average_of_terms(torch.stack([image_loss, text_loss, part_image_loss, part_text_loss]), masks)

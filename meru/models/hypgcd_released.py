@@ -22,7 +22,7 @@ def category(model: HypGCDReleased, step: ViewStep) -> Tensor:
             points,
             of_view,
             model.curvature,
-            num_classes=model.num_classes,
+            num_classes=step.logits.shape[1],
             temperature=settings["temperature"],
             smoothing=settings["smoothing"],
         )

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from meru.models.dual_encoder import DualEncoder
 
 
-def goes_by_tiles(model: DualEncoder, size: int) -> bool:
+def goes_by_tiles(model: DualEncoder, size: int, *, term: str = "contrastive") -> bool:
     """Whether a model's losses are computed by tiles for so many images per process.
 
     They are from `model.tiled_from` pairs in a matrix of scores on, 1024 × 1024 by default; a smaller matrix fits as
-    it is, and is as fast. Never for a model with a `similarity` of its own, or a space that tiles do not know.
+    it is, and is as fast. Never for a model with a `similarity` of its own, or a space that tiles do not know. A term
+    with a robust exponent holds the whole matrix too: its losses need the sums of whole rows before the first tile.
     """
+    if model.loss[term].get("robust_exponent"):
+        return False
     enough = size * size * distributed.world_size() >= model.tiled_from
     return enough and model.compares_by_space and can_tile(model.space)
 
@@ -34,7 +37,7 @@ def row_losses(model: DualEncoder, x: Tensor, y: Tensor, batch: Mapping[str, Ten
     everyone = distributed.gather(y)
     if goes_by_tiles(model, len(x)):
         return _tiled(model, x, everyone, batch)[0]
-    return model.contrast(model.similarity(x, everyone), model.positive_targets(batch))
+    return model.contrast(model.similarity(x, everyone), model.positive_targets(batch), batch)
 
 
 def both_losses(

@@ -33,7 +33,7 @@ class ViewStep(NamedTuple):
 
     Attributes:
         projected: Features for the contrastive terms, `(2B, D)`, float32.
-        logits: Class logits, `(2B, K)`.
+        logits: Class logits, `(2B, K)`; in a stage, of the classes that take part.
         labels: `(2B,)`; valid where `labelled`.
         labelled: bool `(2B,)`.
         epoch: Training progress in epochs, a scalar.
@@ -188,13 +188,16 @@ class SimGCD(nn.Module):
 
         Args:
             batch: `image`, two views `(B, 2, 3, S, S)`, or rows of `frozen_output` for them `(B, 2, F)`; `label`,
-                int64 `(B,)`, valid where `labelled`, bool `(B,)`; `epoch`, a scalar, the training progress in epochs.
+                int64 `(B,)`, valid where `labelled`, bool `(B,)`; `epoch`, a scalar, the training progress in epochs;
+                and if classes arrive in stages, `classes`, an int: only so many, the first ones, take part.
         """
         features = self.features(batch["image"].transpose(0, 1).flatten(0, 1))  # first views, then second ones
         # The losses compare samples with each other, so every process computes them on the samples of all.
         projected, logits = (
             gather_views(each) for each in (self.projection(features).float(), self.class_logits(features))
         )
+        if "classes" in batch:
+            logits = logits[:, : batch["classes"]]
         labelled, labels = (distributed.gather(batch[name]).repeat(2) for name in ("labelled", "label"))
         step = ViewStep(projected, logits, labels, labelled, batch["epoch"])
         figures = self.logs(step) if self.reports_figures else {}

@@ -66,6 +66,11 @@ def check_settings(loss: Mapping[str, Mapping]) -> None:
     """
     require(loss["contrastive"]["positives"], POSITIVES, key="loss.contrastive.positives")
     require(loss["contrastive"].get("kind", "softmax"), CONTRASTS, key="loss.contrastive.kind")
+    if loss["contrastive"].get("kind") == "sigmoid" and (exponent := loss["contrastive"].get("robust_exponent")):
+        raise UserError(
+            f"loss.contrastive.robust_exponent={exponent:g}: kind=sigmoid judges every pair by itself and has no such "
+            "form; set it to 0, or kind=softmax"
+        )
     entailment = loss.get("entailment", {})
     require(entailment.get("kind", "cone"), KINDS, key="loss.entailment.kind")
     if entailment.get("kind") == "argent" and (floor := entailment.get("apex_floor")):
@@ -88,7 +93,8 @@ def contrastive(model: DualEncoder, step: Step) -> Tensor:
         return 0.5 * sum(each.mean() for each in both_losses(model, step.image, step.text, step.batch))
     scale = model.logit_scale.exp()
     image_scores, text_scores = model.cross_similarities(step)
-    return contrastive_loss(scale * image_scores, scale * text_scores, model.positive_targets(step.batch))
+    logits, targets = (scale * image_scores, scale * text_scores), model.positive_targets(step.batch)
+    return contrastive_loss(*logits, targets, model.robust_exponent("contrastive", step.batch))
 
 
 def semantic_margin(model: DualEncoder, step: Step) -> Tensor:
@@ -98,13 +104,13 @@ def semantic_margin(model: DualEncoder, step: Step) -> Tensor:
     if "epoch" in step.batch:  # as in TBPS-CLIP, the model's own predictions get a growing weight
         share = share * (step.batch["epoch"] / settings.get("soft_label_epochs", 1.0)).clamp(max=1)
     # Tiles compute the matrices of margins twice, which a smaller batch need not pay for.
-    if goes_by_tiles(model, len(step.image) // 4):
+    if goes_by_tiles(model, len(step.image) // 4, term="semantic_margin"):
         within = settings["margin_source"] == "intra"
         extras = {"margin": settings["margin"], "share": share, "within": within}
         return 0.5 * sum(each.mean() for each in both_losses(model, step.image, step.text, step.batch, **extras))
     scale, first = model.logit_scale.exp(), distributed.rank() * len(step.image)
     targets = model.positive_targets(step.batch)
-    losses = []
+    losses, exponent = [], model.robust_exponent("semantic_margin", step.batch)
     for points, scores in zip((step.image, step.text), model.cross_similarities(step), strict=True):
         if settings["margin_source"] == "intra" and settings["margin"]:
             with torch.no_grad():
@@ -112,7 +118,7 @@ def semantic_margin(model: DualEncoder, step: Step) -> Tensor:
         else:
             margins = semantic_margins(scores, first)
         mixed = soft_targets(scale * scores, targets, share)
-        losses.append(semantic_margin_loss(scores, margins, mixed, scale, settings["margin"]).mean())
+        losses.append(semantic_margin_loss(scores, margins, mixed, scale, settings["margin"], exponent).mean())
     return 0.5 * sum(losses)
 
 

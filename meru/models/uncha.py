@@ -54,7 +54,8 @@ def part_contrast(model: UNCHA, step: PartStep) -> Tensor:
     parts = Step(batch=step.batch, image=step.part_image, text=step.part_text)
     scale = model.part_logit_scale.exp()
     logits = [(scale * scores).masked_fill(left_out, NEVER) for scores in model.cross_similarities(parts)]
-    return _mean_of_both([row_contrast(each, targets) for each in logits], [step.has_text, step.has_text])
+    exponent = model.robust_exponent("contrastive", step.batch)
+    return _mean_of_both([row_contrast(each, targets, exponent) for each in logits], [step.has_text, step.has_text])
 
 
 def part_whole_contrast(model: UNCHA, step: PartStep) -> Tensor:
@@ -63,7 +64,8 @@ def part_whole_contrast(model: UNCHA, step: PartStep) -> Tensor:
     rows = []
     for part, whole in ((step.part_image, step.text), (step.part_text, step.image)):
         scores = model.similarity(part, distributed.gather(whole))
-        rows.append(row_contrast(scale * confidence(part)[:, None] * scores, targets))
+        logits = scale * confidence(part)[:, None] * scores
+        rows.append(row_contrast(logits, targets, model.robust_exponent("contrastive", step.batch)))
     return _mean_of_both(rows, [step.has_part, step.has_text])
 
 

@@ -16,6 +16,7 @@ A figure is a float with a name `<row>/<metric>`; its chance level, the expectat
     pointing/accuracy@1                   share of words that attend most to the patch of their part
     box_centre/accuracy@1                 the same for a fixed guess, the centre of the bounding box
     …/mean_of_parts/…, …/<part>/…         the same averaged over parts, and for one part
+    discovery/new_as_old/share            of category discovery: see `meru.metrics.discovery` and `meru.evaluation.bias`
 
 `zero_shot_metrics` and `retrieval_metrics` return bare metrics; the caller adds the row as prefix.
 """
@@ -54,7 +55,7 @@ ERRORS = ("tree_induced_error", "lowest_common_ancestor")  # in edges of the cla
 # Figures in a unit of their own, by the last part of their names; all others are shares.
 NOT_SHARES = {
     *ERRORS,
-    *("images", "queries", "queries_without_match", "num_classes", "true_num_classes"),
+    *("images", "queries", "queries_without_match", "num_classes", "true_num_classes", "classes", "offset"),
 }
 POINTING = ("pointing", "box_centre")  # rows of single parts are only in the JSON file
 COLUMNS = {

@@ -47,11 +47,7 @@ def check_data(words: Sequence[str]) -> None:
     """
     words = [override for word in words for override in overrides_of(word)]
     words = with_recipe(readable(words, command="train"))
-    config, choices = compose(words)
-    typed = typed_keys(words)
-    check(config, command="train", typed=typed)
-    check_targets(config, source="the command line")
-    absolute_paths(config)
+    config, choices, typed = checked_configuration(words)
     try:
         task = task_of(config)(config, device=torch.device("cpu"))
         problems = list(report(task, name=choices["data"]))
@@ -63,6 +59,20 @@ def check_data(words: Sequence[str]) -> None:
         raise UserError(f"data={choices['data']}: {len(problems)} of the lines above to see to", exit_code=1)
     program = "meru-train" if CHECKOUT is None else "python scripts/train.py"
     print(f"ready; train with: {program} {shlex.join(words)}")
+
+
+def checked_configuration(words: Sequence[str]) -> tuple[DictConfig, dict[str, str], set[str]]:
+    """The training configuration of overrides, checked and with absolute paths; the choices; and the keys given.
+
+    Raises:
+        UserError: for wrong overrides, before any data are read.
+    """
+    config, choices = compose(words)
+    typed = typed_keys(words)
+    check(config, command="train", typed=typed)
+    check_targets(config, source="the command line")
+    absolute_paths(config)
+    return config, choices, typed
 
 
 def of_command_line(error: UserError, config: DictConfig, typed: Iterable[str]) -> bool:

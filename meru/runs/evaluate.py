@@ -47,6 +47,11 @@ def evaluate_run(config: DictConfig) -> Figures:
     kind = task_of(trained)
     kind.check_question(config, name=opened.name)
     _require_text(config, trained, opened)
+    if config.prior_adjustment is not None and (config.suite or not is_discovery(trained)):
+        raise UserError(
+            f"prior_adjustment={config.prior_adjustment}: it corrects the usual figures of a run of category "
+            "discovery; leave it out"
+        )
     device = distributed.start()
     pretrained.model.to(device)
     allow_tf32(trained.trainer.get("tf32", False), device=device)  # reproduces the figures of the run
@@ -133,6 +138,8 @@ def evaluated_config(config: DictConfig, opened: Opened) -> DictConfig:
     require_data(trained, key="root")
     for key in ("captions_per_image", "templates", "batch_size", "pointing"):
         trained.evaluation[key] = config[key]
+    if config.prior_adjustment is not None:
+        change(trained, "discovery.prior_adjustment", config.prior_adjustment)
     trained.data.workers = config.workers
     return trained
 

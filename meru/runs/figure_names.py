@@ -31,7 +31,9 @@ def figure_names(config: Mapping) -> tuple[str, ...]:
     if config.get("task") == "discovery":
         names = [f"{row}/{name}" for row in ("discovery", "kmeans", "inductive") for name in _OF_DISCOVERY]
         names += [f"discovery_{kind}/{group}/accuracy" for kind in ("balanced", "v1") for group in _GROUPS]
+        names += _of_stages((config.get("discovery") or {}).get("stages") or 1)
         names += ["tree/dendrogram_purity", "feature_tree/dendrogram_purity", "num_classes", "true_num_classes"]
+        names += [f"predicted_old/{name}" for name in ("share", "expected_share", "offset")]
         return _with_chance(names)
     target = str((data.get("load") or {}).get("_target_"))
     persons, own = ("identity", "identity_cosine"), not target.startswith("meru.")
@@ -44,6 +46,15 @@ def figure_names(config: Mapping) -> tuple[str, ...]:
     for row in ("pointing", "box_centre") if (config.get("evaluation") or {}).get("pointing") else ():
         names += [f"{row}/accuracy@1", *(f"{row}/{part}/accuracy@1" for part in parts), f"{row}/mentions"]
     return _with_chance(names)
+
+
+def _of_stages(stages: int) -> list[str]:
+    """The figures at the end of each of several stages in which classes arrive."""
+    names = ["forgetting"] if stages > 1 else []
+    for stage in range(1, stages + 1 if stages > 1 else 1):
+        parts = [*_OF_DISCOVERY, "new_now/accuracy", "classes", *(f"since_{k}/accuracy" for k in range(1, stage + 1))]
+        names += [f"stage/{stage}/{name}" for name in (*parts, *(["forgetting"] if stage > 1 else []))]
+    return names
 
 
 def require_figures(wanted: Iterable[str], configs: Sequence[Mapping], *, place: str) -> None:

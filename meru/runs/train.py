@@ -89,9 +89,8 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     watch, accumulate = Stopwatch(), TrainerSettings.of(config.trainer).accumulate
     task = task_of(config)(config, device=device)
     check_decoding(task.data.paths(), **reading_options(config.data))
-    plan = BatchPlan.of(
-        config.data, images=task.images_per_epoch(), world_size=distributed.world_size(), accumulate=accumulate
-    )
+    divided = {"world_size": distributed.world_size(), "accumulate": accumulate}
+    plan = BatchPlan.of(config.data, images=task.images_per_epoch(), **divided)
     asked, config = config, task.complete_config()
     settings = TrainerSettings.of(config.trainer)
     folder = resumed_folder(config)
@@ -101,9 +100,8 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
     model = pretrained.model.to(device)
     check_fit(model, settings, device)
     distributed.seed_training(model, config.seed)
-    optimizer = build_optimizer(
-        model, **instantiate(config.optim, _convert_="all"), images_per_step=plan.images_per_step
-    )
+    options = instantiate(config.optim, _convert_="all")
+    optimizer = build_optimizer(model, **options, images_per_step=plan.images_per_step)
     folder = folder or make_run_folder(config, asked=asked)
     note_run(folder)
     logger = make_logger(config, folder, device) if distributed.is_main() else NoLogger()
@@ -125,6 +123,8 @@ def train(config: DictConfig, *, device: torch.device) -> Figures | None:
         epoch_state=task.epoch_state,
         on_resumed=partial(save_changes, folder, config),
         on_validated=partial(_save_plots, task, folder, pretrained, logger),
+        stages=task.stages,
+        at_stage_end=partial(task.at_stage_end, pretrained),
     )
     with closing(logger, folder, watch):
         finished = trainer.run()

@@ -36,16 +36,21 @@ DISCOVERY = {
     "tree purity": "tree/dendrogram_purity",
     "feature tree purity": "feature_tree/dendrogram_purity",
 }
-# R@1 of text-to-image retrieval with degraded images and with shortened captions.
+# R@1 of text-to-image retrieval with corrupted images, averaged over severities, and with shortened captions.
 DEGREES = {
     "clean": "clean",
-    "resolution ÷2": "resolution/2",
-    "resolution ÷4": "resolution/4",
-    "resolution ÷8": "resolution/8",
-    "25% occluded": "occlusion/0.25",
-    "50% occluded": "occlusion/0.5",
-    "darkness": "darkness/0.25",
-    "noise": "noise/40",
+    "all corruptions": "mean",
+    "night": "night/mean",
+    "fog": "fog/mean",
+    "rain": "rain/mean",
+    "snow": "snow/mean",
+    "motion blur": "motion_blur/mean",
+    "defocus blur": "defocus_blur/mean",
+    "JPEG": "jpeg/mean",
+    "resolution": "resolution/mean",
+    "occlusion": "occlusion/mean",
+    "camera's colour": "camera_colour/mean",
+    "viewpoint": "viewpoint/mean",
     "half the caption": "caption/0.5",
     "a quarter of it": "caption/0.25",
 }

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from meru import distributed, sharing
 from meru.assemble import Pretrained
 from meru.data.cache_files import cache_folder
+from meru.data.cached_views import CachedViews
 from meru.data.loading import reading_options, training_options
 from meru.data.pixels import CachedPixels, cached_pixels
 from meru.data.records import Images
 from meru.data.sampling import BatchPlan
 from meru.data.transforms import Transforms
 from meru.data.workers import worker_options
-from meru.tasks.cached_views import CachedViews
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,8 @@ class Task(ABC):
         config: The run's configuration.
         device: Device of this process.
         data: Has `train`, the training images, and `paths()`, the image files of each split.
-        epoch_state: State that `batches` computes at the start of an epoch and uses until its end; kept in checkpoints.
+        epoch_state: State that `batches` computes at the start of an epoch and uses until its end, and the figures of
+            the stages that have ended; kept in checkpoints.
         cache: Cached output of the frozen part of the image tower; None if not used. Only training uses it: the weights
             of a finished run need not be those that the cache was made with.
     """
@@ -63,7 +64,7 @@ class Task(ABC):
         self.config = config
         self.device = device
         self.data = self.load_data()
-        self.epoch_state: dict[str, Tensor | int] = {}
+        self.epoch_state: dict[str, Tensor | float] = {}
         self.cache: CachedViews | None = None
         self._pixels: CachedPixels | None = None
 
@@ -85,6 +86,11 @@ class Task(ABC):
     def describe(self) -> str:
         """Describe the data and its size in one line for the log."""
 
+    @property
+    def stages(self) -> int:
+        """Stages of the run, each of `trainer.epochs` epochs with schedules of its own."""
+        return 1
+
     def images_per_epoch(self) -> int:
         """Training images of all processes in an epoch.
 
@@ -103,6 +109,10 @@ class Task(ABC):
         Called after the weights of a resumed run have been loaded.
         """
 
+    def at_stage_end(self, pretrained: Pretrained, model: nn.Module, stage: int) -> Figures:
+        """Compute the figures of a model at the end of a stage, counted from 0; as `evaluate`, in all processes."""
+        return {}
+
     def validation(self, pretrained: Pretrained) -> Callable[[nn.Module], Figures] | None:
         """A function that evaluates a model, for instance an average, on the validation split; None without a split."""
         return None
@@ -112,7 +122,7 @@ class Task(ABC):
         return {
             "seed": self.config.seed,
             "batch_size": plan.batch_size,
-            "total_steps": self.config.trainer.epochs * plan.batches_per_epoch,
+            "total_steps": self.stages * self.config.trainer.epochs * plan.batches_per_epoch,
             "start_step": start,
             "rank": distributed.rank(),
             "world_size": plan.world_size,
@@ -144,7 +154,7 @@ class Task(ABC):
     def use_cached_views(self, pretrained: Pretrained) -> None:
         """Use cached views from now on, if the configuration asks for them; the frozen weights must be loaded."""
         if self.cache is None:
-            self.cache = CachedViews.of(self.config, pretrained.model, device=self.device)
+            self.cache = CachedViews.of(self.config.data, pretrained.model, device=self.device)
 
     def cached_training_views(self, images: Images, transforms: Transforms) -> Tensor | None:
         """Cached rows of the views of the training images, `(n, V, F)`; None without a cache."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
@@ -14,9 +16,12 @@ from meru import distributed, sharing
 from meru.assemble import Pretrained, build
 from meru.data.discovery.loading import discovery_evaluation_loader, discovery_training_loader
 from meru.data.discovery.splits import UNKNOWN, DiscoveryData, DiscoverySplit
+from meru.data.discovery.staged_loading import staged_training_loader
+from meru.data.discovery.stages import Stages
 from meru.data.pixels import CachedPixels
 from meru.data.sampling import BatchPlan
 from meru.errors import UserError
+from meru.evaluation.bias import corrected
 from meru.evaluation.classes import (
     ClassTrees,
     class_trees,
@@ -27,6 +32,7 @@ from meru.evaluation.classes import (
     save_trees,
 )
 from meru.evaluation.clusters import save_clusters
+from meru.evaluation.stages import figures_of_stages, format_stages, stage_figures
 from meru.evaluation.suites import SUITES
 from meru.metrics.clustering import estimate_num_classes
 from meru.optional_part import optional
@@ -35,6 +41,8 @@ from meru.run_layout import CLUSTERS, TREES
 from meru.tasks.contract import Figures, Findings, Task
 from meru.tasks.data import load_discovery_data
 from meru.tasks.discovery_batches import nearest_images, released_neighbours
+from meru.tasks.discovery_labels import described_noise, described_sizes, label_noise, split_seed, with_label_noise
+from meru.tasks.discovery_stages import arriving_stages, check_stages, number_of_stages
 
 log = logging.getLogger("meru")
 
@@ -57,12 +65,32 @@ class Discovery(Task):
 
     # ---------------------------------------------------------------- training
 
+    @property
+    def stages(self) -> int:
+        """Stages in which classes and images arrive."""
+        return number_of_stages(self.config)
+
+    @cached_property
+    def arriving(self) -> Stages | None:
+        """What arrives when; None if everything is there from the start."""
+        return arriving_stages(self.config, self.data)
+
+    def images_per_epoch(self) -> int:
+        """Those of the first stage, for all stages: what remains of earlier images does not change the steps."""
+        return len(self.arriving.images[0] if self.arriving else self.data.train)
+
     def complete_config(self) -> DictConfig:
         """Set `discovery.num_classes` to a number: that of the data, the given one, or an estimate.
 
-        The requested value is kept in `discovery.asked_num_classes`, so that a later change can be detected.
+        The requested value is kept in `discovery.asked_num_classes`, so that a later change can be detected. From here
+        on, `data` has the wrong labels of `data.label_noise`.
         """
         wanted = self.config.discovery.num_classes
+        if self.arriving:
+            check_stages(self.arriving, self.config)
+        share, kind = label_noise(self.config)
+        read = self.untrained_features() if wanted == "estimate" or (share and kind == "nearest") else {}
+        self.data = with_label_noise(self.data, self.config, read)
         if wanted is None and self.data.has_unknown:
             raise UserError(
                 "discovery.num_classes: some training images are of unknown classes; give the number of classes that "
@@ -71,7 +99,7 @@ class Discovery(Task):
         if wanted is None:
             number = len(self.data.class_names)
         elif wanted == "estimate":
-            number = self.estimated_classes()
+            number = self.estimated_classes(read)
         else:
             number = wanted
         if number < (old := self.data.num_old):
@@ -82,17 +110,29 @@ class Discovery(Task):
             self.config.discovery.asked_num_classes = self.config.discovery.get("asked_num_classes", wanted)
         return self.config
 
-    def estimated_classes(self) -> int:
-        """Estimate the number of classes from features of the untrained tower; see `meru.metrics.clustering`.
+    def untrained_features(self) -> dict[str, Tensor]:
+        """Result of `read_features` for the training images by the tower before training, the same for all seeds.
 
-        The processes divide the images and the runs of k-means.
+        The processes divide the images; a run that caches views reads their rows.
         """
-        data, config = self.data, self.config.copy()
-        config.discovery.num_classes = data.num_old + 2  # any number: the classifier is not used
-        untrained = build(config)
-        distributed.broadcast_weights(untrained.model.to(self.device))  # a tower without weights is drawn at random
+        config = self.config.copy()
+        config.discovery.num_classes = self.data.num_old + 2  # any number: the classifier is not used
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(split_seed(config))  # a tower without weights is drawn at random
+            untrained = build(config)
+        distributed.broadcast_weights(untrained.model.to(self.device))
+        self.use_cached_views(untrained)
         with sharing.together():
-            read = self.features(data.train, untrained)
+            read = self.features(self.data.train, untrained)
+        self.cache = None  # training has a cache with its own model
+        return read
+
+    def estimated_classes(self, read: dict[str, Tensor]) -> int:
+        """Estimate the number of classes from `untrained_features`; see `meru.metrics.clustering`.
+
+        The processes divide the runs of k-means. Labels are those that training sees.
+        """
+        data, config = self.data, self.config
         images = len(read.get("features", ()))
         maximum = config.discovery.maximum_classes or min(3 * data.num_old, images)
         if data.num_old < 2 or not data.num_old <= maximum <= images or not read["labelled"].any():
@@ -104,7 +144,7 @@ class Discovery(Task):
         with sharing.together():
             number, _ = estimate_num_classes(
                 read["features"],
-                read["label"],
+                data.train.training_labels[read["image_index"]],
                 read["labelled"],
                 data.num_old,
                 maximum=maximum,
@@ -120,9 +160,12 @@ class Discovery(Task):
         playing = "validation, half of the old classes play new ones: " if validation else ""
         new = len(data.class_names) - data.num_old
         unknown = f", {int((data.train.labels == UNKNOWN).sum())} of unknown classes" if data.has_unknown else ""
-        return playing + (
-            f"{len(data.train)} training images, {int(data.train.labelled.sum())} of them labelled{unknown}; "
-            f"{data.num_old} old and {new} new classes, {self.config.discovery.num_classes} in the classifier"
+        kept = self.config.discovery.get("earlier_images")
+        staged = f"{self.stages} stages, of earlier images {kept} remain: " if self.arriving else ""
+        return playing + staged + (
+            f"{len(data.train)} training images, {int(data.train.labelled.sum())} of them labelled"
+            f"{described_noise(data, self.config)}{unknown}; {data.num_old} old and {new} new classes"
+            f"{described_sizes(data, self.config)}, {self.config.discovery.num_classes} in the classifier"
         )
 
     def batches(self, pretrained: Pretrained, plan: BatchPlan, start: int) -> Iterable[dict[str, Tensor]]:
@@ -131,33 +174,53 @@ class Discovery(Task):
         released = pretrained.model.released_batches
         found = self.epoch_state
 
-        def neighbours(epoch: int) -> Tensor:
+        def neighbours(epoch: int, among: Tensor | None = None) -> Tensor:
             # A run that resumes within an epoch uses the neighbours from the weights at the start of the epoch.
             if found.get("epoch") != epoch:
                 with sharing.together():  # all processes are at the start of the epoch
                     if released:
+                        split = train if among is None else train.where(self.arriving.chosen(among))
                         nearest = released_neighbours(
-                            self.config, train, model, transforms, epoch=epoch, device=self.device
+                            self.config, split, model, transforms, epoch=epoch, device=self.device
                         )
                     else:
                         count = self.config.discovery.neighbours
                         seen = self.features(train, pretrained, pixels=pixels)
-                        nearest = nearest_images(seen, images=len(train), count=count)
+                        nearest = nearest_images(seen, images=len(train), count=count, among=among)
                 found.update(neighbours=nearest, epoch=epoch)
             return found["neighbours"]
 
         self.use_cached_views(pretrained)
         pixels = self.cached_pixels(train.images)
-        return discovery_training_loader(
-            train,
-            pixels=pixels,
-            transform=transforms.training,
-            sampler=self.config.discovery.sampler,
-            neighbours=neighbours,
-            independent=released,
-            views=self.cached_training_views(train.images, transforms),
+        options = {
+            "pixels": pixels,
+            "transform": transforms.training,
+            "sampler": self.config.discovery.sampler,
+            "neighbours": neighbours,
+            "independent": released,
+            "views": self.cached_training_views(train.images, transforms),
             **self.loader_options(plan, start),
+        }
+        if self.arriving is None:
+            return discovery_training_loader(train, **options)
+        steps = self.config.trainer.epochs * (plan.batches_per_epoch // plan.accumulate) * plan.accumulate
+        return staged_training_loader(
+            train, self.arriving, num_classes=model.num_classes, stage_steps=steps, **options
         )
+
+    def at_stage_end(self, pretrained: Pretrained, model: nn.Module, stage: int) -> Figures:
+        """Figures on the test images of the classes that have arrived, or without any on unlabelled training images."""
+        data, stages = self.data, self.arriving
+        classes = stages.open_classes(stage, model.num_classes)
+        split, choose = (data.test, stages.measured) if len(data.test) else (data.train, stages.unlabelled)
+        read = self.features(split, pretrained._replace(model=model), classes=classes)
+        if not sharing.leads():
+            return {}
+        figures = stage_figures(
+            read, choose(split, stage), stages, stage=stage, classes=classes, earlier=self.epoch_state
+        )
+        log.info("%s", format_stages(figures))
+        return finite_figures(figures)
 
     # ---------------------------------------------------------------- figures
 
@@ -187,24 +250,29 @@ class Discovery(Task):
         `tree/…` and `feature_tree/dendrogram_purity` need the training images, and classes with families. In
         `sharing.together`, the processes divide the images, and only the main one has figures.
         """
-        data = self.data
-        train = self.features(data.train, pretrained) if split != "test" else {}
+        data, adjustment = self.data, self.config.discovery.get("prior_adjustment", 0.0)  # missing in older runs
+        train = self.features(data.train, pretrained) if split != "test" or adjustment else {}
         test = self.features(data.test, pretrained) if split != "train" and len(data.test) else {}
         if not sharing.leads():
             return Findings({})
         if split != "train" and len(data.test) and not test:
             log.warning("none of the %d test images decodes: no figures for them", len(data.test))
         number = pretrained.model.num_classes
+        classes = {"num_old": data.num_old, "num_classes": number}
+        train, test, bias = corrected(data.train, train, test, **classes, strength=adjustment)
+        train = {} if split == "test" else train  # it was read for the correction only
         figures = discovery_figures(data, train, test, num_classes=number, seed=self.config.seed)
         trees = ClassTrees({}, None)
         if train:
+            figures |= bias
             with optional("the trees of classes"):
                 trees = class_trees(data, train, pretrained.model)
                 figures |= purities(trees)
+        figures |= figures_of_stages(self.epoch_state)  # empty unless the run has just been trained
         return Findings(finite_figures(figures), Answer(trees, train, test))
 
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
-        return format_discovery(figures, title)
+        return "\n".join(filter(None, (format_discovery(figures, title), format_stages(figures))))
 
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
         """Save the predicted classes of the images, and the trees they form, as text and as plots."""
@@ -230,6 +298,9 @@ class Discovery(Task):
         seen = self.features(self.data.train, pretrained)
         if not seen:
             raise UserError(f"no training image of {self.config.data.root} decodes: restore the images")
+        classes = {"num_old": self.data.num_old, "num_classes": pretrained.model.num_classes}
+        strength = self.config.discovery.get("prior_adjustment", 0.0)
+        seen, _, _ = corrected(self.data.train, seen, {}, **classes, strength=strength)
         trees = class_trees(self.data, seen, pretrained.model)
         if not trees.trees:
             raise UserError("the model predicts fewer than three classes, which form no tree: train it longer")
@@ -238,7 +309,12 @@ class Discovery(Task):
     # ---------------------------------------------------------------- images
 
     def features(
-        self, split: DiscoverySplit, pretrained: Pretrained, *, pixels: CachedPixels | None = None
+        self,
+        split: DiscoverySplit,
+        pretrained: Pretrained,
+        *,
+        pixels: CachedPixels | None = None,
+        classes: int | None = None,
     ) -> dict[str, Tensor]:
         """Features of the images of a split, or of its cached pixels; see `read_features`."""
         images = discovery_evaluation_loader(
@@ -249,4 +325,5 @@ class Discovery(Task):
             batch_size=self.config.evaluation.batch_size,
             **self.reading(),
         )
-        return read_features(pretrained.model, images, device=self.device)
+        options = {"num_old": self.data.num_old, "classes": classes}
+        return read_features(pretrained.model, images, device=self.device, **options)

@@ -18,7 +18,9 @@ from meru.errors import UserError
 from meru.geometry.all_pairs import exact_product
 
 
-def nearest_images(read: Mapping[str, Tensor], *, images: int, count: int) -> Tensor:
+def nearest_images(
+    read: Mapping[str, Tensor], *, images: int, count: int, among: Tensor | None = None
+) -> Tensor:
     """Nearest neighbours of every image by projected features, the image itself first, `(n, count)`.
 
     The features are unaugmented and in the data set's order, so the result depends only on the model.
@@ -27,10 +29,11 @@ def nearest_images(read: Mapping[str, Tensor], *, images: int, count: int) -> Te
         read: Result of `meru.evaluation.classes.read_features` for the training images.
         images: Number of training images; all of them must decode.
         count: Number of neighbours, including the image itself.
+        among: The images of a stage, `(m,)`; the result then has places in these, `(m, count)`. None: all.
     """
     if len(read.get("projected", ())) < images:
         raise UserError("discovery.sampler=neighbours needs every image to decode: choose weighted, or restore them")
-    return _nearest(read["projected"], count)
+    return _nearest(read["projected"] if among is None else read["projected"][among], count)
 
 
 @torch.no_grad()

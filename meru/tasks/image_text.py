@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from meru.reports.tables import finite_figures, format_table
 from meru.run_layout import ATTENTION
 from meru.tasks.contract import Figures, Findings, Task
 from meru.tasks.data import load_data
+from meru.tasks.training_captions import evaluated_data, taught_data
 from meru.training.initial_radius import start_at_initial_radius
 from meru.training.loggers.base import NoLogger
 
@@ -50,7 +51,12 @@ class ImageText(Task):
     data: ImageTextData
 
     def load_data(self) -> ImageTextData:
-        return load_data(self.config)
+        return evaluated_data(load_data(self.config), self.config.data)
+
+    @cached_property
+    def taught(self) -> Sequence[ImageRecord]:
+        """The training images with the captions to train on, which evaluation does not see."""
+        return taught_data(self.data, self.config.data).train
 
     # ---------------------------------------------------------------- training
 
@@ -58,8 +64,9 @@ class ImageText(Task):
         """The configuration with the figure that selects the weights, which depends on whether there are classes."""
         if self.data.shards:
             self.data.shards.check(self.config)
+        train = self.taught  # here, so that what is wrong with its captions is said before a run begins
         if crops := self.crops():
-            crops.check(self.data.train, self.config.data.root)
+            crops.check(train, self.config.data.root)
         kind, monitor = self.data.class_kind, self.config.trainer.monitor
         if monitor is None:
             completed = copy.deepcopy(self.config)
@@ -98,7 +105,7 @@ class ImageText(Task):
 
     def prepare(self, pretrained: Pretrained, *, begun: bool) -> None:
         """Log how many captions are truncated, and set the initial radius of a hyperbolic model."""
-        model, tokenizer, train = pretrained.model, pretrained.tokenizer, self.data.train
+        model, tokenizer, train = pretrained.model, pretrained.tokenizer, self.taught
         captions = [caption for record in train for caption in record.captions]
         if cut := tokenizer.count_cut(captions):
             log.info(
@@ -116,9 +123,9 @@ class ImageText(Task):
         augment_text = caption_augmentation(self.config.data.get("text_augmentation"))
         if self.data.shards:
             return self.streamed_batches(pretrained, augment_text, self.loader_options(plan, start))
-        paths = [record.path for record in self.data.train]
+        paths = [record.path for record in self.taught]
         return training_loader(
-            self.data.train,
+            self.taught,
             transform=pretrained.transforms.training,
             tokenize=pretrained.tokenizer,
             parts=self.crops(),
@@ -154,7 +161,7 @@ class ImageText(Task):
         """Cached rows of a part in every view, and the words; None without a cache, and for models without parts."""
         if self.cache is None or not (parts := self.crops()):
             return None
-        words = WordsOfViews(self.data.train, parts, augment_text)
+        words = WordsOfViews(self.taught, parts, augment_text)
         rows = self.cache.rows(
             paths,
             pretrained.transforms.training,

@@ -13,7 +13,7 @@ from meru.encoders.packing import count_real
 
 
 def arriving(
-    batches: Iterable[Mapping[str, Tensor]],
+    batches: Iterable[Mapping[str, Tensor | int]],
     device: torch.device,
     *,
     few_shapes: bool = False,
@@ -25,7 +25,7 @@ def arriving(
     device are taken there.
 
     Args:
-        batches: Tensors by name, in main memory.
+        batches: Tensors by name, in main memory, and whole numbers, which stay as they are.
         device: Where they go.
         few_shapes: Whether to round L and the number up to multiples of 8 and 128, so that few different shapes occur,
             each of which a CUDA graph is recorded for.
@@ -44,19 +44,22 @@ def arriving(
                 moved = _moved(batch, device)
             current.wait_stream(stream)
             for value in moved.values():
-                value.record_stream(current)
+                if isinstance(value, Tensor):
+                    value.record_stream(current)
         yield {**moved, **counts}
 
 
-def _moved(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    waiting = waiting_views(batch)
-    moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    return with_views_taken(moved, waiting) if waiting else moved
+def _moved(batch: Mapping[str, Tensor | int], device: torch.device) -> dict[str, Tensor | int]:
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    waiting = waiting_views(tensors)
+    moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+    numbers = {name: value for name, value in batch.items() if name not in tensors}
+    return {**(with_views_taken(moved, waiting) if waiting else moved), **numbers}
 
 
 def _longer(tokens: Tensor) -> Tensor:
     return F.pad(tokens, (0, -tokens.shape[1] % 8))
 
 
-def _are_tokens(name: str, value: Tensor) -> bool:
+def _are_tokens(name: str, value: Tensor | int) -> bool:
     return name.endswith("tokens") and value.dim() == 2

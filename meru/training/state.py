@@ -70,9 +70,10 @@ def _check_steps(trainer: Trainer, state: dict) -> None:
             f"resume: trainer.epochs={trainer.settings.epochs} ends at step {trainer.total_steps}, and this run is at "
             f"step {state['step']} already: set at least {-(-state['step'] // trainer.steps_per_epoch)} epochs"
         )
-    epochs = state.get("epochs", trainer.settings.epochs)
-    if epochs != trainer.settings.epochs and distributed.is_main():
-        now = trainer.settings.epochs
+    epochs, now = state.get("epochs", trainer.settings.epochs), trainer.settings.epochs
+    if epochs != now and trainer.stages > 1:
+        raise UserError(f"resume: trainer.epochs={now}: the stages of this run have {epochs} epochs each; leave it so")
+    if epochs != now and distributed.is_main():
         log.info("trainer.epochs was %d and is %d: the learning rate follows the new length", epochs, now)
 
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from meru import distributed, sharing, stopping
 from meru.errors import UserError
 from meru.run_layout import BEST, CHECKPOINT, GRADIENTS, METRICS
+from meru.training import due
 from meru.training.arriving import arriving
 from meru.training.averaging import MovingAverage
 from meru.training.checkpoint import (
@@ -40,6 +41,7 @@ from meru.training.precision import allow_tf32, fastest_attention, wants_bf16
 from meru.training.scalars import ScalarMovement
 from meru.training.settings import TrainerSettings
 from meru.training.sharded import Sharded, clip, local
+from meru.training.stage_end import end_stage
 from meru.training.state import restore, state_of
 from meru.training.step_log import StepLog
 from meru.training.watch import StepWatch, Verdict, gradient_norms
@@ -66,10 +68,12 @@ class Trainer:
         device: Device of the model.
         settings: See `TrainerSettings`.
         epoch_state: State that `batches` computes at the start of an epoch and uses until its end, tensors and numbers
-            by name; saved in checkpoints, and restored before `batches` is called.
+            by name, and the figures of stages; saved in checkpoints, and restored before `batches` is called.
         on_resumed: Called in the main process after a checkpoint has been restored.
         on_validated: Called in the main process with the validated model and the step, after every
             `settings.figures_every` validations, but not at the end of the run.
+        stages: Stages, each of `settings.epochs` epochs with learning rate and `epoch` as in a run of its own.
+        at_stage_end: Computes figures of the model at the end of a stage, whose number from 0 it takes, as `evaluate`.
     """
 
     model: nn.Module
@@ -81,9 +85,11 @@ class Trainer:
     folder: Path
     device: torch.device
     settings: TrainerSettings
-    epoch_state: dict[str, Tensor | int] = field(default_factory=dict)
+    epoch_state: dict[str, Tensor | float] = field(default_factory=dict)
     on_resumed: Callable[[], None] = lambda: None
     on_validated: Callable[[nn.Module, int], None] = lambda model, step: None
+    stages: int = 1
+    at_stage_end: Callable[[nn.Module, int], dict[str, float]] = lambda model, stage: {}
 
     step: int = field(default=0, init=False)
     best: dict[str, float] = field(default_factory=lambda: {"figure": -math.inf, "step": -1}, init=False)
@@ -94,7 +100,7 @@ class Trainer:
 
     def __post_init__(self):
         self.steps_per_epoch = max(1, self.batches_per_epoch // self.settings.accumulate)
-        self.total_steps = self.settings.epochs * self.steps_per_epoch
+        self.total_steps = self.stages * self.settings.epochs * self.steps_per_epoch
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
         # The first group may have a multiplier, so its rate need not be the configured `learning_rate`.
         self.highest_rate = self.optimizer.param_groups[0].get("base_learning_rate", self.highest_rates[0])
@@ -134,8 +140,8 @@ class Trainer:
                 figures, size = self._step(forward, stream)
                 images += size
                 progress.update()
-                logging_due, validating = self._logging_due(self.step), self._validation_due()
-                stop = self._stop_due(now=logging_due or validating or self._checkpoint_due())
+                logging_due, validating = due.logging(self, self.step), due.validation(self)
+                stop = self._stop_due(now=logging_due or validating or due.checkpoint(self))
                 if logging_due:
                     progressed = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
                     written.write(figures, **progressed, images=images, seconds=time.perf_counter() - clock)
@@ -145,7 +151,7 @@ class Trainer:
                         self._validate(metrics, progress, figures)
                     clock, images = time.perf_counter(), 0
                     stop = stop or self._asked_alone()
-                if validating or stop or self._checkpoint_due():
+                if validating or stop or due.checkpoint(self):
                     self._save()
                 if stop:
                     break
@@ -165,12 +171,12 @@ class Trainer:
         """
         totals: dict[str, Tensor] = {}
         size, accumulate = 0, self.settings.accumulate
-        measured = TermGradients(self.model) if self._diagnosis_due() else None
-        self.model.reports_figures = self._logging_due(self.step + 1) or self.settings.compile is True
+        measured = TermGradients(self.model) if due.diagnosis(self) else None
+        self.model.reports_figures = due.logging(self, self.step + 1) or self.settings.compile is True
         if self.settings.compile == "graphs":
             torch.compiler.cudagraph_mark_step_begin()
         for micro in range(accumulate):
-            epoch = torch.full((), self.step / self.steps_per_epoch, device=self.device)
+            epoch = torch.full((), self.step % self.stage_steps / self.steps_per_epoch, device=self.device)
             batch = {**next(stream), "epoch": epoch}
             passes = fastest_attention(self.device, bf16=self.bf16)
             with self._synchronised(forward, micro == accumulate - 1), passes:
@@ -203,9 +209,10 @@ class Trainer:
     def _update(self) -> float:
         """Change the weights by the gradients; returns the factor on the learning rate."""
         per_epoch = self.settings.rate_changes == "epoch"
+        step = self.step % self.stage_steps
         factor = warmup_cosine(
-            self.step // self.steps_per_epoch * self.steps_per_epoch if per_epoch else self.step,
-            total_steps=self.total_steps,
+            step // self.steps_per_epoch * self.steps_per_epoch if per_epoch else step,
+            total_steps=self.stage_steps,
             warmup_steps=round(self.settings.warmup_epochs * self.steps_per_epoch),
             final=self.settings.final_learning_rate,
         )
@@ -262,7 +269,9 @@ class Trainer:
 
         Uses float32, as for the test split and in scripts/evaluate.py. Without a split, shows the last step's loss.
         """
-        epoch = f"epoch {self.step // self.steps_per_epoch}/{self.settings.epochs}"
+        epoch = f"epoch {self.step // self.steps_per_epoch}/{self.stages * self.settings.epochs}"
+        if due.stage_end(self):
+            end_stage(self, metrics)
         if self.evaluate is None:
             if metrics is not None:
                 progress.write(f"{epoch}  loss {training['loss'].item():.3f}")
@@ -283,7 +292,7 @@ class Trainer:
             metrics.write({"step": self.step, **line})
             self.logger.log(line, step=self.step)
             progress.write(f"{epoch}  {self.settings.monitor} {100 * figure:.1f} %{'  best so far' if better else ''}")
-            if self._figures_due():
+            if due.plots(self):
                 self.on_validated(self.evaluated, self.step)
         distributed.wait_for_main()
 
@@ -315,6 +324,11 @@ class Trainer:
         return state["random_states"]
 
     # ------------------------------------------------------------------------------------------- small things
+    @property
+    def stage_steps(self) -> int:
+        """The steps of a stage, which has schedules of its own."""
+        return self.total_steps // self.stages
+
     def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         return arriving(batches, self.device, few_shapes=self.settings.compile == "graphs")
 
@@ -324,23 +338,6 @@ class Trainer:
     def _synchronised(self, forward: nn.Module, last: bool):
         """Average the gradients of accumulated batches over the processes only once, with the last batch."""
         return contextlib.nullcontext() if last or distributed.world_size() == 1 else forward.no_sync()
-
-    def _logging_due(self, step: int) -> bool:
-        return step % self.settings.log_every == 0 or step == self.total_steps
-
-    def _validation_due(self) -> bool:
-        every = self.settings.evaluate_every * self.steps_per_epoch
-        return self.step % every == 0 or self.step == self.total_steps
-
-    def _checkpoint_due(self) -> bool:
-        return self.settings.checkpoint_every > 0 and self.step % self.settings.checkpoint_every == 0
-
-    def _figures_due(self) -> bool:
-        every = self.settings.figures_every * self.settings.evaluate_every * self.steps_per_epoch
-        return every > 0 and self.step % every == 0 and self.step < self.total_steps
-
-    def _diagnosis_due(self) -> bool:
-        return self.settings.diagnose_every > 0 and self.step % self.settings.diagnose_every == 0
 
     @contextlib.contextmanager
     def _signals(self):

@@ -95,8 +95,14 @@ ROWS = (
     # What follows a run
     Row(
         r"python scripts/evaluate\.py run=<run folder> suite=robustness",
-        add=("workers=0", "output={here}/robustness.json"),
+        add=("workers=0", "severities=[5]", "output={here}/robustness.json"),
         says="occlusion",
+        makes="robustness.png",
+    ),
+    Row(
+        r'python scripts/evaluate\.py run=<run folder> suite=robustness "corruptions=.*',
+        add=("workers=0", "output={here}/robustness.json"),
+        says="first 25% of words",
         makes="robustness.png",
     ),
     Row(r"python scripts/evaluate\.py run=<run folder> split=\w+", add=("workers=0",), says="zero-shot"),
@@ -212,6 +218,12 @@ ROWS = (
         change=((r"data\.path=\S+", "data.path={persons}/reid_raw.json data.images={persons}/imgs"),),
         add=("data.batch_size=4",),
         says="ready",
+    ),
+    Row(
+        r"python scripts/prepare_data\.py describe data=cub output=captions",
+        add=("data.root={cub}",),
+        says="sentences.json",
+        makes="captions/*.json",
     ),
     Row(r"python scripts/prepare_data\.py (birds|pedestrians)", add=("--help",), says="--seed"),
     Row(r"python scripts/prepare_data\.py cuhk_pedes", add=("--root", "{persons}"), says="ready"),

@@ -19,7 +19,7 @@ from meru.runs import ablation_file
 OTHERS = {
     *("ablation", "key", "tune", "run", "split", "suite", "seeds", "jobs", "captions_per_image", "root"),
     *("probe_features", "projection", "figures", "image", "other", "text", "texts", "general", "count"),
-    *("kind", "index", "images", "queries", "labels", "top", "host", "port", "token"),
+    *("kind", "index", "images", "queries", "labels", "corruptions", "severities", "top", "host", "port", "token"),
 }
 LONGEST = 200  # lines of a README
 

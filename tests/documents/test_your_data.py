@@ -12,6 +12,7 @@ from pages import FILE, blocks, commands, read
 from PIL import Image
 from test_commands import execute, trained_with
 
+from meru.data.caption_files import read_captions_file, with_captions_of
 from meru.data.datasets.own.load import load_pairs
 from meru.tasks.data import load_data
 
@@ -76,7 +77,7 @@ def test_a_folder_of_photographs_becomes_a_model_that_is_searched(here, warm_pyt
 PAIRS = [
     command
     for command in commands(DOCUMENT)
-    if "train.py" in command and FILE not in command and "hypgcd" not in command and "gahr" not in command
+    if "train.py" in command and "data.path=" in command and FILE not in command and "gahr" not in command
 ]
 
 
@@ -105,6 +106,12 @@ def test_the_example_of_a_table_and_of_boxes_is_read(tmp_path):
         Image.new("RGB", (80, 64)).save(tmp_path / "images" / f"{name}.jpg")
     data = load_pairs(path=tmp_path / "table.csv", test_fraction=0, validation_fraction=0)
     assert [record.captions for record in data.train] == [("a brown owl, asleep",), ("a tern above the sea",)]
+    (generated,) = [each for each in blocks(DOCUMENT, "json") if "weight" in each]
+    (tmp_path / "captions.json").write_text(generated, encoding="utf-8")
+    captions = read_captions_file(tmp_path / "captions.json")
+    described = with_captions_of(data, captions, mode="add", share=0.5)
+    assert (described.images, described.unknown) == (2, 0)
+    assert described.data.train[0].caption_weights == (1, 1, 2)
     (boxes,) = [part for part in read(DOCUMENT).split("`") if part.startswith('[{"box"')]
     row = {"image": "images/owl.jpg", "caption": "an owl", "boxes": json.loads(boxes)}
     (tmp_path / "boxes.jsonl").write_text(json.dumps(row), encoding="utf-8")

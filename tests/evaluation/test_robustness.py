@@ -1,71 +1,20 @@
-"""Degraded images, shortened captions, and what they do to the distance from the origin."""
+"""Corrupted images, shortened captions, and what they do to the distance from the origin."""
 
 import json
-import pickle
 import subprocess
 
 import pytest
 import torch
 from scipy.stats import spearmanr
 
-from meru.evaluation.robustness import (
-    DEGRADATIONS,
-    AddNoise,
-    Darken,
-    Downsample,
-    Occlude,
-    evaluate_robustness,
-    format_robustness,
-    mean_rank_correlation,
-    robustness_figure,
-    shortened,
-)
+from meru.configuration import check
+from meru.data.corruptions.families import FAMILIES
+from meru.errors import UserError
+from meru.evaluation.robustness import evaluate_robustness, mean_rank_correlation, shortened
 from meru.files import PROJECT
+from meru.reports.robustness import families_of, format_robustness, robustness_figure, severities_of
 from meru.runs.evaluate import evaluate_run
 from meru.runs.train import train
-
-EVERY = [degradation for degrees in DEGRADATIONS.values() for degradation in degrees.values()]
-
-
-def picture(seed=0, height=40, width=60):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
-
-
-@pytest.mark.parametrize("degradation", EVERY, ids=str)
-def test_degradations_are_functions_of_the_image_alone(degradation):
-    image = picture()
-    before = image.clone()
-    torch.manual_seed(1)
-    first = degradation(image)
-    torch.manual_seed(2)
-    second = pickle.loads(pickle.dumps(degradation))(image)
-    assert torch.equal(first, second) and torch.equal(image, before)
-    assert first.dtype == torch.uint8 and not torch.equal(first, image)
-    # What stands in for an image that does not decode goes the same way.
-    assert degradation(torch.zeros(3, 1, 1, dtype=torch.uint8)).shape == (3, 1, 1)
-
-
-def test_each_degradation_does_what_it_says():
-    image = picture()
-    assert Downsample(4)(image).shape == (3, 10, 15)
-    assert Darken(0.5)(image).float().mean() == pytest.approx(image.float().mean().item() / 2, rel=0.01)
-    grey = torch.full((3, 64, 64), 128, dtype=torch.uint8)
-    assert AddNoise(10)(grey).float().std().item() == pytest.approx(10, rel=0.1)
-    black, white = AddNoise(40)(grey * 0), AddNoise(40)(grey * 0 + 255)
-    assert black.float().mean() < 30 and white.float().mean() > 225  # values do not wrap around
-
-
-def test_boxes_cover_their_share_and_lie_within_each_other_at_another_place_for_every_image():
-    places = set()
-    for seed in range(20):
-        image = picture(seed) // 2 + 129  # nowhere grey by itself
-        small, large = ((Occlude(share)(image) == 128).all(dim=0) for share in (0.25, 0.5))
-        assert small.float().mean().item() == pytest.approx(0.25, abs=0.02)
-        assert large.float().mean().item() == pytest.approx(0.5, abs=0.03)
-        assert (small & ~large).sum() <= small.sum() * 0.08  # but for the rounding of a side
-        places.add(tuple(small.nonzero()[0].tolist()))
-    assert len(places) > 10
 
 
 def test_captions_keep_their_first_words():
@@ -122,29 +71,39 @@ class Brightness(torch.nn.Module):
 
 
 @pytest.fixture
-def figures():
-    images = torch.stack([torch.full((3, 8, 8), value, dtype=torch.uint8) for value in (250, 200, 30)])
+def evaluated():
+    images = torch.stack([torch.full((3, 16, 16), value, dtype=torch.uint8) for value in (250, 200, 30)])
 
-    def batches(degradation):
-        changed = torch.stack([(degradation or torch.clone)(image) for image in images])
+    def batches(corruption):
+        changed = torch.stack([(corruption or torch.clone)(image) for image in images])
         yield {"image": changed, "class_index": torch.tensor([4, 4, 7]), "image_index": torch.tensor([0, 1, 3])}
 
-    return evaluate_robustness(
-        Brightness(),
-        batches,
-        captions=[("two words", "more"), ("three words here",), ("of a skipped image",), ("a",)],
-        tokenizer=lambda captions: torch.tensor([[len(caption.split()) / 4] for caption in captions]),
-        device=torch.device("cpu"),
-        class_kind="identity",
-    )
+    def evaluate(**options):
+        return evaluate_robustness(
+            Brightness(),
+            batches,
+            captions=[("two words", "more"), ("three words here",), ("of a skipped image",), ("a",)],
+            tokenizer=lambda captions: torch.tensor([[len(caption.split()) / 4] for caption in captions]),
+            device=torch.device("cpu"),
+            class_kind="identity",
+            **options,
+        )
+
+    return evaluate
+
+
+@pytest.fixture
+def figures(evaluated):
+    return evaluated(corruptions=["resolution", "occlusion", "night"])
 
 
 def test_figures_of_a_model_whose_radii_are_known(figures):
     assert figures["clean/radius"] == pytest.approx((250 + 200 + 30) / 3 / 255)
-    assert figures["darkness/0.25/radius"] == pytest.approx(figures["clean/radius"] / 4, rel=0.02)
+    assert figures["resolution/5/radius"] == pytest.approx(figures["clean/radius"])
     assert figures["resolution/rank_correlation"] == 0  # even areas stay as they are: no evidence
     # Of these images only the dark one becomes brighter under a grey box.
     assert figures["occlusion/rank_correlation"] == pytest.approx((-1 - 1 + 1) / 3)
+    assert figures["night/1/radius"] < figures["clean/radius"] and figures["night/rank_correlation"] < -0.5
     assert figures["caption/0.25/radius"] == pytest.approx(1 / 4)
     assert figures["caption/1/radius"] == pytest.approx((2 + 1 + 3 + 1) / 4 / 4)
     assert figures["caption/rank_correlation"] == pytest.approx(1)
@@ -153,14 +112,40 @@ def test_figures_of_a_model_whose_radii_are_known(figures):
     assert figures["clean/text_to_image/identity/recall@1"] == pytest.approx(3 / 4)
 
 
+def test_summaries_are_means_over_severities_and_over_families(figures):
+    recall = "text_to_image/identity/recall@1"
+    for name in (recall, "radius", "text_to_image/identity/chance_recall@1"):
+        for family in ("occlusion", "night"):
+            expected = sum(figures[f"{family}/{severity}/{name}"] for severity in range(1, 6)) / 5
+            assert figures[f"{family}/mean/{name}"] == pytest.approx(expected)
+        families = sum(figures[f"{family}/mean/{name}"] for family in ("resolution", "occlusion", "night")) / 3
+        assert figures[f"mean/{name}"] == pytest.approx(families)
+    assert figures["night/relative"] == pytest.approx(figures[f"night/mean/{recall}"] / figures[f"clean/{recall}"])
+    assert figures["relative"] == pytest.approx(figures[f"mean/{recall}"] / figures[f"clean/{recall}"])
+
+
+def test_families_and_severities_can_be_chosen(evaluated):
+    chosen = evaluated(corruptions=["fog"], severities=[4, 2])
+    assert families_of(chosen) == ["fog"] and severities_of(chosen) == [2, 4]
+    every = evaluated(severities=[1])
+    assert families_of(every) == list(FAMILIES) and severities_of(every) == [1]
+    none = evaluated(corruptions=[])
+    assert families_of(none) == [] and severities_of(none) == [] and "mean/radius" not in none
+    for some in (chosen, every, none):
+        table = format_robustness(some, "test split")
+        assert "None" not in table and "first 25% of words" in table and len(table.splitlines()) <= 22
+        assert robustness_figure(some, "test split").axes
+    assert "2     4" in format_robustness(chosen, "").splitlines()[1]
+
+
 def test_table_and_plot_show_a_dash_where_there_is_no_correlation(figures):
     table = format_robustness(figures, "test split")
     assert "occlusion" in table and "-0.33" in table and "+1.00" in table and "nan" not in table
-    flat = {name: None if name.endswith("correlation") else 1.0 for name in figures}
+    flat = {name: None if name.endswith(("correlation", "relative")) else 1.0 for name in figures}
     table = format_robustness(flat, "test split")
-    assert table.count("–") == 3 and "nan" not in table.lower() and "None" not in table
+    assert table.count("–") == 4 + 4 and "nan" not in table.lower() and "None" not in table
     for shown in (figures, flat):
-        assert len(robustness_figure(shown, "test split").axes) == 2 * (len(DEGRADATIONS) + 1)
+        assert len(robustness_figure(shown, "test split").axes) == 4
 
 
 @pytest.fixture
@@ -179,18 +164,34 @@ def finished(compose, cub_folder, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["meru", "clip"])
-def test_the_suite_of_a_run(model, finished, compose, capsys):
+def test_the_suite_of_a_run(model, finished, compose):
     run = finished(model)
-    evaluate_run(compose(f"run={run}", "suite=robustness", "workers=0", name="evaluate"))
+    chosen = ("suite=robustness", "corruptions=[night,jpeg]", "severities=[1,5]")
+    evaluate_run(compose(f"run={run}", *chosen, "workers=0", name="evaluate"))
     figures = json.loads((run / "robustness.json").read_text())
     recall = "text_to_image/class/recall@1"
     assert figures[f"clean/{recall}"] == json.loads((run / "test.json").read_text())[recall]
-    assert figures["noise/40/radius"] > 0 and (run / "robustness.png").stat().st_size > 10_000
+    assert figures["night/5/radius"] > 0 and (run / "robustness.png").stat().st_size > 10_000
     correlations = [value for name, value in figures.items() if name.endswith("rank_correlation")]
     assert len(correlations) == 3 and all((value is None) == (model == "clip") for value in correlations)
     output = run / "else" / "where.json"
-    evaluate_run(compose(f"run={run}", "suite=robustness", "workers=1", f"output={output}", name="evaluate"))
+    evaluate_run(compose(f"run={run}", *chosen, "workers=1", f"output={output}", name="evaluate"))
     assert json.loads(output.read_text()) == pytest.approx(figures) and output.with_suffix(".png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("severities=[9]", "severities=[9]"),
+        ("severities=[]", "severities=[]"),
+        ("corruptions=[hail]", "corruptions=[hail]"),
+    ],
+)
+def test_another_severity_or_family_is_one_line(words, message, compose):
+    with pytest.raises(UserError) as error:
+        check(compose("run=anything", "suite=robustness", words, name="evaluate"), command="evaluate")
+    text = str(error.value)
+    assert message in text and "\n" not in text and ("from 1 to 5" in text or "one of night" in text)
 
 
 def test_ranking_figures_are_timed(warm_python):

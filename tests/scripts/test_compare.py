@@ -78,11 +78,11 @@ def test_discovery_runs_and_runs_on_persons_have_tables_of_their_own(tmp_path, c
 def test_degraded_images_have_columns_of_their_own(tmp_path, compare):
     runs = [write_run(tmp_path / f"a{s}", name="birds_meru", seed=s, share=0.1) for s in (1, 2)]
     for run in runs:
-        figures = {f"{row}/text_to_image/class/recall@1": 0.2 for row in ("clean", "resolution/8", "caption/0.5")}
-        figures |= {f"{row}/text_to_image/class/chance_recall@1": 0.1 for row in ("clean", "resolution/8")}
+        figures = {f"{row}/text_to_image/class/recall@1": 0.2 for row in ("clean", "resolution/mean", "caption/0.5")}
+        figures |= {f"{row}/text_to_image/class/chance_recall@1": 0.1 for row in ("clean", "resolution/mean")}
         (tmp_path / run / "robustness.json").write_text(json.dumps(figures))
     header, _, row, chance = compare(*runs, "--figures=robustness.json").stdout.splitlines()
-    assert header == "| run | seeds | clean | resolution ÷8 | half the caption |"
+    assert header == "| run | seeds | clean | resolution | half the caption |"
     assert row == "| birds_meru | 2 | 20.0 ± 0.0 | 20.0 ± 0.0 | 20.0 ± 0.0 |"
     assert chance == "| chance | | 10.0 | 10.0 | – |"
 

@@ -203,16 +203,17 @@ def class_prompts(name: str, attributes: dict[str, str]) -> tuple[str, ...]:
         name: In plain words, "Black footed Albatross".
         attributes: Part or `primary` → colour, such as `{"primary": "black", "upper tail": "white"}`.
     """
-    named = _with_article(name)
+    named = with_article(name)
     prompts = [named, f"a photo of {named}", f"this bird is {named}", f"{named}, a kind of bird"]
-    bird = _with_article(f"{attributes['primary']} bird") if "primary" in attributes else "a bird"
-    looks = [_with_article(f"{colour} {part}") for part, colour in attributes.items() if part != "primary"]
+    bird = with_article(f"{attributes['primary']} bird") if "primary" in attributes else "a bird"
+    looks = [with_article(f"{colour} {part}") for part, colour in attributes.items() if part != "primary"]
     for first, second in zip(looks[::2], looks[1::2], strict=False):
         prompts += [f"{named} with {first} and {second}", f"{bird} with {first} and {second}"]
     return tuple(prompts[:PROMPTS_PER_CLASS])
 
 
-def _with_article(words: str) -> str:
+def with_article(words: str) -> str:
+    """Words with "a" or "an" in front: "a white bill", "an orange bill", but "white underparts"."""
     if words.endswith("parts"):
         return words
     return f"{'an' if words[0].lower() in 'aeiou' else 'a'} {words}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from meru.data.cached_rows import ViewChoice, as_it_is, cached_loader
-from meru.data.discovery.sampling import NeighbourBatches, WeightedBatches
+from meru.data.discovery.sampling import NeighbourBatches, WeightedBatches, of_stage
 from meru.data.discovery.splits import DiscoverySplit
 from meru.data.loading import Batch, ImageDataset, collate, ordered_loader
 from meru.data.pixels import CachedPixels
@@ -88,7 +88,8 @@ class CachedTrainingViews(Dataset):
 
 def _known_in_training(split: DiscoverySplit) -> dict[str, Tensor]:
     """`label`, −1 where losses may not see it, and `labelled`."""
-    return {"label": torch.where(split.labelled, split.labels, UNLABELLED), "labelled": split.labelled}
+    label = torch.where(split.labelled, split.training_labels, UNLABELLED)
+    return {"label": label, "labelled": split.labelled}
 
 
 def discovery_training_loader(
@@ -107,6 +108,8 @@ def discovery_training_loader(
     neighbours: Callable[[int], Tensor] | None = None,
     independent: bool = False,
     views: Tensor | None = None,
+    images: Tensor | None = None,
+    first_epoch: int = 0,
     **reading,
 ) -> DataLoader | EpochwiseLoader:
     """Batches of this process from `start_step` to `total_steps`, through all epochs.
@@ -119,6 +122,7 @@ def discovery_training_loader(
         neighbours, independent: For the sampler `neighbours`. `neighbours` is called at the start of every epoch, with
             the model at that point, and once more when a run resumes within an epoch.
         views: As for `CachedTrainingViews`, to train on these without reading the images.
+        images, first_epoch: Of one stage, see `of_stage`; neighbours are then places in `images`. None: all images.
 
     Returns:
         Batches: `image`, two views, uint8 `(B, 2, 3, S, S)`, or cached rows `(B, 2, F)`, or what `taken` takes; int64
@@ -137,10 +141,11 @@ def discovery_training_loader(
         data, together = CachedTrainingViews(split, views=views, seed=seed), as_it_is
         workers = 0  # sending rows between processes would be slower
     plan = {"batch_size": batch_size, "seed": seed, "rank": rank, "world_size": world_size}
-    order = partial(_sampler(sampler, split, neighbours, independent), **plan)
+    labelled = split.labelled if images is None else split.labelled[images]
+    order = partial(_sampler(sampler, labelled, neighbours, independent), **plan)
 
     def loader(start: int, until: int) -> DataLoader:
-        batches = order(start_step=start, total_steps=until)
+        batches = of_stage(order(start_step=start, total_steps=until), images, first_epoch)
         return Loader(data, batch_sampler=batches, collate_fn=together, **loader_options(workers, timeout))
 
     if sampler != "neighbours":
@@ -150,15 +155,15 @@ def discovery_training_loader(
 
 
 def _sampler(
-    name: str, split: DiscoverySplit, neighbours: Callable[[int], Tensor] | None, independent: bool
+    name: str, labelled: Tensor, neighbours: Callable[[int], Tensor] | None, independent: bool
 ) -> Callable[..., RunBatches]:
     """The sampler of that name, as a function of the other arguments of `RunBatches`."""
     if name == "uniform":
-        return partial(RunBatches, length=len(split))
+        return partial(RunBatches, length=len(labelled))
     if name == "weighted":
-        return partial(WeightedBatches, labelled=split.labelled)
+        return partial(WeightedBatches, labelled=labelled)
     if name == "neighbours":
-        return partial(NeighbourBatches, length=len(split), neighbours=neighbours, independent=independent)
+        return partial(NeighbourBatches, length=len(labelled), neighbours=neighbours, independent=independent)
     raise UserError(f"discovery.sampler={name}: choose one of {', '.join(SAMPLERS)}")
 
 

@@ -1,11 +1,12 @@
-"""Samplers for category discovery: SimGCD's weighted draws and HypGCD's neighbours."""
+"""Samplers for category discovery: SimGCD's weighted draws, HypGCD's neighbours, and the images of a stage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from meru.data.sampling import RunBatches
 from meru.errors import UserError
@@ -13,6 +14,8 @@ from meru.errors import UserError
 
 class WeightedBatches(RunBatches):
     """SimGCD's sampler: as many draws with replacement as there are images, half of them labelled on average.
+
+    Without labelled images, all are drawn with the same probability.
 
     Args:
         labelled: bool `(n,)`.
@@ -23,7 +26,7 @@ class WeightedBatches(RunBatches):
         super().__init__(length=len(labelled), **options)
         count = int(labelled.sum())
         # float64: with a million images, sums of float32 weights would no longer be exact.
-        others = count / max(1, len(labelled) - count)
+        others = count / max(1, len(labelled) - count) if count else 1.0
         self.weights = torch.where(labelled, torch.tensor(1.0, dtype=torch.float64), others)
 
     def _order(self, epoch: int, generator: torch.Generator) -> Tensor:
@@ -79,6 +82,31 @@ class NeighbourBatches(RunBatches):
         if self.independent:
             return torch.cat([order[:per_batch] for order in orders])
         return torch.cat(orders)[:count]
+
+
+class BatchesOfStage(Sampler[list[tuple[int, ...]]]):
+    """Batches of some images, as keys of the whole data set.
+
+    Args:
+        batches: Batches of the places in `images`.
+        images: Which images they are, int64 `(n,)`.
+        first_epoch: Added to the epoch of every key, so that earlier stages have had other views.
+    """
+
+    def __init__(self, batches: RunBatches, *, images: Tensor, first_epoch: int):
+        self.batches, self.images, self.first_epoch = batches, images.tolist(), first_epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        for batch in self.batches:
+            yield [(self.first_epoch + epoch, self.images[place], *rest) for epoch, place, *rest in batch]
+
+
+def of_stage(batches: RunBatches, images: Tensor | None, first_epoch: int) -> RunBatches | BatchesOfStage:
+    """The batches as `BatchesOfStage`; unchanged if the run has no stages and `images` is None."""
+    return batches if images is None else BatchesOfStage(batches, images=images, first_epoch=first_epoch)
 
 
 def _numbered(order: Tensor) -> Tensor:

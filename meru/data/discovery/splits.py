@@ -39,11 +39,13 @@ class DiscoverySplit:
         labels: Position of each image's class in `DiscoveryData.class_names`, old classes first, int64 `(n,)`;
             `UNKNOWN` for images that belong to no known class. Those of unlabelled images are for evaluation only.
         labelled: Images whose labels training may use, bool `(n,)`.
+        given: The labels that training sees, some of them wrong, int64 `(n,)`; valid where `labelled`. None: `labels`.
     """
 
     images: Images
     labels: Tensor
     labelled: Tensor
+    given: Tensor | None = None
 
     def __post_init__(self):
         if not len(self.images) == len(self.labels) == len(self.labelled):
@@ -60,7 +62,13 @@ class DiscoverySplit:
             images = self.images[chosen]
         else:
             images = tuple(self.images[index] for index in chosen.nonzero().flatten().tolist())
-        return DiscoverySplit(images, self.labels[chosen], self.labelled[chosen])
+        given = None if self.given is None else self.given[chosen]
+        return DiscoverySplit(images, self.labels[chosen], self.labelled[chosen], given)
+
+    @property
+    def training_labels(self) -> Tensor:
+        """The labels that training sees where `labelled`, int64 `(n,)`."""
+        return self.labels if self.given is None else self.given
 
 
 @dataclass(frozen=True)

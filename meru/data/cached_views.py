@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -22,7 +21,7 @@ class CachedViews:
     """Rows of a model's frozen part for views of images, from `data.cache`.
 
     Args:
-        config: The run's configuration.
+        section: The configuration's section `data`.
         model: Has `frozen_part`, `frozen_output`, `pixel_mean` and `pixel_std`; with its pretrained weights.
         device: Of the model.
 
@@ -30,17 +29,17 @@ class CachedViews:
         UserError: if the tower has no frozen part, or cannot be split.
     """
 
-    def __init__(self, config: DictConfig, model: nn.Module, *, device: torch.device):
-        self.config, self.model, self.device = config, model, device
-        self.views = config.data.cached_views
+    def __init__(self, section: Mapping, model: nn.Module, *, device: torch.device):
+        self.section, self.model, self.device = section, model, device
+        self.views = section["cached_views"]
         self._found: dict[str, Tensor] = {}
         pixels = [each.flatten().tolist() for each in (model.pixel_mean, model.pixel_std)]
         self.facts = (model.frozen_part.fingerprint(), model.frozen_part.shapes, pixels)
 
     @classmethod
-    def of(cls, config: DictConfig, model: nn.Module, *, device: torch.device) -> CachedViews | None:
+    def of(cls, section: Mapping, model: nn.Module, *, device: torch.device) -> CachedViews | None:
         """The cache of a run; None if `data.cached_views` is 0 or missing, as in older runs."""
-        return cls(config, model, device=device) if config.data.get("cached_views") else None
+        return cls(section, model, device=device) if section.get("cached_views") else None
 
     def rows(
         self,
@@ -65,12 +64,12 @@ class CachedViews:
         facts = digest_of((self.facts, image_facts(images), transform_facts(transform), window_facts))
         if facts in self._found:
             return self._found[facts]
-        reading = {**reading_options(self.config.data), "on_error": "raise"}
+        reading = {**reading_options(self.section), "on_error": "raise"}
         data = ViewsOfImages(images, transform=transform, views=views, window=window, **reading)
         shape = (len(images), views, self.model.frozen_part.width)
         described = f"{views} views of {len(images)} {what}" if views > 1 else f"{len(images)} {what}"
         self._found[facts] = stored_rows(
-            cache_folder(self.config.data.get("cache")),
+            cache_folder(self.section.get("cache")),
             facts,
             shape=shape,
             compute=lambda: self._computed(data, described),
@@ -86,7 +85,7 @@ class CachedViews:
             data,
             batch_size=max(1, 16 // data.views),  # small batches fit a CPU's cache; a GPU waits for the images anyway
             collate_fn=collate,
-            **loader_options(**worker_options(self.config.data)),
+            **loader_options(**worker_options(self.section)),
         )
         # In a log file, a line that changes all the time would be a megabyte.
         every = 0.1 if sys.stderr.isatty() else 20.0

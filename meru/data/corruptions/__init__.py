@@ -1,0 +1,1 @@
+"""Night, bad weather and worse cameras: corruptions of images at five severities."""
