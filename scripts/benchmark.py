@@ -12,6 +12,11 @@ retrieval   time and memory of the ranking figures at the size of the test split
 search      one search among a million points: the exact scan beside FAISS
 page        latency and memory of the search page with many clients at once:
             `python scripts/benchmark.py page index=FOLDER`
+latency     from a query to its rank list in galleries of any size, with many clients, exact and approximate, and what
+            a camera network of a city would need; words, each with its default:
+            `python scripts/benchmark.py latency rows=10000,100000,1000000 dimension=256 clients=1,8,64 queries=200`
+            more: rounds=3 seconds=15 threads=1,all device=auto|cpu|cuda approximate=ivf|hnsw|none spaces=lorentz,cosine
+            tower=L3_W192_A3 folder=FOLDER output=FILE.md cameras=10000 persons=100 days=30 city_queries=1000 answer=1
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ from pathlib import Path
 
 import check_environment  # noqa: F401 (one line instead of a traceback if packages are missing)
 
+from meru import stopping
+from meru.benchmarks.asked_latency import asked_latency
 from meru.command_line import keep_freed_memory, one_line_errors
 from meru.files import write_text
 
@@ -30,8 +37,8 @@ OF_MODEL = "only this model; may be repeated (default all); compiled as in 'meru
 
 def main() -> None:
     """Read the command line, measure, print the report."""
-    arguments = parse_arguments()
-    with one_line_errors():
+    with one_line_errors(), stopping.listening():
+        arguments = parse_arguments()
         report = report_of(arguments)
         print(report)
         if arguments.output:
@@ -42,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line as argparse reads it."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    names = "geometry|loss|step|data|startup|retrieval|search|page"
+    names = "geometry|loss|step|data|startup|retrieval|search|page|latency"
     commands = parser.add_subparsers(required=True, metavar=names, dest="command")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -80,6 +87,24 @@ def parse_arguments() -> argparse.Namespace:
 
     startup = commands.add_parser("startup", parents=[common], help="from a command to its answer")
 
+    search, page = add_searches(commands, common)
+    several = ((geometry, 7), (loss, 3), (step, 7), (data, 7), (startup, 5), (retrieval, 1), (search, 3), (page, 2))
+    for command, repeats in several:
+        explanation = f"rounds of measurement (default {repeats})"
+        command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
+    arguments = parser.parse_args()
+    if arguments.command == "latency":
+        arguments.asked = asked_latency(arguments.words)
+        arguments.output = arguments.asked.output
+    elif arguments.output:
+        check_output(arguments.output, parser)
+    return arguments
+
+
+def add_searches(
+    commands: argparse._SubParsersAction, common: argparse.ArgumentParser
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Add the commands about searches; returns the parsers of those that take --repeats, `search` and `page`."""
     search = commands.add_parser("search", parents=[common], help="one search among a million points")
     search.add_argument("--size", type=positive, default=1_000_000, help="points (default 1000000)")
     search.add_argument("--dimension", type=positive, default=512, help="D (default 512)")
@@ -89,14 +114,10 @@ def parse_arguments() -> argparse.Namespace:
     page.add_argument("index", help="folder of an index, as scripts/index.py writes it")
     page.add_argument("--clients", type=positive, default=200, help="clients at once (default 200)")
     page.add_argument("--requests", type=positive, default=50, help="of a single client (default 50)")
-    several = ((geometry, 7), (loss, 3), (step, 7), (data, 7), (startup, 5), (retrieval, 1), (search, 3), (page, 2))
-    for command, repeats in several:
-        explanation = f"rounds of measurement (default {repeats})"
-        command.add_argument("--repeats", type=positive, default=repeats, help=explanation)
-    arguments = parser.parse_args()
-    if arguments.output:
-        check_output(arguments.output, parser)
-    return arguments
+
+    latency = commands.add_parser("latency", help="from a query to its rank list, with many clients")
+    latency.add_argument("words", nargs="*", metavar="key=value", help="see --help of this script")
+    return search, page
 
 
 def check_output(output: Path, parser: argparse.ArgumentParser) -> None:
@@ -128,6 +149,13 @@ def report_of(arguments: argparse.Namespace) -> str:
     keep_freed_memory()
     from meru.benchmarks.machine import machine_line  # slow to import, so not for --help
 
+    if arguments.command == "latency":
+        from meru.benchmarks.latency import cores_here, report
+
+        asked = arguments.asked
+        measured = report(asked)  # first, as it sets other numbers of threads
+        where = machine_line("cuda" if asked.device == "cuda" else "cpu", cores_here())
+        return "\n\n".join(["## Latency of searches", where, measured])
     given = {key: value for key, value in vars(arguments).items() if key != "output"}
     command, threads = given.pop("command"), given.pop("threads")
     where = machine_line(given["device"], threads)

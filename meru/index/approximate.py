@@ -17,6 +17,7 @@ from meru.errors import UserError
 from meru.files import make_folder_of
 from meru.geometry import lorentz
 from meru.geometry.spaces import Hyperboloid, Space, Sphere
+from meru.index.scan import reranked
 
 PROBES = 32  # lists of an IVF index that are searched
 NEIGHBOURS, WIDTH = 32, 128  # of an HNSW index: links of a point, and points followed in a search
@@ -105,16 +106,12 @@ class ApproximateSearch:
         k = min(k, len(self.points))
         wanted = min(max(CANDIDATES * k, LEAST), len(self.points))
         _, found = self.index.search(_flat(self.space, queries.float()).numpy(), wanted)
-        scores, places = [], []
-        for query, candidates in zip(queries.float(), torch.from_numpy(found), strict=True):
-            candidates = candidates[candidates >= 0]
-            if len(candidates) < k:  # too few lists were searched: rows in order fill the ranking
+        candidates = [each[each >= 0] for each in torch.from_numpy(found)]
+        for number, some in enumerate(candidates):
+            if len(some) < k:  # too few lists were searched: rows in order fill the ranking
                 every = torch.arange(len(self.points))
-                candidates = torch.cat([candidates, every[~torch.isin(every, candidates)][: k - len(candidates)]])
-            of_query = self.space.similarity(query[None], self.points[candidates])[0]
-            best = of_query.topk(k)
-            scores.append(best.values)
-            places.append(candidates[best.indices])
+                candidates[number] = torch.cat([some, every[~torch.isin(every, some)][: k - len(some)]])
+        scores, places = zip(*reranked(self.space, queries.float(), self.points, candidates, k), strict=True)
         return torch.stack(scores), torch.stack(places)
 
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from meru.configuration import absolute_paths, check
 from meru.configuration.composing import compose
+from meru.configuration.older import modernised
 from meru.configuration.overrides import override, readable, typed_keys
 from meru.configuration.saved import read_yaml
 from meru.errors import UserError
@@ -162,7 +163,7 @@ def check_unchanged(run: Run) -> None:
         if run.folder.exists() and any(run.folder.iterdir()):
             raise UserError(f"{run.folder} exists and is not a run folder: move it, or choose another output=")
         return
-    before = OmegaConf.to_container(read_yaml(path), resolve=True)
+    before = OmegaConf.to_container(modernised(read_yaml(path)), resolve=True)  # an older version may have begun it
     if "asked_num_classes" in before.get("discovery", {}):  # a run folder has a number in place of null or estimate
         before["discovery"]["num_classes"] = before["discovery"].pop("asked_num_classes")
     for key, old, new in differences(before, run.configuration):

@@ -276,6 +276,11 @@ ROWS = (
     Row(r"python scripts/benchmark\.py startup", add=("--help",), says="repeats"),  # takes a minute
     Row(r"python scripts/benchmark\.py page index=<index>", add=("--help",), says="--clients"),
     Row(
+        r"python scripts/benchmark\.py latency.*",
+        change=((r"latency.*", "latency rows=500 dimension=8 clients=1,2 queries=4 rounds=1 approximate=none"),),
+        says="on paper",
+    ),
+    Row(
         r"python scripts/benchmark\.py search .*",
         add=("--size", "3000", "--dimension", "16", "--repeats", "1"),
         says="half precision",

@@ -35,8 +35,10 @@ def best(space: Space, query: torch.Tensor, gallery: torch.Tensor, k: int) -> to
 
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("queries", [1, 40])
-def test_the_nearest_points_are_found(name, queries, monkeypatch):
+@pytest.mark.parametrize("group", [4, 64])
+def test_the_nearest_points_are_found(name, queries, group, monkeypatch):
     monkeypatch.setattr(scan, "ROWS", 64)  # several blocks
+    monkeypatch.setattr(scan, "GROUP", group)  # less than a block, and all of it
     monkeypatch.setattr(scan, "WIDENED", 24)
     space, scale = SPACES[name]
     gallery, asked = points(space, scale, 300, 1), points(space, scale, queries, 2)
@@ -57,6 +59,19 @@ def test_few_and_many_queries_rank_alike():
     assert torch.equal(search.search(asked, 5)[1], one_by_one)
 
 
+def test_several_waiting_queries_cost_one_pass_over_the_gallery(monkeypatch):
+    """From `FEW` on, products of single queries take longer than widening every block once for all of them."""
+    space, scale = SPACES["curved"]
+    search, asked = ExactScan.of(space, points(space, scale, 300, 1)), points(space, scale, 8, 2)
+    widened, passes = scan._widened, []
+    monkeypatch.setattr(scan, "_widened", lambda unit, *rest: passes.append(len(unit)) or widened(unit, *rest))
+    alone = torch.cat([search.search(query[None], 5)[1] for query in asked])
+    assert passes == []
+    for together in (scan.FEW, scan.FEW + 1, 8):
+        assert torch.equal(search.search(asked[:together], 5)[1], alone[:together])
+    assert passes == [scan.FEW + 1, 8]
+
+
 def test_only_few_points_are_compared_twice():
     """The scan would also be right if it compared every point again; then it would save nothing."""
     space, scale = SPACES["nearly flat"]
@@ -65,6 +80,23 @@ def test_only_few_points_are_compared_twice():
     query = space.lift(scale * torch.randn(1, 64, generator=generator))
     (candidates,) = ExactScan.of(space, gallery)._candidates(query, 10)
     assert 10 <= len(candidates) < 60
+
+
+def test_images_alike_that_are_neighbours_in_the_gallery_are_all_found(monkeypatch):
+    """The best of a group hides others, which may be the next best; the blocks are small, since several queries ask."""
+    monkeypatch.setattr(scan, "PRODUCTS", 8 * 1024)
+    space, scale = SPACES["curved"]
+    gallery = points(space, scale, 5000, 1)
+    asked = points(space, scale, 8, 2)
+    for place, query in enumerate(asked):
+        near = query + 1e-3 * torch.randn(12, 16, generator=torch.Generator().manual_seed(place))
+        gallery[1024 + 400 * place :][:12] = near  # in a row
+        gallery[100 + place : 1024 : 16] = query * 1.0001  # in one group of the first block
+    _, rows = ExactScan.of(space, gallery).search(asked, 15)
+    for query, found in zip(asked, rows, strict=True):
+        expected = space.distance(query.double().expand(5000, -1), gallery.double()).sort().values[:15]
+        distance = space.distance(query.double().expand(15, -1), gallery[found].double())
+        torch.testing.assert_close(distance, expected, rtol=1e-5, atol=2e-6)
 
 
 def test_rounding_that_would_change_the_ranking_does_not():

@@ -3,12 +3,16 @@
 import json
 
 import pytest
+import yaml
 from ablation_stub import calls, make_workplace
 
+from meru.errors import UserError
 from meru.metrics.statistics import paired_difference
 from meru.reports.over_seeds import Runs
 from meru.reports.sensitivity import sensitivity_figure, sensitivity_markdown
 from meru.runs import ablation, ablation_queue
+from meru.runs.ablation_plan import check_unchanged, configuration_of
+from meru.runs.ablation_queue import Run
 
 RECALL = "text_to_image/image/recall@1"
 CURVE = {"key": "loss.entailment.weight", "values": [0.0, 0.2, 1.0]}
@@ -134,3 +138,18 @@ def test_mistakes_in_suites_are_one_line_before_anything_is_trained(suites, colu
     start, output = workplace
     assert start(columns=columns, suites=suites) == 2
     assert (message or "suites needs names") in capsys.readouterr().err and not (output / "calls.jsonl").exists()
+
+
+def test_a_run_of_an_older_version_without_the_newest_keys_counts_as_unchanged(tmp_path):
+    words = ["experiment=birds_hypgcd", "seed=0"]
+    now, _ = configuration_of(words)
+    older = yaml.safe_load(yaml.safe_dump(now))
+    del older["discovery"]["stages"], older["data"]["label_noise"]
+    run = Run("HypGCD", 0, tmp_path / "hypgcd_0", words, now)
+    run.folder.mkdir()
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(older), encoding="utf-8")
+    check_unchanged(run)
+    older["discovery"]["stages"] = 3
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(older), encoding="utf-8")
+    with pytest.raises(UserError, match=r"discovery.stages=3, which would now be 1"):
+        check_unchanged(run)
