@@ -207,7 +207,8 @@ def _suites(content: object, *, place: str) -> dict[str, list[str]]:
     if odd := [str(name) for name in content if not re.fullmatch(r"\w+", str(name))]:
         raise UserError(f"{place}: '{odd[0]}': a file will have this name; use letters, digits and _")
     if taken := [str(name) for name in content if f"{name}.json".lower() in FILES_OF_A_RUN]:
-        raise UserError(f"{place}: '{taken[0]}': every run has a file {taken[0].lower()}.json already; use another name")
+        file = f"{taken[0].lower()}.json"
+        raise UserError(f"{place}: '{taken[0]}': every run has a file {file} already; use another name")
     return {
         str(name): _overrides(words, place=f"{place}: {name}", own=OF_EACH_SUITE) for name, words in content.items()
     }

@@ -18,13 +18,14 @@ from meru.data.discovery.proportions import with_imbalance, with_old_share
 from meru.data.discovery.splits import DiscoveryData, validation_data
 from meru.data.records import ImageTextData
 from meru.errors import UserError
-from meru.evaluation.suite import DESCRIBED, LABELS, Need
+from meru.evaluation.suite import CAPTIONS, DESCRIBED, LABELS, Need
+from meru.tasks.training_captions import evaluated_data
 
 
 def load_data(config: DictConfig) -> ImageTextData:
-    """Load the splits of images and captions."""
+    """Load the splits of images and captions as evaluation sees them; see `evaluated_data`."""
     require_loader(config.data, discovering=False)
-    return _loaded(config.data.load, ImageTextData, key="data.load")
+    return evaluated_data(_loaded(config.data.load, ImageTextData, key="data.load"), config.data)
 
 
 def load_discovery_data(config: DictConfig) -> DiscoveryData:
@@ -65,6 +66,8 @@ def load_for_suite(config: DictConfig, need: Need, *, suite: str) -> Any:
         images = _loaded(config.data.load_discovery, DiscoveryData, key="data.load_discovery")
         grouped = images.grouped(config.data.get("families"))
         return described(grouped, load_data(config), source=config.data.get("root", "data"))
+    if need is CAPTIONS:
+        return load_data(config)
     return _loaded(config.data[need.key], need.kind, key=f"data.{need.key}")
 
 
