@@ -8,6 +8,7 @@ the share stays with an image of its own class, so that the share is what it say
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def with_wrong_captions(data: ImageTextData, *, share: float, kind: str, seed: i
             f"data.caption_noise={share:g}: captions of shards are read as a stream, none can be exchanged; set it to 0"
         )
     places = [(image, number) for image, record in enumerate(data.train) for number in range(len(record.captions))]
-    if not (count := int(share * len(places))):
+    if not (count := _share_of(len(places), share)):
         return WrongCaptions(data, 0, len(places))
     if len({record.class_index for record in data.train}) < 2:
         raise UserError(f"data.caption_noise={share:g}: all training images are of one class; set it to 0")
@@ -75,6 +76,11 @@ def with_wrong_captions(data: ImageTextData, *, share: float, kind: str, seed: i
     for image, givers in by_image.items():
         train[image] = _with_words_of(data.train, image, givers)
     return WrongCaptions(dataclasses.replace(data, train=tuple(train)), count, len(places))
+
+
+def _share_of(number: int, share: float) -> int:
+    """⌊share · number⌋ of the decimal share: 0.29 · 100 in floating point is below 29."""
+    return math.floor(round(share * number, 6))
 
 
 def _shuffled(chosen: list[Place], places: list[Place], classes: list[int], draw: random.Random) -> list[Place]:

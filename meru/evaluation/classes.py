@@ -216,6 +216,8 @@ def format_discovery(figures: Mapping[str, float], title: str) -> str:
             chance = figures.get(f"{name}/chance_dendrogram_purity")
             beside = "" if chance is None else f" (chance {100 * chance:.1f})"
             table += f"\n{name}: dendrogram purity by family {100 * value:.1f}{beside}"
+    if "num_classes" not in figures:  # all unlabelled images are of unknown classes, and there are no test images
+        return table
     numbers = f"{figures['num_classes']:.0f} classes in the classifier"
     if (true := figures.get("true_num_classes")) is not None:
         numbers += f", {true:.0f} in the data"

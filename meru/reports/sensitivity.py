@@ -23,7 +23,7 @@ def sensitivity_markdown(curves: Curves, columns: Mapping[str, str], reference: 
     """A table with a row for each curve, the one that moves the first column most at the top.
 
     Args:
-        curves: Without values that no finished run has.
+        curves: Without values that no finished run has; the usual value has `reference` itself.
         columns: Title → name of a figure; only the first is used.
         reference: The runs that the curves start from.
     """
@@ -39,7 +39,7 @@ def sensitivity_markdown(curves: Curves, columns: Mapping[str, str], reference: 
         shown = [f"{value}: {cell(list(known[value].values()), share=share)}" for value in ends]
         compared = [
             difference_cell(paired_difference(usual, known[value]), seeds=len(usual), share=share)
-            if known[value] != usual
+            if of_value[value] is not reference
             else "as usual"
             for value in ends
         ]
@@ -96,10 +96,15 @@ def sensitivity_figure(curves: Curves, columns: Mapping[str, str], *, usual: Map
 
 
 def _draw(axis: Axes, of_values: list[Runs], figure: str, *, colour: str):
-    """The line of a figure over the values, at the places 0, 1, …; None if no seed has it everywhere."""
-    known = [runs.known(figure) for runs in of_values]
-    seeds = sorted(set(known[0]).intersection(*known[1:]))
+    """The line of a figure over the values, at the places 0, 1, …; None if no seed has it everywhere.
+
+    A value that has the figure with no seed, because all its runs diverged, is left out.
+    """
+    known = {place: found for place, runs in enumerate(of_values) if (found := runs.known(figure))}
+    if not known:
+        return None
+    seeds = sorted(set.intersection(*map(set, known.values())))
     if not seeds:
         return None
-    curves = [[(float(place), each[seed]) for place, each in enumerate(known)] for seed in seeds]
+    curves = [[(float(place), each[seed]) for place, each in known.items()] for seed in seeds]
     return draw_band(axis, curves, color=colour)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from meru.configuration.overrides import readable
 from meru.configuration.saved import leaves
 from meru.errors import UserError
@@ -14,7 +12,7 @@ from meru.files import write_text
 from meru.reports.attention import save_figure
 from meru.reports.over_seeds import Runs
 from meru.reports.sensitivity import sensitivity_figure, sensitivity_markdown
-from meru.runs.ablation_file import Ablation, Variant, slug
+from meru.runs.ablation_file import Ablation, Variant, meaning, same_value, slug
 from meru.runs.ablation_plan import configuration_of
 
 Points = Mapping[str, Mapping[str, str]]
@@ -43,7 +41,7 @@ def with_curves(ablation: Ablation, base: list[str]) -> tuple[dict[str, Variant]
     for title, curve in ablation.curves.items():
         points[title] = {}
         for value in curve.values:
-            if not curve.overrides and curve.key in usual and yaml.safe_load(value) == usual[curve.key]:
+            if not curve.overrides and curve.key in usual and same_value(meaning(value), usual[curve.key]):
                 points[title][value] = reference
                 continue
             name = f"{title} = {value}"

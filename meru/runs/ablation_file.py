@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import yaml
 from meru.errors import UserError
 from meru.files import CONFIGS
 from meru.reports.tables import ERRORS
+from meru.run_layout import DURATION, ENVIRONMENT, FIGURES
 
 ABLATIONS = CONFIGS / "ablation"
 SECTIONS = ("experiment", "seeds", "overrides", "start", "tuning", "suites", "columns", "variants", "curves")
@@ -22,6 +24,7 @@ OF_TUNING = ("select", "overrides", "seeds", "grids")
 TUNING_SEED = 100
 OF_EACH_RUN = ("seed", "folder", "resume")  # keys that no override may give
 OF_EACH_SUITE = ("run", "output")
+FILES_OF_A_RUN = (FIGURES, DURATION, ENVIRONMENT)  # no suite may write its figures there
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,11 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def slug(variant: str) -> str:
-    """A variant's name as part of a folder name: `without entailment, c = 1` → `without_entailment_c_1`."""
+    """A variant's name as part of a folder name: `without entailment, c = 1` → `without_entailment_c_1`.
+
+    The sign of a number is kept: `b = -1` → `b_minus_1`.
+    """
+    variant = re.sub(r"(?<![\w.])[-−](?=\.?\d)", "minus ", variant)
     return re.sub(r"\W+", "_", variant.lower()).strip("_") or "variant"
 
 
@@ -199,6 +206,9 @@ def _suites(content: object, *, place: str) -> dict[str, list[str]]:
         raise UserError(f"{place} needs names of suites, each with a list of key=value for scripts/evaluate.py, or []")
     if odd := [str(name) for name in content if not re.fullmatch(r"\w+", str(name))]:
         raise UserError(f"{place}: '{odd[0]}': a file will have this name; use letters, digits and _")
+    if taken := [str(name) for name in content if f"{name}.json".lower() in FILES_OF_A_RUN]:
+        file = f"{taken[0].lower()}.json"
+        raise UserError(f"{place}: '{taken[0]}': every run has a file {file} already; use another name")
     return {
         str(name): _overrides(words, place=f"{place}: {name}", own=OF_EACH_SUITE) for name, words in content.items()
     }
@@ -211,14 +221,16 @@ def _curves(content: object, *, place: str) -> dict[str, Curve]:
     for title, curve in content.items():
         here = f"{place}: '{title}'"
         values = curve.get("values") if isinstance(curve, dict) else None
-        if not isinstance(values, list) or not values or not isinstance(curve.get("key"), str):
+        key = curve.get("key") if isinstance(curve, dict) else None
+        if not isinstance(values, list) or not values or not isinstance(key, str) or not key.strip():
             raise UserError(f"{here} needs `key:`, a key of scripts/train.py, and `values:`, a list")
         _require_known(curve, OF_CURVE, place=here)
         words = [_word(value, place=here) for value in values]
-        if len(set(words)) < len(words):
+        meanings = [meaning(word) for word in words]
+        if any(same_value(one, other) for place, one in enumerate(meanings) for other in meanings[:place]):
             raise UserError(f"{here}: values: one of them is there twice")
-        _overrides([f"{curve['key']}={word}" for word in words], place=here)
-        curves[str(title)] = Curve(curve["key"], words, _overrides(curve.get("overrides") or [], place=here))
+        _overrides([f"{key}={word}" for word in words], place=here)
+        curves[str(title)] = Curve(key, words, _overrides(curve.get("overrides") or [], place=here))
     return curves
 
 
@@ -229,6 +241,23 @@ def _word(value: object, *, place: str) -> str:
     if isinstance(value, int | float | str):
         return str(value)
     raise UserError(f"{place}: values: {value}: give a number or a word")
+
+
+def meaning(word: str) -> object:
+    """What a value on the command line means: `1e-5`, which YAML takes for text, is the number 0.00001."""
+    try:
+        value = yaml.safe_load(word)
+    except yaml.YAMLError:  # whoever reads the key says what is wrong
+        return word
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def same_value(one: object, other: object) -> bool:
+    """Whether two values of a key are the same: 1 and 1.0 are, 1 and true are not."""
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def _tuning(content: object, variants: list[str], *, place: str) -> Tuning:

@@ -19,6 +19,7 @@ from meru.data.discovery.splits import DiscoveryData, validation_data
 from meru.data.heads import hide_heads
 from meru.data.records import ImageTextData
 from meru.errors import UserError
+<<<<<<< HEAD
 from meru.evaluation.suite import CAPTIONS, DESCRIBED, HEADS, LABELS, Need
 
 
@@ -27,6 +28,16 @@ def load_data(config: DictConfig) -> ImageTextData:
     require_loader(config.data, discovering=False)
     data = _loaded(config.data.load, ImageTextData, key="data.load")
     return hide_heads(data, config.data) if config.data.get("hidden_heads") else data
+=======
+from meru.evaluation.suite import CAPTIONS, DESCRIBED, LABELS, Need
+from meru.tasks.training_captions import evaluated_data
+
+
+def load_data(config: DictConfig) -> ImageTextData:
+    """Load the splits of images and captions as evaluation sees them; see `evaluated_data`."""
+    require_loader(config.data, discovering=False)
+    return evaluated_data(_loaded(config.data.load, ImageTextData, key="data.load"), config.data)
+>>>>>>> break18
 
 
 def load_discovery_data(config: DictConfig) -> DiscoveryData:
@@ -72,6 +83,8 @@ def load_for_suite(config: DictConfig, need: Need, *, suite: str) -> Any:
         images = _loaded(config.data.load_discovery, DiscoveryData, key="data.load_discovery")
         grouped = images.grouped(config.data.get("families"))
         return described(grouped, load_data(config), source=config.data.get("root", "data"))
+    if need is CAPTIONS:
+        return load_data(config)
     return _loaded(config.data[need.key], need.kind, key=f"data.{need.key}")
 
 

@@ -32,7 +32,7 @@ from meru.reports.tables import finite_figures, format_table
 from meru.run_layout import ATTENTION
 from meru.tasks.contract import Figures, Findings, Task
 from meru.tasks.data import load_data
-from meru.tasks.training_captions import evaluated_data, taught_data
+from meru.tasks.training_captions import taught_data
 from meru.training.initial_radius import start_at_initial_radius
 from meru.training.loggers.base import NoLogger
 
@@ -51,7 +51,7 @@ class ImageText(Task):
     data: ImageTextData
 
     def load_data(self) -> ImageTextData:
-        return evaluated_data(load_data(self.config), self.config.data)
+        return load_data(self.config)
 
     @cached_property
     def taught(self) -> Sequence[ImageRecord]:

@@ -48,6 +48,13 @@ def test_exactly_the_share_of_the_pairs_has_a_caption_of_another_class(data, kin
         assert f"class {data.train[image].class_index} " not in changed.train[image].captions[number]
 
 
+def test_the_share_is_that_of_the_decimal_number():
+    """0.29 · 100 is below 29 in floating point."""
+    data = data_of(ImageRecord(Path(f"{n}.jpg"), n % CLASSES, (f"caption {n}",)) for n in range(100))
+    assert with_wrong_captions(data, share=0.29, kind="symmetric", seed=0).wrong == 29
+    assert with_wrong_captions(data, share=0.2999, kind="symmetric", seed=0).wrong == 29
+
+
 def test_symmetric_noise_shuffles_the_captions_of_the_chosen_pairs(data):
     changed = with_wrong_captions(data, share=0.5, kind="symmetric", seed=3).data
 

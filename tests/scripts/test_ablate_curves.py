@@ -69,10 +69,34 @@ def test_the_key_that_moves_the_figure_most_is_first():
     assert figure.axes[1].lines[0].get_ydata().tolist() == pytest.approx([0.6, 0.2])
 
 
+def test_a_number_is_the_same_however_it_is_written_and_keeps_its_sign(workplace):
+    start, output = workplace
+    rate = {"key": "optim.learning_rate", "values": [0.00001, 0.002]}  # YAML's 0.00001 is the word 1e-05 to Python
+    usual = {"MERU": ["optim.learning_rate=1.0e-5"]}
+    assert start("seeds=0", variants=usual, curves={"rate": rate}) == 0
+    bias = {"key": "loss.contrastive.bias", "values": [-1, 1, -0.5]}
+    assert start("seeds=0", variants=usual, curves={"b": bias}) == 0
+    names = {call[0][-1].rpartition("/")[2] for call in calls(output)}
+    assert names == {"meru_0", "rate_0_002_0", "b_minus_1_0", "b_1_0", "b_minus_0_5_0"}
+
+
+def test_a_value_that_changes_nothing_is_not_called_usual_and_one_without_figures_is_left_out():
+    usual, same = Runs({0: {RECALL: 0.5}, 1: {RECALL: 0.7}}, {}), Runs({0: {RECALL: 0.5}, 1: {RECALL: 0.7}}, {})
+    diverged = Runs({0: {RECALL: None}, 1: {RECALL: None}}, {})
+    row = sensitivity_markdown({"a": {"2": same}}, {"R@1": RECALL}, usual).splitlines()[4]
+    assert "as usual" not in row and row.count("+0.0 [+0.0, +0.0]") == 2
+    curves = {"a": {"1": usual, "9": diverged, "2": same}}
+    (line,) = sensitivity_figure(curves, {"R@1": RECALL}, usual={"a": None}).axes[0].lines
+    assert line.get_xdata().tolist() == [0, 2] and line.get_ydata().tolist() == pytest.approx([0.6, 0.6])
+
+
 @pytest.mark.parametrize(
     ("curves", "message"),
     [
         ([], "curves needs titles"),
+        ({"a": {"key": "", "values": [1, 2]}}, "'a' needs `key:`"),
+        ({"a": {"key": "model.curvature", "values": [0.00001, "1e-5"]}}, "one of them is there twice"),
+        ({"a": {"key": "model.curvature", "values": ["@"]}}, "variant 'a = @'"),
         ({"a": {"key": "model.curvature"}}, "'a' needs `key:`"),
         ({"a": {"key": "model.curvature", "values": [1, 1]}}, "one of them is there twice"),
         ({"a": {"key": "model.curvature", "values": [[1]]}}, "give a number or a word"),
@@ -130,6 +154,8 @@ def test_a_failed_suite_leaves_the_figures_of_training(workplace, capsys):
         ({"robustness": ["workers=-1"]}, None, "suites: robustness: workers"),
         ({"robustness": ["run=x"]}, None, "every run has its own"),
         ({"a/b": []}, None, "a file will have this name"),
+        ({"test": ["suite=retrieval"]}, None, "suites: 'test': every run has a file test.json already"),
+        ({"Duration": ["suite=retrieval"]}, None, "every run has a file duration.json already"),
         ([], None, None),
         ({"robustness": []}, {"fog": "weather: fog/3/recall@1"}, "there is no suite 'weather'"),
     ],

@@ -3,9 +3,11 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from process_groups import results_of
 
 import meru
@@ -194,3 +196,22 @@ def test_a_row_of_each_ablation_trains_on_few_birds(name, configuration, tmp_pat
     figures = train(configuration("model.projection_width=16", *variant.overrides), device=DEVICE)
     wanted = {figure for figure in ablation.columns.values() if figure in figure_names({"task": "discovery"})}
     assert wanted <= set(figures)
+
+
+def test_a_run_whose_unlabelled_images_are_all_of_unknown_classes_ends_with_the_bias(compose, tmp_path, caplog):
+    generator = np.random.default_rng(0)
+    for folder, number in (("own/ant", 4), ("own/bee", 4), ("own/cat", 4), ("unknown", 6)):
+        (tmp_path / folder).mkdir(parents=True)
+        for place in range(number):
+            picture = Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+            picture.save(tmp_path / folder / f"{place}.png")
+    config = compose(
+        "experiment=own_hypgcd", f"data.root={tmp_path / 'own'}", f"data.unlabelled={tmp_path / 'unknown'}",
+        "discovery.num_classes=5", "encoder=small", "encoder.image.image_size=32", "model.projection_width=16",
+        "model.projection_dimension=8", "data.batch_size=4", "data.workers=0", "trainer.epochs=1", "logger=none",
+        f"folder={tmp_path / 'run'}",
+    )  # fmt: skip
+    with caplog.at_level(logging.INFO, logger="meru"):
+        figures = train(config, device=DEVICE)
+    assert 0 <= figures["predicted_old/share"] <= 1 and "num_classes" not in figures
+    assert "unlabelled images predicted as old classes: " in caplog.text

@@ -12,7 +12,9 @@ from meru.configuration import check
 from meru.configuration.older import modernised
 from meru.data.sampling import BatchPlan
 from meru.errors import UserError
+from meru.evaluation.suite import CAPTIONS
 from meru.runs.train import train
+from meru.tasks.data import load_data, load_for_suite
 from meru.tasks.image_text import ImageText
 
 DEVICE = torch.device("cpu")
@@ -83,6 +85,15 @@ def test_a_file_of_captions_is_for_training_only_unless_evaluation_is_to_have_it
     assert other.taught == own.taught
     assert "a generated one" not in str(own.data.test) and "a generated one" in str(other.data.test)
     assert "for 3 training images; 6 without an entry keep their own; 0 entries are of no image" in caplog.text
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_suites_and_pictures_read_the_captions_that_the_evaluation_of_the_run_does(evaluated, configuration, captions):
+    flag = str(evaluated).lower()
+    config = configuration(f"data.captions_from={captions}", f"data.evaluate_generated={flag}", "data.caption_noise=1")
+    task = task_of(config)
+    for data in (load_for_suite(config, CAPTIONS, suite="retrieval"), load_data(config)):
+        assert data == task.data and ("a generated one" in str(data.test)) == evaluated
 
 
 @pytest.mark.parametrize(
