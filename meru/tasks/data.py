@@ -19,25 +19,17 @@ from meru.data.discovery.splits import DiscoveryData, validation_data
 from meru.data.heads import hide_heads
 from meru.data.records import ImageTextData
 from meru.errors import UserError
-<<<<<<< HEAD
 from meru.evaluation.suite import CAPTIONS, DESCRIBED, HEADS, LABELS, Need
-
-
-def load_data(config: DictConfig) -> ImageTextData:
-    """Load the splits of images and captions, with heads hidden as `data.hidden_heads` says."""
-    require_loader(config.data, discovering=False)
-    data = _loaded(config.data.load, ImageTextData, key="data.load")
-    return hide_heads(data, config.data) if config.data.get("hidden_heads") else data
-=======
-from meru.evaluation.suite import CAPTIONS, DESCRIBED, LABELS, Need
 from meru.tasks.training_captions import evaluated_data
 
 
 def load_data(config: DictConfig) -> ImageTextData:
-    """Load the splits of images and captions as evaluation sees them; see `evaluated_data`."""
+    """Load the splits of images and captions as evaluation sees them: see `evaluated_data` and `hide_heads`."""
     require_loader(config.data, discovering=False)
-    return evaluated_data(_loaded(config.data.load, ImageTextData, key="data.load"), config.data)
->>>>>>> break18
+    data = _loaded(config.data.load, ImageTextData, key="data.load")
+    if config.data.get("hidden_heads"):
+        data = hide_heads(data, config.data)
+    return evaluated_data(data, config.data)
 
 
 def load_discovery_data(config: DictConfig) -> DiscoveryData:
