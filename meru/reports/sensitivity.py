@@ -34,12 +34,14 @@ def sensitivity_markdown(curves: Curves, columns: Mapping[str, str], reference: 
         known = {value: runs.known(figure) for value, runs in of_value.items() if runs.known(figure)}
         if not known:
             continue
+        if usual and not any(runs is reference for runs in of_value.values()):
+            known["usual"] = usual  # a curve that leaves it out, such as that of fixed curvatures
         means = {value: mean_and_deviation(list(each.values()))[0] for value, each in known.items()}
         ends = [min(means, key=lambda value: means[value]), max(means, key=lambda value: means[value])]
         shown = [f"{value}: {cell(list(known[value].values()), share=share)}" for value in ends]
         compared = [
             difference_cell(paired_difference(usual, known[value]), seeds=len(usual), share=share)
-            if of_value[value] is not reference
+            if of_value.get(value, reference) is not reference
             else "as usual"
             for value in ends
         ]

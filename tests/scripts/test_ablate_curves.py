@@ -25,7 +25,8 @@ with (run.parent / "suites.jsonl").open("a") as asked:
 if words.get("batch_size") == "7":
     sys.exit("error: no such device")
 share = 0.2 * (1 + int(str(run)[-1]))
-pathlib.Path(words["output"]).write_text(json.dumps({"fog/3/recall@1": share, "fog/3/chance_recall@1": 0.01}))
+found = {"fog/3/recall@1": share, "fog/3/chance_recall@1": 0.01, "fog/rank_correlation": None}
+pathlib.Path(words["output"]).write_text(json.dumps(found))
 """
 
 
@@ -64,6 +65,8 @@ def test_the_key_that_moves_the_figure_most_is_first():
     assert rows[0].endswith("| 40.0 |") and "9: 20.0 ± 14.1" in rows[0]
     assert "**-40.0 [-40.0, -40.0]** \\*" in rows[0] and "+1.0 [-11.7, +13.7]" in rows[1]
     assert paired_difference(usual.known(RECALL), little.known(RECALL)).mean == pytest.approx(0.01)
+    alone = sensitivity_markdown({"c": {"9": much}}, {"R@1": RECALL}, usual).splitlines()[-1]
+    assert "usual: 60.0" in alone and "as usual" in alone and alone.endswith("| 40.0 |")  # the curve leaves it out
     figure = sensitivity_figure(curves, {"R@1": RECALL}, usual={"a": "1", "b": None})
     assert [axis.get_title() for axis in figure.axes] == ["a", "b"]
     assert figure.axes[1].lines[0].get_ydata().tolist() == pytest.approx([0.6, 0.2])
@@ -127,6 +130,7 @@ def test_suites_are_evaluated_once_on_every_finished_run_and_give_columns(workpl
     asked = [json.loads(line) for line in (output / "suites.jsonl").read_text().splitlines()]
     assert len(asked) == 8 and len(calls(output)) == 4
     own = [words for words in asked if words[0] == "suite=robustness" and f"run={output / 'meru_1'}" in words]
+    own = sorted(own, key=lambda words: words[1])  # they ran at the same time
     assert [words[1] for words in own] == ["batch_size=8", "captions_per_image=1"]
     assert f"output={output / 'meru_1' / 'cut.json'}" in own[1]
     table = (output / "ablation.md").read_text("utf-8").splitlines()
@@ -136,6 +140,13 @@ def test_suites_are_evaluated_once_on_every_finished_run_and_give_columns(workpl
     capsys.readouterr()
     assert start("seeds=0,1", columns=columns, suites={**suites, "cut": ["suite=geometry"]}) == 2
     assert "cut had other overrides when" in capsys.readouterr().err
+
+
+def test_a_figure_that_a_suite_leaves_undefined_is_a_dash_and_no_failure(workplace):
+    start, output = workplace
+    columns = {"R@1": RECALL, "order": "robustness: fog/rank_correlation"}
+    assert start("seeds=0", columns=columns, suites={"robustness": []}) == 0
+    assert "| MERU | 1 | 10.0 | – | 1.5 |" in (output / "ablation.md").read_text("utf-8")
 
 
 def test_a_failed_suite_leaves_the_figures_of_training(workplace, capsys):
