@@ -16,6 +16,11 @@ ASSUMPTIONS = (
     "points are split evenly, and finding people in the video, embedding, networks and spare machines cost nothing",
     "queries come evenly; with more than one part, each answers the same query, and merging their lists costs nothing",
 )
+ENOUGH = 1_000_000
+FEW = (
+    "**Too small a gallery for this arithmetic:** with {:,} points, what a search costs whatever its points is most of "
+    f"its time, and the cores below are overstated; measure with at least rows={ENOUGH}."
+)
 
 
 @dataclass(frozen=True)
@@ -88,24 +93,38 @@ def need_of(city: City, dimension: int, rates: Sequence[Rate]) -> Need:
     return Need(points, points * (BYTES_OF_POINT * dimension + BYTES_BESIDE), scans, parts)
 
 
-def city_section(city: City, dimension: int, rates: Sequence[Rate]) -> str:
-    """A section of Markdown: the network, what it needs for a day and for all days, and the assumptions."""
+def size_text(size: float) -> str:
+    """Bytes as people read them: in GB, below 0.1 GB in MB."""
+    return f"{size / 1e6:,.1f} MB" if size < 1e8 else f"{size / 1e9:,.1f} GB"
+
+
+def city_section(city: City, dimension: int, rates: Sequence[Rate], *, largest: int | None = None) -> str:
+    """A section of Markdown: the network, what it needs for a day and for all days, and the assumptions.
+
+    Args:
+        city: The network.
+        dimension: D of the points.
+        rates: Of each kind of part.
+        largest: Points of the gallery that the rates are from; below `ENOUGH` it warns. None: no warning.
+    """
     rows = []
     for days in sorted({1, city.days}):
         kept = City(city.cameras, city.persons, days, city.queries, city.answer)
         need = need_of(kept, dimension, rates)
-        numbers = [f"{need.points:,}", f"{need.size / 1e9:,.1f} GB", f"{need.scans:.2f}"]
+        numbers = [f"{need.points:,}", size_text(need.size), f"{need.scans:.2f}"]
         rows.append([str(days), *numbers, *(f"{count:,}" for count in need.parts.values())])
     measured = "; ".join(
         f"{rate.name}: {rate.alone / 1e6:,.3g} million points a second for one query, {rate.together / 1e6:,.3g} "
         "million with all that are answered together"
         for rate in rates
     )
+    few = [FEW.format(largest)] if largest is not None and largest < ENOUGH else []
     return "\n\n".join([
         "### What a camera network of a city would need, on paper",
         f"{city.cameras:,} cameras, {city.persons:,} persons per camera and hour, {city.queries:,} queries an hour, "
         f"each answered within {city.answer:g} s by an exact scan of all points, D = {dimension}. Nothing of this "
         f"section was run: it is arithmetic with the rates of the largest gallery above ({measured}).",
+        *few,
         markdown_table(
             ["days kept", "points", "memory", "scans of all points per second", *(rate.name for rate in rates)], rows
         ),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from meru.assemble import Pretrained, build
 from meru.benchmarks.asked_latency import ALL, Asked, bytes_of_gallery
-from meru.benchmarks.city import Rate, city_section
+from meru.benchmarks.city import Rate, city_section, size_text
 from meru.benchmarks.clients import Round, Server, closed_loop, summary
 from meru.benchmarks.gallery import CAPTIONS, CLUSTERS, IMAGES, drawn_gallery
 from meru.benchmarks.step import captions_like_ours
@@ -101,8 +101,8 @@ def report(asked: Asked) -> str:
     """
     places = places_of(asked)
     sections, rates = [_note(asked, places)], []
-    largest = bytes_of_gallery(max(asked.rows), asked.dimension) / 1e9
-    _say(f"galleries of up to {largest:,.2f} GB are written in {asked.folder}, one at a time, and removed afterwards")
+    largest = size_text(bytes_of_gallery(max(asked.rows), asked.dimension))
+    _say(f"galleries of up to {largest} are written in {asked.folder}, one at a time, and removed afterwards")
     tower = _tower(asked)
     for rows in sorted(asked.rows):
         for name in asked.spaces:
@@ -113,7 +113,7 @@ def report(asked: Asked) -> str:
                 rates = rates_of(lines, rows)  # of the largest gallery, at the end
             table = markdown_table(HEADER, [line.cells for line in lines])
             sections += [f"### {rows:,} points, {title}", table, *left_out]
-    return "\n\n".join([*sections, city_section(asked.city, asked.dimension, rates)])
+    return "\n\n".join([*sections, city_section(asked.city, asked.dimension, rates, largest=max(asked.rows))])
 
 
 def places_of(asked: Asked) -> list[Place]:
@@ -273,7 +273,7 @@ def _note(asked: Asked, places: Sequence[Place]) -> str:
     faiss = f" FAISS {require_faiss().__version__}." if asked.approximate and _has_faiss() else ""
     return " ".join([
         f"Galleries of random points in {CLUSTERS:,} clusters, D = {asked.dimension}, in files mapped into memory (at",
-        f"most {largest / 1e9:,.2f} GB), read once before; Lorentz distance: c = 1, points {IMAGES} from the origin,",
+        f"most {size_text(largest)}), read once before; Lorentz distance: c = 1, points {IMAGES} from the origin,",
         f"queries {CAPTIONS}. From a query's point to its {K} nearest; from a caption: before that, tokenizer and a",
         f"text tower {asked.tower} of random weights. Clients are threads of the same process that send the next query",
         "when the last is answered; one worker answers, one scan at a time. Requests of a round:",

@@ -79,6 +79,6 @@ LOSSES = {
     "discovery.kept_share": "earlier_images=sample 时，每个阶段的图像中保留的比例",
     "discovery.maximum_classes": "estimate 时类别数的上限；null：旧类数的三倍",
     "discovery.old_share": "仍为旧类的类别占全部类别的比例，其余旧类变为新类；null：与数据相同",
-    "discovery.imbalance": "长尾：最大的类与最小的类的训练图像数之比；null：与数据相同",
+    "discovery.imbalance": "长尾：最大的类与最小的类的训练图像数之比，各类图像数取整且至少为 2；null：与数据相同",
     "discovery.prior_adjustment": "修正偏向旧类的预测的强度：若各类一样大，旧类应占多少，就预测多少；0：不修正",
 }

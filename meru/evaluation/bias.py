@@ -128,8 +128,9 @@ def described_bias(figures: Mapping[str, float]) -> str:
     if (share := figures.get("predicted_old/share")) is None:
         return ""
     expected, offset = figures["predicted_old/expected_share"], figures.get("predicted_old/offset")
-    shifted = "" if offset is None else f", with {offset:+.3f} on their logits"
+    changed = "" if offset is None else "added to" if offset > 0 else "subtracted from"
+    shifted = f", with {abs(offset):.3f} {changed} the logits of old classes" if changed else ""
     return (
-        f"\nunlabelled images predicted as old classes{shifted}: {100 * share:.1f} "
+        f"\nunlabelled images predicted as old classes by the rows of the classifier{shifted}: {100 * share:.1f} "
         f"({100 * expected:.1f} if old and new classes are equally large)"
     )

@@ -194,21 +194,28 @@ def _renamed(figures: Mapping[str, float], name: str) -> dict[str, float]:
     }
 
 
-def format_discovery(figures: Mapping[str, float], title: str) -> str:
-    """The printed table: All, Old and New for each protocol, with the chance level of the first."""
+def format_discovery(figures: Mapping[str, float], title: str, *, adjusted: bool = False) -> str:
+    """The printed table: All, Old and New for each protocol, with the chance level of the first.
+
+    `adjusted`: the rows of the classifier say that its predictions were corrected (`meru.evaluation.bias`).
+    """
+    mark = " (adjusted)" if adjusted else ""
     rows = {
-        "one assignment (v2)": "discovery",
-        "mean of classes (v2)": "discovery_balanced",
-        "two assignments (v1)": "discovery_v1",
+        f"one assignment (v2){mark}": "discovery",
+        f"mean of classes (v2){mark}": "discovery_balanced",
+        f"two assignments (v1){mark}": "discovery_v1",
         "k-means on the same features": "kmeans",
-        "test images": "inductive",
+        f"test images{mark}": "inductive",
     }
     columns = {"All": "all/accuracy", "Old": "old/accuracy", "New": "new/accuracy"}
     table = format_rows(figures, title, rows=rows, columns=columns)
     for taken, of, others in (("new_as_old", "new", "old"), ("old_as_new", "old", "new")):
         if (share := figures.get(f"discovery/{taken}/share")) is not None:
             chance = figures[f"discovery/{taken}/chance_share"]
-            table += f"\nimages of {of} classes taken for {others} ones: {100 * share:.1f} (chance {100 * chance:.1f})"
+            table += (
+                f"\nimages of {of} classes taken for {others} ones, after clusters are assigned to classes: "
+                f"{100 * share:.1f} (chance {100 * chance:.1f})"
+            )
     table += described_bias(figures)
     purity = {name: figures.get(f"{name}/dendrogram_purity") for name in ("tree", "feature_tree")}
     for name, value in purity.items():

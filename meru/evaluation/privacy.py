@@ -34,6 +34,7 @@ ROWS = {
     "heads covered": "cover",
     "as much covered elsewhere": "elsewhere",
 }
+LABELS = {row: label for label, row in ROWS.items()}
 METRICS = ("recall@1", "mean_average_precision")
 
 log = logging.getLogger("meru")
@@ -53,7 +54,7 @@ def evaluate_privacy(subject: Subject) -> dict[str, float | None]:
     texts: Tensor | None = None
     figures: dict[str, float | None] = {}
     for row, changed in seen.items():
-        log.info("images, heads %s", row)
+        log.info("images, %s", LABELS[row])
         images = embed_images(subject.model, subject.batches_of(changed), device=subject.device)
         if not images:
             raise UserError(f"none of the {len(records)} images decodes: restore the images")

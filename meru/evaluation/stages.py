@@ -59,14 +59,16 @@ def figures_of_stages(state: Mapping) -> dict[str, float]:
     return {**figures, **({"forgetting": lost[-1]} if lost else {})}
 
 
-def format_stages(figures: Mapping[str, float | None]) -> str:
+def format_stages(figures: Mapping[str, float | None], *, adjusted: bool = False) -> str:
     """A row for each stage; empty without figures of stages.
 
-    now: the new classes that arrived in the stage; lost: forgetting.
+    now: the new classes that arrived in the stage; lost: forgetting. `adjusted`: other figures of the run are corrected
+    (`meru.evaluation.bias`), and the title says that these are not.
     """
     found = {int(form[1]) for name in figures if (form := re.match(r"stage/(\d+)/", name))}
     if not found:
         return ""
     rows = {f"stage {k}, {figures[f'stage/{k}/classes']:.0f} classes": f"stage/{k}" for k in sorted(found)[-SHOWN:]}
     title = "At the end of each stage (now: new classes that arrived in it, lost: forgetting)"
+    title += ", not adjusted" if adjusted else ""
     return format_rows(figures, title, rows=rows, columns=COLUMNS)

@@ -13,7 +13,8 @@ and groups are assigned to classes by one assignment over all (v2):
     names/accuracy                         names of the classes found, three words from their captions, that lead to the
                                            class if its captions of test images are known
 
-The names stand in `words_classes.csv`, and at the leaves of the tree in `words_tree.png`.
+The names stand in `words_classes.csv`, with the class that each group is assigned to, and whether that class is new and
+the name leads to it; and at the leaves of the tree in `words_tree.png`.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ from meru.metrics.class_tree import cosine_tree
 from meru.metrics.clustering import kmeans
 from meru.metrics.discovery import assigned_classes, discovery_metrics
 from meru.metrics.semi_supervised import semi_supervised_kmeans
-from meru.metrics.words import names_of, naming_metrics, vocabulary
+from meru.metrics.words import leading, names_of, naming_metrics, vocabulary
 from meru.reports.bars import bars_figure
 from meru.reports.class_tree import dendrogram_figure
 from meru.reports.tables import format_rows
 
 ROWS = {
-    "the image tower": "tower",
-    "images": "image",
-    "captions": "captions",
-    "images and captions": "image_captions",
-    "the image tower and captions": "tower_captions",
+    "image tower, before the projection": "tower",
+    "image embeddings": "image",
+    "caption embeddings": "captions",
+    "image and caption embeddings": "image_captions",
+    "image tower and caption embeddings": "tower_captions",
 }
 ALSO_WITHOUT_LABELS = ("tower", "captions", "tower_captions")
 WITHOUT_LABELS = {
@@ -123,11 +124,13 @@ class _Named(NamedTuple):
         names: Group of unlabelled images → its words.
         class_of: Group → the class that it is assigned to.
         figures: Of the names.
+        leads: Group → whether its name leads to its class; empty without captions of test images.
     """
 
     names: dict[int, tuple[str, ...]]
     class_of: dict[int, int]
     figures: dict[str, float]
+    leads: dict[int, bool]
 
 
 def _names(subject: Subject, groups: Tensor) -> _Named:
@@ -138,10 +141,13 @@ def _names(subject: Subject, groups: Tensor) -> _Named:
     every = names_of(vocabulary(own, groups, len(data.class_names)))
     names = {group: every[group] for group in sorted(class_of)}
     figures: dict[str, float] = {}
+    leads: dict[int, bool] = {}
     if described.test:
         known = vocabulary(described.test, data.test.labels, len(data.class_names))
-        figures = naming_metrics(list(names.values()), [class_of[group] for group in names], known)
-    return _Named(names, class_of, figures)
+        true = [class_of[group] for group in names]
+        figures = naming_metrics(list(names.values()), true, known)
+        leads = dict(zip(names, leading(list(names.values()), true, known), strict=True))
+    return _Named(names, class_of, figures, leads)
 
 
 def _files(subject: Subject, named: _Named, features: Tensor, groups: Tensor) -> dict:
@@ -149,11 +155,12 @@ def _files(subject: Subject, named: _Named, features: Tensor, groups: Tensor) ->
     data = subject.data.images
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["group", "images", "name", "class", "new"])
+    writer.writerow(["group", "images", "name", "class", "new", "leads to the class"])
     for group, name in named.names.items():
         true = named.class_of[group]
         size = int((groups == group).sum())
-        writer.writerow([group, size, " ".join(name), data.class_names[true], true >= data.num_old])
+        leads = named.leads.get(group, "")
+        writer.writerow([group, size, " ".join(name), data.class_names[true], true >= data.num_old, leads])
     files: dict = {"classes.csv": text.getvalue()}
     if len(named.names) >= 3:
         means = torch.stack([features[groups == group].mean(dim=0) for group in named.names])

@@ -86,6 +86,13 @@ def names_of(found: Vocabulary, *, most: int = 3) -> list[tuple[str, ...]]:
     ]
 
 
+def leading(names: Sequence[Sequence[str]], classes: Sequence[int], known: Vocabulary) -> list[bool]:
+    """Whether each name leads to its class; see `naming_metrics`."""
+    place = {word: column for column, word in enumerate(known.words)}
+    asked = [([place[word] for word in name if word in place], true) for name, true in zip(names, classes, strict=True)]
+    return [bool(columns) and int(known.scores[:, columns].sum(axis=1).argmax()) == true for columns, true in asked]
+
+
 def naming_metrics(names: Sequence[Sequence[str]], classes: Sequence[int], known: Vocabulary) -> dict[str, float]:
     """Whether a reader who knows captions of other images would find the class that a name is meant for.
 
@@ -99,13 +106,10 @@ def naming_metrics(names: Sequence[Sequence[str]], classes: Sequence[int], known
     Returns:
         `names/accuracy`, with its chance level 1 / K, and `names/count`; empty without names.
     """
-    place = {word: column for column, word in enumerate(known.words)}
-    asked = [([place[word] for word in name if word in place], true) for name, true in zip(names, classes, strict=True)]
-    if not asked:
+    if not (right := leading(names, classes, known)):
         return {}
-    right = [bool(columns) and int(known.scores[:, columns].sum(axis=1).argmax()) == true for columns, true in asked]
     return {
         "names/accuracy": float(np.mean(right)),
         "names/chance_accuracy": 1 / len(known.scores),
-        "names/count": float(len(asked)),
+        "names/count": float(len(right)),
     }

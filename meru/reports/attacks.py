@@ -18,7 +18,7 @@ LABELS = {
     "pgd": "PGD",
     "apgd_ce": "APGD-CE",
     "apgd_dlr": "APGD-DLR",
-    "apgd": "worse of the two",
+    "apgd": "worse of APGD-CE and APGD-DLR",
     "caption/deletion": "captions, a fifth deleted",
     "caption/order": "captions, another order",
     "caption/synonyms": "captions, synonyms",
@@ -42,7 +42,7 @@ def strengths_of(figures: Figures, attack: str) -> list[int]:
 
 def _label(row: str) -> str:
     if row.startswith("caption/"):
-        return LABELS[row.removesuffix(WORST)] + (", worst draw" if row.endswith(WORST) else "")
+        return LABELS[row.removesuffix(WORST)] + (", least similar of 4 draws" if row.endswith(WORST) else "")
     attack, _, strength = row.partition("/")
     return f"{LABELS[attack]}, ε = {strength}" if strength else LABELS[attack]
 

@@ -10,35 +10,44 @@ from matplotlib.figure import Figure
 from meru.reports.attention import printable
 
 Figures = Mapping[str, float | None]
+TELLING = 2  # times chance
 NO_FAMILIES = ("clean", "caption", "mean")
 
 
 def format_robustness(figures: Figures, title: str) -> str:
-    """A plain-text table of at most 22 lines: R@1 in percent, mean radius and rank correlation by family."""
+    """A plain-text table of at most 22 lines: R@1 in percent, mean radius and rank correlation by family.
+
+    What is kept of a clean R@1 below twice its chance level is left out: near chance, all is kept whatever happens.
+    """
     recall = _recall(figures)
     chance = figures[f"clean/{recall.replace('/recall@1', '/chance_recall@1')}"]
     families, severities = families_of(figures), severities_of(figures)
     labels = [_label(family) for family in families]
     width = max(map(len, ["first 25% of words", *labels])) + 1
+    telling = figures[f"clean/{recall}"] >= TELLING * chance
+
+    def kept(family: str) -> float | None:
+        return figures[f"{family}/relative" if family else "relative"] if telling else None
+
     lines = [
         f"{title}: text → image R@1, percent (chance {100 * chance:.1f}), and mean distance from the origin",
         f"{'severity':<{width}}" + "".join(f"{each:>6}" for each in severities) + _heads(severities),
     ]
     gap = " " * (6 * len(severities))
-    clean = f"{100 * figures[f'clean/{recall}']:>7.1f}{100:>6.0f}{figures['clean/radius']:>9.4f}"
+    clean = f"{100 * figures[f'clean/{recall}']:>7.1f}{100:>6.0f}{figures['clean/radius']:>13.4f}"
     lines.append(f"{'clean':<{width}}{gap}{clean}")
     for family, label in zip(families, labels, strict=True):
         cells = "".join(f"{100 * figures[f'{family}/{each}/{recall}']:>6.1f}" for each in severities)
         strongest = figures[f"{family}/{severities[-1]}/radius"]
-        end = f"{strongest:>9.4f}{_signed(figures[f'{family}/rank_correlation']):>9}"
-        summary = f"{100 * figures[f'{family}/mean/{recall}']:>7.1f}{_percent(figures[f'{family}/relative']):>6}"
+        end = f"{strongest:>13.4f}{_signed(figures[f'{family}/rank_correlation']):>9}"
+        summary = f"{100 * figures[f'{family}/mean/{recall}']:>7.1f}{_percent(kept(family)):>6}"
         lines.append(f"{label:<{width}}{cells}{summary}{end}")
     if families:
-        summary = f"{100 * figures[f'mean/{recall}']:>7.1f}{_percent(figures['relative']):>6}"
+        summary = f"{100 * figures[f'mean/{recall}']:>7.1f}{_percent(kept('')):>6}"
         lines.append(f"{'mean':<{width}}{gap}{summary}")
     for row in caption_rows(figures):
         share = float(row.rpartition("/")[2])
-        cells = f"{100 * figures[f'{row}/{recall}']:>7.1f}{'':6}{figures[f'{row}/radius']:>9.4f}"
+        cells = f"{100 * figures[f'{row}/{recall}']:>7.1f}{'':6}{figures[f'{row}/radius']:>13.4f}"
         correlation = _signed(figures["caption/rank_correlation"]) if share == 1 else ""
         lines.append(f"{f'first {share:.0%} of words':<{width}}{gap}{cells}{correlation:>9}".rstrip())
     lines.append("ρ: rank correlation of distance with severity or number of words, within an image or caption; more")
@@ -47,8 +56,8 @@ def format_robustness(figures: Figures, title: str) -> str:
 
 
 def _heads(severities: list[int]) -> str:
-    radius = f"radius {severities[-1]}" if severities else "radius"
-    return f"{'mean':>7}{'kept%':>6}{radius:>9}{'ρ':>9}"
+    radius = f"radius at {severities[-1]}" if severities else "radius"
+    return f"{'mean':>7}{'kept%':>6}{radius:>13}{'ρ':>9}"
 
 
 def robustness_figure(figures: Figures, title: str = "") -> Figure:

@@ -13,7 +13,7 @@ from meru.configuration import absolute_paths
 from meru.configuration.saved import change, check_targets, choices, leaves
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
-from meru.evaluation.suite import Answer, Subject
+from meru.evaluation.suite import HEADS, Answer, Subject
 from meru.evaluation.suites import SUITES
 from meru.files import output_file, user_path, write_text
 from meru.reports.attention import save_figure
@@ -42,6 +42,7 @@ def evaluate_run(config: DictConfig) -> Figures:
     """
     check_output(config)
     opened = open_source(config.run)
+    hidden = opened.config.data.get("hidden_heads") if opened.has_data else None  # before the data may be others
     trained = evaluated_config(config, opened)
     pretrained = opened.pretrained
     kind = task_of(trained)
@@ -56,7 +57,7 @@ def evaluate_run(config: DictConfig) -> Figures:
     pretrained.model.to(device)
     allow_tf32(trained.trainer.get("tf32", False), device=device)  # reproduces the figures of the run
     if config.suite:
-        return evaluate_suite(config, trained, opened, device=device)
+        return evaluate_suite(config, trained, opened, device=device, hidden_heads=hidden)
     task = kind(trained, device=device)
     task.require_images(config.split)
     title = f"{task.name_of(config.split)} of {opened.name}"
@@ -82,7 +83,9 @@ def _require_text(config: DictConfig, trained: DictConfig, opened: Opened) -> No
         raise UserError(f"run={opened.name} has no text tower, which this evaluation needs: {advice}")
 
 
-def evaluate_suite(config: DictConfig, trained: DictConfig, opened: Opened, *, device: torch.device) -> Figures:
+def evaluate_suite(
+    config: DictConfig, trained: DictConfig, opened: Opened, *, device: torch.device, hidden_heads: str | None = None
+) -> Figures:
     """Print the table of `suite`; write its figures and their plot to the run folder, or to `output`.
 
     Without a run folder and `output`, the table is printed only.
@@ -92,6 +95,7 @@ def evaluate_suite(config: DictConfig, trained: DictConfig, opened: Opened, *, d
         trained: The configuration of the source with the section `data` to evaluate on.
         opened: The model.
         device: The model's.
+        hidden_heads: `data.hidden_heads` of its training, for the title where that matters.
     """
     suite, data_name = SUITES[config.suite], chosen_data(config)
     data = load_for_suite(trained, suite.needs, suite=config.suite)
@@ -104,6 +108,8 @@ def evaluate_suite(config: DictConfig, trained: DictConfig, opened: Opened, *, d
         return figures
     images = f"{config.split} split" if config.split else suite.images
     title = f"{images} of {f'{data_name}, ' if data_name else ''}{opened.name}"
+    if suite.needs is HEADS and opened.has_data:
+        title += f", trained with data.hidden_heads={hidden_heads or 'null'}"
     log.info("%s", suite.table(figures, title))
     file = f"{config.suite}_{data_name}.json" if data_name else f"{config.suite}.json"
     output = user_path(config.output) if config.output else opened.output(file)

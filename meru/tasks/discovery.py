@@ -219,7 +219,8 @@ class Discovery(Task):
         figures = stage_figures(
             read, choose(split, stage), stages, stage=stage, classes=classes, earlier=self.epoch_state
         )
-        log.info("%s", format_stages(figures))
+        if stage + 1 < self.stages:  # the table at the end of the run has the last stage
+            log.info("%s", format_stages(figures, adjusted=bool(self.config.discovery.get("prior_adjustment"))))
         return finite_figures(figures)
 
     # ---------------------------------------------------------------- figures
@@ -272,7 +273,11 @@ class Discovery(Task):
         return Findings(finite_figures(figures), Answer(trees, train, test))
 
     def table(self, figures: Figures, title: str, *, model: nn.Module) -> str:
-        return "\n".join(filter(None, (format_discovery(figures, title), format_stages(figures))))
+        adjusted = bool(self.config.discovery.get("prior_adjustment"))  # missing in older runs
+        if "predicted_old/share" in figures:  # it may not have been possible
+            adjusted = "predicted_old/offset" in figures
+        tables = (format_discovery(figures, title, adjusted=adjusted), format_stages(figures, adjusted=adjusted))
+        return "\n".join(filter(None, tables))
 
     def draw(self, findings: Findings, folder: Path, pretrained: Pretrained, *, logger: Any, step: int) -> None:
         """Save the predicted classes of the images, and the trees they form, as text and as plots."""

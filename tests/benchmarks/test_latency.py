@@ -118,7 +118,9 @@ def test_a_city_is_arithmetic():
     assert need.parts == {"cores": 8, "GPUs": 1}  # 48,000 · 2 / 12,000; the time of an answer needs only two
     assert need_of(City(10, 100, 2, 1, 0.01), 4, rates).parts["cores"] == 100
     text = city_section(city, 4, rates)
-    assert "| 2 | 48,000 | 0.0 GB | 2.00 | 8 | 1 |" in text and "Assumed, not measured" in text
+    assert "| 2 | 48,000 | 1.3 MB | 2.00 | 8 | 1 |" in text and "Assumed, not measured" in text
+    assert "overstated" in city_section(city, 4, rates, largest=999_999)
+    assert "overstated" not in text + city_section(city, 4, rates, largest=1_000_000)
 
 
 def test_rates_are_those_of_exact_searches_of_points():

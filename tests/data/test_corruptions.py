@@ -195,3 +195,7 @@ def test_corrupted_views_follow_torchs_generator_and_see_the_full_size():
 def test_wrong_corruptions_of_training_are_one_line(arguments, message):
     with pytest.raises(UserError, match=message):
         CorruptedViews(EvaluationTransform(32), **arguments)
+
+
+def test_messages_name_a_corruption_in_words():
+    assert str(Corruption("motion_blur", 2)) == "motion blur, severity 2"

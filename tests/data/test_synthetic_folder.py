@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from meru.data.datasets.fine_grained import load_birds_discovery
 from meru.data.synthetic.birds import load as birds
 from meru.data.synthetic.birds.pictures import draw_picture
 from meru.data.synthetic.birds.species import SPECIES
@@ -133,7 +134,14 @@ def test_other_birds_in_the_folder_are_an_error(tmp_path, few, change):
     with pytest.raises(UserError, match=next(iter(change))) as error:
         draw(tmp_path / "birds", **change)
     assert str(tmp_path / "birds") in str(error.value) and "\n" not in str(error.value)
+    assert f"give +data.load.{next(iter(change))}=" in str(error.value)
     assert contents(tmp_path / "birds") == before
+
+
+def test_a_folder_drawn_for_another_loader_names_the_key_that_fits(tmp_path, few):
+    draw(tmp_path / "birds", image_size=96)
+    with pytest.raises(UserError, match=r"give \+data\.load_discovery\.images_per_species=2, or set"):
+        load_birds_discovery(root=tmp_path / "birds")
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path, few):

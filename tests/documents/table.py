@@ -172,7 +172,7 @@ ROWS = (
         r"python scripts/evaluate\.py run=<run folder> suite=attacks attack_images=100",
         change=(("attack_images=100", "attack_images=8 attack_steps=1 attack_strengths=[2]"),),
         add=("workers=0", "output={here}/attacks.json", "captions_per_image=1"),
-        says="worse of the two, ε = 2",
+        says="worse of APGD-CE and APGD-DLR, ε = 2",
     ),
     Row(
         r"python scripts/evaluate\.py run=<run folder> suite=privacy",

@@ -20,7 +20,7 @@ OTHERS = {
     *("ablation", "key", "tune", "run", "split", "suite", "seeds", "jobs", "captions_per_image", "root"),
     *("probe_features", "projection", "figures", "image", "other", "text", "texts", "general", "count"),
     *("kind", "index", "images", "queries", "labels", "corruptions", "severities", "top", "host", "port", "token"),
-    *("hide_heads", "attack_images", "attack_steps", "attack_strengths"),
+    *("hide_heads", "attack_images", "attack_steps", "attack_strengths", "approximate", "prior_adjustment"),
 }
 LONGEST = 200  # lines of a README
 

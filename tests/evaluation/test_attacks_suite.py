@@ -86,7 +86,8 @@ def test_retrieval_survives_weak_attacks_and_not_strong_ones():
     assert figures["caption/order/text_to_image/class/recall@1"] == 1  # the words are a set to this model
     assert figures["caption/deletion_worst/text_to_image/class/recall@1"] < 1  # the colour is gone
     table = format_attacks(figures, "test split")
-    assert "worse of the two, ε = 40" in table and "12 images, 24 captions" in table
+    assert "worse of APGD-CE and APGD-DLR, ε = 40" in table and "12 images, 24 captions" in table
+    assert "captions, synonyms, least similar of 4 draws" in table
     assert len(attacks_figure(figures, "test split").axes) == 4
 
 

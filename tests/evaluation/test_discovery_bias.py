@@ -12,6 +12,8 @@ from meru.evaluation.bias import (
     offset_of,
     with_offset,
 )
+from meru.evaluation.classes import format_discovery
+from meru.evaluation.stages import format_stages
 
 
 def random_logits(n=200, classes=7, bias=2.0, old=3):
@@ -96,10 +98,19 @@ def test_nothing_to_correct_is_said_and_left(caplog):
     assert caplog.text.count("nothing is adjusted") == 2
 
 
+def test_a_corrected_table_marks_the_rows_of_the_classifier_and_no_others():
+    figures = {f"{row}/all/accuracy": 0.5 for row in ("discovery", "kmeans", "inductive")}
+    table = format_discovery(figures, "all images", adjusted=True)
+    assert "one assignment (v2) (adjusted)" in table and "test images (adjusted)" in table
+    assert table.count("adjusted") == 2 and "adjusted" not in format_discovery(figures, "all images")
+    stages = format_stages({"stage/1/classes": 4.0, "stage/1/all/accuracy": 0.5}, adjusted=True)
+    assert "lost: forgetting), not adjusted" in stages
+
+
 def test_the_line_of_the_table():
     figures = {"predicted_old/share": 0.5, "predicted_old/expected_share": 0.25, "predicted_old/offset": -1.0}
     assert described_bias({}) == ""
     assert described_bias(figures).strip() == (
-        "unlabelled images predicted as old classes, with -1.000 on their logits: 50.0 "
-        "(25.0 if old and new classes are equally large)"
+        "unlabelled images predicted as old classes by the rows of the classifier, with 1.000 subtracted from the "
+        "logits of old classes: 50.0 (25.0 if old and new classes are equally large)"
     )

@@ -44,8 +44,10 @@ def test_a_run_with_hidden_heads_reads_other_files_in_every_split(compose, words
         assert all(one.path != other.path and one.captions == other.captions for one, other in pairs)
 
 
-def test_the_suite_compares_visible_with_hidden_heads_on_a_run_trained_without(compose, run):
-    figures = evaluate_run(compose(f"run={run}", "suite=privacy", "workers=0", name="evaluate"))
+def test_the_suite_compares_visible_with_hidden_heads_on_a_run_trained_without(compose, run, caplog):
+    with caplog.at_level("INFO", logger="meru"):
+        figures = evaluate_run(compose(f"run={run}", "suite=privacy", "workers=0", name="evaluate"))
+    assert "trained with data.hidden_heads=cover" in caplog.text and "images, heads blurred" in caplog.text
     for row in ("visible", "blur", "cover", "elsewhere"):
         assert 0 <= figures[f"{row}/text_to_image/identity/recall@1"] <= 1
         assert figures[f"{row}/text_to_image/identity/chance_recall@1"] == pytest.approx(0.5)  # two test persons

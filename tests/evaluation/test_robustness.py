@@ -124,6 +124,15 @@ def test_summaries_are_means_over_severities_and_over_families(figures):
     assert figures["relative"] == pytest.approx(figures[f"mean/{recall}"] / figures[f"clean/{recall}"])
 
 
+def test_what_is_kept_of_a_recall_near_chance_is_not_printed(figures):
+    recall, chance = (f"clean/text_to_image/identity/{name}recall@1" for name in ("", "chance_"))
+    tables = [
+        format_robustness({**figures, "relative": 0.37, recall: clean, chance: 0.2}, "") for clean in (0.39, 0.41)
+    ]
+    assert [" 37" in table for table in tables] == [False, True]
+    assert all("radius at 5" in table for table in tables)
+
+
 def test_families_and_severities_can_be_chosen(evaluated):
     chosen = evaluated(corruptions=["fog"], severities=[4, 2])
     assert families_of(chosen) == ["fog"] and severities_of(chosen) == [2, 4]

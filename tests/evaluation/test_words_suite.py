@@ -77,9 +77,11 @@ def test_captions_find_the_classes_that_images_do_not_show_and_name_them():
     rows = list(csv.DictReader(io.StringIO(files["classes.csv"])))
     assert {(row["class"], row["name"].split()[0]) for row in rows} == set(zip(CLASSES, COLOURS, strict=True))
     assert [row["new"] for row in rows if row["class"] == "green parrot"] == ["True"]
+    assert {row["leads to the class"] for row in rows} == {"True"}
     assert any("red (red tanager)" in label.get_text() for label in files["tree.png"].axes[0].get_yticklabels())
     table = format_words(figures, "unlabelled images")
-    assert "the image tower and captions" in table and "names of 4 classes found that lead to the class: 100.0" in table
+    assert "image tower and caption embeddings" in table
+    assert "names of 4 classes found that lead to the class: 100.0" in table
     assert words_figure(figures, "title").axes
 
 

@@ -67,6 +67,7 @@ def test_a_run_has_finite_losses_and_the_figures_of_every_stage(sampler, earlier
     assert figures["forgetting"] == figures["stage/3/forgetting"] and "stage/1/forgetting" not in figures
     assert figures["stage/3/all/accuracy"] == figures["inductive/all/accuracy"]  # the same weights, classes and images
     assert f"3 stages, of earlier images {earlier} remain" in caplog.text and "stage 2, 40 classes" in caplog.text
+    assert caplog.text.count("stage 3, 48 classes") == 1  # in the table at the end
     lines = lines_of(tmp_path / "run")
     assert [line["step"] for line in lines if "stage/2/all/accuracy" in line] == [len(lines) // 4 * 2]
     rates = [line["learning_rate"] for line in lines if "loss" in line]

@@ -125,8 +125,8 @@ def test_a_run_with_all_of_it_says_so_and_is_evaluated_again_with_the_same_figur
     with caplog.at_level(logging.INFO, logger="meru"):
         figures = train(configuration(*overrides), device=DEVICE)
     assert "with a wrong label (symmetric); 12 old and 36 new classes of 2 to 4 images, 48 in" in caplog.text
-    assert "images of old classes taken for new ones: " in caplog.text
-    assert "unlabelled images predicted as old classes: " in caplog.text
+    assert "images of old classes taken for new ones, after clusters are assigned to classes: " in caplog.text
+    assert "unlabelled images predicted as old classes by the rows of the classifier: " in caplog.text
     assert "predicted_old/offset" not in figures
     run = f"run={tmp_path / 'run'}"
     again = evaluate_run(compose(run, "workers=0", name="evaluate"))
@@ -214,4 +214,4 @@ def test_a_run_whose_unlabelled_images_are_all_of_unknown_classes_ends_with_the_
     with caplog.at_level(logging.INFO, logger="meru"):
         figures = train(config, device=DEVICE)
     assert 0 <= figures["predicted_old/share"] <= 1 and "num_classes" not in figures
-    assert "unlabelled images predicted as old classes: " in caplog.text
+    assert "unlabelled images predicted as old classes by the rows of the classifier: " in caplog.text

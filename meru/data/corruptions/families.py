@@ -62,6 +62,10 @@ class Corruption:
         if self.family not in FAMILIES or self.severity not in SEVERITIES:
             raise ValueError(f"{self.family}, severity {self.severity}: there is no such corruption")
 
+    def __str__(self) -> str:
+        """As progress lines and messages name it."""
+        return f"{self.family.replace('_', ' ')}, severity {self.severity}"
+
     def __call__(self, image: Tensor) -> Tensor:
         """uint8 `(3, H, W)` → the same shape; images of more than `LARGEST` pixels become smaller."""
         image = _bounded(image)

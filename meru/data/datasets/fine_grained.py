@@ -97,7 +97,7 @@ def load_birds_discovery(
     Every silhouette therefore has old and new species, and of two species that differ in one detail, one is old and the
     other new. `drawing` is passed to `draw_birds`.
     """
-    data = load_birds(root=root, validation_fraction=0, **drawing)
+    data = load_birds(root=root, validation_fraction=0, section="data.load_discovery", **drawing)
     parts: tuple[list[int], list[int]] = ([], [])
     for number, species in enumerate(SPECIES):
         earlier = sum(other.family == species.family for other in SPECIES[:number])

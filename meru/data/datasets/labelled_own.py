@@ -52,7 +52,8 @@ def load_cub_labelled(*, root: str | Path, families: str | None = None) -> Label
 
 def load_birds_labelled(*, root: str | Path, families: str | None = None, **drawing) -> LabelledData:
     """The synthetic birds; `drawing` is passed to `load_birds`."""
-    return of_pairs(load_birds(root=root, validation_fraction=0, **drawing), families=families)
+    data = load_birds(root=root, validation_fraction=0, section="data.load_labelled", **drawing)
+    return of_pairs(data, families=families)
 
 
 def load_cars_labelled(*, root: str | Path) -> LabelledData:

@@ -47,7 +47,7 @@ class Drawing:
     count: Callable[..., int]
     write: Callable[..., None]
 
-    def draw(self, root: str | Path, **arguments: int) -> Path:
+    def draw(self, root: str | Path, *, section: str = "data.load", **arguments: int) -> Path:
         """Draw the data set into `root`, if it is not there yet.
 
         Files are written to a temporary folder beside `root`, which is renamed at the end. A data set under its own
@@ -55,6 +55,7 @@ class Drawing:
 
         Args:
             root: The folder to create. If it was drawn with the same arguments, it is left unchanged.
+            section: The section of the configuration that the arguments are from, for messages.
             arguments: The arguments named in `least`.
 
         Returns:
@@ -69,7 +70,7 @@ class Drawing:
                 raise UserError(f"{kind}: {name} is {value!r}; give a whole number of at least {self.least[name]}")
         made_with = {"drawer_version": self.version, **arguments}
         try:
-            if not _is_drawn(root, kind, made_with):
+            if not _is_drawn(root, kind, made_with, section):
                 log.info("drawing %d %s into %s", self.count(**arguments), kind, root)
                 _draw(root, kind, made_with, lambda folder: self.write(folder, **arguments))
         except OSError as error:
@@ -145,7 +146,7 @@ def _draw(root: Path, kind: str, made_with: dict[str, int], write: Callable[[Pat
     log.info("drawn in %.1f s", time.monotonic() - started)
 
 
-def _is_drawn(root: Path, kind: str, made_with: dict[str, int]) -> bool:
+def _is_drawn(root: Path, kind: str, made_with: dict[str, int], section: str = "data.load") -> bool:
     """Whether `root` holds exactly this data set; raises `UserError` if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
@@ -155,10 +156,13 @@ def _is_drawn(root: Path, kind: str, made_with: dict[str, int]) -> bool:
         found = None
     if not isinstance(found, dict):
         raise UserError(f"{kind}: {root} holds something other than synthetic {kind}; set another data.root")
-    differing = [f"{name} {found.get(name)}, not {made_with[name]}" for name in made_with
-                 if found.get(name) != made_with[name]]
+    differing = [name for name in made_with if found.get(name) != made_with[name]]
     if differing:
+        drawn = "; ".join(f"{name} {found.get(name)}, not {made_with[name]}" for name in differing)
+        fitting = ""
+        if all(name in found and name != "drawer_version" for name in differing):
+            fitting = ", give " + " ".join(f"+{section}.{name}={found[name]}" for name in differing)
         raise UserError(
-            f"{kind}: {root} was drawn with {'; '.join(differing)}: delete it to draw anew, or set another data.root"
+            f"{kind}: {root} was drawn with {drawn}: delete it to draw anew{fitting}, or set another data.root"
         )
     return True

@@ -28,22 +28,29 @@ def load_birds(
     images_per_species: int = 40,
     image_size: int = 96,
     validation_fraction: float = 0.1,
+    section: str = "data.load",
 ) -> ImageTextData:
     """The synthetic birds in `root`, drawn first if they are missing.
 
     Args:
         root, seed, images_per_species, image_size: As for `draw_birds`.
         validation_fraction: As for `load_cub`, which chooses the validation split with the same seed.
+        section: Of the configuration, whose keys messages name.
 
     Raises:
         UserError: as `draw_birds` and `load_cub`.
     """
-    draw_birds(root, seed=seed, images_per_species=images_per_species, image_size=image_size)
+    draw_birds(root, seed=seed, images_per_species=images_per_species, image_size=image_size, section=section)
     return load_cub(root=root, validation_fraction=validation_fraction, seed=seed)
 
 
 def draw_birds(
-    root: str | Path, *, seed: int = 0, images_per_species: int = 40, image_size: int = 96
+    root: str | Path,
+    *,
+    seed: int = 0,
+    images_per_species: int = 40,
+    image_size: int = 96,
+    section: str = "data.load",
 ) -> Path:
     """Draw the data set into `root`, if it is not there yet: see `Drawing.draw`.
 
@@ -52,8 +59,11 @@ def draw_birds(
         seed: ≥ 0. The same seed gives the same bytes with the same versions of NumPy and Pillow.
         images_per_species: ≥ 2; of each species, 60 % chosen at random are for training, the others for the test.
         image_size: Side in pixels, ≥ 32.
+        section: Of the configuration, whose keys messages name.
     """
-    return BIRDS.draw(root, seed=seed, images_per_species=images_per_species, image_size=image_size)
+    return BIRDS.draw(
+        root, section=section, seed=seed, images_per_species=images_per_species, image_size=image_size
+    )
 
 
 def _write_folder(folder: Path, *, seed: int, images_per_species: int, image_size: int) -> None:
