@@ -117,6 +117,11 @@ ROWS = (
         makes="attention.png",
     ),
     Row(
+        r"python scripts/visualize\.py neighbours run=<run folder> hide_heads=blur",
+        add=("output={here}/neighbours.png", "count=8"),
+        makes="neighbours.png",
+    ),
+    Row(
         r"python scripts/visualize\.py (disk|norms|traversal|neighbours) .*",
         change=(("(image|other)=<file>", r"\1={picture}"),),
         add=("count=8",),
@@ -185,11 +190,6 @@ ROWS = (
         add=("workers=0", "+data.cache={here}/cache"),
         says="R@1",
         makes="cache/heads/*/*/*/*/*.jpg",
-    ),
-    Row(
-        r"python scripts/visualize\.py neighbours run=<run folder> hide_heads=blur",
-        add=("output={here}/neighbours.png", "count=8"),
-        makes="neighbours.png",
     ),
     Row(r"python scripts/serve\.py index=<index> hide_heads=cover", add=("--help",), says="hide_heads"),
     Row(
