@@ -9,9 +9,7 @@ from meru.configuration.overrides import readable
 from meru.configuration.saved import leaves
 from meru.errors import UserError
 from meru.files import write_text
-from meru.reports.attention import save_figure
 from meru.reports.over_seeds import Runs
-from meru.reports.sensitivity import sensitivity_figure, sensitivity_markdown
 from meru.runs.ablation_file import Ablation, Variant, meaning, same_value, slug
 from meru.runs.ablation_plan import configuration_of
 
@@ -78,6 +76,9 @@ def write_curves(
     curves = {title: runs for title, runs in curves.items() if runs}
     if reference not in table or not curves:
         return ""
+    from meru.reports.attention import save_figure  # here: a mistake on the command line does not wait for PyTorch
+    from meru.reports.sensitivity import sensitivity_figure, sensitivity_markdown
+
     text = sensitivity_markdown(curves, columns, table[reference])
     write_text(output / "sensitivity.md", text + "\n")
     figure = sensitivity_figure(curves, columns, usual=usual)

@@ -18,7 +18,7 @@ from meru.training.optimizer import warmup_cosine
 
 EVERY = sorted(path.stem for path in (PROJECT / "configs" / "experiment").glob("[!_]*.yaml"))
 OWN = [name for name in EVERY if name.startswith("own_")]  # whose data are the user's; trained in tests/data
-DISCOVERING = [name for name in EVERY if name not in OWN and name.endswith(("gcd", "hypcd"))]
+DISCOVERING = [name for name in EVERY if name not in OWN and name.endswith(("gcd", "hypcd", "gcd_light"))]
 EXPERIMENTS = [name for name in EVERY if name not in (*OWN, *DISCOVERING)]
 # Recipes that differ from others in their data alone.
 LIKE_OTHERS = ("aircraft_", "cars_", "cifar10_", "herbarium_", "icfg_", "imagenet100_", "rstpreid_")

@@ -179,7 +179,7 @@ def test_an_index_of_another_model_is_refused_at_the_start(index, tmp_path):
         (["index=.", "port=http"], "port=http: give a whole number"),
         (
             ["index=.", "hosts=x"],
-            "'hosts=x': expected key=value with one of index, host, port, token; did you mean host=",
+            "'hosts=x': expected key=value with one of index, host, port, token, hide_heads; did you mean host=",
         ),
         (["index=.", "token=short"], "token: give at least 16 letters"),
         (["index=.", "host=256.1.1.1"], "host=256.1.1.1"),
