@@ -26,6 +26,16 @@ torch.set_num_threads(1)
 # Most of composing a configuration is reading YAML, which PyYAML does in Python unless it is told otherwise.
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Fail a test that leaves torch more threads: with several, the training of later tests is not reproducible."""
+    yield
+    left = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert left == 1, f"this test leaves torch {left} threads; restore the number"
+
+
 PARTS = (
     "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye",
     "right leg", "right wing", "tail", "throat",

@@ -94,11 +94,19 @@ class Line:
 
 
 def report(asked: Asked) -> str:
-    """Tables of latency by gallery, and what a city would need.
+    """Tables of latency by gallery, and what a city would need; the number of threads is as before afterwards.
 
     Raises:
         UserError: if there is no such device, or no room on the disk.
     """
+    before = torch.get_num_threads()
+    try:
+        return _report(asked)
+    finally:
+        _use_threads(before)
+
+
+def _report(asked: Asked) -> str:
     places = places_of(asked)
     sections, rates = [_note(asked, places)], []
     largest = size_text(bytes_of_gallery(max(asked.rows), asked.dimension))

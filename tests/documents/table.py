@@ -244,7 +244,8 @@ ROWS = (
         says="ready",
     ),
     Row(
-        r"python scripts/prepare_data\.py describe data=cub output=captions",
+        r"python scripts/prepare_data\.py describe data=cub (data\.root=<folder> )?output=captions",
+        change=((" data.root=<folder>", ""),),
         add=("data.root={cub}",),
         says="sentences.json",
         makes="captions/*.json",
