@@ -1,4 +1,4 @@
-"""Images whose heads are blurred or covered, so that nobody's face is shown, searched or learned from.
+"""Images whose heads are blurred or covered, so that no face is shown, searched or learned from.
 
 The changed images are files of their own, written once to the folder of `data.cache`: training, cached views,
 evaluation and pictures then read them like any others.

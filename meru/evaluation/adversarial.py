@@ -2,7 +2,7 @@
 
 PGD: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018. APGD-CE and APGD-DLR, the
 first two parts of AutoAttack: Croce & Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
-Parameter-free Attacks", ICML 2020; written from the paper, because no library of them is kept up to date.
+Parameter-free Attacks", ICML 2020; written from the paper.
 
 An image may have several right candidates, such as its captions: their scores are taken together.
 """

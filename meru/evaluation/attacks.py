@@ -6,7 +6,7 @@ or person, or without classes its own captions, no longer match: by PGD, APGD-CE
 model and of all captions of the sample, and rounded to 8 bits before it is measured. Captions are changed without
 knowledge of the model, and once more as the worst of several draws.
 
-    clean/text_to_image/class/recall@1    R@1 of the captions among the images that nobody changed
+    clean/text_to_image/class/recall@1    R@1 of the captions among the unchanged images
     pgd/4/text_to_image/class/recall@1    the same among images that PGD changed by at most 4 / 255
     pgd/4/image_to_text/class/recall@1    of these images among the captions
     apgd/4/…                              the worse of APGD-CE and APGD-DLR for each image, as in AutoAttack
