@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import logging
+import runpy
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from safetensors.torch import save_file
 from warm_python import warm_environment
 
 from meru.configuration import composing
+from meru.files import PROJECT
 
 torch.set_num_threads(1)
 # Most of composing a configuration is reading YAML, which PyYAML does in Python unless it is told otherwise.
@@ -36,6 +40,7 @@ def one_thread() -> Iterator[None]:
     assert left == 1, f"this test leaves torch {left} threads; restore the number"
 
 
+PREPARE_DATA = PROJECT / "scripts" / "prepare_data.py"
 PARTS = (
     "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye",
     "right leg", "right wing", "tail", "throat",
@@ -206,3 +211,31 @@ def write_cub_folder(
     for name, lines in rows.items():
         (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
     return root
+
+
+@pytest.fixture
+def prepare_data_script(monkeypatch):
+    """The names of `scripts/prepare_data.py`."""
+    monkeypatch.syspath_prepend(PREPARE_DATA.parent)
+    return runpy.run_path(str(PREPARE_DATA))
+
+
+@pytest.fixture
+def prepare_data(prepare_data_script, capsys, monkeypatch):
+    """`prepare_data("check", …)`: exit code, standard output, standard error; what it sets is set back."""
+    logger = logging.getLogger("meru")
+    for name in ("handlers", "level", "propagate"):
+        monkeypatch.setattr(logger, name, getattr(logger, name))
+    timeout = socket.getdefaulttimeout()
+
+    def call(*words):
+        try:
+            prepare_data_script["main"]([str(word) for word in words])
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield call
+    socket.setdefaulttimeout(timeout)

@@ -71,7 +71,8 @@ def write_curves(
         for title, of_title in points.items()
     }
     usual = {
-        title: [value for value, name in of_title.items() if name == reference] for title, of_title in points.items()
+        title: next((value for value, name in of_title.items() if name == reference), None)
+        for title, of_title in points.items()
     }
     curves = {title: runs for title, runs in curves.items() if runs}
     if reference not in table or not curves:

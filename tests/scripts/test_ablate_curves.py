@@ -55,6 +55,22 @@ def test_every_value_of_a_curve_is_a_variant_except_the_usual_one(workplace, cap
     assert (output / "sensitivity.md").is_file() and (output / "ablation_curves.png").stat().st_size > 5000
 
 
+def test_the_usual_value_of_each_curve_is_marked(workplace, monkeypatch):
+    start, _ = workplace
+    marked = {}
+    draw = sensitivity_figure
+    monkeypatch.setattr(
+        "meru.reports.sensitivity.sensitivity_figure",
+        lambda *given, usual: marked.update(usual) or draw(*given, usual=usual),
+    )
+    curves = {"entailment": CURVE, "fixed c": {**CURVE, "overrides": ["model.learn_curvature=false"]}}
+    assert start("seeds=0", variants={"MERU": []}, curves=curves) == 0
+    assert marked == {"entailment": "0.2", "fixed c": None}
+    runs = Runs({0: {RECALL: 0.5}}, {})
+    panel = draw({"a": {"1": runs, "2": runs}}, {"R@1": RECALL}, usual={"a": "2"}).axes[0]
+    assert [line.get_xdata()[0] for line in panel.lines if line.get_alpha() == 0.25] == [1]
+
+
 def test_the_key_that_moves_the_figure_most_is_first():
     usual = Runs({0: {RECALL: 0.5}, 1: {RECALL: 0.7}}, {})
     little = Runs({0: {RECALL: 0.5}, 1: {RECALL: 0.72}}, {})

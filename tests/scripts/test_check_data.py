@@ -1,11 +1,9 @@
 """`scripts/prepare_data.py check`: what it reports of each kind of data, and its exit codes."""
 
 import json
-import logging
-import runpy
 import shlex
 import shutil
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,28 +11,11 @@ from PIL import Image
 
 from meru.data.inspection import caption_lengths, decode_all, equal_files, foreign_scripts
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
-
 
 @pytest.fixture
-def run(capsys, monkeypatch):
+def run(prepare_data):
     """`run("data=cub", …)`: exit code, standard output, standard error."""
-    logger = logging.getLogger("meru")
-    for name in ("handlers", "level", "propagate"):
-        monkeypatch.setattr(logger, name, getattr(logger, name))
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    script = runpy.run_path(str(SCRIPT))
-
-    def call(*words):
-        try:
-            script["main"](["check", *map(str, words)])
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return partial(prepare_data, "check")
 
 
 def draw(path, value, size=(24, 20)):

@@ -1,37 +1,18 @@
 """`scripts/prepare_data.py describe`: the files it writes are those that training reads; and its exit codes."""
 
 import json
-import logging
-import runpy
-from pathlib import Path
+from functools import partial
 
 import pytest
 
 from meru.data.caption_files import read_captions_file, with_captions_of
 from meru.data.datasets.cub import load_cub
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
-
 
 @pytest.fixture
-def run(capsys, monkeypatch):
+def run(prepare_data):
     """`run("data=cub", "output=…")`: exit code, standard output, standard error."""
-    logger = logging.getLogger("meru")
-    for name in ("handlers", "level", "propagate"):
-        monkeypatch.setattr(logger, name, getattr(logger, name))
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    script = runpy.run_path(str(SCRIPT))
-
-    def call(*words):
-        try:
-            script["main"](["describe", *map(str, words)])
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return partial(prepare_data, "describe")
 
 
 def test_the_files_are_read_by_training_and_are_of_all_images(run, cub_folder, tmp_path):

@@ -1,9 +1,7 @@
 import hashlib
 import http.server
 import json
-import logging
 import re
-import runpy
 import shutil
 import socket
 import subprocess
@@ -24,30 +22,9 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    return runpy.run_path(str(SCRIPT))
-
-
-@pytest.fixture
-def run(script, capsys, monkeypatch):
-    """Call the script: exit code, standard output, standard error. What it sets for its process is set back."""
-    logger = logging.getLogger("meru")
-    for name in ("handlers", "level", "propagate"):
-        monkeypatch.setattr(logger, name, getattr(logger, name))
-    timeout = socket.getdefaulttimeout()
-
-    def call(*arguments):
-        try:
-            script["main"]([str(argument) for argument in arguments])
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    yield call
-    socket.setdefaulttimeout(timeout)
+def run(prepare_data):
+    """Call the script: exit code, standard output, standard error."""
+    return prepare_data
 
 
 @pytest.fixture
