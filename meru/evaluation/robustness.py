@@ -8,6 +8,8 @@ transform; captions lose their last words. For every family of corruptions and e
     fog/mean/…                             the mean of both over the severities
     fog/relative                           that R@1 as a share of the R@1 without corruption
     fog/rank_correlation                   see `mean_rank_correlation`; None on a sphere, where every radius is 1
+    fog/feature_rank_correlation           the same of the length of the feature that each point was made from: what
+                                           the tower does without the space
     mean/…, relative                       R@1, radius and share, averaged over the families
     caption/0.5/…                          R@1 and radius of captions cut to the first half of their words
     clean/…                                without corruption
@@ -53,7 +55,7 @@ def evaluate_robustness(
     """Evaluate a split at every severity of every corruption, and with its captions at every length.
 
     Args:
-        model: Has `embed_image`, `embed_text`, `similarity` and `radius`; in evaluation mode.
+        model: Has `image_features`, `lift_image`, `embed_text`, `similarity` and `radius`; in evaluation mode.
         batches: Returns the images of the split in order, each with that corruption; None: unchanged.
         captions: Captions of every record of the split, by its `image_index`.
         tokenizer: Captions → padded token ids.
@@ -65,9 +67,9 @@ def evaluate_robustness(
     Returns:
         Figures by the names above; the R@1 also with its chance level.
     """
-    clean = embed_images(model, batches(None), device=device)
-    labels = clean["class_index"]
-    of_image = [captions[record][:captions_per_image] for record in clean["image_index"].tolist()]
+    known, clean, clean_lengths = _placed(model, batches(None), device)
+    labels = known["class_index"]
+    of_image = [captions[record][:captions_per_image] for record in known["image_index"].tolist()]
     whole = [caption for some in of_image for caption in some]
     text_labels = labels.repeat_interleave(torch.tensor([len(some) for some in of_image], device=device))
     # All lengths together: a caption cut twice to the same words has one embedding, not two that differ by rounding.
@@ -81,22 +83,43 @@ def evaluate_robustness(
         names = {f"text_to_image/{class_kind}/{name}": found[name] for name in ("recall@1", "chance_recall@1")}
         return {f"{row}/{name}": value for name, value in (names | {"radius": radius.double().mean().item()}).items()}
 
-    figures = measured("clean", texts[-1], clean["embeddings"], clean_radius := model.radius(clean["embeddings"]))
+    figures = measured("clean", texts[-1], clean, clean_radius := model.radius(clean))
     degrees, families = sorted(set(severities)), list(FAMILIES if corruptions is None else dict.fromkeys(corruptions))
     for family in families:
-        radii = [clean_radius]
+        radii, lengths = [clean_radius], [clean_lengths]
         for severity in degrees:
-            embeddings = embed_images(model, batches(Corruption(family, severity)), device=device)["embeddings"]
+            _, embeddings, of_features = _placed(model, batches(Corruption(family, severity)), device)
             radii.append(model.radius(embeddings))
+            lengths.append(of_features)
             figures |= measured(f"{family}/{severity}", texts[-1], embeddings, radii[-1])
         ascending = torch.tensor([0, *degrees]).expand(len(labels), -1)
         figures[f"{family}/rank_correlation"] = mean_rank_correlation(ascending, torch.stack(radii, dim=1))
+        figures[f"{family}/feature_rank_correlation"] = mean_rank_correlation(ascending, torch.stack(lengths, dim=1))
     figures |= summarised(figures, families, degrees)
     radii = [model.radius(embeddings) for embeddings in texts]
     for share, embeddings, radius in zip(CAPTION_SHARES, texts, radii, strict=True):
-        figures |= measured(f"caption/{share:g}", embeddings, clean["embeddings"], radius)
+        figures |= measured(f"caption/{share:g}", embeddings, clean, radius)
     figures["caption/rank_correlation"] = mean_rank_correlation(_lengths(cuts), torch.stack(radii, dim=1))
     return figures
+
+
+class _WithLength:
+    """Embeds images as a model does, with the length of the feature that each point is made from as last column."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        features = self.model.image_features(images)
+        return torch.cat([self.model.lift_image(features), features.norm(dim=-1, keepdim=True)], dim=-1)
+
+
+def _placed(
+    model: nn.Module, batches: Iterable[dict[str, Tensor]], device: torch.device
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """What `embed_images` returns, the points `(n, D)` and the lengths `(n,)` of their features."""
+    known = embed_images(_WithLength(model), batches, device=device)
+    return known, known["embeddings"][:, :-1].contiguous(), known["embeddings"][:, -1]
 
 
 def summarised(figures: Figures, families: Sequence[str], severities: Sequence[int]) -> Figures:

@@ -57,8 +57,11 @@ def test_without_variation_there_is_no_correlation(degrees, radii):
 class Brightness(torch.nn.Module):
     """Images and captions on a line: their radius is known."""
 
-    def embed_image(self, images):
+    def image_features(self, images):
         return images.float().mean(dim=(1, 2, 3))[:, None] / 255
+
+    def lift_image(self, features):
+        return features
 
     def embed_text(self, tokens):
         return tokens.float().sum(dim=1, keepdim=True)
@@ -103,6 +106,7 @@ def test_figures_of_a_model_whose_radii_are_known(figures):
     assert figures["resolution/rank_correlation"] == 0  # even areas stay as they are: no evidence
     # Of these images only the dark one becomes brighter under a grey box.
     assert figures["occlusion/rank_correlation"] == pytest.approx((-1 - 1 + 1) / 3)
+    assert figures["occlusion/feature_rank_correlation"] == figures["occlusion/rank_correlation"]
     assert figures["night/1/radius"] < figures["clean/radius"] and figures["night/rank_correlation"] < -0.5
     assert figures["caption/0.25/radius"] == pytest.approx(1 / 4)
     assert figures["caption/1/radius"] == pytest.approx((2 + 1 + 3 + 1) / 4 / 4)
@@ -181,8 +185,9 @@ def test_the_suite_of_a_run(model, finished, compose):
     recall = "text_to_image/class/recall@1"
     assert figures[f"clean/{recall}"] == json.loads((run / "test.json").read_text())[recall]
     assert figures["night/5/radius"] > 0 and (run / "robustness.png").stat().st_size > 10_000
-    correlations = [value for name, value in figures.items() if name.endswith("rank_correlation")]
+    correlations = [value for name, value in figures.items() if name.endswith("/rank_correlation")]
     assert len(correlations) == 3 and all((value is None) == (model == "clip") for value in correlations)
+    assert all(-1 <= figures[f"{family}/feature_rank_correlation"] <= 1 for family in ("night", "jpeg"))
     output = run / "else" / "where.json"
     evaluate_run(compose(f"run={run}", *chosen, "workers=1", f"output={output}", name="evaluate"))
     assert json.loads(output.read_text()) == pytest.approx(figures) and output.with_suffix(".png").exists()
