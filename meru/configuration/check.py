@@ -17,6 +17,7 @@ from meru.configuration.key import Key
 from meru.configuration.kinds import Plain, Section
 from meru.configuration.older import replacement
 from meru.configuration.removed_keys import check_needed
+from meru.configuration.suite_settings import check_settings
 from meru.configuration.targets import LOADERS, File, arguments_of, files_of, value_at
 from meru.errors import UserError
 from meru.files import user_path
@@ -82,6 +83,8 @@ def check(config: DictConfig, *, command: str, partial: bool = False, typed: Col
         if not partial:
             check_needed(plain)
         check_facts(plain)
+    elif not partial:
+        check_settings(plain)
 
 
 def absolute_paths(config: DictConfig, *, command: str = "train") -> None:

@@ -67,7 +67,7 @@ class Subject:
         pretrained: The model, its tokenizer and its transforms.
         data: Of the kind that the suite needs.
         section: The configuration's section `data`.
-        settings: The configuration of `configs/evaluate.yaml`.
+        settings: Keys of `configs/evaluate.yaml`: `split`, `batch_size` and the suite's of `suite_settings.SETTINGS`.
         device: The model's device.
     """
 

@@ -59,7 +59,7 @@ def embed_names(subject: Subject, names: tuple[str, ...]) -> Tensor:
     Raises:
         UserError: if there are no prompts.
     """
-    templates = subject.settings.get("templates") or subject.section.get("prompts")
+    templates = subject.settings["templates"] or subject.section.get("prompts")
     if not templates:
         raise UserError("data.prompts is null: give templates with {} for the class name, 'templates=[\"a {}\"]'")
     return embed_classes(subject.model, names, tokenizer=subject.tokenize, device=subject.device, templates=templates)

@@ -11,6 +11,7 @@ from meru import distributed, sharing
 from meru.assemble import Pretrained, is_discovery
 from meru.configuration import absolute_paths
 from meru.configuration.saved import change, check_targets, choices, leaves
+from meru.configuration.suite_settings import SETTINGS
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 from meru.evaluation.suite import HEADS, Answer, Subject
@@ -48,7 +49,7 @@ def evaluate_run(config: DictConfig) -> Figures:
     kind = task_of(trained)
     kind.check_question(config, name=opened.name)
     _require_text(config, trained, opened)
-    if config.prior_adjustment is not None and (config.suite or not is_discovery(trained)):
+    if config.prior_adjustment is not None and not is_discovery(trained):
         raise UserError(
             f"prior_adjustment={config.prior_adjustment}: it corrects the usual figures of a run of category "
             "discovery; leave it out"
@@ -99,7 +100,8 @@ def evaluate_suite(
     """
     suite, data_name = SUITES[config.suite], chosen_data(config)
     data = load_for_suite(trained, suite.needs, suite=config.suite)
-    subject = Subject(_with_squash(opened.pretrained, trained), data, trained.data, config, device)
+    settings = {key: config[key] for key in ("split", "batch_size", *SETTINGS[config.suite])}
+    subject = Subject(_with_squash(opened.pretrained, trained), data, trained.data, settings, device)
     with sharing.together():
         answer = suite.evaluate(subject)
     found, files = answer if isinstance(answer, Answer) else (answer, {})

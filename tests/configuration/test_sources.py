@@ -15,6 +15,7 @@ from meru.configuration.declarations import EVALUATE, TRAIN
 from meru.configuration.kinds import (
     ListOf,
 )
+from meru.configuration.suite_settings import SETTINGS
 from meru.configuration.targets import arguments_of, files_of, timm_models
 from meru.data.augmentation import INTERPOLATIONS, augmentation_pool
 from meru.data.datasets import karpathy_splits
@@ -47,6 +48,7 @@ from meru.training.settings import TrainerSettings
         ("data.image_augmentation.pool", augmentation_pool(8)),
         ("parts.crops", CropParts.KINDS),
         ("suite", SUITES),
+        ("suite", SETTINGS.keys() - {None}),
     ],
 )
 def test_choices_are_those_that_the_code_has(key, words):

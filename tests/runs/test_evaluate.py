@@ -174,6 +174,11 @@ def test_runs_on_persons_are_evaluated_on_what_they_have(person_run, compose):
         (["output=figures.csv"], "output=figures.csv: the file is written as JSON: name it, for .*, figures.json"),
         ([f"output={__file__}/figures.json"], "is a file, not a folder"),
         (["suite=sturdy"], "suite=sturdy: give one of geometry, "),
+        (["severities=[1]"], "an evaluation without suite= does not read it; leave it out, or choose suite=robustness"),
+        (["suite=retrieval", "corruptions=[fog]"], "suite=retrieval does not read it; .* choose suite=robustness"),
+        (["suite=zero_shot", "captions_per_image=1"], "suite=zero_shot does not read it; .* or leave out suite"),
+        (["suite=words", "prior_adjustment=1"], "suite=words does not read it; leave it out, or leave out suite"),
+        (["suite=geometry", "attack_images=5"], "choose suite=attacks or attacks_discovery"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_read(words, message, compose):
