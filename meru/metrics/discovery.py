@@ -7,6 +7,8 @@ because one cluster may then be used twice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -26,9 +28,9 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
     Returns:
         `discovery/{all,old,new}/accuracy`, by one assignment over all (v2), with `All = (n_old · Old + n_new · New)/n`;
         `discovery_balanced/…`, the same as means of the classes; `discovery_v1/…`, by two assignments, with all of them
-        counted; `…/chance_accuracy` of the first, the accuracy of random predictions with the same cluster sizes, mean
-        of 20 seeded draws; `discovery/new_as_old/share`, the images of new classes whose cluster is assigned to an old
-        class, and `discovery/old_as_new/share`, the reverse, with `…/chance_share` of the same draws;
+        counted; `discovery/new_as_old/share`, the images of new classes whose cluster is assigned to an old class, and
+        `discovery/old_as_new/share`, the reverse; each also as `…/chance_…`, that of random predictions with the same
+        cluster sizes, mean of 20 seeded draws;
         `discovery/all/normalized_mutual_information`, `discovery/all/adjusted_rand_index`, and
         `discovery/{all,old,new}/images`. Figures of old or new classes are left out if there are no such images.
 
@@ -44,35 +46,39 @@ def discovery_metrics(predictions: Tensor, labels: Tensor, num_old: int) -> dict
     predicted, true = predictions.cpu().numpy(), labels.cpu().numpy()
     groups = {"all": np.ones(len(true), dtype=bool), "old": true < num_old, "new": true >= num_old}
     groups = {name: chosen for name, chosen in groups.items() if chosen.any()}
-    assigned = assignments(predicted, true)
-    right = assigned == true
-    figures = {f"discovery/{name}/accuracy": right[chosen].mean() for name, chosen in groups.items()}
-
+    figures = _accuracies(predicted, true, groups, num_old)
     generator = np.random.default_rng(0)
-    draws = [assignments(generator.permutation(predicted), true) for _ in range(CHANCE_DRAWS)]
-    figures |= {
-        f"discovery/{name}/chance_accuracy": np.mean([(each == true)[chosen].mean() for each in draws])
-        for name, chosen in groups.items()
-    }
-    if len(groups) == 3:
-        for name, group, taken in (("new_as_old", "new", _taken_for_old), ("old_as_new", "old", _taken_for_new)):
-            shares = [taken(each, num_old)[groups[group]].mean() for each in (assigned, *draws)]
-            figures |= {f"discovery/{name}/share": shares[0], f"discovery/{name}/chance_share": np.mean(shares[1:])}
-    classes = np.unique(true)
-    of_class = np.array([right[true == each].mean() for each in classes])
-    parts = {"all": classes >= 0, "old": classes < num_old, "new": classes >= num_old}
-    figures |= {f"discovery_balanced/{name}/accuracy": of_class[parts[name]].mean() for name in groups}
-
-    twice = np.zeros(len(true), dtype=bool)
-    for name in groups.keys() - {"all"}:
-        twice[groups[name]] = matched(predicted[groups[name]], true[groups[name]])
-    figures |= {f"discovery_v1/{name}/accuracy": twice[chosen].mean() for name, chosen in groups.items()}
+    draws = [_accuracies(generator.permutation(predicted), true, groups, num_old) for _ in range(CHANCE_DRAWS)]
+    for name in list(figures):
+        row, _, metric = name.rpartition("/")
+        figures[f"{row}/chance_{metric}"] = float(np.mean([each[name] for each in draws]))
     figures |= {
         "discovery/all/normalized_mutual_information": normalized_mutual_info_score(true, predicted),
         "discovery/all/adjusted_rand_index": adjusted_rand_score(true, predicted),
     }
     figures |= {f"discovery/{name}/images": chosen.sum() for name, chosen in groups.items()}
     return {name: float(figure) for name, figure in figures.items()}
+
+
+def _accuracies(
+    predicted: np.ndarray, true: np.ndarray, groups: Mapping[str, np.ndarray], num_old: int
+) -> dict[str, float]:
+    """The accuracies of `discovery_metrics` and the shares on the wrong side, of groups of images by name."""
+    assigned = assignments(predicted, true)
+    right = assigned == true
+    figures = {f"discovery/{name}/accuracy": right[chosen].mean() for name, chosen in groups.items()}
+    if len(groups) == 3:
+        taken_for_old = (assigned >= 0) & (assigned < num_old)
+        figures["discovery/new_as_old/share"] = taken_for_old[groups["new"]].mean()
+        figures["discovery/old_as_new/share"] = (assigned >= num_old)[groups["old"]].mean()
+    classes = np.unique(true)
+    of_class = np.array([right[true == each].mean() for each in classes])
+    parts = {"all": classes >= 0, "old": classes < num_old, "new": classes >= num_old}
+    figures |= {f"discovery_balanced/{name}/accuracy": of_class[parts[name]].mean() for name in groups}
+    twice = np.zeros(len(true), dtype=bool)
+    for name in groups.keys() - {"all"}:
+        twice[groups[name]] = matched(predicted[groups[name]], true[groups[name]])
+    return figures | {f"discovery_v1/{name}/accuracy": twice[chosen].mean() for name, chosen in groups.items()}
 
 
 def assignments(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -84,14 +90,6 @@ def assignments(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 def matched(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """The images that are correct under the best assignment of clusters to classes, bool `(n,)`."""
     return assignments(predicted, true) == true
-
-
-def _taken_for_old(assigned: np.ndarray, num_old: int) -> np.ndarray:
-    return (assigned >= 0) & (assigned < num_old)
-
-
-def _taken_for_new(assigned: np.ndarray, num_old: int) -> np.ndarray:
-    return assigned >= num_old
 
 
 def assigned_classes(predicted: np.ndarray, true: np.ndarray) -> dict[int, int]:

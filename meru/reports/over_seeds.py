@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from meru.metrics.statistics import Difference, mean_and_deviation, paired_difference
@@ -39,6 +39,12 @@ def chance_of(key: str) -> str:
     """Key of a figure's chance level: `…/recall@1` → `…/chance_recall@1`."""
     row, _, metric = key.rpartition("/")
     return f"{row}/chance_{metric}"
+
+
+def mean_chance(figures: Iterable[Figures], key: str) -> float | None:
+    """Mean chance level of a figure over those of several runs that have one: of some figures it depends on the run."""
+    known = [level for read in figures if (level := read.get(chance_of(key))) is not None]
+    return sum(known) / len(known) if known else None
 
 
 def cell(figures: Sequence[float | None], *, share: bool = True) -> str:
@@ -77,23 +83,32 @@ def difference_cell(difference: Difference | None, *, seeds: int, share: bool = 
 def ablation_markdown(columns: Mapping[str, str], table: Mapping[str, Runs], reference: str) -> str:
     """The means of all variants with their chance levels, then the differences to one of them.
 
+    The last row has the chance levels of the first variant. Where another's differ, they follow in brackets.
+
     Args:
         columns: Title → name of a figure.
         table: Variant → its runs.
         reference: The variant that the others are compared with; the differences are left out without its runs, for a
             single variant, and without common seeds.
     """
-    rows = []
+    rows, common = [], chance_row(columns, table)
+    varies = False
     for variant, runs in table.items():
-        cells = [
-            cell([read.get(key) for read in runs.figures.values()], share=is_share(key)) for key in columns.values()
-        ]
+        cells = []
+        for key, chance in zip(columns.values(), common, strict=True):
+            share, own = is_share(key), mean_chance(runs.figures.values(), key)
+            text = cell([read.get(key) for read in runs.figures.values()], share=share)
+            if own is not None and chance is not None and _shown(own, share) != _shown(chance, share):
+                text, varies = f"{text} ({_shown(own, share)})", True
+            cells.append(text)
         rows.append([variant, str(len(runs.figures)), *cells, _minutes(runs.mean_duration("minutes"))])
     chances = [
         "" if chance is None else _shown(chance, is_share(key))
-        for key, chance in zip(columns.values(), chance_row(columns, table), strict=True)
+        for key, chance in zip(columns.values(), common, strict=True)
     ]
     means = markdown_table(["variant", "seeds", *columns, "minutes"], [*rows, ["chance", "", *chances, ""]])
+    if varies:
+        means += f"\n\nChance is that of {next(iter(table))}; in brackets: of a row whose chance level differs."
     compared = _differences_markdown(columns, table, reference)
     return f"{means}\n\n{compared}" if compared else means
 
@@ -141,7 +156,7 @@ def ablation_csv(columns: Mapping[str, str], table: Mapping[str, Runs], referenc
     """The same as CSV, shares in percent, a column for each number, empty where it is missing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    parts = ("mean", "deviation", "difference", "low", "high", "pairs")
+    parts = ("mean", "deviation", "chance", "difference", "low", "high", "pairs")
     header = [f"{title}, {part}" for title in columns for part in parts]
     writer.writerow(["variant", "seeds", *header, "minutes", "CPU minutes"])
     compared = differences(columns, table, reference)
@@ -152,13 +167,14 @@ def ablation_csv(columns: Mapping[str, str], table: Mapping[str, Runs], referenc
             known = list(runs.known(key).values())
             share = is_share(key)
             numbers += [_exact(each, share) for each in (mean_and_deviation(known) if known else (None, None))]
+            numbers.append(_exact(mean_chance(runs.figures.values(), key), share))
             ends = [] if difference is None else [_exact(each, share) for each in difference[:3]]
             numbers += [*ends, str(difference.pairs)] if difference is not None else [""] * 4
         spent = [_minutes(runs.mean_duration(name), missing="") for name in ("minutes", "cpu_minutes")]
         writer.writerow([variant, len(runs.figures), *numbers, *spent])
     chances: list[str] = []
     for key, chance in zip(columns.values(), chance_row(columns, table), strict=True):
-        chances += [_exact(chance, is_share(key)), *[""] * 5]
+        chances += [_exact(chance, is_share(key)), *[""] * 6]
     writer.writerow(["chance", "", *chances, "", ""])
     return text.getvalue()
 
@@ -179,10 +195,11 @@ def runs_csv(columns: Mapping[str, str], table: Mapping[str, Runs]) -> str:
 
 
 def chance_row(columns: Mapping[str, str], table: Mapping[str, Runs]) -> list[float | None]:
-    """The chance level of every column; it is the same for all runs, because they share the split."""
-    every = [read for runs in table.values() for read in runs.figures.values()]
-    names = [chance_of(key) for key in columns.values()]
-    return [next((read[name] for read in every if read.get(name) is not None), None) for name in names]
+    """The chance level of every column: that of the first variant that has one."""
+    return [
+        next((level for runs in table.values() if (level := mean_chance(runs.figures.values(), key)) is not None), None)
+        for key in columns.values()
+    ]
 
 
 def _shown(figure: float, share: bool, *, sign: str = "") -> str:

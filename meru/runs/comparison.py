@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from meru.configuration.saved import leaves, read_yaml
 from meru.errors import UserError
-from meru.reports.over_seeds import cell, chance_of
+from meru.reports.over_seeds import cell, mean_chance
 from meru.reports.tables import markdown_table
 from meru.run_layout import CONFIG, FIGURES
 from meru.tasks.columns import COLUMNS
@@ -65,7 +65,7 @@ def table(columns: dict[str, str], rows: Sequence[list[tuple[str, dict]]]) -> st
     lines = []
     for members in rows:
         cells = [cell([figures.get(key) for _, figures in members]) for key in columns.values()]
-        chances = [cell([members[0][1].get(chance_of(key))]) for key in columns.values()]
+        chances = [cell([mean_chance((figures for _, figures in members), key)]) for key in columns.values()]
         lines += [[members[0][0], str(len(members)), *cells], ["chance", "", *chances]]
     return markdown_table(["run", "seeds", *columns], lines)
 

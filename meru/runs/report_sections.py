@@ -8,7 +8,7 @@ from pathlib import Path
 from meru.reports.embedded_pictures import embedded
 from meru.reports.html import Both, Cell, Child, Markup, drawing, element, folded, picture, section, table
 from meru.reports.learning_curves import colour, curves_svg
-from meru.reports.over_seeds import cell, chance_of
+from meru.reports.over_seeds import cell, chance_of, mean_chance
 from meru.reports.tables import ROWS, is_share
 from meru.run_layout import ATTENTION, DIAGNOSIS, PLOTS, TREES
 from meru.runs.record import Group, Record
@@ -118,9 +118,7 @@ def _heading(group: Group) -> Markup:
 
 def _figure(group: Group, key: str, figures_of: Callable[[Record], Mapping[str, float | None]]) -> Cell:
     found = [figures_of(record).get(key) for record in group.records]
-    chance = next(
-        (level for record in group.records if (level := figures_of(record).get(chance_of(key))) is not None), None
-    )
+    chance = mean_chance(map(figures_of, group.records), key)
     below = Both(f"chance {cell([chance])}", f"随机 {cell([chance])}") if chance is not None else ""
     return Cell(cell(found, share=is_share(key)), below)
 

@@ -69,6 +69,9 @@ def test_perfect_and_random_predictions():
         assert perfect[name] == 1
     assert perfect["discovery/all/normalized_mutual_information"] == pytest.approx(1)
     assert 1 / 6 < perfect["discovery/all/chance_accuracy"] < 0.4  # the assignment makes the best of noise
+    for row in ("discovery_balanced", "discovery_v1"):  # classes are equally large; two assignments fit noise better
+        assert perfect["discovery/all/chance_accuracy"] <= perfect[f"{row}/all/chance_accuracy"] + 1e-12
+    assert perfect["discovery_v1/all/chance_accuracy"] > perfect["discovery_balanced/all/chance_accuracy"]
 
 
 def test_only_old_or_only_new_images():

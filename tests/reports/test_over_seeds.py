@@ -87,3 +87,21 @@ def test_figures_that_are_no_shares_keep_their_unit():
 def test_without_runs_of_the_reference_nothing_is_compared():
     text = ablation_markdown(COLUMNS, {"CLIP": runs({0: 0.1, 1: 0.3}), "UNCHA": runs({0: 0.2, 1: 0.2})}, "MERU")
     assert "Difference" not in text and "| UNCHA | 2 |" in text
+
+
+def test_a_row_whose_chance_level_differs_has_it_in_brackets():
+    """Other proportions of classes, or another number of predictions, change what guessing would give."""
+
+    def of(levels):
+        figures = {seed: {"found/recall@1": 0.5, "found/chance_recall@1": level} for seed, level in enumerate(levels)}
+        return Runs(figures, {seed: {} for seed in figures})
+
+    table = {"MERU": of([0.1, 0.2]), "same": of([0.15, 0.15]), "tail": of([0.3, 0.4])}
+    lines = ablation_markdown(COLUMNS, table, "MERU").splitlines()
+    assert lines[2:8] == [
+        "| MERU | 2 | 50.0 ± 0.0 | – |", "| same | 2 | 50.0 ± 0.0 | – |", "| tail | 2 | 50.0 ± 0.0 (35.0) | – |",
+        "| chance | | 15.0 | |", "", "Chance is that of MERU; in brackets: of a row whose chance level differs.",
+    ]  # fmt: skip
+    *_, tail, chance = csv.DictReader(ablation_csv(COLUMNS, table, "MERU").splitlines())
+    assert tail["R@1, chance"] == "35.000" and chance["R@1, mean"] == "15.000"
+    assert "brackets" not in ablation_markdown(COLUMNS, {"MERU": table["MERU"], "same": table["same"]}, "MERU")

@@ -79,8 +79,8 @@ def test_every_variant_runs_with_every_seed_and_variants_win(workplace, capsys):
     ]  # fmt: skip
     rows = list(csv.DictReader((output / "ablation.csv").open(encoding="utf-8")))
     assert {key: value for key, value in rows[0].items() if value} == {
-        "variant": "MERU", "seeds": "2", "R@1, mean": "20.000", "R@1, deviation": "14.142", "minutes": "1.5",
-        "CPU minutes": "3.0",
+        "variant": "MERU", "seeds": "2", "R@1, mean": "20.000", "R@1, deviation": "14.142", "R@1, chance": "2.000",
+        "minutes": "1.5", "CPU minutes": "3.0",
     }  # fmt: skip
     assert rows[1]["R@1, difference"] == "0.000" and rows[1]["R@1, pairs"] == "2" and rows[2]["R@1, mean"] == "2.000"
     single = list(csv.DictReader((output / "ablation_runs.csv").open(encoding="utf-8")))
