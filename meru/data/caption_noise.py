@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -84,26 +84,37 @@ def _share_of(number: int, share: float) -> int:
 
 
 def _shuffled(chosen: list[Place], places: list[Place], classes: list[int], draw: random.Random) -> list[Place]:
-    """The chosen places in an order in which none is where one of its class was."""
-    given = list(chosen)
+    """The chosen places in an order in which none is where one of its class was.
+
+    If more than half of them are of one class, there is no such order: the rest of that class takes captions from
+    outside it, some of which are then there twice.
+    """
+
+    def class_of(place: Place) -> int:
+        return classes[place[0]]
+
+    common, count = Counter(map(class_of, chosen)).most_common(1)[0]
+    taken: dict[Place, Place] = {}
+    if (excess := 2 * count - len(chosen)) > 0:
+        outside = [place for place in places if class_of(place) != common]
+        takers = draw.sample([place for place in chosen if class_of(place) == common], excess)
+        taken = {taker: draw.choice(outside) for taker in takers}
+    among = [place for place in chosen if place not in taken]
+    given = list(among)
     draw.shuffle(given)
-
-    def fits(giver: Place, taker: Place) -> bool:
-        return classes[giver[0]] != classes[taker[0]]
-
-    for here, taker in enumerate(chosen):
-        if fits(given[here], taker):
+    for here, taker in enumerate(among):
+        if class_of(given[here]) != class_of(taker):
             continue
-        # Exchanged with a place where both then fit; a random start leaves the order random.
-        start = draw.randrange(len(chosen))
-        for step in range(len(chosen)):
-            there = (start + step) % len(chosen)
-            if fits(given[there], taker) and fits(given[here], chosen[there]):
-                given[here], given[there] = given[there], given[here]
-                break
-        else:  # most of the chosen are of one class: a caption from outside them, which is then there twice
-            given[here] = draw.choice([place for place in places if fits(place, taker)])
-    return given
+        # Exchanged with a place where both then fit, of which there is one; a random start leaves the order random.
+        own, start = class_of(taker), draw.randrange(len(among))
+        there = next(
+            place
+            for step in range(len(among))
+            if class_of(given[place := (start + step) % len(among)]) != own != class_of(among[place])
+        )
+        given[here], given[there] = given[there], given[here]
+    taken |= zip(among, given, strict=True)
+    return [taken[place] for place in chosen]
 
 
 def _nearest(chosen: list[Place], train: Sequence[ImageRecord], draw: random.Random) -> list[Place]:
