@@ -236,6 +236,8 @@ def note_on_starts(runs: list[Run]) -> str:
     known = [duration["minutes"] for folder in starts if (duration := read_duration(folder))]
     if not known:
         return ""
-    variants = ", ".join(dict.fromkeys(run.variant for run in runs if run.after is not None))
+    begun = dict.fromkeys(run.variant for run in runs if run.after is not None)
+    every = all(run.variant in begun for run in runs if run.folder not in starts)
     mean = sum(known) / len(known)
-    return f"Trained first, the start of {variants}: {mean:.1f} minutes each, not in the table."
+    started = "every row" if every else ", ".join(begun)
+    return f"Trained first, the start of {started}: {mean:.1f} minutes{' each' * (len(known) > 1)}, not in the table."

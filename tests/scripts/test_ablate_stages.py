@@ -83,6 +83,7 @@ def test_a_start_with_a_seed_is_trained_once_for_all_seeds_and_for_tuning(workpl
     assert start("seeds=0,1", "jobs=1", "tune=true", variants=TWO, start=shared, tuning=of_tuning) == 0
     runs = trained(output)
     assert sorted(runs) == ["clip_0", "clip_1", "meru_0", "meru_1", "start_7"] and runs["start_7"][-1] == "seed=7"
+    assert "the start of every row: 1.5 minutes, not" in (output / "ablation.md").read_text("utf-8")
     candidates = trained(output / "tuning")
     assert sorted(candidates) == ["meru_1_100", "meru_2_100", "meru_3_100"]
     begun = [words for name, words in (runs | candidates).items() if name != "start_7"]
