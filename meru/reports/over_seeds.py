@@ -12,6 +12,8 @@ from meru.reports.tables import is_share, markdown_table
 
 Figures = Mapping[str, float | None]
 
+CHANCE_TOLERANCE = 0.05  # relative: the chance levels of discovery are means of random draws
+
 
 class Runs(NamedTuple):
     """The runs of a variant.
@@ -83,7 +85,8 @@ def difference_cell(difference: Difference | None, *, seeds: int, share: bool = 
 def ablation_markdown(columns: Mapping[str, str], table: Mapping[str, Runs], reference: str) -> str:
     """The means of all variants with their chance levels, then the differences to one of them.
 
-    The last row has the chance levels of the first variant. Where another's differ, they follow in brackets.
+    The last row has the chance levels of the first variant. Where another's differ, beyond random draws, they follow in
+    brackets.
 
     Args:
         columns: Title → name of a figure.
@@ -98,7 +101,7 @@ def ablation_markdown(columns: Mapping[str, str], table: Mapping[str, Runs], ref
         for key, chance in zip(columns.values(), common, strict=True):
             share, own = is_share(key), mean_chance(runs.figures.values(), key)
             text = cell([read.get(key) for read in runs.figures.values()], share=share)
-            if own is not None and chance is not None and _shown(own, share) != _shown(chance, share):
+            if own is not None and chance is not None and abs(own - chance) > CHANCE_TOLERANCE * abs(chance):
                 text, varies = f"{text} ({_shown(own, share)})", True
             cells.append(text)
         rows.append([variant, str(len(runs.figures)), *cells, _minutes(runs.mean_duration("minutes"))])
@@ -108,7 +111,8 @@ def ablation_markdown(columns: Mapping[str, str], table: Mapping[str, Runs], ref
     ]
     means = markdown_table(["variant", "seeds", *columns, "minutes"], [*rows, ["chance", "", *chances, ""]])
     if varies:
-        means += f"\n\nChance is that of {next(iter(table))}; in brackets: of a row whose chance level differs."
+        of = next(iter(table))
+        means += f"\n\nChance is that of {of}; in brackets: of a row where it differs by more than 5 %."
     compared = _differences_markdown(columns, table, reference)
     return f"{means}\n\n{compared}" if compared else means
 

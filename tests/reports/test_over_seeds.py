@@ -96,11 +96,12 @@ def test_a_row_whose_chance_level_differs_has_it_in_brackets():
         figures = {seed: {"found/recall@1": 0.5, "found/chance_recall@1": level} for seed, level in enumerate(levels)}
         return Runs(figures, {seed: {} for seed in figures})
 
-    table = {"MERU": of([0.1, 0.2]), "same": of([0.15, 0.15]), "tail": of([0.3, 0.4])}
+    table = {"MERU": of([0.1, 0.2]), "same": of([0.15, 0.154]), "tail": of([0.3, 0.4])}
     lines = ablation_markdown(COLUMNS, table, "MERU").splitlines()
     assert lines[2:8] == [
         "| MERU | 2 | 50.0 ± 0.0 | – |", "| same | 2 | 50.0 ± 0.0 | – |", "| tail | 2 | 50.0 ± 0.0 (35.0) | – |",
-        "| chance | | 15.0 | |", "", "Chance is that of MERU; in brackets: of a row whose chance level differs.",
+        "| chance | | 15.0 | |", "",
+        "Chance is that of MERU; in brackets: of a row where it differs by more than 5 %.",
     ]  # fmt: skip
     *_, tail, chance = csv.DictReader(ablation_csv(COLUMNS, table, "MERU").splitlines())
     assert tail["R@1, chance"] == "35.000" and chance["R@1, mean"] == "15.000"
