@@ -85,9 +85,10 @@ def sensitivity_figure(curves: Curves, columns: Mapping[str, str], *, usual: Map
         axis.grid(alpha=0.25)
         if all(is_share(key) for key in shares.values()):
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
-            axis.set_ylim(bottom=0)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
+    if all(is_share(key) for key in shares.values()):
+        axes[0].set_ylim(bottom=0)  # shared by all panels; any earlier it would keep the height of the first ones
     for axis in axes[len(curves) :]:
         axis.set_axis_off()
     found = {title: line for title, line in lines.items() if line is not None}

@@ -88,6 +88,13 @@ def test_the_key_that_moves_the_figure_most_is_first():
     assert figure.axes[1].lines[0].get_ydata().tolist() == pytest.approx([0.6, 0.2])
 
 
+def test_every_panel_has_room_for_the_highest_figure_and_starts_at_0():
+    low, high = (Runs({seed: {RECALL: share} for seed in (0, 1)}, {}) for share in (0.2, 0.9))
+    curves = {"a": {"1": low, "2": low}, "b": {"1": low, "9": high}}
+    for axis in sensitivity_figure(curves, {"R@1": RECALL}, usual={"a": None, "b": None}).axes:
+        assert axis.get_ylim()[0] == 0 and axis.get_ylim()[1] >= 0.9
+
+
 def test_a_number_is_the_same_however_it_is_written_and_keeps_its_sign(workplace):
     start, output = workplace
     rate = {"key": "optim.learning_rate", "values": [0.00001, 0.002]}  # YAML's 0.00001 is the word 1e-05 to Python
