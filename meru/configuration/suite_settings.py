@@ -13,7 +13,7 @@ QUERIES = ("captions_per_image",)
 PROMPTS = ("templates",)
 ATTACK = ("attack_strengths", "attack_steps", "attack_images")
 
-# By suite, beside those that every evaluation reads; None: the usual figures.
+# By suite, beside those that every evaluation reads; None: the usual figures. A suite that is not here may read all.
 SETTINGS: dict[str | None, tuple[str, ...]] = {
     None: (*QUERIES, *PROMPTS, "pointing", "prior_adjustment"),
     "geometry": QUERIES,
@@ -32,6 +32,12 @@ SETTINGS: dict[str | None, tuple[str, ...]] = {
     "attacks": (*QUERIES, *ATTACK),
     "attacks_discovery": ATTACK,
 }
+EVERY = tuple(dict.fromkeys(key for keys in SETTINGS.values() for key in keys))
+
+
+def settings_of(suite: str | None) -> tuple[str, ...]:
+    """The settings that a suite reads, beside those that every evaluation reads; None: the usual figures."""
+    return SETTINGS.get(suite, EVERY)
 
 
 def check_settings(asked: Mapping[str, object]) -> None:
@@ -45,8 +51,8 @@ def check_settings(asked: Mapping[str, object]) -> None:
     """
     usual = OmegaConf.to_container(OmegaConf.load(CONFIGS / "evaluate.yaml"), resolve=False)
     suite = asked["suite"]
-    for key in dict.fromkeys(key for keys in SETTINGS.values() for key in keys):
-        if key in SETTINGS[suite] or asked[key] == usual[key]:
+    for key in EVERY:
+        if key in settings_of(suite) or asked[key] == usual[key]:
             continue
         readers = [name for name, keys in SETTINGS.items() if name and key in keys]
         advice = ["leave it out"]

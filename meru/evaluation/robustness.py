@@ -85,16 +85,15 @@ def evaluate_robustness(
 
     figures = measured("clean", texts[-1], clean, clean_radius := model.radius(clean))
     degrees, families = sorted(set(severities)), list(FAMILIES if corruptions is None else dict.fromkeys(corruptions))
+    ascending = torch.tensor([0, *degrees]).expand(len(labels), -1)
     for family in families:
-        radii, lengths = [clean_radius], [clean_lengths]
-        for severity in degrees:
-            _, embeddings, of_features = _placed(model, batches(Corruption(family, severity)), device)
-            radii.append(model.radius(embeddings))
-            lengths.append(of_features)
-            figures |= measured(f"{family}/{severity}", texts[-1], embeddings, radii[-1])
-        ascending = torch.tensor([0, *degrees]).expand(len(labels), -1)
-        figures[f"{family}/rank_correlation"] = mean_rank_correlation(ascending, torch.stack(radii, dim=1))
-        figures[f"{family}/feature_rank_correlation"] = mean_rank_correlation(ascending, torch.stack(lengths, dim=1))
+        placed = [_placed(model, batches(Corruption(family, severity)), device)[1:] for severity in degrees]
+        radii = [clean_radius, *(model.radius(points) for points, _ in placed)]
+        for severity, (points, _), radius in zip(degrees, placed, radii[1:], strict=True):
+            figures |= measured(f"{family}/{severity}", texts[-1], points, radius)
+        lengths = [clean_lengths, *(of_features for _, of_features in placed)]
+        for name, values in (("rank_correlation", radii), ("feature_rank_correlation", lengths)):
+            figures[f"{family}/{name}"] = mean_rank_correlation(ascending, torch.stack(values, dim=1))
     figures |= summarised(figures, families, degrees)
     radii = [model.radius(embeddings) for embeddings in texts]
     for share, embeddings, radius in zip(CAPTION_SHARES, texts, radii, strict=True):

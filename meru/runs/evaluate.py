@@ -11,7 +11,7 @@ from meru import distributed, sharing
 from meru.assemble import Pretrained, is_discovery
 from meru.configuration import absolute_paths
 from meru.configuration.saved import change, check_targets, choices, leaves
-from meru.configuration.suite_settings import SETTINGS
+from meru.configuration.suite_settings import settings_of
 from meru.data.transforms import EvaluationTransform
 from meru.errors import UserError
 from meru.evaluation.suite import HEADS, Answer, Subject
@@ -100,7 +100,7 @@ def evaluate_suite(
     """
     suite, data_name = SUITES[config.suite], chosen_data(config)
     data = load_for_suite(trained, suite.needs, suite=config.suite)
-    settings = {key: config[key] for key in ("split", "batch_size", *SETTINGS[config.suite])}
+    settings = {key: config[key] for key in ("split", "batch_size", *settings_of(config.suite))}
     subject = Subject(_with_squash(opened.pretrained, trained), data, trained.data, settings, device)
     with sharing.together():
         answer = suite.evaluate(subject)

@@ -48,12 +48,15 @@ from meru.training.settings import TrainerSettings
         ("data.image_augmentation.pool", augmentation_pool(8)),
         ("parts.crops", CropParts.KINDS),
         ("suite", SUITES),
-        ("suite", SETTINGS.keys() - {None}),
     ],
 )
 def test_choices_are_those_that_the_code_has(key, words):
     kind = {**TRAIN, **EVALUATE}[key].kind
     assert set((kind.item if isinstance(kind, ListOf) else kind).words) == set(words)
+
+
+def test_only_suites_that_there_are_name_their_settings():
+    assert SETTINGS.keys() - {None} <= SUITES.keys()
 
 
 def test_the_trainer_has_the_declared_settings():
