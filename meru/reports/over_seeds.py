@@ -111,8 +111,8 @@ def ablation_markdown(columns: Mapping[str, str], table: Mapping[str, Runs], ref
     ]
     means = markdown_table(["variant", "seeds", *columns, "minutes"], [*rows, ["chance", "", *chances, ""]])
     if varies:
-        of = next(iter(table))
-        means += f"\n\nChance is that of {of}; in brackets: of a row where it differs by more than 5 %."
+        first = next(iter(table))
+        means += f"\n\nChance is that of {first}; in brackets: of a row where it differs by more than 5 %."
     compared = _differences_markdown(columns, table, reference)
     return f"{means}\n\n{compared}" if compared else means
 
